@@ -7,13 +7,14 @@ import json
 import pytest
 
 from tests.services.chat.test_imports import CHATGPT
-from webapp.cli import main
+from webapp.cli import main, options
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
 
 @pytest.fixture
 def places(tmp_path):
+    (tmp_path / "data").mkdir()
     return ["--data", str(tmp_path / "data"), "--models", str(tmp_path / "models")]
 
 
@@ -33,6 +34,22 @@ def test_chats_come_in_and_go_out_again(places, tmp_path, capsys):
     texts = [[stored.message.content for stored in store.branch(row.id)] for row in store.list()]
     assert len(texts) == 3 and texts[0] == texts[1] == texts[2]
     database.close()
+
+
+@pytest.mark.parametrize("words", [["import", "good.txt"], ["export", "birds"], ["chat", "--list"]], ids=" ".join)
+def test_a_data_folder_that_is_none_is_named_and_not_made(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.txt").write_text("User: Hi\n\nAssistant: Hello")
+    assert main([*words, "--data", str(tmp_path / "mistyped")]) == 2
+    found = capsys.readouterr()
+    assert found.out == "" and "mistyped" in found.err and [path.name for path in tmp_path.iterdir()] == ["good.txt"]
+
+
+def test_the_usual_data_folder_is_made_for_the_first_chats(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(options, "default_data_dir", lambda: tmp_path / "data")
+    (tmp_path / "good.txt").write_text("User: Hi\n\nAssistant: Hello")
+    assert main(["import", str(tmp_path / "good.txt"), "--data", str(tmp_path / "data")]) == 0
+    assert "Hi" in capsys.readouterr().out and (tmp_path / "data" / "roost.db").is_file()
 
 
 def test_a_file_that_is_none_is_named_and_the_others_come(places, tmp_path, capsys):

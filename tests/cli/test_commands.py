@@ -51,8 +51,8 @@ def test_no_command_means_serve():
 def test_serve_takes_runners_flag_for_a_strategy():
     for flags, strategy in ((["--webgpu"], "webgpu"), (["--strategy", "webgpu nf4"], "webgpu nf4"), ([], None)):
         parser = Parser()
-        serve.add_parser(parser.add_subparsers())
-        assert parser.parse_args(["serve", *flags]).strategy == strategy
+        serve.add_arguments(parser)
+        assert parser.parse_args(flags).strategy == strategy
 
 
 def test_serve_says_that_a_folder_of_models_is_missing(models, tmp_path, capsys):

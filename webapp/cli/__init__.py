@@ -1,4 +1,4 @@
-"""The `roost` command: one module a subcommand, each with ``add_parser`` and ``run``.
+"""The `roost` command: one module a subcommand, each with ``add_arguments`` and ``run``.
 
 Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly with 130. Little is imported here: the
 commands take most of a second to import, and Ctrl-C is as quiet then.

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.kernels import make_ready
-from webapp.cli.options import add_model_options, settings_from
+from webapp.cli.options import add_model_options, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.engine.registry import backend_names, is_automatic, usual_strategy
 from webapp.errors import BenchRefused, RequestError, RoostError, ToolInvalid
@@ -28,7 +29,6 @@ from webapp.services.bench.llama_cpp import LlamaContestant
 from webapp.services.bench.speed import Contestant, Plan, RoostContestant, Rounds, bench_document
 from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
 from webapp.settings import Settings
-from webapp.storage.database import Database
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
 from webapp.tools.bench import BenchCase, cases_from_lines
@@ -39,12 +39,8 @@ ROOST, LLAMA = "roost", "llama.cpp"
 MOST_BUSY = 64
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bench",
-        help=t("cli.bench.about"),
-        allow_abbrev=False,  # or `--mode` of `tools` would be a short --model of this one
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.allow_abbrev = False  # or `--mode` of `tools` would be a short --model of this one
     plan = Plan()
     add_model_options(parser)
     sequences, prefill = (",".join(map(str, sizes)) for sizes in (plan.sequences, plan.prefills))
@@ -56,9 +52,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--busy", metavar="N", type=int, default=plan.busy, help=t("cli.bench.busy"))
     parser.add_argument("--against", metavar="NAMES", default="", help=t("cli.bench.against"))
     parser.add_argument("--gguf", metavar="FILE", default="", help=t("cli.bench.gguf"))
-    parser.set_defaults(run=run)
-    add_tools_parser(parser.add_subparsers(dest="bench", metavar="tools"))
-    return parser
+    tools = parser.add_subparsers(dest="bench", metavar="tools")
+    add_tools_arguments(tools.add_parser("tools", help=t("cli.bench_tools.about")))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -165,8 +160,7 @@ class Kept:
     cases: tuple[BenchCase, ...] = ()
 
 
-def add_tools_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("tools", help=t("cli.bench_tools.about"))
+def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     dialects = [row.name for row in all_dialects()]
     parser.add_argument("--tools", metavar="FILE", help=t("cli.bench_tools.tools"))
@@ -178,7 +172,6 @@ def add_tools_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--language", choices=tuple(LOCALES), default="en", help=t("cli.bench_tools.language"))
     parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
     parser.set_defaults(run=run_tools)
-    return parser
 
 
 def run_tools(args: argparse.Namespace) -> int:
@@ -187,18 +180,15 @@ def run_tools(args: argparse.Namespace) -> int:
     definitions = tools_in(args.tools) if args.tools else kept.tools or shipped_tools()
     source, cases, left_out = cases_of(args, definitions, kept)
     modes = MODES if args.mode == BOTH else (args.mode,)
-    manager = ModelManager(settings)
     answers: list[dict[str, Any]] = []
     error: RoostError | None = None
-    try:
+    with closing(ModelManager(settings)) as manager:
         runner = BenchRunner(manager, BenchRequest(definitions, cases, modes, args.dialect))
         try:
             runner.run(answers.append)
         except RoostError as exc:
             error = exc
         setup = runner.setup() | {"cases_from": source, "seed": args.seed or 0, "tools_without_cases": left_out}
-    finally:
-        manager.close()
     if args.transcripts:
         lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
         Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -215,15 +205,11 @@ def run_tools(args: argparse.Namespace) -> int:
 
 def kept_in(settings: Settings) -> Kept:
     """Makes no database where there is none."""
-    path = settings.database_path
-    if not path.exists():
+    if not settings.database_path.exists():
         return Kept()
-    database = Database(path)
-    try:
-        tools = tuple(stored.definition.function for stored in ToolStore(database).list())
-        return Kept(tools, tuple(stored.case for stored in BenchStore(database).cases()))
-    finally:
-        database.close()
+    with stored(settings) as database:
+        tools = tuple(tool.definition.function for tool in ToolStore(database).list())
+        return Kept(tools, tuple(row.case for row in BenchStore(database).cases()))
 
 
 def shipped_tools() -> tuple[dict[str, Any], ...]:

@@ -9,17 +9,17 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.chat.messages import Role
 from webapp.cli.options import (
-    SAMPLING_OPTIONS,
     add_model_options,
     add_sampling_options,
     in_one_line,
     in_terminal,
+    sampling_given,
     settings_from,
+    stored,
 )
 from webapp.cli.parser import columns_of
 from webapp.errors import ChatNotFound, RoostError, StorageError, error_from_dict
@@ -41,8 +41,7 @@ NEW_CHAT = Chat("", tools=ChatTools(is_own=True))
 """Without tools: nobody could approve a call."""
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("chat", help=t("cli.chat.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_sampling_options(parser)
     parser.add_argument("--system", help=t("cli.chat.system"))
@@ -50,17 +49,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     which.add_argument("--resume", nargs="?", const="", metavar="CHAT", help=t("cli.chat.resume"))
     which.add_argument("--list", action="store_true", help=t("cli.chat.list"))
     which.add_argument("--temporary", action="store_true", help=t("cli.chat.temporary"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     if args.list:
         return _list(settings)
-    sampling = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
+    sampling = sampling_given(args)
     with contextlib.ExitStack() as closing:
-        manager = ModelManager(settings)
-        closing.callback(manager.close)
+        manager = closing.enter_context(contextlib.closing(ModelManager(settings)))
         turns, chats = _turns(manager, settings, closing, args)
         manager.model_info()  # a wrong model name ends here, not at the first message
         new = replace(NEW_CHAT, system_prompt=args.system or "", sampling=sampling)
@@ -93,22 +90,17 @@ def _turns(
 def _open(
     manager: ModelManager, settings: Settings, closing: contextlib.ExitStack, path: Path
 ) -> tuple[ChatTurns, ChatStore]:
-    database = Database(path)
-    closing.callback(database.close)
-    turns = ChatTurns(manager, database, settings)
-    closing.callback(turns.close)
+    database = closing.enter_context(contextlib.closing(Database(path)))
+    turns = closing.enter_context(contextlib.closing(ChatTurns(manager, database, settings)))
     return turns, ChatStore(database)
 
 
 def _list(settings: Settings) -> int:
     """The chats of the data folder, last used first."""
-    database = Database(settings.database_path)
-    try:
+    with stored(settings, may_begin=True) as database:
         for chat in ChatStore(database).list(limit=LISTED):
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.updated_at))
             print(f"{chat.id[:ID_CHARS]}  {used}  {in_terminal(chat.title)}")
-    finally:
-        database.close()
     return 0
 
 

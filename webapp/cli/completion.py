@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 import argcomplete
 
@@ -16,12 +15,9 @@ from webapp.i18n.terminal import t
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "completion", help=t("cli.completion.about"), description=t("cli.completion.use")
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = t("cli.completion.use")
     parser.add_argument("shell", choices=SHELLS, help=t("cli.completion.shell"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

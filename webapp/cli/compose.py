@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta
-from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, settings_from
+from webapp.cli.options import add_model_options, add_sampling_options, sampling_given, settings_from
 from webapp.errors import FileMissing, RoostError
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
@@ -28,8 +29,7 @@ from webapp.services.compose import (
 )
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("compose", help=t("cli.compose.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=t("cli.compose.out"))
     parser.add_argument("-p", "--prompt", default="", help=t("cli.compose.prompt"))
     parser.add_argument("--seed-file", type=Path, metavar="FILE", help=t("cli.compose.seed_file"))
@@ -41,13 +41,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help=t("cli.compose.json"))
     add_model_options(parser)
     add_sampling_options(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     ending = args.out.suffix.lower()
-    manager = ModelManager(settings_from(args))
-    try:
+    with closing(ModelManager(settings_from(args))) as manager:
         info = manager.model_info()
         kind, vocabulary = kind_of(info), vocabulary_of(info)
         if ending not in ENDINGS[kind]:  # before anything is made
@@ -55,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         prompt = args.prompt
         if args.seed_file is not None:
             prompt = read_seed(kind, args.seed_file.name, _content(args.seed_file), vocabulary)
-        given = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
+        given = sampling_given(args)
         tokens = given.pop("max_tokens", PIECE_TOKENS)
         rules: dict[str, Any] = {name: getattr(args, f"rule_{name}") for name in RULES}
         rules["instruments"] = [name.strip() for name in args.instruments.split(",") if name.strip()]
@@ -65,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(event, ContentDelta) and sys.stderr.isatty():
                 print(event.text, end="", flush=True, file=sys.stderr)
         end = generation.finish()
-    finally:
-        manager.close()
     text = prompt + generation.text.content
     notes = notes_of_text(kind, text, vocabulary)
     args.out.write_bytes(saved(kind, text, ending, vocabulary))

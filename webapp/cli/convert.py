@@ -24,8 +24,7 @@ from webapp.weights.model_folder import is_model_folder_at
 CANCELLED = 130
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("convert", help=t("cli.convert.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help=t("cli.convert.source"))
     parser.add_argument("output", metavar="OUT", nargs="?", help=t("cli.convert.output"))
     parser.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help=t("cli.convert.to"))
@@ -40,7 +39,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--progress-json", action="store_true", help=t("cli.convert.progress_json"))
     parser.add_argument("--cancel-on-eof", action="store_true", help=argparse.SUPPRESS)
     add_settings(parser, ("models_dir", "data_dir"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import RoostError
@@ -20,14 +19,12 @@ from webapp.services.jobs import DONE, RUNNING, Job, Jobs
 REPORT_S = 0.5
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("download", help=t("cli.download.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", help=t("cli.download.name"))
     parser.add_argument("--sha256", default="", help=t("cli.download.sha256"))
     parser.add_argument("--refresh", action="store_true", help=t("cli.download.refresh"))
     add_settings(parser, ("models_dir", "data_dir", "hub_url", "catalogue_url", "catalogue_sha256"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

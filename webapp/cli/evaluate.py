@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +38,7 @@ PROMPT_FIGURES = ("ends_turn", "no_loop", "on_topic")
 Case = TypeVar("Case")
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help=t("cli.eval.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     for name, most in MOST.items():
         parser.add_argument(f"--{name}", type=_number_up_to(most), default=most, help=t(f"cli.eval.{name}"))
@@ -49,14 +49,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=t("cli.eval.decoding"),
     )
     parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    manager = ModelManager(settings_from(args))
     decodings = (FREE, CONSTRAINED) if args.decoding == "both" else (args.decoding,)
     cases = held_out()
-    try:
+    with closing(ModelManager(settings_from(args))) as manager:
         evaluation = Evaluation(manager)
         document: dict[str, Any] = {
             "model": manager.model_info().path,
@@ -78,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
                 if args.prompts
             },
         }
-    finally:
-        manager.close()
     if args.transcripts:
         lines = (json.dumps(row, ensure_ascii=False) for row in evaluation.transcripts)
         Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")

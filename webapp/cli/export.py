@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from webapp.cli.chat import chosen_chat
 from webapp.cli.import_ import chat_files
@@ -17,12 +16,10 @@ from webapp.i18n.terminal import t
 from webapp.services.chat.chat_file import ENDING
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("export", help=t("cli.export.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("chat", help=t("cli.export.chat"))
     parser.add_argument("file", nargs="?", default="", help=t("cli.export.file"))
     add_settings(parser, ("data_dir", "models_dir", "model", "strategy"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,9 +7,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from webapp.cli.options import add_settings, in_one_line, in_terminal, settings_from
+from webapp.cli.options import add_settings, in_one_line, in_terminal, settings_from, stored
 from webapp.errors import FileMissing, RoostError
 from webapp.i18n import system_reason
 from webapp.i18n.terminal import t
@@ -18,14 +17,11 @@ from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import MOST_BYTES
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
-from webapp.storage.database import Database
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("import", help=t("cli.import.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=t("cli.import.files"))
     add_settings(parser, ("data_dir", "models_dir", "model", "strategy"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,14 +61,9 @@ def read_file(name: str) -> bytes:
 
 @contextlib.contextmanager
 def chat_files(args: argparse.Namespace) -> Iterator[tuple[ChatFiles, ChatStore]]:
-    """Over the data folder, also beside a server that runs on it. A server finds states that were written beside it
-    after its engine's next start."""
+    """Over the data folder, as of :func:`stored`. A server finds states that were written beside it after its engine's
+    next start."""
     settings = settings_from(args)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    manager, database = ModelManager(settings), Database(settings.database_path)
-    try:
+    with stored(settings, may_begin=True) as database, contextlib.closing(ModelManager(settings)) as manager:
         store = ChatStore(database)
         yield ChatFiles(manager, store, Presets(manager, database, settings), may_choose=True), store
-    finally:
-        manager.close()
-        database.close()

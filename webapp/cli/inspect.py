@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.cli.parser import pad
@@ -13,13 +12,11 @@ from webapp.weights.file_reader import MEMORY, FileReader
 from webapp.weights.inspection import Inspection
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("inspect", help=t("cli.inspect.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help=t("cli.inspect.file"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
     add_settings(parser, ("data_dir",))
     parser.add_argument("--tensors", action="store_true", help=t("cli.option.tensors"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

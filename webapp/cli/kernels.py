@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from webapp.cli.parser import pad
 from webapp.engine.backend import Availability
@@ -16,13 +16,11 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.services.strategy import kernels as native
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("kernels", help=t("cli.kernels.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help=t("cli.kernels.actions"))
     actions.add_parser("list", help=t("cli.kernels.list"))
     actions.add_parser("build", help=t("cli.kernels.build"))
     actions.add_parser("clear", help=t("cli.kernels.clear"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from contextlib import closing
 
 import numpy as np
 
@@ -14,24 +14,19 @@ from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("logits", help=t("cli.logits.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", help=t("cli.logits.text"))
     text.add_argument("--tokens", help=t("cli.logits.tokens"))
     parser.add_argument("--all", action="store_true", help=t("cli.logits.all"))
     parser.add_argument("--out", required=True, help=t("cli.logits.out"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    manager = ModelManager(settings_from(args))
-    try:
+    with closing(ModelManager(settings_from(args))) as manager:
         token_ids = manager.tokenizer().encode(args.text) if args.text is not None else read_ids(args.tokens)
         found = manager.logits(token_ids, every_position=args.all)
-    finally:
-        manager.close()
     with open(args.out, "wb") as file:
         np.save(file, found)
     highest = int(found.reshape(-1, found.shape[-1])[-1].argmax())

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
@@ -21,8 +22,7 @@ from webapp.services.library.uploads import MODES
 NAME_COLUMNS = 44
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("models", help=t("cli.models.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ("models_dir", "extra_models_dirs", "data_dir"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
     parser.set_defaults(action=list_models)
@@ -38,7 +38,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     _action(actions, "trash", list_trash)
     _action(actions, "restore", restore_model)
     _action(actions, "known", list_known)
-    return parser
 
 
 # Of each action that takes one: the argument, and what is said about it.
@@ -69,11 +68,8 @@ def _action(actions: Any, name: str, run: Callable[..., int]) -> argparse.Argume
 
 
 def run(args: argparse.Namespace) -> int:
-    manager = ModelManager(settings_from(args))
-    try:
+    with closing(ModelManager(settings_from(args))) as manager:
         return int(args.action(args, ModelFiles(manager)))
-    finally:
-        manager.close()
 
 
 def list_models(args: argparse.Namespace, files: ModelFiles) -> int:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import socket
 import webbrowser
-from typing import Any
 from urllib.parse import urlsplit
 
 from webapp.cli.options import add_settings, settings_from
@@ -15,12 +14,10 @@ from webapp.i18n.terminal import t
 from webapp.services.access import OwnerProof, owner_link
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("open", help=t("cli.open.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ("data_dir",))
     parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
     parser.add_argument("--print", dest="only_print", action="store_true", help=t("cli.open.print"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

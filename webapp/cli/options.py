@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParams
 from webapp.errors import RoostError, translate_error
-from webapp.i18n import sentences
+from webapp.i18n import Text, sentences
 from webapp.i18n.terminal import t, terminal_locale
-from webapp.settings import SETTINGS, Settings, load_settings
+from webapp.settings import SETTINGS, Settings, default_data_dir, load_settings
+
+if TYPE_CHECKING:
+    from webapp.storage.database import Database
 
 FLAGS = {"data_dir": "--data", "models_dir": "--models"}
 ADAPTER_OPTIONS = ("adapter", "adapter_alpha", "adapter_start")
@@ -72,7 +77,27 @@ def settings_from(args: argparse.Namespace, **fixed: Any) -> Settings:
     return load_settings({**given, **fixed}, config_path=getattr(args, "config", None))
 
 
+def sampling_given(args: argparse.Namespace) -> dict[str, Any]:
+    """Every sampling flag that was given."""
+    return {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
+
+
 def sampling_from(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
     """``defaults`` with every sampling flag that was given; raises ``sampling_invalid`` outside its range."""
-    given = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
-    return replace(defaults, **given)
+    return replace(defaults, **sampling_given(args))
+
+
+@contextlib.contextmanager
+def stored(settings: Settings, may_begin: bool = False) -> Iterator[Database]:
+    """The database of the data folder, also beside a server that runs on it. ``settings_invalid`` where there is none:
+    a path that was mistyped must not become a folder. With ``may_begin`` one is made in a folder that is there, or is
+    the usual one."""
+    from webapp.storage.database import Database
+
+    folder = settings.data_dir
+    if not settings.database_path.is_file() and not (may_begin and (folder.is_dir() or folder == default_data_dir())):
+        reason = Text("reason.cli.no_database")
+        raise RoostError("settings_invalid", name="data_dir", value=str(folder), reason=reason)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.closing(Database(settings.database_path)) as database:
+        yield database

@@ -106,27 +106,13 @@ def wrap(text: str, columns: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-# In the order of the help: name and module, which offers ``add_parser`` and ``run``.
-COMMANDS = {
-    "serve": "serve",
-    "open": "open",
-    "chat": "chat",
-    "run": "run",
-    "compose": "compose",
-    "inspect": "inspect",
-    "logits": "logits",
-    "models": "models",
-    "download": "download",
-    "states": "states",
-    "convert": "convert",
-    "bench": "bench",
-    "kernels": "kernels",
-    "tokens": "tokens",
-    "eval": "evaluate",
-    "import": "import_",
-    "export": "export",
-    "completion": "completion",
-}
+COMMANDS = (
+    "serve", "open", "chat", "run", "compose", "inspect", "logits", "models", "download", "states", "convert", "bench",
+    "kernels", "tokens", "eval", "import", "export", "completion",
+)  # fmt: skip
+"""In the order of the help. A command is the module of its name, with ``add_arguments`` and ``run``."""
+MODULES = {"eval": "evaluate", "import": "import_"}
+"""Of those whose name Python has taken."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -140,10 +126,10 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
     parser = Parser(prog="roost", description=t("cli.about"))
     parser.add_argument("--version", action="version", version=f"roost {__version__}", help=t("cli.version"))
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        if name != chosen:
-            subparsers.add_parser(name, help=t(f"cli.{name}.about"))
-            continue
-        command = importlib.import_module(f"webapp.cli.{module}")
-        command.add_parser(subparsers).set_defaults(run=command.run)
+    for name in COMMANDS:
+        own = subparsers.add_parser(name, help=t(f"cli.{name}.about"))
+        if name == chosen:
+            command = importlib.import_module(f"webapp.cli.{MODULES.get(name, name)}")
+            own.set_defaults(run=command.run)
+            command.add_arguments(own)
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from contextlib import closing
 
 from webapp.chat.events import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
@@ -17,13 +17,11 @@ from webapp.services.generation.request import PromptModel, prepare, raw_prompt
 from webapp.services.presets.presets import default_sampling
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("run", help=t("cli.run.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", help=t("cli.run.prompt"))
     add_model_options(parser)
     add_sampling_options(parser)
     parser.add_argument("--json", action="store_true", help=t("cli.run.json"))
-    return parser
 
 
 def prompt_of(given: str | None) -> str:
@@ -43,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     params = sampling_from(args, default_sampling(settings))
     prompt = prompt_of(args.prompt)
-    manager = ModelManager(settings)
-    try:
+    with closing(ModelManager(settings)) as manager:
         model = PromptModel.chosen(manager)
         generation = Generation(manager, prepare(model, raw_prompt(prompt, info=model.info), params))
         generation.start()
@@ -54,8 +51,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print()
         end, status = generation.finish(), manager.status()
-    finally:
-        manager.close()
     if args.json:
         document = {
             "prompt": prompt,

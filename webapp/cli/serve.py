@@ -16,7 +16,6 @@ import threading
 import webbrowser
 from collections import Counter
 from io import TextIOWrapper
-from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import RoostError
@@ -32,8 +31,7 @@ SHORT_STRATEGIES = ("webgpu",)
 """Those that RWKV-Runner's backend-python has a flag for."""
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("serve", help=t("cli.serve.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, FIRST)
     parser.add_argument(
         "--no-browser", dest="open_browser", action="store_false", default=None, help=t("cli.serve.no_browser")
@@ -50,7 +48,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     for name in SETTINGS:
         if name not in (*FIRST, "open_browser"):
             add_settings(rest, (name,))  # type: ignore[arg-type]
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

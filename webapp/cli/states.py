@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,7 @@ from webapp.weights.state_sheet import DOCUMENT, PROMPT, StateSheet
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("states", help=t("cli.states.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|inspect|blend|bake")
     listing = actions.add_parser("list", help=t("cli.states.list"))
     looking = actions.add_parser("inspect", help=t("cli.states.inspect"))
@@ -41,15 +41,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     looking.add_argument("--with", dest="other", metavar="NAME", default="", help=t("cli.states.other"))
     blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help=t("cli.states.parts"))
     blend.add_argument("--name", required=True, help=t("cli.states.name"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    manager = ModelManager(settings_from(args))
-    try:
+    with closing(ModelManager(settings_from(args))) as manager:
         return ACTIONS[args.action](StateLibrary(manager), args)
-    finally:
-        manager.close()
 
 
 def list_states(states: StateLibrary, args: argparse.Namespace) -> int:

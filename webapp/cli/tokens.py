@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import time
-from collections.abc import Iterator
-from typing import Any
 
-from webapp.cli.options import add_settings, in_terminal, settings_from
+from webapp.cli.options import add_settings, in_terminal, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.errors import RoostError
-from webapp.i18n import Text
 from webapp.i18n.terminal import t
-from webapp.storage.database import Database
 from webapp.storage.people import People, Person, tidy
 from webapp.storage.tokens import SCOPES, ApiTokens
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("tokens", help=t("cli.tokens.about"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ("data_dir",))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help=t("cli.tokens.actions"))
     actions.add_parser("list", help=t("cli.tokens.list"))
@@ -29,13 +23,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     make.add_argument("--person", default="", help=t("cli.tokens.person"))
     revoke = actions.add_parser("revoke", help=t("cli.tokens.revoke"))
     revoke.add_argument("name", help=t("cli.tokens.which"))
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """A new token stands alone on standard output. ``token_not_found``, ``person_not_found``, ``token_invalid``;
     ``settings_invalid`` for a data folder that no Roost was started with."""
-    with stored(args) as (tokens, people):
+    with stored(settings_from(args)) as database:
+        tokens, people = ApiTokens(database), People(database)
         if args.action == "make":
             print(tokens.make(args.name, tuple(args.may), person_of(people, args.person).id))
         elif args.action == "revoke":
@@ -47,19 +41,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             tell(tokens, people)
     return 0
-
-
-@contextlib.contextmanager
-def stored(args: argparse.Namespace) -> Iterator[tuple[ApiTokens, People]]:
-    settings = settings_from(args)
-    if not settings.database_path.is_file():
-        reason = Text("reason.cli.no_database")
-        raise RoostError("settings_invalid", name="data_dir", value=str(settings.data_dir), reason=reason)
-    database = Database(settings.database_path)
-    try:
-        yield ApiTokens(database), People(database)
-    finally:
-        database.close()
 
 
 def person_of(people: People, name: str) -> Person:
