@@ -130,8 +130,6 @@ def test_the_verdict_follows_what_is_free(free_gb: float, verdict: str) -> None:
     found = fit.estimate(big("6"), "cpu fp32", machine(free_gb))
     assert found.verdict == verdict
     assert (found.seats == 0) is (verdict == "does_not_fit")
-    for locale in ("en", "zh"):
-        assert translate(found.text_key, locale, **found.params) != found.text_key
 
 
 def test_seats_are_what_memory_allows_and_settings_let_in() -> None:
@@ -149,7 +147,7 @@ def test_memory_the_running_engine_gives_back_counts_as_free() -> None:
 
 def test_what_does_not_fit_comes_with_what_would(gpu: None) -> None:
     found = fit.estimate(big("6"), "cpu fp32", machine(4.0))
-    assert found.verdict == "does_not_fit" and found.params["missing"] > 2 * GB
+    assert found.verdict == "does_not_fit" and found.needed_bytes - found.free_bytes > 2 * GB
     best = found.alternatives[0]
     assert best.verdict == "fits" and best.needed_bytes < 4.0 * GB
     assert fit.estimate(big("6"), best.strategy, machine(4.0)).verdict == "fits"
@@ -166,7 +164,7 @@ def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
 
 def test_a_card_nobody_can_ask_is_not_promised(gpu: None) -> None:
     found = fit.estimate(big("7"), "cuda fp16", machine(32))
-    assert found.verdict == "tight" and found.seats is None and found.text_key
+    assert found.verdict == "tight" and found.seats is None
 
 
 @pytest.mark.parametrize("strategy", ["cpu fp32i8", "cuda fp16 *5+", "nonsense", "cpu fp32 *99"])

@@ -95,7 +95,8 @@ def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int
 
 
 def _recommended(fit: fits.Fit, reason: str) -> Recommendation:
-    return Recommendation(fit.strategy, reason, {"strategy": fit.strategy, **fit.params}, fit)
+    params = {"strategy": fit.strategy, "needed": fit.needed_bytes, "free": fit.free_bytes or 0}
+    return Recommendation(fit.strategy, reason, params, fit)
 
 
 def recommended_strategy(library: ModelLibrary, model: str) -> str | None:

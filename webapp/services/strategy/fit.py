@@ -6,8 +6,7 @@ torch imported. Estimated and real peaks are compared in docs/memory.md and by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from webapp.engine.backend import RAM, Footprint, Suggestion
 from webapp.engine.registry import runnable, suggestions
@@ -24,18 +23,13 @@ CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """One device, ``ram`` or ``cuda:0``. ``needed_bytes``: with one answer being written. ``peak_bytes``: the most
-    there will be, also during the load. ``free_bytes``, ``total_bytes`` are None for a device that cannot be asked; of
-    one that tells only how large it is, and is too small, all counts as free."""
+    """One device, ``ram`` or ``cuda:0``. ``peak_bytes``: the most there will be, while an answer is written or during
+    the load. ``free_bytes`` is None for a device that cannot be asked; of one that tells only how large it is, and is
+    too small, all counts as free."""
 
     device: str
-    weights_bytes: int
-    workspace_bytes: int
-    state_bytes: int
-    needed_bytes: int
     peak_bytes: int
     free_bytes: int | None
-    total_bytes: int | None
 
     @property
     def left_bytes(self) -> int | None:
@@ -44,35 +38,22 @@ class DeviceFit:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """Another strategy this model could be run with; ``verdict`` is of the fullest device."""
-
-    strategy: str
-    device: str
-    needed_bytes: int
-    verdict: str
-
-
-@dataclass(frozen=True)
 class Fit:
     """``verdict``: fits, tight, does_not_fit or cannot_run; then ``error`` says why, and there are no devices.
 
     ``seats``: answers that could be written at once by what is free; ``seats_used``: of these, what the settings and
-    the backend allow. None where free memory is not known. ``state_bytes_per_seat`` over all devices. ``text_key`` is
-    the sentence for it in the catalogues, over ``params`` (sizes in bytes).
+    the backend allow. None where free memory is not known. ``state_bytes_per_seat`` over all devices.
+    ``alternatives``: other strategies this model could be run with.
     """
 
     strategy: str
     verdict: str
     devices: tuple[DeviceFit, ...] = ()
     state_bytes_per_seat: int = 0
-    state_cache_bytes: int = 0
     seats: int | None = None
     seats_used: int = 0
-    alternatives: tuple[Alternative, ...] = ()
+    alternatives: tuple[Fit, ...] = ()
     error: RoostError | None = None
-    text_key: str = ""
-    params: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tightest(self) -> DeviceFit | None:
@@ -120,32 +101,19 @@ def estimate(
     found = [_one(inspection, other.strategy, hardware, demand) for other in suggested(inspection)]
     found = [other for other in found if other.tightest and other.strategy.split() != strategy.split()]
     found.sort(key=lambda other: (FITS, TIGHT, DOES_NOT_FIT).index(other.verdict))
-    return replace(fit, alternatives=tuple(_alternative(other) for other in found[:MOST_ALTERNATIVES]))
-
-
-def _alternative(fit: Fit) -> Alternative:
-    assert fit.tightest is not None
-    return Alternative(fit.strategy, fit.tightest.device, fit.needed_bytes, fit.verdict)
+    return replace(fit, alternatives=tuple(found[:MOST_ALTERNATIVES]))
 
 
 def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Demand) -> Fit:
     found = _footprint(inspection, strategy)
     if isinstance(found, RoostError):
-        return Fit(strategy, CANNOT_RUN, error=found, text_key="strategy.fit.cannot_run")
+        return Fit(strategy, CANNOT_RUN, error=found)
     footprint, most_slots = found
     devices = tuple(_device(name, footprint, hardware, demand) for name in footprint.devices)
     seats = _seats(devices, footprint, demand)
     limit = min(demand.max_sequences, most_slots or demand.max_sequences)
-    fit = Fit(
-        strategy,
-        _verdict(devices),
-        devices,
-        sum(footprint.state.values()),
-        demand.state_cache_bytes,
-        seats,
-        limit if seats is None else min(seats, limit),
-    )
-    return _with_words(fit)
+    used = limit if seats is None else min(seats, limit)
+    return Fit(strategy, _verdict(devices), devices, sum(footprint.state.values()), seats, used)
 
 
 @kept
@@ -166,25 +134,11 @@ def _footprint(inspection: Inspection, strategy: str) -> tuple[Footprint, int] |
 
 
 def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand) -> DeviceFit:
-    weights, state = footprint.weights.get(name, 0), footprint.state.get(name, 0)
-    workspace = footprint.base.get(name, 0) + footprint.run_extra.get(name, 0)
-    free, total = _memory(name, hardware)
-    if total is None:
-        total = footprint.capacity.get(name)
-        free = total if name == footprint.too_large_for() else None
-    if name == RAM and free is not None:
-        free += demand.reclaimable_bytes
-    needed, peak = footprint.running_bytes(name), footprint.peak_bytes(name)
-    return DeviceFit(name, weights, workspace, state, needed, peak, free, total)
-
-
-def _memory(device: str, hardware: Hardware) -> tuple[int | None, int | None]:
-    if device == RAM:
-        return hardware.ram_available, hardware.ram_total
-    for gpu in hardware.gpus:
-        if device == f"cuda:{gpu.index}":
-            return gpu.vram_free, gpu.vram_total
-    return None, None
+    free = {f"cuda:{gpu.index}": gpu.vram_free for gpu in hardware.gpus}
+    free[RAM] = hardware.ram_available + demand.reclaimable_bytes
+    if name not in free and name == footprint.too_large_for():
+        free[name] = footprint.capacity[name]
+    return DeviceFit(name, footprint.peak_bytes(name), free.get(name))
 
 
 def _seats(devices: tuple[DeviceFit, ...], footprint: Footprint, demand: Demand) -> int | None:
@@ -211,17 +165,3 @@ def _verdict(devices: tuple[DeviceFit, ...]) -> str:
     if any(size < BREATHING_BYTES for size in left) or len(left) < len(devices):
         return TIGHT
     return FITS
-
-
-def _with_words(fit: Fit) -> Fit:
-    device = fit.tightest
-    assert device is not None, "every footprint has main memory"
-    key = fit.verdict if device.free_bytes is not None else "unknown"
-    params = {
-        "needed": fit.needed_bytes,
-        "free": device.free_bytes or 0,
-        "missing": max(0, -(device.left_bytes or 0)),
-        "seats": fit.seats or 0,
-        "device": device.device,
-    }
-    return replace(fit, text_key=f"strategy.fit.{key}", params=params)

@@ -166,8 +166,7 @@ def _switch(page: PageContext, key: str, strategy: str, **params: object) -> Val
 
 
 def _sizes(params: Mapping[str, Any]) -> Values:
-    sizes = ("needed", "free", "missing")
-    return {name: size_text(value) if name in sizes else value for name, value in params.items()}
+    return {name: size_text(value) if name in ("needed", "free") else value for name, value in params.items()}
 
 
 def machine_facts(page: PageContext) -> list[str]:
