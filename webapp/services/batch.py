@@ -194,8 +194,7 @@ class BatchRuns:
 
     def _request(self, batch: Batch, row: BatchRow) -> AnswerRequest:
         settings = batch.settings
-        wanted = settings.get("preset", "")
-        preset = next((preset for preset in self._presets.list() if preset.id == wanted), self._presets.active())
+        preset = self._presets.chosen(settings.get("preset", ""))
         text = filled(str(settings["template"]), dict(zip(batch.columns, row.values, strict=False)))
         mode = PLAIN
         prompt: Prompt = TextPrompt(text)
@@ -206,7 +205,7 @@ class BatchRuns:
             prompt = ChatPrompt((*system, Message(Role.USER, text)), think_mode, template=preset.template)
         given = {"max_tokens": settings["max_tokens"]} if settings.get("max_tokens") else {}
         sampling = self._presets.sampling(preset, given, self._manager.model_info(), mode).to_dict()
-        state = None if self._presets.is_active(preset) else preset.state
+        state = self._presets.state_of(preset)
         return AnswerRequest((prompt,), sampling, preset.stop, state=state, client=f"batch {batch.id}")
 
 

@@ -63,8 +63,7 @@ class Notebooks:
 
     def preset(self, notebook: Notebook) -> Preset:
         """The notebook's own while it exists, else the active one."""
-        wanted = notebook.settings.get("preset", "")
-        return next((preset for preset in self._presets.list() if preset.id == wanted), self._presets.active())
+        return self._presets.chosen(notebook.settings.get("preset", ""))
 
     def is_running(self, notebook_id: str) -> bool:
         return notebook_id in self._running
@@ -136,7 +135,7 @@ class Notebooks:
             (prompt,),
             {**sampling.to_dict(), "logprobs": 0},
             preset.stop,
-            state=self._state(preset),
+            state=self._presets.state_of(preset),
             client=client,
             is_kept=not has_gap,
         )
@@ -149,7 +148,7 @@ class Notebooks:
         ids, info, tokenizer = notebook.draft.token_ids, self._manager.model_info(), self._manager.tokenizer()
         if notebook.draft.tokenizer != tokenizer.name or not 0 < place < len(ids):
             raise RoostError("notebook_token_gone")
-        state = self._state(self.preset(notebook))
+        state = self._presets.state_of(self.preset(notebook))
         own, *best = self._manager.score_tokens(ids[: place + 1], MOST_ALTERNATIVES, state, place, info)[0]
         return AnswerToken.of(own, tokenizer), tuple(AnswerToken.of(one, tokenizer) for one in best)
 
@@ -181,9 +180,6 @@ class Notebooks:
         has_more = any(chance is not None for chance in draft.chances[:first])
         return [*found, *([(-1, rest, None)] if rest else [])], has_more
 
-    def _state(self, preset: Preset) -> str | None:
-        return None if self._presets.is_active(preset) else preset.state
-
     def _tokenizer_of(self, draft: Draft) -> Tokenizer | None:
         """The chosen model's, where the draft's tokens are of its vocabulary."""
         try:
@@ -209,7 +205,7 @@ class Notebooks:
             text = b"".join(token_bytes(tokenizer, token_id) for token_id in ids).decode()
         except UnicodeDecodeError as exc:  # half a character is no text to go on from
             raise RoostError("notebook_token_gone") from exc
-        state, info = self._state(self.preset(notebook)), self._manager.model_info()
+        state, info = self._presets.state_of(self.preset(notebook)), self._manager.model_info()
         scores = self._manager.score_tokens(ids, 0, state, fork.place, info)
         chances = (*draft.chances[: fork.place], round(math.exp(scores[0][0].logprob), 4))
         return replace(draft, text=text, token_ids=ids, chances=chances)

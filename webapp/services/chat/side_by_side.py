@@ -71,11 +71,11 @@ def as_asked(chat: Chat, message: Message) -> Chat:
 def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> dict[str, Any] | None:
     """What ``ModelManager.load`` has to be given for it; None where what is in use will do. PresetNotFound."""
     if variant.kind == "model" and manager.status().model != variant.value:
-        return {"model": variant.value, "strategy": presets.loading.usual_strategy(variant.value)}
+        return {"model": variant.value, "strategy": presets.usual_strategy(variant.value)}
     if variant.kind != "preset":
         return None
     preset = presets.get(variant.value)
-    return presets.loading.choice(preset) if presets.differences(preset) else None
+    return presets.choice(preset) if presets.differences(preset) else None
 
 
 @dataclass(frozen=True)

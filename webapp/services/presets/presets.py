@@ -144,74 +144,6 @@ def _configured(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     return found
 
 
-class PresetLoading:
-    """Asks the manager, changes nothing."""
-
-    def __init__(self, manager: ModelManager, settings: Settings) -> None:
-        self._manager = manager
-        self._settings = settings
-
-    def differences(self, preset: Preset) -> tuple[str, ...]:
-        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
-        preset leaves open is none of them."""
-        model, strategy = preset.model or None, preset.strategy or None
-        if model is None and strategy is None and not preset.options:
-            return ()
-        status = self._manager.status()
-        is_other_model = bool(model) and not self._is_model(preset.model, status.model_path or status.model)
-        if status.phase in ("empty", "failed"):
-            return ("model",) if is_other_model else ()
-        try:
-            return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
-        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
-            given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
-            return tuple(name for name, is_other in given if is_other)
-
-    def _is_model(self, name: str, path: str) -> bool:
-        """Whether the file at ``path`` is the one of this name; by its last part where the library finds none."""
-        try:
-            return str(self._manager.library.find(name)) == path
-        except RoostError:
-            return file_name(name) == file_name(path)
-
-    def problem(self, preset: Preset) -> RoostError | None:
-        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
-        try:
-            if preset.model:
-                self._manager.library.find(preset.model)
-            if preset.state and preset.state != ZERO_STATE:
-                self._manager.library.find_state(preset.state)
-            if not is_automatic(preset.strategy):
-                backend_for(preset.strategy)
-        except RoostError as exc:
-            return exc
-        return None
-
-    def choice(self, preset: Preset) -> dict[str, Any]:
-        """The arguments of ``ModelManager.load`` for this preset."""
-        return {
-            "model": preset.model or None,
-            "strategy": preset.strategy or self.usual_strategy(preset.model),
-            "state": preset.state,
-            "options": EngineOptions(**preset.options),
-        }
-
-    def usual_strategy(self, model: str) -> str | None:
-        """For a preset that leaves it open: the operator's, which is ``auto`` unless he chose one. None, as it is, for
-        the model in use."""
-        usual = self._settings.strategy
-        return usual if model or not is_automatic(usual) else None
-
-    def resolved_strategy(self, model: str) -> str | None:
-        """What :meth:`usual_strategy` comes to on this machine; None where that cannot be told."""
-        usual = self.usual_strategy(model)
-        if usual is None or not is_automatic(usual):
-            return usual
-        from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
-
-        return recommended_strategy(self._manager.library, model)
-
-
 def file_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
 
@@ -274,7 +206,6 @@ class Presets:
         self._settings = settings
         self._database = database
         self.store = PresetStore(database, shipped_presets())
-        self.loading = PresetLoading(manager, settings)
         self._saving = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._version = 0
@@ -296,11 +227,10 @@ class Presets:
 
     def find(self, name: str) -> Preset:
         """By name (in any case), by the key of a shipped one, or by id. PresetNotFound."""
-        wanted = " ".join(name.split()).casefold()
-        living = self.list()
-        for matches in (_has_name, _has_key, _has_id):
+        wanted, living = " ".join(name.split()).casefold(), self.list()
+        for key in ("name", "shipped_key", "id"):
             for preset in living:
-                if matches(preset, wanted):
+                if wanted and getattr(preset, key).casefold() == wanted:
                     return preset
         raise PresetNotFound()
 
@@ -312,8 +242,11 @@ class Presets:
         return self.active().id == preset.id
 
     def of_chat(self, chat: Chat) -> Preset:
-        """The chat's own choice while it exists, else the active preset."""
-        return self._known(chat.preset_id) or self.active()
+        return self.chosen(chat.preset_id)
+
+    def chosen(self, preset_id: str) -> Preset:
+        """A chat's or a notebook's own choice while it exists, else the active preset."""
+        return self._known(preset_id) or self.active()
 
     def default_sampling(self, info: Inspection | None = None, mode: str = PLAIN) -> SamplingParams:
         return default_sampling(self._settings, info, mode)
@@ -329,18 +262,74 @@ class Presets:
         return replace(params, max_tokens=limit) if params.max_tokens > limit else params
 
     def start_state(self, chat: Chat) -> str | None:
-        """For ``ModelManager.submit``: the chat's own state, else its preset's; None is the state in use, which is
-        the active preset's."""
-        if chat.state is not None:
-            return chat.state
-        preset = self.of_chat(chat)
+        """For ``ModelManager.submit``: the chat's own state, else its preset's."""
+        return self.state_of(self.of_chat(chat)) if chat.state is None else chat.state
+
+    def state_of(self, preset: Preset) -> str | None:
+        """None is the state in use, which is the active preset's."""
         return None if self.is_active(preset) else preset.state
 
+    # what loading one would take
+
     def differences(self, preset: Preset) -> tuple[str, ...]:
-        return self.loading.differences(preset)
+        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
+        preset leaves open is none of them."""
+        model, strategy = preset.model or None, preset.strategy or None
+        if model is None and strategy is None and not preset.options:
+            return ()
+        status = self._manager.status()
+        is_other_model = bool(model) and not self._is_model(preset.model, status.model_path or status.model)
+        if status.phase in ("empty", "failed"):
+            return ("model",) if is_other_model else ()
+        try:
+            return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
+        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
+            given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
+            return tuple(name for name, is_other in given if is_other)
+
+    def _is_model(self, name: str, path: str) -> bool:
+        """Whether the file at ``path`` is the one of this name; by its last part where the library finds none."""
+        try:
+            return str(self._manager.library.find(name)) == path
+        except RoostError:
+            return file_name(name) == file_name(path)
 
     def problem(self, preset: Preset) -> RoostError | None:
-        return self.loading.problem(preset)
+        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
+        try:
+            if preset.model:
+                self._manager.library.find(preset.model)
+            if preset.state and preset.state != ZERO_STATE:
+                self._manager.library.find_state(preset.state)
+            if not is_automatic(preset.strategy):
+                backend_for(preset.strategy)
+        except RoostError as exc:
+            return exc
+        return None
+
+    def choice(self, preset: Preset) -> dict[str, Any]:
+        """The arguments of ``ModelManager.load`` for this preset."""
+        return {
+            "model": preset.model or None,
+            "strategy": preset.strategy or self.usual_strategy(preset.model),
+            "state": preset.state,
+            "options": EngineOptions(**preset.options),
+        }
+
+    def usual_strategy(self, model: str) -> str | None:
+        """For a preset that leaves it open: the operator's, which is ``auto`` unless he chose one. None, as it is, for
+        the model in use."""
+        usual = self._settings.strategy
+        return usual if model or not is_automatic(usual) else None
+
+    def resolved_strategy(self, model: str) -> str | None:
+        """What :meth:`usual_strategy` comes to on this machine; None where that cannot be told."""
+        usual = self.usual_strategy(model)
+        if usual is None or not is_automatic(usual):
+            return usual
+        from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
+
+        return recommended_strategy(self._manager.library, model)
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Called after every change, in the thread that made it."""
@@ -422,7 +411,7 @@ class Presets:
         What can be told before loading is raised at once, and the former one stays active.
         """
         preset = self.store.get(preset_id)
-        self._manager.load(**self.loading.choice(preset))
+        self._manager.load(**self.choice(preset))
         self.store.set_active(preset_id)
         self._tell()
         return preset
@@ -460,7 +449,7 @@ class Presets:
         if problem is not None:
             log.warning("the active preset %r cannot be loaded: %s", preset.name, problem)
             return
-        choice = self.loading.choice(preset)
+        choice = self.choice(preset)
         self._manager.choose(**{**choice, "state": self._settings.state or preset.state})
 
     def _named(self) -> Preset:
@@ -502,15 +491,3 @@ class Presets:
 
 def _is_own(preset: Preset) -> bool:
     return not preset.shipped_key or preset.is_edited
-
-
-def _has_name(preset: Preset, wanted: str) -> bool:
-    return preset.name.casefold() == wanted
-
-
-def _has_key(preset: Preset, wanted: str) -> bool:
-    return bool(wanted) and preset.shipped_key == wanted
-
-
-def _has_id(preset: Preset, wanted: str) -> bool:
-    return preset.id == wanted

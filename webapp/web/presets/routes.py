@@ -57,7 +57,7 @@ def builder() -> Response | BaseResponse:
     page, model = current_page(), request.args.get("model", "")[:NAME_CHARS]
     found = model_file(page, model)
     choice = read_choice(request.args, found.config if found else None) or BuilderChoice()
-    automatic = presets_of(page).loading.resolved_strategy(model) or page.status.strategy
+    automatic = presets_of(page).resolved_strategy(model) or page.status.strategy
     state = request.args.get("state")
     states = () if state is None else state_choices(page, found, state[:NAME_CHARS])
     shown = {"builder": builder_panel(page, choice, found, automatic), "states": states, "chosen_state": state}
