@@ -10,7 +10,7 @@ from webapp.errors import FileMissing, ModelNotFound, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs
 from webapp.services.library import placing
-from webapp.services.library.uploads import Upload, Uploads, start_import
+from webapp.services.library.uploads import Uploads, start_import
 
 HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
 
@@ -99,9 +99,6 @@ class ModelFiles:
         self._files_changed()
         return self.library.name_of(path)
 
-    def unfinished_uploads(self) -> tuple[Upload, ...]:
-        return self.uploads.pending()
-
     def _changeable(self, name: str) -> Path:
         if not name:
             raise ModelNotFound(name=name)
@@ -119,8 +116,5 @@ class ModelFiles:
 
     def _files_changed(self) -> None:
         self.library.watch.look_again()
-        self._changed()
-
-    def _changed(self) -> None:
         with self._count_lock:
             self._count += 1

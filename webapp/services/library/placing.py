@@ -208,12 +208,8 @@ class Trash:
         if item is None:
             raise RoostError("trash_missing", name=item_id)
         path = self.folder / item.name
-        if os.path.lexists(path):
-            raise RoostError("file_name_taken", name=item.name)
-        with writing(self.folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(self._trash / item_id / CONTENT, path)
-            shutil.rmtree(self._trash / item_id, ignore_errors=True)
+        take_place(self._trash / item_id / CONTENT, path)
+        shutil.rmtree(self._trash / item_id, ignore_errors=True)
         return path
 
     def empty(self) -> int:

@@ -37,6 +37,7 @@ UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 KEPT_S = 86400.0
 MOST_PARTS = 600
+LOCKS = 64
 SHOWN_CHARS = 200
 ID = re.compile(r"[0-9a-f]{32}")
 _NO_MODEL = ("unknown_format", "file_truncated")
@@ -61,15 +62,11 @@ class Upload:
 class Uploads:
     """Into ``models_dir``. What is under way lies in a hidden folder there, and survives a restart."""
 
-    def __init__(
-        self, models_dir: Path, endings: tuple[str, ...] = MODEL_ENDINGS, reader: FileReader | None = None
-    ) -> None:
+    def __init__(self, models_dir: Path, reader: FileReader | None = None) -> None:
         self.models_dir = models_dir
         self.folder = models_dir / UPLOADS
-        self._endings = endings
         self._reader = reader or FileReader()
-        self._locks: dict[str, threading.Lock] = {}
-        self._locks_lock = threading.Lock()
+        self._locks = tuple(threading.Lock() for _ in range(LOCKS))
 
     def start(self, name: str, size_bytes: int, stamp: str = "", parts: Parts = ()) -> Upload:
         """Begins, or goes on with what is there of the same file or folder (name, size, ``parts`` and ``stamp``, its
@@ -78,7 +75,7 @@ class Uploads:
         ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``file_is_directory`` for a folder that is no
         model, ``disk_full``.
         """
-        clean = placing.safe_name(name, ("",) if parts else self._endings)
+        clean = placing.safe_name(name, ("",) if parts else MODEL_ENDINGS)
         check_parts(clean, parts)
         if parts:
             size_bytes = sum(size for _, size in parts)
@@ -226,12 +223,9 @@ class Uploads:
     def _about(self, upload_id: str) -> Path:
         return self.folder / f"{upload_id}.json"
 
-    @contextlib.contextmanager
-    def _locked(self, upload_id: str) -> Iterator[None]:
-        with self._locks_lock:
-            lock = self._locks.setdefault(upload_id, threading.Lock())
-        with lock:
-            yield
+    def _locked(self, upload_id: str) -> threading.Lock:
+        """One lock may serve several uploads: a request may name any id, and a lock for each would stay for good."""
+        return self._locks[hash(upload_id) % LOCKS]
 
 
 def check_parts(folder: str, parts: Parts) -> None:

@@ -280,7 +280,7 @@ def activity(page: PageContext) -> Values:
         "engine": engine_note(page),
         "uploads": [
             {"id": upload.id, "name": upload.name, "shown": _of(page, upload.done_bytes, upload.size_bytes)}
-            for upload in files.unfinished_uploads()
+            for upload in files.uploads.pending()
         ],
     }
 
