@@ -3,6 +3,7 @@ the states of chats that the engine keeps by itself (:mod:`webapp.engine.snapsho
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import uuid
@@ -20,9 +21,8 @@ from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library import placing
 from webapp.settings import Settings
-from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model
-from webapp.weights.state_sheet import StateSheet
+from webapp.weights.state_sheet import StateSheet, write_state_file
 
 if TYPE_CHECKING:
     from webapp.engine.state import RecurrentState
@@ -65,7 +65,8 @@ class StateLibrary:
         self.library = manager.library
         self.folder = Path(os.path.abspath(self.library.models_dir)) / STATES
         self._reader = self.library.reader
-        self._sheets = StateSheets(self._reader)
+        self._lock = threading.Lock()
+        self._sheets: dict[Path, tuple[Stamp, StateSheet | RoostError]] = {}
         self._trash = placing.Trash(self.library.models_dir)
         self._measures: dict[tuple[tuple[Path, Stamp], ...], StateMeasures] = {}
 
@@ -75,7 +76,9 @@ class StateLibrary:
         """Sorted by name, subfolders too; what cannot be used is listed with its error."""
         models = self.library.list()
         paths = sorted(self._files(), key=lambda path: self._name_of(path).lower())
-        self._sheets.forget_others(set(paths))
+        with self._lock:
+            for path in set(self._sheets) - set(paths):
+                del self._sheets[path]
         return tuple(self._entry(path, models) for path in paths)
 
     def measures(self, name: str, other: str = "") -> StateMeasures:
@@ -85,9 +88,11 @@ class StateLibrary:
         key = tuple((path, stamp_of(path)) for path in paths)
         found = self._measures.get(key)
         if found is None:
-            found = self._measures[key] = self._reader.state_measures(*paths)
-            while len(self._measures) > KEPT_MEASURES:
-                self._measures.pop(next(iter(self._measures)), None)
+            found = self._reader.state_measures(*paths)
+            with self._lock:
+                self._measures[key] = found
+                while len(self._measures) > KEPT_MEASURES:
+                    del self._measures[next(iter(self._measures))]
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -115,16 +120,11 @@ class StateLibrary:
         ``file_name_taken`` and others."""
         clean = placing.safe_name(name, STATE_ENDINGS)
         placing.check_name_free(self.folder / clean)
-        part = self._part()
-        try:
-            with placing.writing(self.folder):
-                part.parent.mkdir(parents=True, exist_ok=True)
-                with part.open("xb", buffering=0) as target:
-                    while piece := stream.read(PIECE_BYTES):
-                        placing.write_all(target, piece)
+        with self._part() as part:
+            with placing.writing(self.folder), part.open("xb", buffering=0) as target:
+                while piece := stream.read(PIECE_BYTES):
+                    placing.write_all(target, piece)
             return self._place(part, clean)
-        finally:
-            part.unlink(missing_ok=True)
 
     def import_path(self, source_path: str) -> str:
         """A copy of a file on this machine, given by its absolute path; the name it has."""
@@ -192,26 +192,23 @@ class StateLibrary:
             if running.wish:
                 raise InterruptedError
             note = f"made of a text of {len(token_ids)} tokens by {about['model']}"
-            return {"name": self._write(name, state.arrays["att_kv"], state.architecture[0], note)}
+            layers, version = state.arrays["att_kv"], state.architecture[0]
+            return {"name": self._made(name, lambda part: write_state_file(part, layers, version, note))}
 
         return self.jobs.start(MAKING, name, read, about, unit="")
 
     def free_name(self, new_name: str) -> str:
         """As a new file would be called; ``file_name_taken``, ``file_name_unusable``."""
-        name = self._new_name(new_name)
+        name = placing.safe_name(_with_ending(new_name, NEW_ENDING), (NEW_ENDING,))
         placing.check_name_free(self.folder / name)
         return name
 
     def read_text(self, data: bytes, kind: str, name: str) -> str:
         """Of a document, ``pdf`` or ``html``; errors as of :meth:`FileReader.document_text`."""
-        part = self._part()
-        try:
+        with self._part() as part:
             with placing.writing(self.folder):
-                part.parent.mkdir(parents=True, exist_ok=True)
                 part.write_bytes(data)
             return self._reader.document_text(part, kind, name)
-        finally:
-            part.unlink(missing_ok=True)
 
     def write_running(
         self, name: str, state: RecurrentState, note: str, about: Mapping[str, str], is_new: bool = True
@@ -219,8 +216,6 @@ class StateLibrary:
         """A whole state (RWKV-5 to 7) as a file, with ``about`` in its metadata; in place of the one there unless it
         ``is_new``."""
         import numpy as np
-
-        from webapp.weights.state_sheet import write_state_file
 
         shifts = np.stack([state.arrays["att_x_prev"], state.arrays["ffn_x_prev"]])
         self._made(
@@ -248,7 +243,7 @@ class StateLibrary:
             yield from (Path(folder, name) for name in wanted)
 
     def _entry(self, path: Path, models: Sequence[ModelEntry]) -> StateEntry:
-        found = self._sheets.sheet(path)
+        found = self._sheet(path)
         try:
             stat = path.stat()
             size, changed_at = stat.st_size, stat.st_mtime
@@ -259,6 +254,23 @@ class StateLibrary:
             return StateEntry(name, path, size, changed_at, error=found)
         return StateEntry(name, path, size, changed_at, sheet=found, fits=_fitting(found, models))
 
+    def _sheet(self, path: Path) -> StateSheet | RoostError:
+        """Read once a change. The error of a file that is no state: others are listed all the same."""
+        stamp = stamp_of(path)
+        with self._lock:
+            seen = self._sheets.get(path)
+        if seen is not None and seen[0] == stamp:
+            return seen[1]
+        try:
+            found: StateSheet | RoostError = self._reader.state_sheet(path)
+        except FileReadingFailed as exc:  # the reader remembers it, and when it may be tried again
+            return exc
+        except Exception as exc:  # whatever is wrong with one file
+            found = as_roost_error(exc)
+        with self._lock:
+            self._sheets[path] = (stamp, found)
+        return found
+
     def _find(self, name: str) -> Path:
         path = find_file(self.folder, name) if name and name != ZERO_STATE else None
         if path is None or not path.name.lower().endswith(STATE_ENDINGS):
@@ -268,28 +280,13 @@ class StateLibrary:
     def _name_of(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
 
-    def _write(self, new_name: str, layers: object, architecture: str, note: str) -> str:
-        from webapp.weights.state_sheet import write_state_file
-
-        return self._made(
-            new_name,
-            lambda part: write_state_file(part, layers, architecture, note),  # type: ignore[arg-type]
-        )
-
     def _made(self, new_name: str, write: Callable[[Path], None], replaces: bool = False) -> str:
         """A new file that ``write`` makes at the path it is given, or one in place of that of the whole name."""
         clean = new_name if replaces else self.free_name(new_name)
-        part = self._part()
-        try:
+        with self._part() as part:
             with placing.writing(self.folder):
-                part.parent.mkdir(parents=True, exist_ok=True)
                 write(part)
             return self._place(part, clean, replaces)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _new_name(self, name: str) -> str:
-        return placing.safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
 
     def _place(self, part: Path, name: str, replaces: bool = False) -> str:
         placing.look_into(self._reader, part, name)
@@ -302,8 +299,16 @@ class StateLibrary:
             placing.take_place(part, self.folder / name)
         return name
 
-    def _part(self) -> Path:
-        return self.folder / f".{uuid.uuid4().hex}.part"
+    @contextlib.contextmanager
+    def _part(self) -> Iterator[Path]:
+        """Where a file is written before it has a place; gone at the end if it got none."""
+        part = self.folder / f".{uuid.uuid4().hex}.part"
+        with placing.writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _fitting(sheet: StateSheet, models: Sequence[ModelEntry]) -> tuple[str, ...]:
@@ -323,34 +328,3 @@ def snapshot_use(settings: Settings) -> tuple[int, int]:
 def clear_snapshots(settings: Settings) -> int:
     """How many went. Chats are read again when they go on, but for those a running engine has in memory."""
     return clear_folder(settings.snapshot_dir)
-
-
-class StateSheets:
-    """Safe to use from any thread."""
-
-    def __init__(self, reader: FileReader) -> None:
-        self._reader = reader
-        self._lock = threading.Lock()
-        self._seen: dict[Path, tuple[Stamp, StateSheet | RoostError]] = {}
-
-    def sheet(self, path: Path) -> StateSheet | RoostError:
-        """The error of a file that is no state, instead of raising it: others are listed all the same."""
-        stamp = stamp_of(path)
-        with self._lock:
-            seen = self._seen.get(path)
-        if seen is not None and seen[0] == stamp:
-            return seen[1]
-        try:
-            found: StateSheet | RoostError = self._reader.state_sheet(path)
-        except FileReadingFailed as exc:  # the reader remembers it, and when it may be tried again
-            return exc
-        except Exception as exc:  # whatever is wrong with one file
-            found = as_roost_error(exc)
-        with self._lock:
-            self._seen[path] = (stamp, found)
-        return found
-
-    def forget_others(self, paths: set[Path]) -> None:
-        with self._lock:
-            for path in set(self._seen) - paths:
-                del self._seen[path]

@@ -47,13 +47,12 @@ class McpServers:
     where the request comes in: a program runs with all rights of the account that runs Roost, and an address may be one
     that only this machine reaches."""
 
-    def __init__(self, database: Database, settings: Settings, client: McpClient | None = None) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self.store = McpServerStore(database)
         self._tools = ToolStore(database)
         self._settings = settings
-        self._made, self._making = client, threading.Lock()
-        if client is not None:
-            client.on_tools = self._listed
+        self._made: McpClient | None = None
+        self._making = threading.Lock()
         self._lock = threading.Lock()
         self.store.purge(time.time() - DELETED_KEPT_S)
 
