@@ -7,7 +7,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.messages import Message, ReadMode, Role, attached_files, attached_metadata
 from webapp.errors import ChatNotFound
-from webapp.storage.attachments import AttachmentStore, NewAttachment, Room
+from webapp.storage.attachments import AttachmentStore, Room
 
 ROOM = Room(most_files=3, most_bytes=1000, text="1 kB")
 
@@ -18,7 +18,7 @@ def files(database):
 
 
 def add(files, chat_id, name="a.txt", text="text", size=10, mode=ReadMode.WHOLE):
-    return files.add(NewAttachment(chat_id, name, text, size, mode, 3, "world"), ROOM)
+    return files.add(chat_id, name, text, size, mode, ROOM, 3, "world")
 
 
 def send(store, chat_id, *found, parent=None, text="?"):

@@ -17,7 +17,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.attachments import ROOM
 from webapp.services.chat.turn_writer import chosen_tools
 from webapp.settings import Settings
-from webapp.storage.attachments import AttachmentStore, NewAttachment
+from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.notebooks import Draft
 from webapp.storage.people import GUEST, Person
@@ -91,8 +91,7 @@ def keep(app, person_id, secret):
     store, files = ChatStore(database, person_id), AttachmentStore(database)
     chat = store.create(title=f"{secret} title")
     sent, pending = (
-        files.add(NewAttachment(chat.id, f"{secret}.txt", f"{secret} in a file", 20, ReadMode.WHOLE), ROOM)
-        for _ in range(2)
+        files.add(chat.id, f"{secret}.txt", f"{secret} in a file", 20, ReadMode.WHOLE, ROOM) for _ in range(2)
     )
     metadata = attached_metadata([sent.as_attached])
     question = store.add_message(chat.id, None, Message(Speaker.USER, f"{secret} question", metadata=metadata))

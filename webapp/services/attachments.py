@@ -14,7 +14,7 @@ from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
-from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room
+from webapp.storage.attachments import Attachment, AttachmentStore, Room
 from webapp.storage.database import Database
 from webapp.storage.records import StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
@@ -155,7 +155,7 @@ class Attachments:
         is_short = len(text) <= WHOLE_CHARACTERS if tokens is None else tokens <= WHOLE_TOKENS
         mode = ReadMode.WHOLE if is_short else ReadMode.SEARCH
         vocabulary = tokenizer.name if tokenizer else ""
-        return self.store.add(NewAttachment(chat_id, shown, text, len(data), mode, tokens, vocabulary), ROOM)
+        return self.store.add(chat_id, shown, text, len(data), mode, ROOM, tokens, vocabulary)
 
     def pending(self, chat_id: str) -> list[Attachment]:
         """Counted with the vocabulary of the model that is chosen now."""

@@ -13,7 +13,7 @@ from webapp.errors import ChatNotFound, RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import insert, storable
 
-COLUMNS = "id, chat_id, name, mode, size_bytes, characters, tokens, tokenizer, is_pending, created_at"
+COLUMNS = "id, chat_id, name, mode, size_bytes, tokens, tokenizer, created_at"
 
 
 @dataclass(frozen=True)
@@ -25,28 +25,13 @@ class Attachment:
     name: str
     mode: ReadMode
     size_bytes: int
-    characters: int
     tokens: int | None
     tokenizer: str
-    is_pending: bool
     created_at: float
 
     @property
     def as_attached(self) -> AttachedFile:
         return AttachedFile(self.id, self.name, self.mode, self.size_bytes, self.tokens)
-
-
-@dataclass(frozen=True)
-class NewAttachment:
-    """What a file is when it comes in."""
-
-    chat_id: str
-    name: str
-    text: str
-    size_bytes: int
-    mode: ReadMode
-    tokens: int | None = None
-    tokenizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,24 +49,24 @@ class AttachmentStore:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, new: NewAttachment, room: Room) -> Attachment:
+    def add(
+        self,
+        chat_id: str,
+        name: str,
+        text: str,
+        size_bytes: int,
+        mode: ReadMode,
+        room: Room,
+        tokens: int | None = None,
+        tokenizer: str = "",
+    ) -> Attachment:
         """Pending until a message takes it. Raises ``attachments_full`` when the chat has no ``room`` for it."""
-        values = {
-            "id": uuid.uuid4().hex,
-            "chat_id": new.chat_id,
-            "name": storable(new.name),
-            "text": storable(new.text),
-            "mode": new.mode.value,
-            "size_bytes": new.size_bytes,
-            "characters": len(new.text),
-            "tokens": new.tokens,
-            "tokenizer": new.tokenizer,
-            "created_at": time.time(),
-        }
+        made = Attachment(uuid.uuid4().hex, chat_id, storable(name), mode, size_bytes, tokens, tokenizer, time.time())
         with self.database.transaction() as connection:
-            _check_room(connection, new, room)
-            insert(connection, "attachments", values)
-            return _from_row(_row(connection, new.chat_id, str(values["id"])))
+            _check_room(connection, made, room)
+            row = {**vars(made), "mode": mode.value, "text": storable(text), "characters": len(text)}
+            insert(connection, "attachments", row)
+        return made
 
     def get(self, chat_id: str, attachment_id: str) -> Attachment:
         """Raises ``attachment_not_found`` also for a file of another chat."""
@@ -123,7 +108,7 @@ class AttachmentStore:
 
     def _change(self, chat_id: str, attachment_id: str, statement: str, *values: object) -> None:
         with self.database.transaction() as connection:
-            row = _row(connection, chat_id, attachment_id)
+            row = _row(connection, chat_id, attachment_id, "name, is_pending")
             if not row["is_pending"]:
                 raise RoostError("attachment_sent", name=row["name"])
             connection.execute(statement, (*values, attachment_id))
@@ -151,7 +136,7 @@ def documents(connection: sqlite3.Connection, chat_id: str) -> list[dict[str, ob
     return [dict(row) for row in connection.execute(query, (chat_id,))]
 
 
-def _check_room(connection: sqlite3.Connection, new: NewAttachment, room: Room) -> None:
+def _check_room(connection: sqlite3.Connection, new: Attachment, room: Room) -> None:
     is_there = "SELECT 1 FROM chats WHERE id = ? AND deleted_at IS NULL"
     if connection.execute(is_there, (new.chat_id,)).fetchone() is None:
         raise ChatNotFound()
@@ -173,5 +158,4 @@ def _row(connection: sqlite3.Connection, chat_id: str, attachment_id: str, colum
 
 
 def _from_row(row: sqlite3.Row) -> Attachment:
-    values = dict(row)
-    return Attachment(**{**values, "mode": ReadMode(values["mode"]), "is_pending": bool(values["is_pending"])})
+    return Attachment(**{**dict(row), "mode": ReadMode(row["mode"])})

@@ -18,7 +18,7 @@ from webapp.services.chat.chat_file import MOST_TIPS, ChatFiles, read_chat_file
 from webapp.services.chat.turns import REWRITTEN, ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
-from webapp.storage.attachments import AttachmentStore, NewAttachment, Room
+from webapp.storage.attachments import AttachmentStore, Room
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
@@ -164,7 +164,7 @@ def test_files_thinking_and_calls_come_along_and_a_tool_that_is_not_there_is_nam
     chat = here.store.create()
     files = AttachmentStore(here.database)
     room = Room(10, 1 << 20, "1 MB")
-    note = files.add(NewAttachment(chat.id, "note.txt", "Wires.", 6, ReadMode.WHOLE, 3), room)
+    note = files.add(chat.id, "note.txt", "Wires.", 6, ReadMode.WHOLE, room, 3)
     attached = [AttachedFile(note.id, "note.txt", ReadMode.WHOLE, 6, 3)]
     question = here.store.add_message(chat.id, None, Message(Role.USER, "Read", metadata=attached_metadata(attached)))
     here.store.add_message(chat.id, question.id, Message(Role.ASSISTANT, "Done", reasoning="Hm", token_ids=(5, 6)))
