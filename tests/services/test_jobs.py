@@ -71,6 +71,11 @@ def test_what_waits_and_what_runs_is_cancelled(jobs: Jobs) -> None:
     assert jobs.job(running_id).error is None
 
 
+def test_waiting_for_a_job_that_is_taken_off_the_list_says_so(jobs: Jobs) -> None:
+    with raises_code("job_not_found"):
+        jobs.wait("gone", 0)
+
+
 def test_a_failure_is_kept_and_an_unknown_one_too(jobs: Jobs) -> None:
     for exc, code in (
         (RoostError("disk_full", free="1 MB", needed="2 MB"), "disk_full"),

@@ -225,9 +225,9 @@ class Jobs:
                 self._tell()
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """Until it is over or paused, or for so long."""
+        """Until it is over or paused, or for so long. ``job_not_found`` also for one that is taken off the list."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs[job_id].status not in (WAITING, RUNNING), timeout_s)
+            self._changed.wait_for(lambda: self.job(job_id).status not in (WAITING, RUNNING), timeout_s)
             return self.job(job_id)
 
     def stop_all(self) -> None:
