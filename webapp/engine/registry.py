@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
-from webapp.engine.engine_options import check_names
 from webapp.engine.state import ModelConfig
 from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
@@ -132,7 +131,9 @@ def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict
     """Every option the backend declares, by name: ``given`` or the default. InvalidOption for a value out of range or
     a name that is not declared."""
     known = {option.name: option for option in backend.OPTIONS}
-    check_names(given, known)
+    for name in given.keys() - known.keys():
+        allowed = Text("reason.engine.one_of", names=", ".join(known))
+        raise InvalidOption(name=name, value=Text("reason.engine.given"), allowed=allowed)
     return {name: option.checked(given.get(name, option.default)) for name, option in known.items()}
 
 
