@@ -41,7 +41,8 @@ LOCAL_CHANGES = {
 OWNER_READS = {"conversion.plan", "shared.index", "tokens.index"}
 """For this machine too: the one opens the files it is asked about, the other lists addresses that are secrets."""
 PUBLIC = {
-    "health", "people.join", "people.enter", "shared.show", "shared.style", "trust.index", "trust.authority",
+    "health", "people.join", "people.enter", "shared.show", "shared.style", "shared.font", "trust.index",
+    "trust.authority",
 }  # fmt: skip
 """A container's health check knows no token; a shared chat and an invitation are asked for by secrets of their own; a
 device has to trust the certificate before it can show anything."""

@@ -104,6 +104,16 @@ def test_the_link_opens_no_other_address(owner):
     assert owner.stranger("/shared", "POST", data={"chat": chat}).status_code == 401
 
 
+def test_formulas_have_their_font_for_a_stranger_too(owner):
+    path = owner.share(owner.chat("How long is it?", r"$$\sqrt{\frac{a}{b}}$$"), "snapshot")
+    page = owner.stranger(path)
+    style = owner.stranger(re.search(r'"stylesheet" href="([^"]+)"', page.text)[1])
+    assert "<math" in page.text and "font-src 'self'" in page.headers["Content-Security-Policy"]
+    [named] = re.findall(r'url\("([^"]+)"\)', style.text)
+    font = owner.stranger(f"/shared/{named}")
+    assert font.status_code == 200 and font.mimetype == "font/woff2" and font.data[:4] == b"wOF2"
+
+
 def test_an_ended_link_and_one_of_a_deleted_chat_open_nothing(owner):
     chat = owner.chat("Why?", "Because.")
     ended, left = owner.share(chat, "snapshot"), owner.share(chat, "snapshot")

@@ -39,7 +39,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(
         Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several switch"
     ),
-    **_rows(Role.STRANGER, "shared", "show style"),
+    **_rows(Role.STRANGER, "shared", "show style font"),
     **_rows(Role.OWNER, "shared", "index make end"),
     **_rows(Role.GUEST, "chat", "poll service_worker offline count"),
     **_rows(Role.PERSON, "chat", "do_all"),

@@ -1,7 +1,7 @@
 """A chat as a page to read, for whoever has its link: ``/shared/<id>``. The owner makes and ends links at ``/shared``.
 
-The page needs no script and no file but its own style, names no other address of ours and opens none: the id is no
-login. It shows the questions and answers alone.
+The page needs no script, and of files its style and a font for formulas. It names no other address of ours and opens
+none: the id is no login. It shows the questions and answers alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from functools import cache
 
-from flask import Blueprint, Response, make_response, redirect, request, url_for
+from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.resources import resource_dir
@@ -26,9 +26,10 @@ MESSAGES = 500
 """On one page."""
 SAID = ("made", "ended")
 STYLES = ("tokens.css", "prose.css", "shared.css")
+FONT = "vendor/roost-math.woff2"
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "default-src 'none'; style-src 'self'; font-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     ),
     "X-Robots-Tag": "noindex, nofollow, noarchive",
@@ -43,7 +44,14 @@ def style() -> Response:
 
 @cache
 def _style() -> str:
-    return "\n".join((resource_dir("static") / "css" / name).read_text(encoding="utf-8") for name in STYLES)
+    files = (resource_dir("static") / "css" / name for name in STYLES)
+    return "\n".join(path.read_text(encoding="utf-8") for path in files).replace(f"../{FONT}", "formulas.woff2")
+
+
+@blueprint.get("/formulas.woff2")
+def font() -> Response:
+    """Of formulas; a browser asks for it where the page has one and the device has no such font."""
+    return current_app.send_static_file(FONT)
 
 
 @blueprint.get("/<share_id>")
