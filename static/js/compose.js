@@ -2,7 +2,7 @@
 // changed by hand stays in this browser, and can be taken back.
 
 import { at, lines } from "./base.js";
-import { Player, Roll } from "./music.js";
+import { Player, Roll, firstFrom } from "./music.js";
 
 const form = document.getElementById("compose");
 const { kind } = form.dataset;
@@ -303,6 +303,7 @@ function showTransport() {
     if (seek.max !== most) seek.max = most;
     if (document.activeElement !== seek || player.isPlaying) seek.value = player.now;
     if (shown.textContent !== time) shown.textContent = time;
+    markScore();
     if (player.isPlaying) moving = requestAnimationFrame(move);
   };
   cancelAnimationFrame(moving);
@@ -352,10 +353,40 @@ function drawScore() {
     const width = score.clientWidth - 24;
     const narrow = width < 560 && { staffwidth: width, wrap: { minSpacing: 1.4, maxSpacing: 2.6, preferredMeasuresPerLine: 2 } };
     const wanted = { responsive: "resize", add_classes: true, oneSvgPerLine: true, clickListener, ...narrow };
-    withStyles(() => renderAbc(score, head + body, wanted));
+    let tune;
+    withStyles(() => { [tune] = renderAbc(score, head + body, wanted); });
+    scoreTimes = [];
+    if (isWhole) scoreTimes = timesOf(tune);
+    markScore();
     if (writing) score.scrollTop = score.scrollHeight;
     if (isWhole) scoreTook = performance.now() - began;
   }, writing ? 250 : 0);
+}
+
+// When each note of the score sounds. abcjs counts by a tempo of its own, with repeats as we do.
+let scoreTimes = []; // { start, nodes }, by their starts
+let sounding = null;
+
+function timesOf(tune) {
+  const isNote = (event) => event.elements?.flat().some((node) => node.matches(".abcjs-note"));
+  const events = tune.setTiming().filter(isNote);
+  const scale = (piece().notes.at(-1)?.start ?? 0) / (events.at(-1)?.milliseconds || 1);
+  return events.map(({ milliseconds, elements }) => ({ start: milliseconds * scale, nodes: elements.flat() }));
+}
+
+// The note that sounds, and where it plays its line in view.
+function markScore() {
+  const { now } = player;
+  const found = now || player.isPlaying ? scoreTimes[firstFrom(scoreTimes, now + 0.01) - 1] : null;
+  if (found === sounding) return;
+  for (const node of sounding?.nodes ?? []) node.classList.remove("is-sounding");
+  for (const node of found?.nodes ?? []) node.classList.add("is-sounding");
+  sounding = found;
+  const line = found?.nodes[0]?.closest(".score > div");
+  if (!line || !player.isPlaying || writing) return;
+  const { offsetTop: top, offsetHeight: height } = line;
+  const isInView = top >= score.scrollTop && top + height <= score.scrollTop + score.clientHeight;
+  if (!isInView) score.scrollTop = top - 8;
 }
 
 // abcjs writes styles as text, which the page's policy forbids; as properties they are the same and allowed. The style

@@ -132,6 +132,11 @@ def test_a_tune_is_a_score_begins_anew_at_a_bar_and_takes_what_is_played(studio,
     page.dispatch_event("#compose-text", "change")
     page.wait_for_selector("#score svg .abcjs-note")
     has_notes(page, 24)
+    seek = "roostMusic.player.seek({})".format  # the note that sounds is marked
+    page.evaluate(seek("roostMusic.piece().notes[8].start"))
+    until(page, "document.querySelectorAll('#score .abcjs-note')[8].matches('.is-sounding')")
+    page.evaluate(seek(0))
+    expect(page, "#score .is-sounding").to_have_count(0)
     page.locator("#score .abcjs-note").nth(9).click(force=True)  # the second bar
     expect(page, "#said").not_to_be_empty()
     page.fill("#field-bars", "2")
