@@ -137,5 +137,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Only where the browser has it: an address of this machine, or https. It shows a page while the server is away.
-if (window.isSecureContext) navigator.serviceWorker?.register(at("/sw.js")).catch(() => {});
+// Only where the browser has it: an address of this machine, or https. It shows a page while the server is away, kept in
+// the language and the colours chosen: others are another address, from which the browser fetches that page again.
+const { lang, dataset } = document.documentElement;
+if (window.isSecureContext) navigator.serviceWorker?.register(at(`/sw.js?${lang}-${dataset.theme}`)).catch(() => {});

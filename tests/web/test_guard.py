@@ -200,6 +200,13 @@ def test_the_form_brings_its_style_and_nothing_inline(shared):
     assert ask_from_afar(shared, "/login/style.css").mimetype == "text/css"
 
 
+def test_pages_without_the_shell_take_the_theme_that_was_chosen(shared):
+    for chosen, shown in (("dark", "dark"), ('"><script>', "")):
+        page = ask_from_afar(shared, "/", headers={"Cookie": f"roost_theme={chosen}"}).text
+        assert f'data-theme="{shown}"' in page
+    assert "[data-theme=dark]" in ask_from_afar(shared, "/login/style.css").text
+
+
 def test_a_server_without_token_has_no_login(local):
     assert ask(local, "/login").status_code == 404
 

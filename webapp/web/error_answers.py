@@ -15,12 +15,13 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import sentences, translate
 from webapp.web.api.operations import error_body, is_api_path, name_request
-from webapp.web.kit.page import at_base, commands, current_locale, render_page, wants_fragment
+from webapp.web.kit.page import at_base, browser_choices, commands, current_locale, render_page, wants_fragment
 
 RETRY_AFTER_S = {429: "1", 503: "2"}
 WRONG_ADDRESS = (404, 405, 413)
 PAGE = Markup(
-    '<!doctype html><html lang="{locale}"><head><meta charset="utf-8"><title>{title} · Roost</title>'
+    '<!doctype html><html lang="{locale}" data-theme="{theme}"><head><meta charset="utf-8">'
+    "<title>{title} · Roost</title>"
     '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
     '<link rel="stylesheet" href="{style}"></head><body class="notice"><main class="{kind}">{body}</main></body></html>'
 )
@@ -74,7 +75,15 @@ def notice_page(title: str, message: str, hint: str, status: int) -> Response:
 def plain_page(title: str, body: str, status: int, kind: str = "") -> Response:
     """A page that needs no template and no static file, so it can be shown to someone who may not see those."""
     return make_response(
-        PAGE.format(locale=current_locale(), title=title, style=at_base(STYLE_PATH), kind=kind, body=body), status
+        PAGE.format(
+            locale=current_locale(),
+            theme=browser_choices()["theme"],
+            title=title,
+            style=at_base(STYLE_PATH),
+            kind=kind,
+            body=body,
+        ),
+        status,
     )
 
 

@@ -38,6 +38,8 @@ FIELD = Markup(
 )
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.6 system-ui, sans-serif; }
+:root[data-theme=light] { color-scheme: light; }
+:root[data-theme=dark] { color-scheme: dark; }
 body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: light-dark(#FBFAF7, #15171A);
   color: light-dark(#1F1D1A, #E9E7E2); }
 main { width: min(24rem, 88vw); }
@@ -54,10 +56,9 @@ h2 { font-size: 1.1rem; line-height: 1.3; margin: 1.5rem 0 .3rem; }
 main.wide { width: min(40rem, 88vw); padding: 2rem 0; }
 ol { padding-left: 1.4rem; margin: .3rem 0; }
 code { font-size: .9em; overflow-wrap: anywhere; }
-.button { display: inline-block; font-weight: 600; padding: .6rem 1.2rem; border-radius: .5rem; background: #2f5fd0;
-  color: #fff; text-decoration: none; margin: .3rem .6rem .3rem 0; }
-.wrong { color: #c62828; margin: .2rem 0 .8rem; min-height: 1.6em; }
-@media (prefers-color-scheme: dark) { .wrong { color: #ff8a80; } }
+.button { display: inline-block; font-weight: 600; padding: .6rem 1.2rem; border-radius: .5rem; text-decoration: none;
+  background: light-dark(#0F766E, #2DD4BF); color: light-dark(#fff, #15171A); margin: .3rem .6rem .3rem 0; }
+.wrong { color: light-dark(#b3261e, #ff8f80); margin: .2rem 0 .8rem; min-height: 1.6em; }
 """
 
 

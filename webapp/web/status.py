@@ -23,6 +23,7 @@ from webapp.web.kit.page import (
     PageContext,
     Translator,
     Values,
+    browser_choices,
     current_page,
     fresh_page,
     parameters_text,
@@ -35,9 +36,6 @@ from webapp.web.roles import least_role, most_needed
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
-OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line"), "tour": ("done",)}
-"""What a browser keeps for itself, in the cookie ``roost_<name>``; anything else there means "" (as the system or the
-device suggests)."""
 PANEL_COOKIE = "roost_panel"
 PART_OF = {"prompts": "presets", "personas": "presets", "batch": "notebook"}
 """Blueprints that are tabs of another's page."""
@@ -74,11 +72,10 @@ class LazyShell:
 
 
 def shell(page: PageContext) -> Values:
-    """``base.html``, on every page, with the values of :data:`OF_BROWSER`; ``html_lang`` is the tag for the document;
+    """``base.html``, on every page, with :func:`browser_choices`; ``html_lang`` is the tag for the document;
     ``is_owner_needed``: the page is about what only a higher role than the reader's can change."""
-    chosen = {name: request.cookies.get(f"roost_{name}", "") for name in OF_BROWSER}
     return {
-        **{name: value if value in OF_BROWSER[name] else "" for name, value in chosen.items()},
+        **browser_choices(),
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
         "is_panel_open": request.cookies.get(PANEL_COOKIE) != "closed",
         "rail": [

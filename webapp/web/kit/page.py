@@ -50,6 +50,7 @@ from webapp.weights.inspection import Inspection
 
 COOKIE_SECONDS = 365 * 86400
 ZONE_COOKIE = "roost_zone"
+OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line"), "tour": ("done",)}
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
 ROW_ID = re.compile(r"[0-9a-f]{32}")
@@ -144,6 +145,12 @@ def current_locale() -> str:
 def _remember_locale(response: Response) -> Response:
     response.set_cookie(LOCALE_COOKIE, g.locale, max_age=COOKIE_SECONDS, samesite="Lax", httponly=True)
     return response
+
+
+def browser_choices() -> dict[str, str]:
+    """What a browser keeps for itself, in the cookie ``roost_<name>``; "": as the system or the device suggests."""
+    chosen = {name: request.cookies.get(f"roost_{name}", "") for name in OF_BROWSER}
+    return {name: value if value in OF_BROWSER[name] else "" for name, value in chosen.items()}
 
 
 def browser_zone() -> tzinfo | None:
