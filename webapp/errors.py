@@ -280,6 +280,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "bad_frame": 400,
         "not_allowed": 403,
         "invalid_api_key": 401,
+        "access_ended": 401,
         "owner_only": 403,
         "https_only": 400,
         "token_scope": 403,

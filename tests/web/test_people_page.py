@@ -5,11 +5,15 @@ import threading
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
 from tests.wording import says, text
+from webapp.errors import ModelError
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
+from webapp.services.batch import KIND as BATCH
+from webapp.services.jobs import PAUSED
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.web import login
@@ -156,6 +160,25 @@ def test_who_is_shut_out_comes_back_by_a_link_when_let_in_again(app, owner):
     phone = Browser(app)
     assert phone.join(re.search(r'data-link="([^"]+)"', page)[1]).status_code == 303
     assert phone.person.id == person.id and phone.get(f"/chat/{chat.id}").status_code == 200
+
+
+def test_the_batches_of_who_is_shut_out_are_paused(app, owner):
+    jobs, admins = app.extensions["jobs"], [account(app, owner, name, kind="admin") for name in ("Root", "Ruth")]
+
+    def work(running):
+        asked = threading.Event()
+        running.on_stop(asked.set)
+        assert asked.wait(60)
+        raise ModelError("load_cancelled")
+
+    his, hers = (
+        jobs.start(BATCH, "x", work, {"batch": "x", "person": admin.person.id}, can_pause=True, at_once=2)
+        for admin in admins
+    )
+    owner.post(f"/people/{admins[0].person.id}/revoke")
+    wait_until(lambda: jobs.job(his.id).status == PAUSED)
+    assert jobs.job(hers.id).status != PAUSED
+    jobs.cancel(hers.id)
 
 
 def test_who_is_removed_is_gone_with_all_chats(app, owner):

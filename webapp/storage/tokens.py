@@ -87,6 +87,11 @@ class ApiTokens:
         with self._lock:
             return self._known().get(digest(secret))
 
+    def is_valid(self, token: ApiToken) -> bool:
+        """False once it was revoked."""
+        with self._lock:
+            return token.digest in self._known()
+
     def list(self) -> list[ApiToken]:
         """The newest first."""
         with self._lock:
@@ -105,7 +110,7 @@ class ApiTokens:
             connection.execute("UPDATE api_tokens SET used_at = ? WHERE id = ?", (now, token.id))
 
     def revoke(self, token_id: str) -> None:
-        """Its next request is refused. Does nothing for an unknown id."""
+        """Its next request is refused, and what is being answered ends. Does nothing for an unknown id."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
         with self._lock:

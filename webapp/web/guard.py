@@ -521,6 +521,18 @@ def asker(kind: str = "") -> str:
     return f"token {token.id}" if token is not None else f"{kind}{client_address()}"
 
 
+def still_admitted() -> Callable[[], bool]:
+    """Whether the sender may still ask, for what takes long, from any thread: False once the person was removed or
+    shut out, or the token revoked."""
+    guard, person, token = the_guard(), g.get("person", NOBODY), g.get("token")
+
+    def is_admitted() -> bool:
+        is_known = person is NOBODY or guard.people.find(person.id) is not None
+        return is_known and (token is None or guard.tokens.is_valid(token))
+
+    return is_admitted
+
+
 def cookie_name(asked: Request) -> str:
     """With the port in it: cookies ignore ports, so two servers on one machine would overwrite each other's."""
     return f"roost_session_{asked.environ.get('SERVER_PORT', '')}"

@@ -17,7 +17,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import owner_link
+from webapp.services.batch import KIND as BATCH
 from webapp.services.chat.turns import ChatTurns
+from webapp.services.jobs import Jobs
 from webapp.services.limits import Limits, PersonQuota
 from webapp.services.notebook import Notebooks
 from webapp.storage.chats import ChatStore
@@ -250,7 +252,8 @@ def _person(person_id: str, is_other: bool = False) -> Person:
 
 
 def _shut_out(person_id: str) -> None:
-    """Open pages close at once, and nothing more is written for them."""
+    """Open pages close at once, and nothing more is written for them: a program's answers see it by themselves. Batches
+    are paused, so that they can go on where the person is let in again."""
     the_guard().sessions.end_all(person_id)
     turns: ChatTurns = current_page().service("chat_turns")
     notebooks: Notebooks = current_page().service("notebooks")
@@ -259,6 +262,10 @@ def _shut_out(person_id: str) -> None:
     for chat_id in turns.writing():
         if _chats().person_of(chat_id) == person_id:
             turns.stop(chat_id)
+    jobs: Jobs = current_page().service("jobs")
+    for job in jobs.jobs(BATCH):
+        if job.details.get("person") == person_id:
+            jobs.pause(job.id)
 
 
 def _chats(person_id: str | None = None) -> ChatStore:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER
+from webapp.storage.people import GUEST
+from webapp.web.api.operations import OPERATIONS
 
 CHAT = "/v1/chat/completions"
 ENDLESS = {"repeat": 0, "delay_ms": 5}
@@ -56,6 +58,51 @@ def test_who_leaves_while_it_writes_frees_the_slot(serve, is_stream):
     if is_stream:
         client.read_some()
     client.vanish()
+    wait_until(lambda: is_free(server))
+
+
+ALL_LIMITS = dict.fromkeys(("max_tokens", "max_output_tokens", "n_predict"), 100_000)
+ANY_WRITING = {**ALL_LIMITS, "options": {"num_predict": 100_000}, "input_suffix": ""}
+
+
+def test_who_leaves_frees_the_slot_at_every_address_that_writes(serve):
+    """Each ends only because its client is gone: the answers have no end."""
+    server = serve(options=ENDLESS)
+    writing = [op for op in OPERATIONS if op.generates and op.stream]
+    assert {op.group for op in writing} == {"openai", "states", "anthropic", "ollama", "llama_cpp"}
+    for number, (op, is_stream) in enumerate(((op, is_stream) for op in writing for is_stream in (True, False)), 1):
+        client = RawClient(server, {**op.example, **ANY_WRITING, "stream": is_stream}, op.path)
+        wait_until(lambda: is_running(server), f"{op.path} to write")
+        client.vanish()
+        wait_until(lambda: is_free(server), f"{op.path} to end")
+        gone = f"roost_api_disconnects_total {number}.0"
+        wait_until(lambda gone=gone: gone in server.get("/metrics")[1], f"{op.path} to be counted")
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("end", ["remove", "revoke the person", "revoke the token"])
+def test_who_is_shut_out_while_it_writes_is_told_and_frees_the_slot(serve, end, is_stream):
+    server = serve(options=ENDLESS)
+    people, tokens = server.app.extensions["people"], server.app.extensions["api_tokens"]
+    person = people.add(kind=GUEST, name="Anna")
+    secret = tokens.make("a program", ("chat",), person.id)
+    with ThreadPoolExecutor(1) as pool:
+        asked = body(stream=is_stream, max_tokens=100_000)
+        answer = pool.submit(server.post, CHAT, asked, Authorization=f"Bearer {secret}")
+        wait_until(lambda: server.manager.counters().get("decoded_tokens_total", 0) > 20)
+        if end == "remove":
+            people.remove(person.id)
+        elif end == "revoke the person":
+            people.change(person.id, revoked_at=1.0)
+        else:
+            tokens.revoke(tokens.find(secret).id)
+        status, found = answer.result(60)
+    if is_stream:
+        assert status == 200 and "[DONE]" not in found
+        found = json.loads(found.strip().rpartition("data: ")[2])
+    else:
+        assert status == 401
+    assert (found["error"]["code"], found["error"]["type"]) == ("access_ended", "authentication_error")
     wait_until(lambda: is_free(server))
 
 

@@ -67,6 +67,16 @@ def test_only_the_prompt_can_be_had_back(client):
     assert (found.choices[0].text, found.usage.completion_tokens) == ("Once", 0)
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_tokens": 0}])
+def test_more_prompts_than_may_be_answered_are_not_read_for_their_echo(serve, changes):
+    server = serve(api_max_choices=4)
+    asked = {"prompt": ["Once upon"] * 5, "echo": True, "logprobs": 1, **changes}
+    status, found = server.post("/v1/completions", asked)
+    assert (status, found["error"]["param"]) == (400, "n")
+    assert server.manager.counters() == {}, "no model was loaded for it"
+    assert server.post("/v1/completions", {**asked, "prompt": ["Once upon"] * 4})[0] == 200
+
+
 def test_logprobs_have_offsets_in_the_text(client):
     found = complete(client, logprobs=2, max_tokens=5).choices[0]
     assert found.logprobs.tokens == list("Birds") and found.logprobs.text_offset == [0, 1, 2, 3, 4]

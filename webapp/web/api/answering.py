@@ -33,8 +33,8 @@ from webapp.services.generation.structure import left_out
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
-from webapp.web.api.operations import error_body
-from webapp.web.guard import asker
+from webapp.web.api.operations import ANY_MODEL, error_body
+from webapp.web.guard import asker, still_admitted
 from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
@@ -62,32 +62,51 @@ def begin(wanted: AnswerRequest) -> Answering:
 
     The client is the token's person, else the address: programs at one address share, apart from the pages open there.
     """
-    asked, most = len(wanted.prompts) * wanted.choices, the_settings().api_max_choices
-    if asked > most:
-        raise RoostError(
-            "invalid_parameter", param="n", reason=Text("reason.api.too_many_answers_at_once", found=asked, limit=most)
-        )
-    is_gone = request.environ.get(DISCONNECTED, lambda: False)
+    check_count(len(wanted.prompts) * wanted.choices)
     g.tools_left_out = left_out(wanted.structure.tools) if wanted.structure.tools else []
-    return Answering(the_completions().start(replace(wanted, client=asker("api "))), is_gone, the_record())
+    check = client_check()
+    return Answering(the_completions().start(replace(wanted, client=asker("api "))), check, the_record())
+
+
+def check_count(answers: int) -> None:
+    """``invalid_parameter`` for more than ``api_max_choices``."""
+    most = the_settings().api_max_choices
+    if answers > most:
+        reason = Text("reason.api.too_many_answers_at_once", found=answers, limit=most)
+        raise RoostError("invalid_parameter", param="n", reason=reason)
+
+
+def client_check() -> Callable[[], None]:
+    """What is called again and again while the request is worked on, by any thread. It raises ClientGone when the
+    client has left, and ``access_ended`` when its person was removed or its token revoked."""
+    is_gone, is_admitted = request.environ.get(DISCONNECTED, lambda: False), still_admitted()
+    record = the_record()
+
+    def check() -> None:
+        if is_gone():
+            record.is_gone = True
+            raise ClientGone
+        if not is_admitted():
+            raise RoostError("access_ended")
+
+    return check
 
 
 class Answering:
-    """The events of a completion, each noted in the call's record. ClientGone ends them, and the completion."""
+    """The events of a completion, each noted in the call's record. What ``check`` raises, as :func:`client_check` does,
+    ends them, and the completion."""
 
-    def __init__(self, completion: Completion, is_gone: Callable[[], bool], record: Record) -> None:
+    def __init__(self, completion: Completion, check: Callable[[], None], record: Record) -> None:
         self.completion = completion
         self.record = record
-        self._is_gone = is_gone
+        self._check = check
         record.prompt_tokens = completion.prompt_tokens
 
     def events(self) -> Iterator[tuple[int, AnswerEvent] | None]:
         """(number of the answer, event); None now and then while nothing happens."""
         try:
             for event in self.completion.events(POLL_S):
-                if self._is_gone():
-                    self.record.is_gone = True
-                    raise ClientGone
+                self._check()
                 if event is not None:
                     self._note(event[1])
                 yield event
@@ -180,7 +199,7 @@ class StreamWriter:
 def stream(answering: Answering, writer: StreamWriter) -> Response:
     answering.record.is_stream = True
     events = answering.events()
-    deadline, first, ahead = time.monotonic() + HEADERS_AFTER_S, None, ""
+    deadline, first, ahead, is_whole = time.monotonic() + HEADERS_AFTER_S, None, "", False
     for event in events:  # raises what breaks before anything is written
         if event is not None and isinstance(event[1], Waiting):
             ahead = str(event[1].done) if event[1].phase == "queued" else ""
@@ -194,7 +213,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
         return writer.error(error_body(request.path, error, text, error.status))
 
     def body() -> Iterator[bytes]:
-        nonlocal ahead
+        nonlocal ahead, is_whole
         try:
             yield from writer.begin()
             written_at = time.monotonic()
@@ -209,6 +228,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
                     yield written
                     written_at = time.monotonic()
             yield from writer.end()
+            is_whole = True
         except ClientGone:
             return
         except Exception as exc:
@@ -217,13 +237,18 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
                 log.error("a stream failed", exc_info=exc)
             answering.record.error = error.code
             yield error_event(error)
+            is_whole = True
         finally:
-            answering.close()
+            close()
+
+    def close() -> None:
+        answering.record.is_gone = not is_whole
+        answering.close()
 
     response = Response(body(), mimetype=None, content_type=writer.media_type, headers=HEADERS)
     if ahead and (first is None or isinstance(first[1], Waiting)):
         response.headers[QUEUE_AHEAD] = ahead
-    response.call_on_close(answering.close)  # closing a generator that never began runs nothing of it
+    response.call_on_close(close)  # closing a generator that never began runs nothing of it
     return response
 
 
@@ -253,11 +278,11 @@ def served_model(asked: str | None) -> str:
 
 
 def take_turn(model: str) -> None:
-    """Holds the model until the request ends. Raises ClientGone when the client left."""
+    """Holds the model until the request ends. Raises what :func:`client_check` raises."""
     turns: ModelTurns = current_app.extensions["api_model_turns"]
     record = the_record()
     if record.may_wait:
-        turns.enter(model, check_client)
+        turns.enter(model, client_check())
     else:
         turns.enter_at_once(model)
     record.at_end.append(turns.leave)
@@ -265,12 +290,6 @@ def take_turn(model: str) -> None:
     if manager.status().model != model:
         strategy = strategy_on_load(manager.library, model, manager.status().chosen_strategy)
         manager.load(model=model, strategy=strategy)
-
-
-def check_client() -> None:
-    if request.environ.get(DISCONNECTED, lambda: False)():
-        the_record().is_gone = True
-        raise ClientGone
 
 
 def other_model(manager: ModelManager, settings: Settings, asked: str, served: str) -> str:
@@ -323,6 +342,15 @@ def served_models() -> list[ServedEntry]:
         return []
     entry = library.entry_at(Path(status.model_path))
     return [ServedEntry(status.model, entry, is_loaded)]
+
+
+def served_entry(name: str) -> ServedEntry | None:
+    """The one of this name. "rwkv" is the model that is served: RWKV-Runner's programs know it by no other name."""
+    served = served_models()
+    named = [one for one in served if is_name_of(name, one.name)]
+    if not named and name.removesuffix(":latest") == ANY_MODEL:
+        named = [one for one in served if one.is_loaded] or served
+    return named[0] if named else None
 
 
 TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)

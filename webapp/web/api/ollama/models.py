@@ -15,6 +15,7 @@ from flask import Response, current_app
 from msgspec import Meta
 
 from webapp import __version__
+from webapp.chat.formats import fills_gaps
 from webapp.errors import DownloadError, ModelNotFound, RoostError, translate_error
 from webapp.i18n import Text, sentences
 from webapp.services.downloads.downloads import Downloads
@@ -24,9 +25,9 @@ from webapp.web.api.answering import (
     JSON_LINES,
     ServedEntry,
     answer,
-    is_name_of,
     json_line,
     known_name,
+    served_entry,
     served_model,
     served_models,
     the_completions,
@@ -38,7 +39,7 @@ from webapp.web.api.body import read_body
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
 from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
 from webapp.web.kit.page import current_locale
-from webapp.weights.inspection import Inspection
+from webapp.weights.inspection import Inspection, model_name
 
 NEVER = "9999-12-31T23:59:59Z"
 
@@ -68,6 +69,7 @@ class Tags(msgspec.Struct):
 class Running(Tag, kw_only=True):
     expires_at: str
     size_vram: int
+    context_length: int
 
 
 class RunningModels(msgspec.Struct):
@@ -94,9 +96,10 @@ class EmbedAnswer(msgspec.Struct):
     prompt_eval_count: int
 
 
-OLLAMA_LEVEL = "0.11.0"
-"""The version of Ollama whose API this is, thinking levels included: clients refuse an older one (Copilot in VS Code
-asks for 0.6.4), and would take Roost's own number for one."""
+OLLAMA_LEVEL = "0.14.0"
+"""The version of Ollama whose API this is, with thinking levels, logprobs, and OpenAI's Responses and Anthropic's
+messages beside it: clients refuse an older one (Copilot in VS Code asks for 0.6.4, Codex for 0.13.4), and would take
+Roost's own number for one."""
 
 
 class VersionAnswer(msgspec.Struct):
@@ -121,16 +124,17 @@ def tags() -> Response:
 def running() -> Response:
     """The loaded model. Roost unloads by its own setting, so nothing here expires."""
     loaded = [served for served in served_models() if served.is_loaded]
-    return answer(RunningModels([Running(**tag_fields(one), expires_at=NEVER, size_vram=0) for one in loaded]))
+    told: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0, "context_length": the_settings().max_prompt_tokens}
+    return answer(RunningModels([Running(**tag_fields(one), **told) for one in loaded]))
 
 
 def show() -> Response:
     asked = read_body(ShowRequest)
     wanted = asked.model or asked.name or ""
-    for served in served_models():
-        if is_name_of(wanted, served.name):
-            return answer(shown(served))
-    raise ModelNotFound(name=wanted or "without a name", param="model")
+    served = served_entry(wanted)
+    if served is None:
+        raise ModelNotFound(name=wanted or "without a name", param="model")
+    return answer(shown(served))
 
 
 def version() -> Response:
@@ -189,12 +193,13 @@ def shown(served: ServedEntry) -> ShowAnswer:
 
 
 def capabilities_of(found: Inspection | None) -> list[str]:
-    """Clients offer tools and thinking only where they are named here."""
+    """Clients offer tools, thinking and a suffix ("insert") only where they are named here."""
     if found is None or found.config is None:
         return ["completion"]
     template = the_completions().template(found)
     tools = [] if template.is_raw else ["tools"]
-    return ["completion", *tools, *(["thinking"] if template.openings else [])]
+    gaps = ["insert"] if fills_gaps(model_name(found)) else []
+    return ["completion", *tools, *(["thinking"] if template.openings else []), *gaps]
 
 
 def info_of(found: Inspection) -> dict[str, Any]:

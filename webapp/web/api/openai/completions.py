@@ -19,6 +19,8 @@ from webapp.web.api.answering import (
     UsageSum,
     answer,
     begin,
+    check_count,
+    client_check,
     data_event,
     served_model,
     stream,
@@ -85,6 +87,7 @@ def create() -> Response:
     check_supported(asked)
     model = served_model(asked.model)
     prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
+    check_count(len(prompts) * (asked.n or 1))  # before what is echoed is read
     echo = Echo(
         texts=tuple(shown(prompt) if asked.echo else "" for prompt in prompts),
         logprobs=tuple(scored(prompt, asked) for prompt in prompts),
@@ -138,6 +141,7 @@ def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
     """How likely the prompt's own tokens were, where it is echoed with logprobs: it is read a second time for it."""
     if not asked.echo or asked.logprobs is None:
         return None
+    client_check()()
     manager, token_ids = the_manager(), token_ids_of(prompt)
     found = manager.score_tokens(token_ids, asked.logprobs, asked.state) if len(token_ids) > 1 else ()
     return prompt_logprobs(token_ids, found, manager.tokenizer())

@@ -22,11 +22,10 @@ from webapp.i18n import Text
 from webapp.services.generation.completions import embeddings
 from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import (
-    DISCONNECTED,
-    ClientGone,
     ServedEntry,
     answer,
-    is_name_of,
+    client_check,
+    served_entry,
     served_model,
     served_models,
     the_completions,
@@ -47,7 +46,6 @@ from webapp.web.api.openai.answers import (
     text_of,
 )
 from webapp.web.api.openai.chat import ChatMessage, messages_of
-from webapp.web.api.operations import ANY_MODEL
 
 
 def index() -> Response:
@@ -59,13 +57,11 @@ def index() -> Response:
 
 
 def show(name: str) -> Response:
-    for served in served_models():
-        if is_name_of(name, served.name):
-            found = model_of(served)
-            return answer(anthropic_model(found) if is_anthropics() else found)
-    if name == ANY_MODEL and (served_now := [one for one in served_models() if one.is_loaded] or served_models()):
-        return answer(model_of(served_now[0]))  # as RWKV-Runner answers, whose programs know the model by no other name
-    raise ModelNotFound(name=name, param="model")
+    served = served_entry(name)
+    if served is None:
+        raise ModelNotFound(name=name, param="model")
+    found = model_of(served)
+    return answer(anthropic_model(found) if is_anthropics() else found)
 
 
 def is_anthropics() -> bool:
@@ -156,10 +152,9 @@ def check_dimensions(dimensions: int | None) -> None:
 
 def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
     """As long as the client is there."""
-    is_gone = request.environ.get(DISCONNECTED, lambda: False)
+    check = client_check()
     for vector in embeddings(the_manager(), inputs):
-        if is_gone():
-            raise ClientGone
+        check()
         yield vector
 
 
