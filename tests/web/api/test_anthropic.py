@@ -8,6 +8,9 @@ import pytest
 
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
+from webapp.chat.messages import ThinkMode
+from webapp.web.api.anthropic import MessageRequest, think_mode_of
+from webapp.web.api.body import converted
 
 anthropic = Lazily("anthropic")
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -90,6 +93,62 @@ def test_results_of_tools_are_read(client):
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "2"}]},
     ]
     assert ask(client, messages).content[0].text == ANSWER
+
+
+PLAIN = {"type": "text", "media_type": "text/plain"}
+FOUND = {
+    "type": "search_result",
+    "source": "https://a.example",
+    "title": "Wires",
+    "content": [{"type": "text", "text": "Birds"}],
+}
+
+
+def test_documents_of_text_and_what_was_found_are_read(server, client):
+    """Also in a tool's result; a PDF, or an image in one, is refused by name."""
+    documents = [{"type": "document", "title": "Birds", "source": {**PLAIN, "data": "They sit."}}, FOUND]
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]}
+    for blocks in (documents, [{"type": "tool_result", "tool_use_id": "t1", "content": documents}]):
+        as_text = [
+            {"type": "text", "text": "Birds\nThey sit."},
+            {"type": "text", "text": "Wires\nhttps://a.example\nBirds"},
+        ]
+        if blocks is not documents:
+            as_text = [{**blocks[0], "content": as_text}]
+        counted = [
+            client.messages.count_tokens(
+                model="m", messages=[*HELLO, call, {"role": "user", "content": given}]
+            ).input_tokens
+            for given in (blocks, as_text)
+        ]
+        assert counted[0] == counted[1] > 20
+    pdf = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+    image = {"type": "image", "source": {"type": "url", "url": "https://a.example/x.png"}}
+    for blocks in ([pdf], [{"type": "tool_result", "tool_use_id": "t1", "content": [image]}]):
+        messages = [*HELLO, call, {"role": "user", "content": blocks}]
+        status, found = server.post("/v1/messages", {"max_tokens": 5, "messages": messages})
+        kind = blocks[0].get("content", blocks)[0]["type"]
+        assert (status, found["error"]["type"]) == (400, "invalid_request_error") and kind in found["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "asked, mode",
+    [
+        ({}, None),
+        ({"output_config": {"effort": "low"}}, None),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, ThinkMode.NONE),
+        ({"thinking": {"type": "adaptive"}}, ThinkMode.THINK),
+        (
+            {"thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "low"}},
+            ThinkMode.THINK_A_BIT,
+        ),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}, ThinkMode.THINK_A_LOT),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}, "output_config": {"effort": "max"}}, ThinkMode.THINK),
+    ],
+)
+def test_the_effort_says_how_long_a_model_thinks_that_is_told_to(asked, mode):
+    read = converted({"max_tokens": 5, "messages": HELLO, **asked}, MessageRequest)
+    assert think_mode_of(read) is mode
 
 
 def test_anthropics_own_tools_are_left_out_and_named(client):

@@ -14,6 +14,7 @@ from tests.lazy_import import Lazily
 from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import fake_strategy
+from webapp.i18n import translate
 
 openai = Lazily("openai")
 
@@ -283,7 +284,19 @@ def test_the_token_is_asked_for_in_every_dialect(serve):
 
 
 def test_errors_are_in_the_readers_language(server):
-    assert "缺少这一项" in server.post(CHAT, {}, Accept_Language="zh")[1]["error"]["message"]
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    for asked, key in (
+        ({}, "reason.common.is_missing"),
+        ({"messages": HELLO, "temperature": 9}, "reason.api.expected"),
+        ({"messages": HELLO, "n": "many"}, "reason.api.expected_not"),
+        ({"messages": [{"role": "nobody"}]}, "reason.api.value_unknown"),
+        ({"messages": [image]}, "reason.api.models_read_text"),
+        ({"messages": [{"role": "tool", "content": "1", "tool_call_id": "x"}]}, "reason.api.no_such_call"),
+    ):
+        for locale in ("en", "zh"):
+            found = server.post(CHAT, asked, Accept_Language=locale)[1]["error"]
+            begin = translate(key, locale).partition("?")[0].strip()
+            assert begin and begin in found["message"] and found["code"] and found["param"], (asked, found)
 
 
 # other sites' pages

@@ -119,10 +119,25 @@ def test_what_is_here(client, server):
     assert found.modelinfo["rwkv7.context_length"] == server.settings.max_prompt_tokens
     client.generate(model="m", prompt="")  # loads
     client.chat(model="m", messages=HELLO)
-    assert [running.model for running in client.ps().models] == [MODEL]
+    [running] = client.ps().models
+    assert (running.model, running.context_length) == (MODEL, server.settings.max_prompt_tokens)
     version = server.get("/api/version")[1]
-    assert version["roost"] == __version__ and tuple(map(int, version["version"].split("."))) >= (0, 6, 4)
+    assert version["roost"] == __version__ and tuple(map(int, version["version"].split("."))) >= (0, 13, 4), (
+        "Codex asks for it"
+    )
+    assert client.show("rwkv:latest").modelinfo == found.modelinfo
     assert found.modelinfo["general.basename"] == "roost-starter-v7"
+
+
+def test_logprobs_of_the_tokens_join_to_the_answer(client):
+    asked = {"model": "m", "logprobs": True, "top_logprobs": 2, "options": {"num_predict": 8}}
+    whole = client.chat(messages=HELLO, **asked)
+    streamed = client.chat(messages=HELLO, stream=True, **asked)
+    text = client.generate(prompt="Hello", **asked)
+    for tokens in (whole.logprobs, [token for line in streamed for token in line.logprobs or ()], text.logprobs):
+        assert "".join(token.token for token in tokens) == whole.message.content == text.response
+        assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in tokens)
+    assert client.chat(model="m", messages=HELLO, top_logprobs=2).logprobs is None, "only where they are asked for"
 
 
 def test_the_older_embeddings_are_the_same(client):

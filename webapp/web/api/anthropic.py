@@ -142,13 +142,6 @@ class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
     cache_control: Any = None
 
 
-class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
-    tool_use_id: str
-    content: str | list[TextBlock] | None = None
-    is_error: bool | None = None
-    cache_control: Any = None
-
-
 class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
     """Refused: Roost's models read text."""
 
@@ -156,12 +149,58 @@ class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
 
 
 class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
-    """Refused."""
+    """Its text, below its title; refused where it is a PDF or another file."""
 
-    source: Any = None
+    source: dict[str, Any] | None = None
+    title: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        source = self.source or {}
+        content = source.get("data") if source.get("type") == "text" else source.get("content")
+        return titled(self.title, content)
 
 
-Block = TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResultBlock | ImageBlock | DocumentBlock
+class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
+    """What a program has found, as text below its title and address."""
+
+    source: str = ""
+    title: str = ""
+    content: list[dict[str, Any]] = []
+
+    @property
+    def text(self) -> str | None:
+        return titled("\n".join(filter(None, (self.title, self.source))), self.content)
+
+
+def titled(title: str | None, content: Any) -> str | None:
+    """None where the content is not text alone."""
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        known = [text for text in texts if isinstance(text, str)]
+        content = "\n".join(known) if len(known) == len(texts) else None
+    if not isinstance(content, str):
+        return None
+    return f"{title}\n{content}" if title else content
+
+
+class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
+    tool_use_id: str
+    content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock] | None = None
+    is_error: bool | None = None
+    cache_control: Any = None
+
+
+Block = (
+    TextBlock
+    | ThinkingBlock
+    | RedactedBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+)
 
 
 class InMessage(msgspec.Struct):
@@ -179,8 +218,14 @@ class OutputFormat(msgspec.Struct):
     schema: dict[str, Any]
 
 
+EFFORTS = {"low": ThinkMode.THINK_A_BIT, "medium": ThinkMode.THINK}
+
+
 class OutputConfig(msgspec.Struct):
+    """``effort``: how long to think, where the model does."""
+
     format: OutputFormat | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class CountRequest(msgspec.Struct, kw_only=True):
@@ -271,7 +316,7 @@ def prompt_of(asked: CountRequest) -> ChatPrompt:
         check_results(found, messages, f"messages[{place}].content")
         messages += found
     is_begun = asked.messages[-1].role == "assistant"
-    return ChatPrompt(tuple(messages), think_mode_of(asked.thinking), continue_last=is_begun)
+    return ChatPrompt(tuple(messages), think_mode_of(asked), continue_last=is_begun)
 
 
 def check_results(found: list[Message], before: list[Message], place: str) -> None:
@@ -279,15 +324,19 @@ def check_results(found: list[Message], before: list[Message], place: str) -> No
     called = {call.id for message in before for call in message.tool_calls}
     for message in found:
         if message.role is Role.TOOL and message.tool_call_id not in called:
-            reason = f"no tool_use before it has the id {message.tool_call_id[:80]!r}"
+            reason = Text("reason.api.no_such_call", id=repr(message.tool_call_id[:80]))
             raise RoostError("invalid_parameter", param=f"{place}.tool_use_id", reason=reason)
 
 
-def think_mode_of(thinking: Thinking | None) -> ThinkMode | None:
+def think_mode_of(asked: CountRequest) -> ThinkMode | None:
+    """The effort alone does not make a model think that was not told to."""
+    thinking, effort = asked.thinking, asked.output_config.effort if asked.output_config else None
     if thinking is None:
         return None
     if thinking.type == "disabled":
         return ThinkMode.NONE
+    if effort is not None and thinking.budget_tokens is None:
+        return EFFORTS.get(effort, ThinkMode.THINK_A_LOT)
     return budget_mode(thinking.budget_tokens or 2048)
 
 

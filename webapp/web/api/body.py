@@ -24,6 +24,12 @@ _making = threading.Lock()
 JSON_TYPES = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 MISSING = re.compile(r"missing required field `(\w+)`")
+SAID = (
+    (re.compile(r"Expected (?P<expected>.+), got (?P<found>.+)"), "reason.api.expected_not"),
+    (re.compile(r"Expected (?P<expected>.+)"), "reason.api.expected"),
+    (re.compile(r"Invalid (?:enum )?value (?P<found>.+)"), "reason.api.value_unknown"),
+)
+"""msgspec's messages, without its quotes, and ours."""
 
 
 def read_body(kind: type[T], *, is_strict: bool = True) -> T:
@@ -118,7 +124,11 @@ def invalid(text: str) -> RoostError:
     if missing:
         param = f"{param}.{missing[1]}".lstrip(".")
         return RoostError("invalid_parameter", param=param, reason=Text("reason.common.is_missing"))
-    return RoostError("invalid_parameter", param=param or "body", reason=reason.replace("`", ""))
+    plain = reason.replace("`", "")
+    said = next(((found, key) for pattern, key in SAID if (found := pattern.fullmatch(plain))), None)
+    return RoostError(
+        "invalid_parameter", param=param or "body", reason=Text(said[1], **said[0].groupdict()) if said else plain
+    )
 
 
 MAX_STOPS = 64
@@ -181,22 +191,24 @@ def budget_mode(tokens: int) -> ThinkMode:
     return ThinkMode.THINK_A_BIT if tokens < 1024 else ThinkMode.THINK_A_LOT if tokens >= 4096 else ThinkMode.THINK
 
 
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+NO_CONTENT = ("thinking", "redacted_thinking", "reasoning_text", "tool_use")
 
 
 def text_of(content: Any, place: str) -> str:
-    """The text of all parts of a message's content, joined by line ends. Images, sounds and files are refused; parts
-    that are no content (calls, earlier thinking) are left out."""
+    """The text of all parts of a message's content, joined by line ends. Images, sounds and files that are no text are
+    refused; parts that are no content (calls, earlier thinking) are left out."""
     if isinstance(content, str):
         return content
     texts = []
     for number, part in enumerate(content):
         kind = part.__struct_config__.tag
-        if kind in TEXT_PARTS:
-            texts.append(part.refusal if kind == "refusal" else part.text)
-        elif kind not in ("thinking", "redacted_thinking", "reasoning_text", "tool_use"):
-            reason = f"Roost's models read text, not {kind}"
+        if kind in NO_CONTENT:
+            continue
+        text = part.refusal if kind == "refusal" else getattr(part, "text", None)
+        if text is None:
+            reason = Text("reason.api.models_read_text", kind=kind)
             raise RoostError("unsupported_parameter", param=f"{place}[{number}]", reason=reason)
+        texts.append(text)
     return "\n".join(texts)
 
 

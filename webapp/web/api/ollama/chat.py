@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
+from webapp.chat.events import AnswerEvent, AnswerToken, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
 from webapp.i18n import Text
@@ -34,6 +34,7 @@ from webapp.web.api.answering import (
     whole_answers,
 )
 from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, most_tokens, read_body, stops_of
+from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.guard import require
 
 THINK_MODES = {
@@ -85,6 +86,8 @@ class OllamaRequest(msgspec.Struct, kw_only=True):
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     keep_alive: Any = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     state: Annotated[str, Meta(max_length=500)] | None = None
     prefix_id: Annotated[str, Meta(max_length=500)] | None = None
 
@@ -115,8 +118,8 @@ def chat_request(asked: OllamaChat) -> AnswerRequest:
 
 def generate_request(asked: OllamaGenerate) -> AnswerRequest:
     for name, reason in (
-        ("template", "a preset decides the template; raw takes the prompt as it is"),
-        ("context", "send the whole prompt; Roost remembers what it has read of it"),
+        ("template", Text("reason.api.preset_decides_template")),
+        ("context", Text("reason.api.send_whole_prompt")),
         ("images", Text("reason.web.only_text")),
     ):
         if getattr(asked, name):
@@ -133,6 +136,8 @@ def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, 
     sampling = asked_sampling(options, "ollama")
     if "max_tokens" in sampling:
         sampling["max_tokens"] = most_tokens(sampling["max_tokens"])
+    if asked.logprobs:
+        sampling["logprobs"] = asked.top_logprobs or 0
     return AnswerRequest(
         prompts=(prompt,),
         sampling=sampling,
@@ -198,6 +203,7 @@ class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
     model: str
     created_at: str
     done: bool
+    logprobs: list[TokenLogprobs] = []
     done_reason: str = ""
     total_duration: int = 0
     load_duration: int = 0
@@ -241,11 +247,12 @@ def respond(
         return load_or_unload(asked, make)
     model = served_model(asked.model)
     answering = begin(translate(asked))
-    lines = Lines(answering, model, make)
+    lines = Lines(answering, model, make, bool(asked.logprobs))
     if asked.stream is not False:
         return stream(answering, lines)
     [(text, end)] = whole_answers(answering)
-    return answer(lines.line(text.content, text.reasoning, text.tool_calls, **lines.figures(end)))
+    told = {**lines.figures(end), "logprobs": lines.logprobs(text.tokens)}
+    return answer(lines.line(text.content, text.reasoning, text.tool_calls, **told))
 
 
 def load_or_unload(asked: OllamaRequest, make: MakeLine) -> Response:
@@ -280,8 +287,9 @@ class Lines(StreamWriter):
     media_type = JSON_LINES
     comment = b""
 
-    def __init__(self, answering: Answering, model: str, make: MakeLine) -> None:
+    def __init__(self, answering: Answering, model: str, make: MakeLine, has_logprobs: bool) -> None:
         self._record = answering.record
+        self._tokenizer = answering.completion.tokenizer if has_logprobs else None
         self._model = model
         self._make = make
         self._began_at = time.monotonic()
@@ -291,7 +299,7 @@ class Lines(StreamWriter):
         if isinstance(event, ReasoningDelta):
             yield json_line(self.line("", event.text, (), done=False))
         elif isinstance(event, ContentDelta):
-            yield json_line(self.line(event.text, "", (), done=False))
+            yield json_line(self.line(event.text, "", (), done=False, logprobs=self.logprobs(event.tokens)))
         elif isinstance(event, CallDelta):  # whole: Ollama's requests do not ask for pieces
             call = ToolCall(event.call_id, event.name, event.arguments)
             yield json_line(self.line("", "", (call,), first_call=self._calls, done=False))
@@ -301,6 +309,10 @@ class Lines(StreamWriter):
 
     def error(self, body: dict[str, Any]) -> bytes:
         return json_line(body)
+
+    def logprobs(self, tokens: Iterable[AnswerToken]) -> list[TokenLogprobs]:
+        """None of them where they are not asked for."""
+        return chat_logprobs(tokens, self._tokenizer).content or [] if self._tokenizer else []
 
     def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
         return self._make(content, thinking, calls, model=self._model, created_at=timestamp(), **fields)

@@ -377,9 +377,8 @@ def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
         elif isinstance(message, ToolMessage):
             call_id = message.tool_call_id or next(iter(open_calls), "")
             if call_id not in called:
-                reason = (
-                    f"no call before it has the id {call_id[:80]!r}" if call_id else Text("reason.common.is_missing")
-                )
+                unknown = Text("reason.api.no_such_call", id=repr(call_id[:80]))
+                reason = unknown if call_id else Text("reason.common.is_missing")
                 raise RoostError("invalid_parameter", param=f"{place}.tool_call_id", reason=reason)
             if call_id in open_calls:
                 open_calls.remove(call_id)

@@ -191,7 +191,7 @@ def message_of(item: InputItem, place: str) -> Message:
 def result_of(item: InputItem, called: set[str], place: str) -> Message:
     call_id = needed(item, "call_id", place)
     if call_id not in called:
-        reason = f"no call before it has the id {call_id[:80]!r}"
+        reason = Text("reason.api.no_such_call", id=repr(call_id[:80]))
         raise RoostError("invalid_parameter", param=f"{place}.call_id", reason=reason)
     return Message(Role.TOOL, content_text(needed(item, "output", place), f"{place}.output"), tool_call_id=call_id)
 
