@@ -11,10 +11,11 @@ import pytest
 
 from tests.errors import keys_in, raises_code
 from webapp.services import certificates as module
-from webapp.services.certificates import Certificates, make_authority, make_leaf
+from webapp.services.certificates import Certificates
 from webapp.settings import Settings
 
-pytest.importorskip("cryptography")
+authority_module = pytest.importorskip("webapp.services.authority", exc_type=ImportError)
+make_authority, make_leaf = authority_module.make_authority, authority_module.make_leaf
 ADDRESS = "192.168.7.7"
 
 
@@ -75,7 +76,7 @@ def test_the_authority_cannot_vouch_for_the_internet(tmp_path, made, name):
     """Whoever steals its key gets nothing but this network."""
     authority, key = made._authority()
     stolen = tmp_path / "stolen.pem"
-    stolen.write_bytes(make_leaf(authority, key, [name])[1])
+    stolen.write_bytes(make_leaf(authority, key, [name]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(stolen)
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree"):
@@ -115,14 +116,14 @@ def test_another_address_is_another_certificate_of_the_same_authority(made, name
 
 @pytest.mark.parametrize("days, is_new", [(300, False), (370, True)])
 def test_it_is_renewed_before_it_ends(made, monkeypatch, days, is_new):
-    now, before = module._now, authority_of(made)
-    monkeypatch.setattr(module, "_now", lambda: now() + timedelta(days=days))
+    now, before = authority_module.now, authority_of(made)
+    monkeypatch.setattr(authority_module, "now", lambda: now() + timedelta(days=days))
     assert made.refresh() is is_new and authority_of(made) == before
 
 
 def test_an_authority_that_ends_before_its_certificate_would_is_made_again(made, monkeypatch):
-    now, before = module._now, authority_of(made)
-    monkeypatch.setattr(module, "_now", lambda: now() + timedelta(days=3400))
+    now, before = authority_module.now, authority_of(made)
+    monkeypatch.setattr(authority_module, "now", lambda: now() + timedelta(days=3400))
     assert made.refresh() and authority_of(made) != before
 
 
@@ -135,6 +136,7 @@ def test_a_damaged_certificate_is_made_again_and_a_damaged_authority_is_told(tmp
 
 
 def test_without_the_package_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "webapp.services.authority")
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with raises_code("tls_needs_package"):
         Certificates(Settings(data_dir=tmp_path, tls=True))
@@ -147,7 +149,7 @@ def given(tmp_path):
     def given(name):
         authority, key, pem = make_authority(["localhost"])
         path = tmp_path / name
-        path.write_bytes(make_leaf(authority, key, ["localhost"])[1])
+        path.write_bytes(make_leaf(authority, key, ["localhost"]))
         return path, pem.decode().partition("-----BEGIN PRIVATE")[0]
 
     return given
