@@ -9,13 +9,10 @@ engine always reads (a thread of its own), and the web process writes from a thr
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -23,16 +20,12 @@ from typing import IO, Protocol
 
 from webapp.manager.health import EngineExit
 from webapp.manager.messages import Command, Message, Shutdown, WarmUp, as_read, pack, read_message
-from webapp.weights.child_process import write_frame
+from webapp.weights.child_process import close_pipes, start_process, write_frame
 
 LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0
 KILL_GRACE_S = 10.0
 AHEAD_KEPT_S = 600.0
-# Runs with exactly the module path of the web process. Not `-m`: that would put the working directory in front of it.
-# Not multiprocessing: its spawn runs the web process's main module again (wsgi.py makes an app) and leaves a resource
-# tracker process behind.
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.manager.loop import main; main()"
 
 OnMessage = Callable[[Message], None]
 OnExit = Callable[[EngineExit], None]
@@ -59,8 +52,8 @@ class EngineClient(Protocol):
 EngineStarter = Callable[[OnMessage, OnExit], EngineClient]
 
 
-ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONUNBUFFERED": "1"}
-ENVIRONMENT_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+BOOT = "from webapp.manager.loop import main; main()"
+ENVIRONMENT_DEFAULTS = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 """OpenMP threads that spin while they wait stand in each other's way when other programs want the cores: 2 threads on 2
 busy cores wrote 3.6 tokens/s spinning and 40 sleeping (6 x 192 model). glibc keeps freed blocks of up to 32 MB in its
 heap unless told otherwise: 852 MB instead of 794 at the peak of a load (RWKV-7, 4 x 768, fp32)."""
@@ -83,16 +76,7 @@ class ProcessEngineClient:
         self._on_message, self._on_exit = on_message, on_exit
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._last_words = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, *(os.path.abspath(entry) for entry in sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            close_fds=True,  # no listening socket, no database
-            env={**ENVIRONMENT_DEFAULTS, **os.environ, **ENVIRONMENT},
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+        self._process = start_process(BOOT, ENVIRONMENT_DEFAULTS, stderr=subprocess.PIPE)
         self._threads = {
             role: threading.Thread(target=target, name=f"roost-engine-{role}", daemon=True)
             for role, target in (("writer", self._write), ("stderr", self._listen), ("reader", self._read))
@@ -130,10 +114,7 @@ class ProcessEngineClient:
         for thread in self._threads.values():
             if thread is not threading.current_thread():
                 thread.join(TERMINATE_GRACE_S)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        close_pipes(self._process)
 
     def _write(self) -> None:
         pipe = _existing(self._process.stdin)

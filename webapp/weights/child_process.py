@@ -10,7 +10,9 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 HEADER = struct.Struct(">Q")
@@ -23,6 +25,34 @@ class Pipe(Protocol):
     def read(self, size: int = -1, /) -> bytes | None: ...
 
     def write(self, data: Any, /) -> int | None: ...
+
+
+def start_process(code: str, defaults: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that runs ``code``, with its standard input and output as unbuffered pipes. ``defaults``:
+    environment variables it gets unless they are set. OSError.
+
+    It has exactly the module path of this process. Not `-m`: that would put the working directory in front of it. Not
+    multiprocessing: its spawn runs this process's main module again (wsgi.py makes an app) and leaves a resource
+    tracker process behind.
+    """
+    boot = f"import sys; sys.path[:] = sys.argv[1:]\n{code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", boot, *(os.path.abspath(entry) for entry in sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        close_fds=True,  # no listening socket, no database
+        env={**defaults, **os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"},
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        **options,
+    )
+
+
+def close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def framed(payload: bytes) -> bytes:

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from webapp.engine.state import ModelConfig
 from webapp.errors import FileReadingFailed, error_from_dict
 from webapp.i18n import Text, text_from_plain
+from webapp.weights.child_process import close_pipes, framed, read_frame, start_process, write_frame
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
 from webapp.weights.model_folder import stamp_of
@@ -51,9 +51,7 @@ DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES = 20.0, 512 << 20, 
 START_S = 20.0
 WATCH_S = 0.05
 CLOSE_S = 0.5
-# As the engine's: exactly the module path of this process, and none of its main module.
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.weights.reader_process import main; main()"
-ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+BOOT = "from webapp.weights.reader_process import main; main()"
 ENVIRONMENT_DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads take memory before any work
 Answer = TypeVar("Answer")
 _decoders: dict[Any, Any] = {}
@@ -146,7 +144,7 @@ class ReaderProcess:
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return None
-        _close_pipes(process)
+        close_pipes(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(0.2)
         process.kill()
@@ -265,19 +263,19 @@ class FileReader:
 
         from webapp.weights.reader_process import HERE
 
+        name = shown or str(next(iter(paths), ""))
         try:
             reply = self._process.call(operation, arguments, _grown(limits, paths))
         except ReadingStopped as exc:
             if len(paths) == 1:  # of several nobody knows which it was
                 self._failed.add(paths[0], exc.reason, exc.is_lasting)
-            raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=exc.reason) from None
+            raise FileReadingFailed(path=name, reason=exc.reason) from None
         except OSError as exc:
-            reason = Text("reason.weights.reader_does_not_start")
-            raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=reason) from exc
+            raise FileReadingFailed(path=name, reason=Text("reason.weights.reader_does_not_start")) from exc
         if reply.outcome == "refused":
             told: dict[str, Any] = msgspec.msgpack.decode(reply.value)
             if told["params"].get("path") == HERE:
-                told["params"]["path"] = shown or str(next(iter(paths), ""))
+                told["params"]["path"] = name
             raise error_from_dict(told)
         return decoded(reply.value, answer)
 
@@ -306,16 +304,7 @@ def _state_limits(*paths: str | Path) -> Limits:
 
 def _start() -> subprocess.Popen[bytes]:
     """A fresh interpreter that has said it is ready; OSError when it does not."""
-    from webapp.weights.child_process import read_frame
-
-    process = subprocess.Popen(
-        [sys.executable, "-c", BOOT, *(os.path.abspath(entry) for entry in sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        env={**ENVIRONMENT_DEFAULTS, **os.environ, **ENVIRONMENT},
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-    )
+    process = start_process(BOOT, ENVIRONMENT_DEFAULTS)
     try:
         with _Watch(process, Limits(START_S)):
             assert process.stdout is not None
@@ -323,24 +312,16 @@ def _start() -> subprocess.Popen[bytes]:
     except BaseException as exc:
         process.kill()
         process.wait()
-        _close_pipes(process)
+        close_pipes(process)
         if isinstance(exc, EOFError):
             raise OSError("it ended before it was ready") from exc
         raise
     return process
 
 
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
 def _exchange(process: subprocess.Popen[bytes], request: Request, reply_bytes: int) -> Reply:
     import msgspec
 
-    from webapp.weights.child_process import framed, read_frame, write_frame
     from webapp.weights.reader_process import Reply
 
     assert process.stdin is not None and process.stdout is not None
