@@ -53,7 +53,7 @@ def load(path: Path, strategy: str, logits: Path) -> dict[str, Any]:
 
 def load_here(path: str, strategy: str, logits: str) -> None:
     from tests.engine.driving import forward, load_backend
-    from webapp.cli.convert import peak_rss_bytes
+    from webapp.manager.health import peak_bytes
 
     with open(path, "rb") as file:
         while file.read(16 << 20):
@@ -67,7 +67,7 @@ def load_here(path: str, strategy: str, logits: str) -> None:
     found = {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
-        "peak_rss_mb": round((peak_rss_bytes() or 0) / 1e6),
+        "peak_rss_mb": round((peak_bytes(os.getpid()) or 0) / 1e6),
     }
     print(json.dumps(found))
 

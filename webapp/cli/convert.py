@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n.terminal import t
+from webapp.manager.health import peak_bytes
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
 from webapp.weights.convert.plan import CONVERSIONS, ConversionOptions, ConversionProgress, default_name
@@ -120,7 +122,7 @@ class Printer:
             "size_bytes": converted.size_bytes,
             "tensors": converted.tensors,
             "seconds": round(time.monotonic() - self._started, 2),
-            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_rss_bytes": peak_bytes(os.getpid()),
         }
         if self._each_line:
             _line({"event": "done", **result})
@@ -145,18 +147,6 @@ class Printer:
     def _end_line(self) -> None:
         if sys.stderr.isatty():
             print(file=sys.stderr)
-
-
-def peak_rss_bytes() -> int | None:
-    """None on Windows. Linux counts in ``ru_maxrss`` what the process that started this one held just then, too."""
-    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status", encoding="ascii") as status:
-        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
 def _line(content: dict[str, Any]) -> None:

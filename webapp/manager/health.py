@@ -285,3 +285,19 @@ def resident_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def peak_bytes(pid: int) -> int | None:
+    """The most main memory the process had at once; None where the system does not keep it (macOS: but its own)."""
+    import psutil
+
+    with contextlib.suppress(OSError, StopIteration), open(f"/proc/{pid}/status", encoding="latin-1") as file:
+        return int(next(line for line in file if line.startswith("VmHWM:")).split()[1]) * 1024
+    with contextlib.suppress(psutil.Error, AttributeError):
+        return int(psutil.Process(pid).memory_info().peak_wset)  # Windows
+    if pid == os.getpid():
+        with contextlib.suppress(ImportError):
+            import resource
+
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes there
+    return None

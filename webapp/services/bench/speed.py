@@ -27,6 +27,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.client import EngineStarter
+from webapp.manager.health import peak_bytes, resident_bytes
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
@@ -106,7 +107,9 @@ class AskedContestant:
         return {"tokens_per_s": run["prefill_tokens_per_s"], "first_token_ms": run["first_token_ms"]}
 
     def memory(self) -> dict[str, float | None]:
-        return {"rss_mb": rss_mb(self.pid()), "peak_mb": peak_mb(self.pid())}
+        pid = self.pid()
+        sizes = (resident_bytes(pid), peak_bytes(pid)) if pid else (0, 0)
+        return {name: _mb(size) for name, size in zip(("rss_mb", "peak_mb"), sizes, strict=True)}
 
 
 @dataclass
@@ -308,7 +311,7 @@ def bench_document(
         "model": model,
         "engine_rss_mb": mine["memory"]["rss_mb"],
         "engine_peak_mb": mine["memory"]["peak_mb"],
-        "host_rss_mb": rss_mb(os.getpid()),
+        "host_rss_mb": _mb(resident_bytes(os.getpid())),
         "prompt_tokens": plan.prompt_tokens,
         "tokens": plan.tokens,
         "bandwidth": share_of_bandwidth(found[ours.name], model["bytes_a_token"], bandwidth, threads),
@@ -436,23 +439,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def rss_mb(pid: int | None) -> float | None:
-    return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else None
-
-
-def peak_mb(pid: int | None) -> float | None:
-    """The most main memory the process had at once; None where the system does not keep it."""
-    if not pid:
-        return None
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    except OSError:
-        pass
-    peak = getattr(psutil.Process(pid).memory_info(), "peak_wset", None)  # Windows
-    return round(peak / 1e6, 1) if peak else None
+def _mb(size: int | None) -> float | None:
+    return round(size / 1e6, 1) if size else None
 
 
 def default_threads() -> int:
