@@ -21,7 +21,8 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
 from webapp.services.chat.turns import ChatTurns
-from webapp.services.presets.presets import Presets, Sampling, mode_of, published_sampling
+from webapp.services.presets.presets import Presets
+from webapp.services.presets.published import Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import Person
 from webapp.storage.presets import Preset

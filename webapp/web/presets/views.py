@@ -17,7 +17,7 @@ from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
 from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
-from webapp.services.presets.presets import published_sampling
+from webapp.services.presets.published import published_sampling
 from webapp.services.states import StateEntry, StateLibrary
 from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept
