@@ -159,6 +159,9 @@ function escape(event) {
 // The answer being written
 on("answering", (frame) => {
   if (answering && !frame.message) document.body.dispatchEvent(new Event("roost:answered"));
+  // said once, as is the answer when it is whole
+  const announcer = document.getElementById("announcer");
+  if (frame.message && !answering) announcer.textContent = announcer.dataset.begins;
   setAnswering(frame.message);
   clearArrived();
 });

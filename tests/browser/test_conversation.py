@@ -28,6 +28,7 @@ def test_while_an_answer_streams_the_composer_offers_to_stop_it(start, visit):
     wait_streaming(page)
     expect(page, ".stop").to_be_visible()
     expect(page, "#send").to_be_hidden()
+    expect(page, "#announcer").to_have_text(text("status.answering"))
     page.click(".stop")
     wait_done(page)
     expect(page, "#send").to_be_visible()
@@ -180,8 +181,9 @@ def test_an_answer_is_announced_once_at_its_end(roost, visit):
     page.evaluate("""() => { window.said = []; new MutationObserver(() => said.push(announcer.textContent))
         .observe(announcer, {childList: true}); }""")
     ask(page)
-    until(page, "said.length")
-    said = page.evaluate("said")  # at once: the answer is complete
+    begins = text("status.answering")
+    until(page, f"said.length && said.at(-1) !== '{begins}'")
+    said = [words for words in page.evaluate("said") if words != begins]  # at once: the answer is complete
     assert len(said) == 1 and said[0].startswith(text("chat.message.announce", text="Birds perch"))
 
 
