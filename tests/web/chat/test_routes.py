@@ -223,7 +223,7 @@ def test_tokens_read_again_are_counted_over_the_branch(roost):
 
 def test_the_model_menu_lists_loads_and_unloads(roost):
     menu = roost.get("/status/menu", **{"HX-Request": "true"})
-    assert "roost-starter-v7.safetensors" in menu and "RWKV-7" in menu
+    assert "roost-starter-v7.safetensors" in menu and "RWKV-7" in menu and 'href="/models#known"' in menu
     roost.post("/status/load", model="roost-starter-v7.safetensors")
     assert roost.app.extensions["model_manager"].wait_ready(60).phase == "ready"
     assert "/status/unload" in roost.get("/status/menu", **{"HX-Request": "true"})
