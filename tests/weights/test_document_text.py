@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import zipfile
 import zlib
 
 import pytest
@@ -135,3 +137,60 @@ def test_a_document_that_takes_too_long_is_ended(reader, tmp_path, monkeypatch):
 def test_more_pages_than_are_read_are_refused(reader, tmp_path):
     with raises_code("document_unreadable"):
         text_of(reader, tmp_path, pages(*[says("x")] * (document_text.MOST_PAGES + 1)), "pdf")
+
+
+WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+
+
+def docx(body: bytes | str, name: str = "word/document.xml", picture: bytes = b"") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, body)
+        archive.writestr("word/media/image1.png", picture, zipfile.ZIP_STORED)
+    return out.getvalue()
+
+
+def word(inner: str, head: str = "", picture: bytes = b"") -> bytes:
+    body = f'{head}<w:document xmlns:w="{WORD}" xmlns:mc="urn:mc"><w:body>{inner}</w:body></w:document>'
+    return docx(body, picture=picture)
+
+
+def runs(*texts: str) -> str:
+    return "<w:p>" + "".join(f"<w:r><w:t>{text}</w:t></w:r>" for text in texts) + "</w:p>"
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        (runs("Two ", "runs &amp; 台") + runs("next"), "Two runs & 台\nnext"),
+        ("<w:p><w:r><w:t>a</w:t><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r></w:p>", "a\tb\nc"),
+        (f"<w:tbl><w:tr><w:tc>{runs('1')}</w:tc><w:tc>{runs('2')}</w:tc></w:tr></w:tbl>{runs('x')}", "1\t2\nx"),
+        ("<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:r><w:t>here</w:t></w:r></w:p>", "here"),
+        (f"<mc:Choice>{runs('box')}</mc:Choice><mc:Fallback>{runs('box')}</mc:Fallback>", "box"),
+    ],
+)
+def test_a_word_file_is_what_a_reader_sees(reader, tmp_path, inner, expected):
+    assert text_of(reader, tmp_path, word(inner), "docx") == expected
+
+
+LAUGHS = (
+    "<!DOCTYPE d [<!ENTITY a0 'ha'>" + "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10)) + "]>"
+)
+HOSTILE_WORD = {
+    "no zip": b"PK\3\4 word/document.xml",
+    "cut off": word(runs("text"))[:-30],
+    "no document in it": docx("x", "word/styles.xml"),
+    "no text": word("<w:p/>"),
+    "broken XML": docx("<w:p"),
+    "laughs": word(runs("&a9;"), LAUGHS),
+    "another file": word(runs("&f;"), "<!DOCTYPE d [<!ENTITY f SYSTEM 'file:///etc/hostname'>]>"),
+    "a bomb": lambda: docx(b"<a>" + b"x" * (1 << 28)),
+    "many paragraphs": lambda: word(runs("word " * 100) * 10_000),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE_WORD.values(), ids=HOSTILE_WORD)
+def test_a_hostile_word_file_is_an_error_in_bounded_time(reader, tmp_path, data):
+    with raises_code("document_unreadable", "file_reading_failed"):
+        text_of(reader, tmp_path, data() if callable(data) else data, "docx")
+    assert text_of(reader, tmp_path, word(runs("fine")), "docx") == "fine"

@@ -1,13 +1,16 @@
-"""Text files in a chat: how they come in, what they cost to read, and their texts for prompts and searches.
+"""Files in a chat: how they come in, what they cost to read, and their texts for prompts and searches.
 
-The text is told by the file's bytes (UTF-8, UTF-16, UTF-32 or GB18030); its name says nothing.
+What a file is is told by its bytes: text (UTF-8, UTF-16, UTF-32 or GB18030), or a PDF or Word file, whose text the
+process that reads model files reads as well. Its name says nothing. Only the text is kept.
 """
 
 from __future__ import annotations
 
 import codecs
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from webapp.chat.messages import Message, ReadMode, Role, attached_files, display_name, fenced, with_files
 from webapp.errors import RequestError, RoostError
@@ -119,8 +122,17 @@ def _is_binary(text: str) -> bool:
     return controls > len(text) * MOST_CONTROLS
 
 
+def document_kind(data: bytes) -> str:
+    """``pdf`` or ``docx`` (Word); "" for what may be text."""
+    if b"%PDF-" in data[:1024]:
+        return "pdf"
+    return "docx" if data.startswith(b"PK\x03\x04") and b"word/document.xml" in data else ""
+
+
 FILE_BYTES = 2_000_000
 FILE_LIMIT = "2 MB"
+DOCUMENT_BYTES = 20_000_000
+DOCUMENT_LIMIT = "20 MB"
 ROOM = Room(most_files=20, most_bytes=8_000_000, text="8 MB")
 WHOLE_TOKENS = 8_000
 """Up to here a file is read whole unless the person says otherwise: a minute of reading on a slow machine, and about
@@ -138,24 +150,33 @@ class Attachments:
         self._most_tokens = settings.max_prompt_tokens
 
     def check(self, name: str, data: bytes) -> str:
-        """The text in a file; the ``attachment_error`` that says why there is none. Stores nothing."""
-        shown = display_name(name)
-        if len(data) > FILE_BYTES:
-            raise RoostError("attachment_too_large", name=shown, limit=FILE_LIMIT)
-        text = decode_text(shown, data).text
+        """The text in a file. Stores nothing. Raises the ``attachment_error`` that says why there is none,
+        for documents ``document_unreadable`` or FileReadingFailed."""
+        shown, kind = display_name(name), document_kind(data)
+        if len(data) > (DOCUMENT_BYTES if kind else FILE_BYTES):
+            raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT if kind else FILE_LIMIT)
+        text = self._document_text(shown, kind, data) if kind else decode_text(shown, data).text
         if not text.strip():
             raise RoostError("attachment_empty", name=shown)
         return text
 
-    def attach(self, chat_id: str, name: str, data: bytes) -> Attachment:
-        """Stores it in the chat for the next message. Raises what :meth:`check` does, and ``attachments_full``."""
-        shown, text = display_name(name), self.check(name, data)
+    def attach(self, chat_id: str, name: str, data: bytes, text: str | None = None) -> Attachment:
+        """Stores it in the chat for the next message. ``text``: what :meth:`check` found; without it, it is asked, and
+        raises. Raises ``attachments_full``."""
+        shown, text = display_name(name), self.check(name, data) if text is None else text
         tokenizer = self._tokenizer()
         tokens = _count(shown, text, tokenizer) if tokenizer else None
         is_short = len(text) <= WHOLE_CHARACTERS if tokens is None else tokens <= WHOLE_TOKENS
         mode = ReadMode.WHOLE if is_short else ReadMode.SEARCH
         vocabulary = tokenizer.name if tokenizer else ""
-        return self.store.add(chat_id, shown, text, len(data), mode, ROOM, tokens, vocabulary)
+        size = len(text.encode("utf-8", "replace")) if document_kind(data) else len(data)
+        return self.store.add(chat_id, shown, text, size, mode, ROOM, tokens, vocabulary)
+
+    def _document_text(self, name: str, kind: str, data: bytes) -> str:
+        with tempfile.TemporaryDirectory(prefix="roost-") as folder:
+            path = Path(folder) / f"given.{kind}"
+            path.write_bytes(data)
+            return self._manager.library.reader.document_text(path, kind, name)
 
     def pending(self, chat_id: str) -> list[Attachment]:
         """Counted with the vocabulary of the model that is chosen now."""

@@ -204,7 +204,7 @@ class StateLibrary:
         return name
 
     def read_text(self, data: bytes, kind: str, name: str) -> str:
-        """Of a document, ``pdf`` or ``html``; errors as of :meth:`FileReader.document_text`."""
+        """Of a document, ``pdf``, ``docx`` or ``html``; errors as of :meth:`FileReader.document_text`."""
         with self._part() as part:
             with placing.writing(self.folder):
                 part.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The text of a document that a person brings: PDF by pypdf, HTML by Python's own parser.
+"""The text of a document that a person brings: PDF by pypdf, Word and HTML by Python's own parsers.
 
 Only the reader process (:mod:`.reader_process`) calls this: a file made to take time or memory ends there.
 """
@@ -16,6 +16,7 @@ MOST_PAGES = 500
 MOST_CHARS = 2_000_000
 """Many times what a state can be made of."""
 UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
+DOCX_BREAKS = {"p": "\n", "br": "\n", "cr": "\n", "tr": "\n", "tab": "\t", "noBreakHyphen": "-"}
 BLOCKS = re.compile(
     "address|article|aside|blockquote|br|d[dlt]|div|figcaption|footer|form|h[1-6r]|header|li|main|nav|ol|p|pre|section|"
     "table|t[dhr]|ul"
@@ -54,6 +55,40 @@ def pdf_text(path: Path) -> str:
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     if not text:
         raise _unreadable(path, Text("reason.weights.pdf_has_no_text", pages=count))
+    return text
+
+
+def docx_text(path: Path) -> str:
+    """A line a paragraph, a row of a table with its cells apart by tabs; without notes, comments and what was deleted
+    (ECMA-376, part 1, 17). ``document_unreadable`` for what is damaged, too long or has no text."""
+    import zipfile
+    from xml.etree import ElementTree
+
+    pieces: list[str] = []
+    length = doubled = 0
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("word/document.xml") as body:
+            for event, node in ElementTree.iterparse(body, ("start", "end")):
+                name = node.tag.rpartition("}")[2]
+                if name == "Fallback":  # the same once more, for old programs
+                    doubled += 1 if event == "start" else -1
+                if event == "start" or doubled:
+                    continue
+                if name == "tc" and pieces[-1:] == ["\n"]:
+                    pieces[-1] = "\t"
+                elif piece := (node.text or "") if name == "t" else DOCX_BREAKS.get(name, ""):
+                    pieces.append(piece)
+                    length += len(piece)
+                if length > MOST_CHARS:
+                    raise _unreadable(path, Text("reason.weights.too_much_text", limit=MOST_CHARS))
+                node.clear()
+    except (WeightsError, MemoryError):
+        raise
+    except Exception as exc:  # as for PDF
+        raise _unreadable(path, Text("reason.weights.docx_is_damaged", error=type(exc).__name__)) from exc
+    text = re.sub(r"[ \t]+\n", "\n", "".join(pieces)).strip()
+    if not text:
+        raise _unreadable(path, Text("reason.weights.html_has_no_text"))
     return text
 
 

@@ -200,8 +200,8 @@ class FileReader:
         return self._call(StateMeasures, "state_measures", paths, given, _state_limits(*paths), path.name)
 
     def document_text(self, path: Path, kind: str, name: str) -> str:
-        """The text of a document, ``pdf`` or ``html``, that a person brought as ``name``; nothing is remembered of a
-        file that failed. ``document_unreadable`` and FileReadingFailed say why there is none."""
+        """The text of a document, ``pdf``, ``docx`` or ``html``, that a person brought as ``name``; nothing is
+        remembered of a file that failed. ``document_unreadable`` and FileReadingFailed say why there is none."""
         limits = Limits(DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES)
         return self._call(str, "document_text", (), (_sent(path), kind), limits, name)
 

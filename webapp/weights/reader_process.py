@@ -101,10 +101,11 @@ def state_measures(path: bytes, other: bytes) -> StateMeasures:
 
 
 def document_text(path: bytes, kind: str) -> str:
-    """The text of a PDF or an HTML file (UTF-8)."""
-    from webapp.weights.document_text import html_text, pdf_text
+    """The text of a PDF, a Word or an HTML file (UTF-8)."""
+    from webapp.weights.document_text import docx_text, html_text, pdf_text
 
-    return pdf_text(Path(os.fsdecode(path))) if kind == "pdf" else html_text(Path(os.fsdecode(path)))
+    reads = {"pdf": pdf_text, "docx": docx_text, "html": html_text}
+    return reads[kind](Path(os.fsdecode(path)))
 
 
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:

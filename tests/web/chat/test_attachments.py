@@ -7,6 +7,8 @@ from html import escape
 
 import pytest
 
+from tests.weights.test_document_text import docx, needs_pypdf, pages, runs, word
+from tests.weights.test_document_text import says as pdf_page
 from tests.wording import is_refused, says
 from webapp.chat.messages import attached_files
 from webapp.services.attachments import FILE_BYTES, ROOM
@@ -112,7 +114,9 @@ def test_the_page_of_a_file_shows_it_escaped_and_gives_it_back(roost):
     ("name", "data", "status", "code"),
     [
         ("x.txt", b"\x00\x01" * 50, 422, "attachment_not_text"),
-        ("x.pdf", b"%PDF-1.4 text", 422, "attachment_not_text"),
+        ("x.pdf", b"%PDF-1.4 text", 422, "document_unreadable"),
+        ("x.docx", docx("<w:p"), 422, "document_unreadable"),
+        ("x.xlsx", docx("x", "xl/workbook.xml"), 422, "attachment_not_text"),
         ("x.txt", b"  ", 422, "attachment_empty"),
         ("<img src=x>.txt", bytes(9), 422, "attachment_not_text"),
         ("big.txt", b"a" * (FILE_BYTES + 1), 413, "attachment_too_large"),
@@ -122,6 +126,17 @@ def test_what_cannot_be_attached_begins_no_chat(roost, name, data, status, code)
     found, headers, page = attach(roost, "", name, data)
     assert (found, headers["Roost-Chat"]) == (status, "") and is_refused(page, code)
     assert escape(name) in page and "<img" not in page
+
+
+@needs_pypdf
+def test_of_a_pdf_or_word_file_the_text_is_attached(roost):
+    chat_id = attach(roost, "", "bird.pdf", pages(pdf_page("Herons wait.")))[1]["Roost-Chat"]
+    big = word(runs("x" * 60) * 10, picture=bytes(FILE_BYTES))
+    assert attach(roost, chat_id, "Brief.docx", big)[0] == 200
+    pdf, letter = pending(roost, chat_id)
+    assert (pdf.size_bytes, letter.size_bytes) == (len("Herons wait."), 609)
+    with urllib.request.urlopen(f"{roost.url}/chat/{chat_id}/files/{pdf.id}/download") as answer:
+        assert answer.read() == b"Herons wait." and "bird.pdf.txt" in answer.headers["Content-Disposition"]
 
 
 def test_fifty_megabytes_are_refused_before_they_are_read(roost):

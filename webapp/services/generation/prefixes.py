@@ -29,7 +29,14 @@ from webapp.i18n import Text
 from webapp.manager.library import Stamp, stamp_of
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
-from webapp.services.attachments import FILE_BYTES, FILE_LIMIT, decode_text
+from webapp.services.attachments import (
+    DOCUMENT_BYTES,
+    DOCUMENT_LIMIT,
+    FILE_BYTES,
+    FILE_LIMIT,
+    decode_text,
+    document_kind,
+)
 from webapp.services.generation.request import (
     EncodedPrompt,
     PreparedPrompt,
@@ -248,8 +255,6 @@ _NOT_ALONE = {
 }
 
 
-DOCUMENT_BYTES = 20_000_000
-DOCUMENT_LIMIT = "20 MB"
 HTML_NAME = re.compile(r"\.x?html?$", re.IGNORECASE)
 HTML_BEGINS = re.compile(
     r"\s*(<\?xml[^>]{0,200}>\s*)?(<!--.{0,500}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL
@@ -257,14 +262,14 @@ HTML_BEGINS = re.compile(
 
 
 def read_document(states: StateLibrary, name: str, data: bytes) -> str:
-    """The text of a file a person brought: text or Markdown as it is, HTML and PDF by the reader's process. Raises
+    """The text of a file a person brought: text or Markdown as it is, others by the reader's process. Raises
     ``attachment_too_large``, ``attachment_not_text``, ``attachment_empty``, ``document_unreadable`` or
     FileReadingFailed."""
     shown = display_name(name)
     if len(data) > DOCUMENT_BYTES:
         raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT)
-    if b"%PDF-" in data[:1024]:
-        return states.read_text(data, "pdf", shown)
+    if kind := document_kind(data):
+        return states.read_text(data, kind, shown)
     if len(data) > FILE_BYTES:
         raise RoostError("attachment_too_large", name=shown, limit=FILE_LIMIT)
     text = decode_text(shown, data).text

@@ -338,9 +338,9 @@ class Commands:
     def attach(self, command: Command, name: str, data: bytes) -> CommandResult:
         """A file for the next message. A chat that has not begun begins with it: nothing is lost by a reload."""
         self._check_own(command)
-        self.page.files.check(name, data)
+        text = self.page.files.check(name, data)
         chat_id = command.chat_id or self._new_chat(command, "")
-        self.page.files.attach(chat_id, name, data)
+        self.page.files.attach(chat_id, name, data, text)
         self.page.news.publish(self.page.list_topic, chat_topic(chat_id))
         return CommandResult(chat_id, is_new_chat=not command.chat_id)
 

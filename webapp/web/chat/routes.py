@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text
-from webapp.services.attachments import FILE_BYTES, ROOM
+from webapp.services.attachments import DOCUMENT_BYTES
 from webapp.services.chat.asides import MAX_TOKENS, ask_aside
 from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
@@ -83,7 +83,7 @@ UNDO = re.compile(r"(restore_chat|restore_message|restore_beside|unarchive_chat)
 QUERY_CHARS = 200
 FORM_BYTES = 2 << 20
 """Of a form's fields without its files: a long message in a script of three bytes a character."""
-UPLOAD_BYTES = ROOM.most_bytes + FORM_BYTES
+UPLOAD_BYTES = DOCUMENT_BYTES + FORM_BYTES
 NAME_BYTES = 1000
 CHAT_HEADER = "Roost-Chat"
 """Of the answer to an upload: the chat the file is in, which may have begun with it; "" where there is none."""
@@ -475,7 +475,7 @@ def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
     for upload in request.files.getlist("file"):
         if not upload.filename:  # a form whose file field was left empty
             continue
-        data = upload.stream.read(FILE_BYTES + 1)
+        data = upload.stream.read(DOCUMENT_BYTES + 1)
         try:
             command = Command("attach", "", chat_id, fields)
             chat_id = fields.values["chat"] = commands.attach(command, upload.filename[:NAME_BYTES], data).chat_id
@@ -491,9 +491,11 @@ def file(chat_id: str, attachment_id: str) -> Response:
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>/download")
 def file_text(chat_id: str, attachment_id: str) -> Response:
-    """In UTF-8, whatever it came in."""
+    """In UTF-8, whatever it came in; of a document the text alone is kept."""
     store = chat_context().files.store
-    return download(store.text(chat_id, attachment_id), "text/plain", store.get(chat_id, attachment_id).name)
+    name = store.get(chat_id, attachment_id).name
+    ending = ".txt" if name.lower().endswith((".pdf", ".docx")) else ""
+    return download(store.text(chat_id, attachment_id), "text/plain", name + ending)
 
 
 blueprint.register_blueprint(attachments)

@@ -23,7 +23,7 @@ from webapp.chat.events import Finished, Waiting
 from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
-from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
+from webapp.services.attachments import DOCUMENT_BYTES, WHOLE_TOKENS
 from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
 from webapp.services.chat.side_by_side import Beside, tally
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
@@ -91,7 +91,7 @@ def chat_page(
             "tools": tool_switch(page, chat),
             "attached": attached(page, chat.id),
             "text": text,
-            "file_bytes": FILE_BYTES,
+            "file_bytes": DOCUMENT_BYTES,
             "counts": COUNTS,
             "count": token_count(page, chat, text),
         },
