@@ -41,9 +41,10 @@ from webapp.engine.scheduler import (
     TokenIds,
     keyed_digest,
 )
+from webapp.engine.sequence_snapshots import SequenceSnapshots, put_back, slot_of
 from webapp.engine.snapshot_store import Snapshot, SnapshotStore
 from webapp.engine.state import RecurrentState
-from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RequestError, as_roost_error
+from webapp.errors import EngineCrashed, ModelError, RequestError, as_roost_error
 from webapp.i18n import Text
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,6 @@ DRAFT_TOTALS = ("drafted_tokens", "draft_hits")
 """Tokens guessed, and how many of them came true."""
 MOST_DRAFTING = 4
 """With more answers in a step the processor has enough to do without guesses."""
-SNAPSHOT_EVERY = 256
-"""Tokens of a long answer between two snapshots."""
-PARTS_SHARE = 4
-"""The snapshots before parts of one answer take no more than this part of the memory for all."""
-WORTH_LASTING = 512
-"""So many tokens read at a time are worth a file, whatever they are read for."""
 ROUNDED = 0.01
 """How much of the largest value another may be off in a state that was read back: bfloat16 rounds by 0.004 of it."""
 FAILURES_IN_A_ROW = 5
@@ -108,6 +103,7 @@ class LLMEngine:
         self.max_sequences = min(max_sequences, backend.max_slots)
         self.scheduler = Scheduler(self.max_sequences, prefill_chunk or backend.prefill_tokens)
         self.snapshots = SnapshotStore(state_cache_bytes) if snapshots is None else snapshots
+        self._keeping = SequenceSnapshots(backend, self.snapshots)
         self._batches = BatchMaker(self.config.vocab_size, banned_token_ids)
         max_snapshots = self.snapshots.limit_bytes // self.config.state_bytes()
         self._factory = SequenceFactory(self.config, penalty_exempt_token_ids, constraint_factory, max_snapshots)
@@ -251,7 +247,7 @@ class LLMEngine:
             return
         [probe] = probes
         sequence = self.scheduler.running[0]
-        slot = _slot(sequence)
+        slot = slot_of(sequence)
         saved = self.backend.save(slot)
         try:
             advance(self.backend, [probe], [slot])
@@ -329,11 +325,11 @@ class LLMEngine:
         draft = sequence.draft(drafting) if drafting else ()
         if draft:
             try:
-                sequence.before_draft = sequence.position, self.backend.save(_slot(sequence))
+                sequence.before_draft = sequence.position, self.backend.save(slot_of(sequence))
             except Exception:  # no memory for the state: no guesses
                 draft = ()
         end = sequence.position + len(pending) + len(draft)
-        return Piece(sequence, Row(_slot(sequence), pending + draft, "all" if draft else "last"), end, draft)
+        return Piece(sequence, Row(slot_of(sequence), pending + draft, "all" if draft else "last"), end, draft)
 
     def _run(self, pieces: list[Piece]) -> None:
         """One step of the backend. If it fails, each row is tried by itself: only those end that cannot go on."""
@@ -381,7 +377,7 @@ class LLMEngine:
         for piece in pieces:
             if piece.sequence.releasable and piece.sequence.status is SequenceStatus.DECODING:
                 self._tell(piece.sequence)
-            self._snapshot_on_the_way(piece.sequence, before.get(id(piece.sequence)))
+            self._keeping.on_the_way(piece.sequence, before.get(id(piece.sequence)))
 
     def _holds(self, piece: Piece, held: int) -> bool:
         """After a token was drawn: whether it is the next guess. At the end of a draft, puts the state back before it
@@ -398,17 +394,10 @@ class LLMEngine:
             sequence.drafter.judge(len(draft), held)
         if not is_over:
             try:
-                self._put_back(sequence)
+                put_back(self.backend, sequence)
             except Exception as exc:
                 self._fail(sequence, exc)
         return False
-
-    def _put_back(self, sequence: Sequence) -> None:
-        """The state without the guesses in it."""
-        if sequence.before_draft is not None:
-            sequence.position, saved = sequence.before_draft
-            sequence.before_draft = None
-            self.backend.restore(_slot(sequence), saved)
 
     def _took_prompt(self, sequence: Sequence, logits: Logits, line: int) -> bool:
         """After a chunk of its prompt; True when that was the last and its first token is to be sampled."""
@@ -418,7 +407,7 @@ class LLMEngine:
                 return False
             is_whole, is_parted = sequence.position == sequence.prompt_length, sequence.sampling.parts is not None
             begun = logits.to_numpy([line])[0].copy() if is_whole or is_parted else None
-            self._snapshot(sequence, begun, lasts=is_whole or not is_parted)
+            self._keeping.keep(sequence, begun, lasts=is_whole or not is_parted)
         if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
             request_id = sequence.request.request_id
             self._events.append(PrefillProgress(request_id, sequence.position, sequence.prompt_length))
@@ -484,7 +473,7 @@ class LLMEngine:
     def _finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends it, keeps its state unless that broke, gives the slot back and sends what was held back."""
         if error is None and sequence.position:
-            self._snapshot_end(sequence)
+            self._keeping.at_end(sequence)
             if sequence.request.is_kept:
                 keep = (sequence.prompt_length, sequence.position)
                 self.snapshots.retire(sequence.snapshot_digest, sequence.consumed_token_ids, keep)
@@ -511,68 +500,6 @@ class LLMEngine:
             raise error
         self._finish(sequence, FinishReason.ERROR, error=error)
 
-    def _snapshot_end(self, sequence: Sequence) -> None:
-        """The state at an answer's end, which has consumed all but its last token: an answer that ends inside a draft
-        gets there by a step of its own."""
-        try:
-            self._put_back(sequence)
-            late = tuple(sequence.pending_token_ids[:-1]) if sequence.status is SequenceStatus.DECODING else ()
-            if late and self.snapshots.limit_bytes:
-                self.backend.step([Row(_slot(sequence), late, "nothing")])
-                sequence.position += len(late)
-        except Exception:
-            log.warning("the state at an answer's end could not be kept", exc_info=True)
-        else:
-            self._snapshot(sequence)
-
-    def _snapshot_on_the_way(self, sequence: Sequence, logits: FloatArray | None) -> None:
-        """Of a long answer, so that little is read again where the engine ends before it does; and where a part of it
-        begins, with the ``logits`` the state ended with."""
-        written = sequence.position - sequence.prompt_length
-        is_due = sequence.request.is_kept and written >= sequence.snapshot_after + SNAPSHOT_EVERY
-        if is_due and sequence.status is SequenceStatus.DECODING and sequence.before_draft is None:
-            sequence.snapshot_after = written
-            self._snapshot(sequence)
-        parts = sequence.sampling.parts
-        if parts is not None and parts.begins_part and sequence.status is SequenceStatus.DECODING:
-            self._snapshot_part(sequence, logits)
-
-    def _snapshot_part(self, sequence: Sequence, logits: FloatArray | None) -> None:
-        """In memory alone. Of more parts than :data:`PARTS_SHARE` allows, every second goes, and so on."""
-        sequence.parts_begun += 1
-        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
-        if sequence.parts_begun % sequence.part_stride or self.snapshots.contains(digest, token_ids, True):
-            return
-        self._snapshot(sequence, logits, lasts=False)
-        sequence.parts.append(self.snapshots.name(digest, token_ids))
-        size = self.config.state_bytes() + 4 * self.config.vocab_size
-        if len(sequence.parts) > max(1, self.snapshots.limit_bytes // PARTS_SHARE // size):
-            self.snapshots.forget(sequence.parts[::2], in_memory=True)
-            sequence.parts = sequence.parts[1::2]
-            sequence.part_stride *= 2
-
-    def _snapshot(self, sequence: Sequence, logits: FloatArray | None = None, lasts: bool = True) -> None:
-        """Keeps the slot's state under the tokens that made it, and ``logits (vocab_size,)`` after them if given. A
-        failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go. One that
-        ``lasts`` is on disk, too, of a request that is kept or a long reading."""
-        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
-        is_useless = self.snapshots.limit_bytes < self.config.state_bytes()
-        if is_useless:
-            return
-        if sequence.request.is_kept and lasts:
-            sequence.snapshots.append(self.snapshots.name(digest, token_ids))
-        if self.snapshots.contains(digest, token_ids, logits is not None):
-            return
-        is_long = len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
-        is_lasting = lasts and (sequence.request.is_kept or is_long)
-        try:
-            snapshot = Snapshot(self.backend.read_state(_slot(sequence)), logits)
-            self.snapshots.put(digest, token_ids, snapshot, is_lasting)
-        except (MemoryError, OutOfMemory):
-            self.snapshots.clear()
-        except Exception:
-            log.warning("a snapshot after %d tokens could not be kept", len(token_ids), exc_info=True)
-
     # the leak guard
 
     def _take_slot(self) -> int:
@@ -596,7 +523,7 @@ class LLMEngine:
     def _check_start(self, sequence: Sequence, wanted: RecurrentState) -> None:
         """What the slot holds now against what was written to it; a backend that keeps states in half precision may
         round. Raises ModelError where they differ: an answer must not go on from another's state."""
-        found = self.backend.read_state(_slot(sequence))
+        found = self.backend.read_state(slot_of(sequence))
         sequence.start_digest = found.digest()
         for name, values in wanted.arrays.items():
             most = float(np.abs(values).max(initial=0.0))
@@ -645,11 +572,6 @@ class LLMEngine:
             self._events.append(report)
 
 
-def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None, "a running sequence holds a slot"
-    return sequence.slot
-
-
 def _rounds(decoding: list[Piece], prefill: list[PrefillPiece]) -> list[list[Piece]]:
     """The steps of the backend, each sequence at most once in each: one, but for prompts that pause for a snapshot
     inside their chunk."""
@@ -658,7 +580,7 @@ def _rounds(decoding: list[Piece], prefill: list[PrefillPiece]) -> list[list[Pie
     for part in prefill:
         sequence, end = part.sequence, part.end
         is_looked_at = end == sequence.prompt_length or end in sequence.snapshot_lengths
-        row = Row(_slot(sequence), sequence.prompt_token_ids[part.start : end], "last" if is_looked_at else "nothing")
+        row = Row(slot_of(sequence), sequence.prompt_token_ids[part.start : end], "last" if is_looked_at else "nothing")
         if depth[id(sequence)] == len(rounds):
             rounds.append([])
         rounds[depth[id(sequence)]].append(Piece(sequence, row, end))

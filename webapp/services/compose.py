@@ -51,7 +51,7 @@ SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 class Wish:
     """``prompt``: text the music goes on from, of the model's kind; ``token_ids`` in its place go on from exactly
     these. Of either only what lies behind the last snapshot is read: the engine keeps one where a bar begins, as far
-    as they have room (``PARTS_SHARE`` in :mod:`webapp.engine.llm_engine`), of every 256 tokens and of the end.
+    as they have room (``PARTS_SHARE`` in :mod:`webapp.engine.sequence_snapshots`), of every 256 tokens and of the end.
     ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind and the time before; ``sampling``: names of
     SamplingParams that differ from the author's."""
 
