@@ -121,16 +121,10 @@ class SamplingParams:
         if self.logprobs is not None:
             _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
-            raise RequestError(
-                "sampling_invalid", name="seed", value=repr(self.seed), allowed=Text("reason.engine.whole_number")
-            )
+            raise _invalid("seed", repr(self.seed), Text("reason.engine.whole_number"))
         if any(not sequence for sequence in self.stop_token_sequences):
-            raise RequestError(
-                "sampling_invalid",
-                name="stop_token_sequences",
-                value=Text("reason.engine.empty_sequence"),
-                allowed=Text("reason.engine.non_empty"),
-            )
+            empty = Text("reason.engine.empty_sequence")
+            raise _invalid("stop_token_sequences", empty, Text("reason.engine.non_empty"))
 
     @property
     def is_greedy(self) -> bool:
@@ -154,12 +148,8 @@ class SamplingParams:
         known = {f.name for f in fields(cls)}
         for name in data:
             if name not in known:
-                raise RequestError(
-                    "sampling_invalid",
-                    name=name,
-                    value=Text("reason.engine.given"),
-                    allowed=Text("reason.engine.one_of", names=", ".join(sorted(known))),
-                )
+                allowed = Text("reason.engine.one_of", names=", ".join(sorted(known)))
+                raise _invalid(name, Text("reason.engine.given"), allowed)
         return cls(**{name: _read(name, value) for name, value in data.items()})
 
 
@@ -212,16 +202,16 @@ def _read(name: str, value: Any) -> Any:
     try:
         return read(value)
     except (TypeError, ValueError, AttributeError) as exc:
-        raise RequestError("sampling_invalid", name=name, value=repr(value), allowed=allowed) from exc
+        raise _invalid(name, repr(value), allowed) from exc
 
 
 def _check_range(row: SamplingParameter, value: Any) -> None:
     whole = row.kind is int
     ok = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not ok or not math.isfinite(value) or not row.least <= value <= row.most:
-        bounds = {"least": row.least, "most": row.most}
-        if whole:
-            allowed = Text("reason.engine.whole_number_between", **bounds)
-        else:
-            allowed = Text("reason.engine.number_between", **bounds)
-        raise RequestError("sampling_invalid", name=row.name, value=repr(value), allowed=allowed)
+        key = "whole_number_between" if whole else "number_between"
+        raise _invalid(row.name, repr(value), Text(f"reason.engine.{key}", least=row.least, most=row.most))
+
+
+def _invalid(name: str, value: Text | str, allowed: Text) -> RequestError:
+    return RequestError("sampling_invalid", name=name, value=value, allowed=allowed)
