@@ -52,6 +52,12 @@ def test_a_wrong_checksum_keeps_nothing(download, tmp_path):
     assert "tiny.safetensors" not in tree(tmp_path / "models")
 
 
+@pytest.mark.parametrize("sha256", ["0" * 63, "g" * 64])
+def test_what_is_no_checksum_is_told_before_anything_is_fetched(download, hub, sha256):
+    code, _, err = download("someone/models/tiny.safetensors", "--sha256", sha256)
+    assert code == 2 and sha256 in err and hub.requests == []
+
+
 def test_without_a_name_it_lists_and_asks_nobody(download, hub):
     code, out, _ = download()
     assert code == 0 and "rwkv7-g1k-1.5b-20260930-ctx25600.pth" in out and hub.requests == []

@@ -220,7 +220,7 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
     """Raises ToolInvalid for what is no OpenAI tools array."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ToolInvalid(field="file", reason=Text("reason.cli.file_is_not_json", path=path, error=str(exc))) from exc
     rows = value.get("tools", [value]) if isinstance(value, Mapping) else value
     if not isinstance(rows, list):
@@ -234,7 +234,7 @@ def cases_of(
     """Where they are from, the cases, and tools none could be made for. A file wins; then those of the page, if their
     tools are asked too and no seed is given; else they are made."""
     if args.cases:
-        return "file", cases_from_lines(Path(args.cases).read_text(encoding="utf-8")), []
+        return "file", cases_from_lines(Path(args.cases).read_text(encoding="utf-8", errors="replace")), []
     if kept.cases and not args.tools and args.seed is None:
         return "stored", kept.cases, []
     if args.per_tool < 1:

@@ -8,12 +8,13 @@ import sys
 from dataclasses import replace
 
 from webapp.cli.options import add_settings, settings_from
-from webapp.errors import RoostError
-from webapp.i18n import size_text
+from webapp.errors import RequestError, RoostError
+from webapp.i18n import Text, size_text
 from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.services.downloads.catalogue import known_models
 from webapp.services.downloads.downloads import Downloads
+from webapp.services.downloads.hubs import SHA256
 from webapp.services.jobs import DONE, RUNNING, Job, Jobs
 
 REPORT_S = 0.5
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ctrl-C pauses: what has arrived is kept, and the same command goes on."""
-    settings = settings_from(args)
+    settings, sha256 = settings_from(args), args.sha256.lower()
+    if sha256 and not SHA256.fullmatch(sha256):  # before gigabytes have come
+        raise RequestError(reason=Text("reason.cli.not_a_sha256", text=repr(args.sha256)))
     jobs = Jobs()
     downloads = Downloads(ModelLibrary(settings.models_dir), jobs, settings)
     try:
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{model.file:<50} {size_text(model.size_bytes):>8}  {model.published}")
             return 0
         source = downloads.named(args.name)
-        job = downloads.start(replace(source, sha256=args.sha256.lower() or source.sha256))
+        job = downloads.start(replace(source, sha256=sha256 or source.sha256))
         while not job.is_over:
             _show(job)
             job = jobs.wait(job.id, REPORT_S)
