@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.downloads.conftest import FILE, HALF, REPO, code, cut, fetched, gone_on
 from tests.services.downloads.hub_server import HubServer, answer, disconnect
 from tests.services.library.library_folder import good_bytes, tree
@@ -299,6 +301,22 @@ def test_a_token_goes_to_its_own_hub_only_and_is_kept_from_others(
     for bad in ("two words", "line\nbreak", "x" * 600):
         with pytest.raises(RoostError):
             downloads.hubs.set_token("huggingface", bad)
+
+
+def test_a_full_disk_is_told_and_keeps_the_choice_there_was(
+    open_downloads: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubs = open_downloads(hub_url="").hubs
+    hubs.choose("modelscope")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, raises_code("disk_full"):
+        patch.setattr(os, "replace", full)
+        hubs.choose("huggingface")
+    assert hubs.choice == "modelscope"
+    assert [path.name for path in settings.data_dir.iterdir() if "hub" in path.name] == ["hub.json"]
 
 
 def test_the_choice_of_a_hub_is_kept_and_decides_the_order(open_downloads: Any, settings: Settings) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -62,10 +61,7 @@ class Downloads:
             read_catalogue(content)
         except ValueError as exc:
             raise DownloadError("download_not_a_file", host=self.catalogue_host, name=name) from exc
-        part = self._newer_list.with_name(f".catalogue.{secrets.token_hex(4)}")
-        with placing.writing(self._newer_list.parent):
-            part.write_bytes(content)
-            os.replace(part, self._newer_list)
+        placing.replace_file(self._newer_list, content)
         use_newer(self._newer_list, pinned)
 
     @property

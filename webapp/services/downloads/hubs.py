@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from webapp.errors import DownloadError, RoostError
 from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS
 from webapp.services.downloads.http import Http
+from webapp.services.library.placing import replace_file
 from webapp.settings import Settings
 from webapp.weights.model_folder import is_model_folder
 
@@ -161,10 +160,7 @@ class Hubs:
         return {}
 
     def _keep(self, values: Mapping[str, Any]) -> None:
-        part = self._path.with_name(f".hub.{secrets.token_hex(4)}")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(values, file)
-        os.replace(part, self._path)
+        replace_file(self._path, json.dumps(values).encode())
 
 
 MEMBER_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model")

@@ -24,7 +24,15 @@ from webapp.errors import DownloadError, RoostError
 from webapp.i18n import size_text
 from webapp.services.downloads.http import Answer, Http, interrupt
 from webapp.services.jobs import Running
-from webapp.services.library.placing import RESERVE_BYTES, check_free, free_bytes, safe_name, write_all, writing
+from webapp.services.library.placing import (
+    RESERVE_BYTES,
+    check_free,
+    free_bytes,
+    replace_file,
+    safe_name,
+    write_all,
+    writing,
+)
 from webapp.weights.model_folder import stamp_of
 
 PARTS = ".downloads"
@@ -80,10 +88,7 @@ class Part:
         return _read(self._about)
 
     def describe(self, source: Source) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self._about.with_suffix(".new")
-        part.write_text(json.dumps(asdict(source), ensure_ascii=False), encoding="utf-8")
-        os.replace(part, self._about)
+        replace_file(self._about, json.dumps(asdict(source), ensure_ascii=False).encode())
 
     def discard(self) -> None:
         for part in self._members:

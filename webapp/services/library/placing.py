@@ -140,6 +140,19 @@ def take_place(part: Path, path: Path) -> None:
         os.rename(part, path)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a small file whole or not at all, for its owner's eyes only; errors as of :func:`writing`."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
 def write_all(file: FileIO, piece: bytes) -> None:
     """All of ``piece``: a raw file may take a part of it, and says at the next write that the disk is full."""
     view = memoryview(piece)
