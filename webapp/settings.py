@@ -255,7 +255,7 @@ class Setting:
     secret: bool = False
 
     def read(self, value: Any) -> Any:
-        """The typed value, or :class:`SettingsError` saying what was wrong with it."""
+        """The typed value; ``settings_invalid`` says what was wrong with it."""
         try:
             read = READERS[self.kind](value)
             self.check(read)

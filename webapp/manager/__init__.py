@@ -9,7 +9,7 @@
     loop              the engine's side: its loop, and the process it runs in
     health            why an engine ended, and whether a model fits into memory
     target            what is chosen: a model file, a strategy, a state
-    library, folders  the model files on disk, and the folders they are in
+    library           the model files on disk, and the folders they are in
     status            what a page shows about the model
 
 Nothing here imports torch: only the engine process does, through its backend.

@@ -19,7 +19,6 @@ class Gpu:
     name: str
     vram_total: int
     vram_free: int
-    driver: str
 
 
 PATIENCE_S = 0.3
@@ -69,13 +68,12 @@ def read_gpus() -> tuple[Gpu, ...]:
 
 
 def _cards(nvml: Any) -> tuple[Gpu, ...]:
-    driver = _text(nvml.nvmlSystemGetDriverVersion())
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     found = []
     for index, handle in enumerate(_visible(handles, nvml)):
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         name = _text(nvml.nvmlDeviceGetName(handle))
-        found.append(Gpu(index, name, int(memory.total), int(memory.free), driver))
+        found.append(Gpu(index, name, int(memory.total), int(memory.free)))
     return tuple(found)
 
 

@@ -28,7 +28,7 @@ class ModelStatus:
     the resident memory of the engine process when this was written; it alone makes no new revision. ``silent_s``:
     for so many seconds the engine, or the one that loads, has given no sign of life; 0 while all is well.
     ``chosen_strategy`` is ``auto`` where ``strategy`` is what that came to; ``engine_note`` then says why it did not
-    come to a faster one, or "" (see ``services.strategy.automatic``).
+    come to a faster one, or "" (see :mod:`.automatic`).
     ``step``, ``step_done``, ``step_total``: as of LoadProgress, while it loads.
     """
 

@@ -124,11 +124,16 @@ def content_digest(name: str, stamp: tuple[int, int]) -> str:
     for file in files:
         size = file.stat().st_size
         found.update(f"\0{size}\0".encode())
-        with file.open("rb", buffering=0) as content:
-            for piece in range(PIECES):
-                content.seek(piece * size // PIECES)
-                found.update(content.read(PIECE_BYTES))
+        _update(found, file, size)
     return found.hexdigest()
+
+
+def _update(digest: hashlib.blake2b, file: Path, size: int) -> None:
+    """Of :data:`PIECES` pieces from all over the file."""
+    with file.open("rb", buffering=0) as content:
+        for piece in range(PIECES):
+            content.seek(piece * size // PIECES)
+            digest.update(content.read(PIECE_BYTES))
 
 
 WEIGHTS = (".safetensors", ".st", ".pth", ".bin", ".gguf")
@@ -157,8 +162,5 @@ def model_identity(path: Path, strategy: str, custom_cuda: bool, adapter: Mappin
             continue
         stat = file.stat()
         found.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        with file.open("rb", buffering=0) as content:
-            for piece in range(PIECES):
-                content.seek(piece * stat.st_size // PIECES)
-                found.update(content.read(PIECE_BYTES))
+        _update(found, file, stat.st_size)
     return found.hexdigest()

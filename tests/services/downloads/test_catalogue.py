@@ -59,7 +59,7 @@ def test_families_and_uses_have_words(locale):
 
 
 def machine(ram_gb, vram_gb=0, disk_gb=100):
-    gpus = (Gpu(0, "a card", vram_gb * GB, vram_gb * GB, ""),) if vram_gb else ()
+    gpus = (Gpu(0, "a card", vram_gb * GB, vram_gb * GB),) if vram_gb else ()
     return Hardware("a processor", 4, 8, ram_gb * GB, ram_gb * GB, gpus, disk_gb * GB)
 
 

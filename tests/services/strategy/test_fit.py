@@ -30,7 +30,7 @@ SLACK_BYTES = 60 * 2**20
 
 
 def machine(free_gb: float, *vram_gb: float) -> Hardware:
-    gpus = tuple(Gpu(number, f"card {number}", 24 * GB, int(free * GB), "550") for number, free in enumerate(vram_gb))
+    gpus = tuple(Gpu(number, f"card {number}", 24 * GB, int(free * GB)) for number, free in enumerate(vram_gb))
     return Hardware("cpu", 4, 8, 64 * GB, int(free_gb * GB), gpus, GB)
 
 

@@ -15,7 +15,7 @@ from webapp.manager.nvidia import Gpu
 from webapp.services.strategy import hardware
 from webapp.services.strategy.hardware import Probe
 
-CARD = Gpu(0, "NVIDIA GeForce RTX 4060", 8 << 30, 6 << 30, "550.54")
+CARD = Gpu(0, "NVIDIA GeForce RTX 4060", 8 << 30, 6 << 30)
 
 
 def test_the_machine_has_a_processor_memory_and_a_disk(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
 def test_an_older_package_answers_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(1, as_bytes=True))
-    assert nvidia.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0, "550.54"),)
+    assert nvidia.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0),)
 
 
 @pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])

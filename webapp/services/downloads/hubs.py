@@ -109,7 +109,7 @@ class Hubs:
         return name in self._kept().get("tokens", {})
 
     def set_token(self, name: str, token: str) -> None:
-        """ "" forgets it. SettingsError for what can be none."""
+        """ "" forgets it. ``settings_invalid`` for what can be none."""
         self.hub(name)
         if token and not TOKEN.fullmatch(token):
             raise RoostError("settings_invalid", name="token", value="…", reason=Text("reason.services.not_one_word"))

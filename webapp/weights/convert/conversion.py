@@ -131,8 +131,6 @@ def _wrong(reason: Text | str) -> ConversionError:
 
 @dataclass(frozen=True)
 class Converted:
-    """The result. ``written_bytes``: of its tensors."""
-
     path: Path
     size_bytes: int
     tensors: int
