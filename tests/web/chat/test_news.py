@@ -1,21 +1,30 @@
 import time
 
 from webapp.web.chat import live
-from webapp.web.chat.live import ChatNews
+from webapp.web.chat.live import ChatNews, chat_topic
 from webapp.web.chat.viewer import IDLE_WAIT_S, Viewer
 
 
-def test_a_listener_is_called_until_it_is_forgotten():
-    news, calls = ChatNews(), []
-    listener = calls.append
-    news.listen(lambda: listener("first"))
-    second = lambda: listener("second")  # noqa: E731
-    news.listen(second)
+def test_a_listener_hears_of_every_topic_until_it_is_forgotten():
+    news, first, second = ChatNews(), [], []
+    news.listen(first.append)
+    news.listen(second.append)
     news.publish("mine")
-    assert sorted(calls) == ["first", "second"]
-    news.forget(second)
-    news.publish("mine")
-    assert sorted(calls) == ["first", "first", "second"]
+    assert first == second == [("mine",)]
+    news.forget(second.append)
+    news.publish("mine", "other")
+    assert (first, second) == ([("mine",), ("mine", "other")], [("mine",)])
+
+
+def test_a_page_is_not_woken_by_what_is_news_to_other_pages(roost):
+    with roost.app.test_request_context():
+        viewer = Viewer(roost.app, "en", lambda text: None)
+    viewer.open("", [])
+    viewer._wake.clear()
+    viewer._hear_news([chat_topic("another")])
+    assert not viewer._wake.is_set()
+    viewer._hear_news([chat_topic("another"), viewer.page.list_topic])
+    assert viewer._wake.is_set()
 
 
 def test_a_topic_has_another_number_after_each_publication():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class ChatNews:
         self._numbers: OrderedDict[str, int] = OrderedDict()
         self._count = 0
         self._forgotten = 0
-        self._listeners: set[Callable[[], object]] = set()
+        self._listeners: set[Callable[[Collection[str]], object]] = set()
 
     def publish(self, *topics: str) -> None:
         with self._lock:
@@ -69,18 +69,18 @@ class ChatNews:
                 self._forgotten = self._numbers.popitem(last=False)[1]
             listeners = list(self._listeners)
         for listener in listeners:
-            listener()
+            listener(topics)
 
     def number(self, topic: str) -> int:
         """Another one after each publication of the topic."""
         return self._numbers.get(topic, self._forgotten)
 
-    def listen(self, listener: Callable[[], object]) -> None:
-        """Called after every publication, in the thread that published; it must return at once."""
+    def listen(self, listener: Callable[[Collection[str]], object]) -> None:
+        """Called with the topics of every publication, in the thread that published; it must return at once."""
         with self._lock:
             self._listeners.add(listener)
 
-    def forget(self, listener: Callable[[], object]) -> None:
+    def forget(self, listener: Callable[[Collection[str]], object]) -> None:
         with self._lock:
             self._listeners.discard(listener)
 

@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -184,7 +184,7 @@ class Viewer:
     def run(self) -> None:
         """Wakes for news and for what is written of the answer it follows; for that, and for the status of a model, at
         most every INTERVAL_S, but for an answer's first words and its end, and for what the page itself did."""
-        self.page.news.listen(self._wake.set)
+        self.page.news.listen(self._hear_news)
         try:
             while not self.is_closed:
                 self._wake.clear()
@@ -197,8 +197,13 @@ class Viewer:
                 if not has_more:
                     self._wake.wait(self.idle_s)
         finally:
-            self.page.news.forget(self._wake.set)
+            self.page.news.forget(self._hear_news)
             self._stop_following_all()
+
+    def _hear_news(self, topics: Collection[str]) -> None:
+        """In the thread that published. What is news to other pages alone wakes only those."""
+        if not self._seen.keys().isdisjoint(topics):
+            self._wake.set()
 
     @property
     def idle_s(self) -> float:
@@ -455,10 +460,11 @@ class Viewer:
     # sending
 
     def _send(self, text: str) -> None:
-        if self._unsent is None:
-            self._send_now(text)
-        else:
-            self._unsent.append(text)
+        with self._lock:  # a command's thread sends too; what it sent into the midst of a reading could be lost
+            if self._unsent is None:
+                self._send_now(text)
+            else:
+                self._unsent.append(text)
 
     def frame(self, **content: Any) -> None:
         self._send(json.dumps(content, ensure_ascii=False))
