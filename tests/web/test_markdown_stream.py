@@ -114,6 +114,55 @@ def test_only_the_open_block_is_rendered_again(monkeypatch):
     assert max(sizes) < 3 * len(paragraph)
 
 
+@pytest.mark.parametrize(
+    ("before", "new"),
+    [
+        ("A heron", "s wade"),
+        ("A heron ", "wades "),
+        ("一只苍鹭", "，站在河里。"),
+        ("# Herons", " wade"),
+        ("- one\n- tw", "o, not three"),
+        ("1. one\n   - a", "nd b"),
+        ("> said", " (he)"),
+        ("**bo", "ld"),
+    ],
+)
+def test_words_are_added_to_the_open_line_without_reading_it_again(before, new, monkeypatch):
+    stream, whole = MarkdownStream(), MarkdownStream()
+    whole.feed(before + new)
+    stream.feed(before)
+    assert stream.update().tail
+    expected = whole.update().tail
+    monkeypatch.delattr(MarkdownStream, "_parse")
+    stream.feed(new)
+    assert stream.update() == ("", expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "new"),
+    [
+        ("1", ". one"),
+        ("-", " one"),
+        ("See https://a.b", ".c"),
+        ("See https://", "a"),
+        ("_so_", "so"),
+        ("[a](mailto", ":b)"),
+        ("x &am", "p; y"),
+        ("a\n", "b"),
+        ("```\nx", " y"),
+        ("", "word"),
+        ("two  ", "\nlines"),
+    ],
+)
+def test_what_may_change_more_than_the_open_line_is_rendered_again(before, new):
+    stream, whole = MarkdownStream(), MarkdownStream()
+    whole.feed(before + new)
+    stream.feed(before)
+    stream.update()
+    stream.feed(new)
+    assert stream.update() == whole.update()
+
+
 def test_update_with_is_last_finishes():
     stream = MarkdownStream()
     stream.feed("*a*")

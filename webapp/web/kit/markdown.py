@@ -368,8 +368,12 @@ class MarkdownStream:
         """With ``is_last`` the same as :meth:`finish`."""
         if is_last:
             return self.finish()
-        self._open_text += "".join(self._pending)
+        before, new = self._open_text, "".join(self._pending)
+        self._open_text += new
         self._pending.clear()
+        if self._last_length == len(before) and (tail := with_words(self._last_tail, before, new)):
+            self._last_length, self._last_tail = len(self._open_text), tail
+            return Rendered("", tail)
         if self._is_costly():
             return Rendered("", self._last_tail + render_plain(self._open_text[self._last_length :]))
         return self._render()
@@ -416,6 +420,25 @@ def update_us(text: str) -> int:
     if text.lstrip().startswith(("```", "~~~")):
         return len(text) // 4 + 3 * text.count("\n") + 2 * min(len(text), OPEN_CODE_HIGHLIGHTED)
     return estimated_us(text)
+
+
+WORDS = re.compile(r"(?:[^\W_]|[ ,.:;!?'()\-–—…‘’“”、，。：；！？（）「」《》])*")
+LETTER = re.compile(r"[^\W\d_]")
+TEXT_END = re.compile(r"(?<=[^\s>])(?:</(?:p|li|ul|ol|blockquote|h[1-6])>\n?)+\Z")
+
+
+def with_words(tail: str, before: str, new: str) -> str:
+    """``tail``, the HTML of ``before``, with ``new`` at the end of its last line; "" where more may change by that.
+
+    Most of what is written is words of a paragraph or a list: they are no marks, and a line that has a letter is no
+    beginning of something else any more. Where the line has an address, a bracket or an entity, those may go on.
+    """
+    line = before[before.rfind("\n") + 1 :]
+    end = TEXT_END.search(tail)
+    if end is None or not WORDS.fullmatch(new) or not LETTER.search(line) or any(mark in line for mark in "]/&"):
+        return ""
+    added = (line[len(line.rstrip(" ")) :] + new).rstrip(" ")
+    return f"{tail[: end.start()]}{escape(added)}{end[0]}"
 
 
 def has_block_end(text: str) -> bool:
