@@ -124,7 +124,8 @@ class RequestHandle:
         if rest_s > 0:
             self._ended.wait(min(rest_s, timeout_s))
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s)
+            if timeout_s > 0:
+                self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s)
             if not self._events:
                 return None
             event = self._events.popleft()

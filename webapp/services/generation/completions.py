@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = 0
 EMBEDDED = "ffn_x_prev"
+GATHER_S = 0.01
+"""Tokens that come faster than this are taken together; the first of them is not kept waiting."""
 
 
 class StateReader(Protocol):
@@ -229,6 +232,8 @@ class Completion:
         self.answers = [answer for of_prompt in choices for answer in of_prompt]
         """Prompt by prompt; events number them so."""
         self.prompts = [of_prompt[0].prompt for of_prompt in choices]
+        self.has_more = False
+        """Behind the event that was given last there is another at once."""
         self._later = {id(first): later for first, *later in choices if later}
         self._wake = threading.Event()
         self._is_closed = False
@@ -245,20 +250,30 @@ class Completion:
     def events(self, poll_s: float) -> Iterator[tuple[int, AnswerEvent] | None]:
         """(number of the answer, event) until every answer is finished; None after ``poll_s`` without news. Raises what
         broke an answer, and ends the others then."""
+        told_at = -math.inf
         try:
             while any(answer.end is None for answer in self.answers):
                 self._wake.clear()
-                has_news = False
-                for number, answer in enumerate(self.answers):
-                    while (events := answer.read(0)) is not None:
-                        has_news = True
-                        if answer.text.token_ids or answer.end is not None:
-                            self._start(self._later.pop(id(answer), ()))
-                        yield from ((number, event) for event in events if self._is_told(event))
-                if not has_news and not self._wake.wait(poll_s):
+                news = [(number, event) for number, answer in enumerate(self.answers) for event in self._read(answer)]
+                for place, (number, event) in enumerate(news, 1):
+                    self.has_more = place < len(news)
+                    if self._is_told(event):
+                        yield number, event
+                if news:
+                    told_at = time.monotonic()
+                elif not self._wake.wait(poll_s):
                     yield None
+                elif (rest_s := told_at + GATHER_S - time.monotonic()) > 0:
+                    time.sleep(rest_s)
         finally:
             self.close()
+
+    def _read(self, answer: Generation) -> Iterator[AnswerEvent]:
+        """All that is there of it."""
+        while (events := answer.read(0)) is not None:
+            if answer.text.token_ids or answer.end is not None:
+                self._start(self._later.pop(id(answer), ()))
+            yield from events
 
     def close(self) -> None:
         """Ends what is still being written; its slots are free at once."""

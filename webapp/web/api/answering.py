@@ -214,20 +214,24 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
 
     def body() -> Iterator[bytes]:
         nonlocal ahead, is_whole
+        written = b""  # what comes at once goes out at once
         try:
             yield from writer.begin()
             written_at = time.monotonic()
             for event in chain([first], events):
-                written = b"".join(writer.write(*event)) if event is not None else b""
-                if event is not None and isinstance(event[1], Waiting):
-                    ahead = str(event[1].done) if event[1].phase == "queued" else ""
+                if event is not None:
+                    written += b"".join(writer.write(*event))
+                    if isinstance(event[1], Waiting):
+                        ahead = str(event[1].done) if event[1].phase == "queued" else ""
+                    if answering.completion.has_more:
+                        continue
                 if not written and writer.comment and time.monotonic() > written_at + COMMENT_EVERY_S:
                     told = f"waiting, {ahead} before this".encode() if ahead else b"waiting"
                     written = writer.comment.replace(b"waiting", told)
                 if written:
                     yield written
-                    written_at = time.monotonic()
-            yield from writer.end()
+                    written, written_at = b"", time.monotonic()
+            yield written + b"".join(writer.end())
             is_whole = True
         except ClientGone:
             return
@@ -236,7 +240,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
             if error is not exc:
                 log.error("a stream failed", exc_info=exc)
             answering.record.error = error.code
-            yield error_event(error)
+            yield written + error_event(error)
             is_whole = True
         finally:
             close()
