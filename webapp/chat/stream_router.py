@@ -203,15 +203,17 @@ def held_length(text: str, marks: Iterable[str]) -> int:
     """Length of the longest end of ``text`` that is the beginning, but not the whole, of one of the marks."""
     longest = 0
     for mark in marks:
-        for length in range(min(len(mark) - 1, len(text)), longest, -1):
-            if text.endswith(mark[:length]):
-                longest = length
-                break
+        begin = text.find(mark[0], max(0, len(text) - len(mark) + 1))
+        while begin >= 0 and not mark.startswith(text[begin:]):
+            begin = text.find(mark[0], begin + 1)
+        longest = max(longest, len(text) - begin if begin >= 0 else 0)
     return longest
 
 
 def joined(deltas: list[Delta]) -> list[Delta]:
     """Neighbours of one kind as one."""
+    if len(deltas) < 2:
+        return deltas
     result: list[Delta] = []
     for delta in deltas:
         if result and type(result[-1]) is type(delta):

@@ -40,7 +40,7 @@ JOURNAL_S = 0.25
 JOURNAL_TOKENS = 32
 """What is written is stored when the oldest unstored token is so old, or when there are so many: whichever is first."""
 
-GATHER_S = 0.02
+GATHER_S = 0.05
 """Tokens written in this time are taken together; pages are drawn ten times a second at most."""
 
 log = logging.getLogger(__name__)
@@ -378,6 +378,8 @@ class Journal:
         with self._storing, self._changed:
             self._unstored.pop(message_id, None)
             self._failures.pop(message_id, None)
+            if not self._unstored:
+                self._due_at = float("inf")
 
     def close(self) -> None:
         """Stores what is left."""
