@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from webapp.errors import RequestError
@@ -140,7 +140,7 @@ class SamplingParams:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; :meth:`from_dict` reads it back."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SamplingParams:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -195,9 +195,10 @@ def _joined(events: Iterable[HandleEvent]) -> Iterator[HandleEvent]:
 
 
 def _as_one(outputs: list[TokenOutput]) -> TokenOutput:
-    token_ids = tuple(chain.from_iterable(output.token_ids for output in outputs))
-    logprobs = tuple(chain.from_iterable(output.logprobs for output in outputs))
-    return replace(outputs[-1], token_ids=token_ids, logprobs=logprobs)
+    last = outputs[-1]
+    token_ids = tuple(chain.from_iterable([output.token_ids for output in outputs]))
+    logprobs = tuple(chain.from_iterable([output.logprobs for output in outputs]))
+    return TokenOutput(last.request_id, token_ids, last.finish_reason, last.stats, last.error, logprobs)
 
 
 def log_begin(handle: RequestHandle) -> None:

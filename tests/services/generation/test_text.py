@@ -104,6 +104,29 @@ def test_tokens_with_logprobs_join_to_the_content(world, seed):
     assert joined(tokens, world) == made.content.encode()
 
 
+@pytest.mark.parametrize("seed", range(100))
+def test_tokens_that_come_together_are_taken_as_those_that_come_alone(world, seed):
+    rng = random.Random(seed)
+    text = "".join(rng.choices(PIECES, k=rng.randrange(1, 20)))
+    ids = [byte + 1 for byte in text.encode()] if rng.random() < 0.5 else world.encode(text)
+    rendered = RenderedPrompt((), ("\n\nUser:", "END"), is_raw=rng.random() < 0.3)
+    alone, together = AnswerText(rendered, world), AnswerText(rendered, world)
+    for token_id in ids:
+        alone.feed([token_id])
+    place = 0
+    while place < len(ids):
+        size = rng.randrange(1, 8)
+        together.feed(ids[place : place + size])
+        place += size
+    for made in (alone, together):
+        made.finish(is_cut=False)
+    assert found_in(together) == found_in(alone)
+
+
+def found_in(made):
+    return made.content, made.reasoning, made.token_ids, made.thought, made.is_stopped, made.kept_token_ids()
+
+
 def joined(tokens, tokenizer):
     return b"".join(bytes(one.bytes) for one in chat_logprobs(tokens, tokenizer).content)
 

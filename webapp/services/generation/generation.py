@@ -124,6 +124,9 @@ class AnswerText:
 
     def feed(self, token_ids: Sequence[int], logprobs: Sequence[tuple[Any, ...]] = ()) -> list[TextEvent]:
         """``logprobs``: for each token, or none at all."""
+        is_watched = self._has_stops or self._parser is not None or self._params is not None
+        if not logprobs and not is_watched and self._router.content_begin is not None:
+            return self._feed_content(token_ids)
         events: list[TextEvent] = []
         for place, token_id in enumerate(token_ids):
             if self.is_stopped:
@@ -162,16 +165,35 @@ class AnswerText:
     def _end_of(self, count: int) -> int:
         return self._ends[count - 1] if count else 0
 
+    def _feed_content(self, token_ids: Sequence[int]) -> list[TextEvent]:
+        """All at once: of content that only a stop of the format ends, it is known afterwards which token was last."""
+        if self.is_stopped:
+            return []
+        first = len(self._raw)
+        for token_id in token_ids:
+            self._take(token_id)
+        events = self._events(self._router.feed("".join(self._raw[first:])), is_end=False)
+        if self._router.stopped_by is not None:
+            last = bisect_left(self._ends, self._router.released_chars + len(self._router.stopped_by))
+            for kept in (self.token_ids, self._raw, self._ends):
+                del kept[last + 1 :]
+        return events
+
+    def _take(self, token_id: int) -> str:
+        """Its text, as far as that is certain."""
+        text = self._decoder.feed((token_id,))
+        self._ends.append(self._end_of(len(self._ends)) + len(text))
+        self.token_ids.append(token_id)
+        self._raw.append(text)
+        return text
+
     def _feed_one(self, token_id: int, logprobs: tuple[Any, ...]) -> list[TextEvent]:
         if self._params is not None:
             is_early = len(self.token_ids) < self._params.min_tokens
             self._stops.is_asleep = is_early
             self._router.ignore_stops(is_early or self._params.ignore_eos)
         was_thinking = self._router.is_thinking
-        text, begin = self._decoder.feed((token_id,)), self._end_of(len(self._ends))
-        self.token_ids.append(token_id)
-        self._raw.append(text)
-        self._ends.append(begin + len(text))
+        begin, text = self._end_of(len(self._ends)), self._take(token_id)
         if logprobs:
             first, self._written_bytes = self._written_bytes, self._written_bytes + self._size_of(token_id)
             self._pending.append((AnswerToken(token_id, logprobs, begin), first, self._written_bytes))

@@ -34,7 +34,7 @@ PRESETS = "presets"
 MOST_TOPICS = 1000
 INTERVAL_S = 0.1
 MOST_SHARED = 16
-MOST_OF_A_CORE = 0.3
+MOST_OF_A_CORE = 0.2
 """What drawing answers for all open pages may take, so that the answers themselves go on."""
 
 

@@ -39,7 +39,7 @@ from webapp.web.chat.views import (
 from webapp.web.kit.page import Toast, Values, render_fragment
 
 IDLE_WAIT_S = 15.0
-LIST_INTERVAL_S = 1.0
+LIST_INTERVAL_S = 2.0
 """Other readers' answers change the list of chats at every beginning and end."""
 ANNOUNCED_CHARS = 2000
 
