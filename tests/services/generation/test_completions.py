@@ -108,6 +108,13 @@ def test_what_came_with_the_error_is_read_before_it_is_raised(start, world):
     assert text == " Half rest"
 
 
+def test_it_says_of_each_event_whether_another_is_there_at_once(start):
+    """So that a stream writes them together."""
+    completion, _ = start([" one", " two"])
+    told = [(type(item[1]), completion.has_more) for item in completion.events(0.01) if item is not None]
+    assert told == [(ContentDelta, True), (ContentDelta, True), (Finished, False)]
+
+
 def test_an_engine_that_dies_is_raised(start):
     completion, _ = start([" Half", end("error", EngineCrashed(reason="killed").to_dict())])
     with pytest.raises(EngineCrashed):
