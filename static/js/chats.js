@@ -186,9 +186,8 @@ function leavePanel() {
 function showState() {
   const isPanelOpen = isNarrow() ? frame.dataset.drawer === "panel" : frame.dataset.panel === "open";
   document.querySelector(".chat-head [data-panel-toggle]").setAttribute("aria-expanded", String(isPanelOpen));
-  for (const button of document.querySelectorAll("[data-drawer-toggle]")) {
-    button.setAttribute("aria-expanded", String(frame.dataset.drawer === button.dataset.drawerToggle));
-  }
+  const isListOpen = isPhone() ? frame.dataset.drawer === "chats" : frame.dataset.list === "open";
+  document.querySelector("[data-drawer-toggle]").setAttribute("aria-expanded", String(isListOpen));
 }
 
 function togglePanel() {
@@ -196,6 +195,13 @@ function togglePanel() {
   leavePanel();
   frame.dataset.panel = frame.dataset.panel === "open" ? "closed" : "open";
   remember("roost_panel", frame.dataset.panel);
+  showState();
+}
+
+function toggleList() {
+  if (isPhone()) return setDrawer(frame.dataset.drawer === "chats" ? "" : "chats");
+  frame.dataset.list = frame.dataset.list === "closed" ? "open" : "closed";
+  remember("roost_list", frame.dataset.list);
   showState();
 }
 
@@ -207,12 +213,12 @@ export function closeDrawer() {
 
 export function openChats() {
   if (isPhone()) setDrawer("chats");
+  else if (frame.dataset.list === "closed") toggleList();
 }
 
 export function startChats() {
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".dots, .head-menu");
-    const drawer = event.target.closest("[data-drawer-toggle]");
     const switcher = event.target.closest("[data-switch]");
     if (switcher) {
       event.preventDefault();
@@ -235,10 +241,10 @@ export function startChats() {
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (isPhone() && event.target.closest(".rail-item[aria-current]")) {
       event.preventDefault(); // the list, where a thumb is
-      setDrawer(frame.dataset.drawer === "chats" ? "" : "chats");
+      toggleList();
     }
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
-    else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);
+    else if (event.target.closest("[data-drawer-toggle]")) toggleList();
     else if (event.target.closest("[data-drawer-close]")) closeDrawer();
   });
   document.addEventListener("dblclick", (event) => {

@@ -98,7 +98,8 @@ function run(row) {
   else if (press === "#keys") showKeys();
   else {
     const target = document.querySelector(press);
-    if (target.matches("input[type=text], textarea")) target.focus();
+    if (press === "#search") document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "/", bubbles: true })); // opens the list
+    else if (target.matches("input[type=text], textarea")) target.focus();
     else target.click();
   }
 }

@@ -171,6 +171,21 @@ def test_the_panel_stays_closed_when_closed(roost, visit):
     expect(page, "#panel").to_be_hidden()
 
 
+def test_the_list_stays_closed_when_closed_and_a_search_opens_it(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.click("[data-drawer-toggle]")
+    expect(page, "#chats").to_be_hidden()
+    page.reload()
+    wait_ready(page)
+    expect(page, "#chats").to_be_hidden()
+    expect(page, "[data-drawer-toggle]").to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("Control+k")
+    page.click("#palette [data-press='#search']")
+    expect(page, "#search").to_be_focused()
+    expect(page, "[data-drawer-toggle]").to_have_attribute("aria-expanded", "true")
+
+
 def test_the_theme_is_kept(roost, visit):
     page = visit(roost.url, color_scheme="light")
     expect(page, "body").to_have_css("background-color", "rgb(251, 250, 247)")

@@ -265,6 +265,7 @@ CHAT_ROWS = (
     ("write", "#prompt", "pencil", ""),
     ("attach", "#attach", "paperclip", ""),
     ("panel", ".chat-head [data-panel-toggle]", "sliders-horizontal", ""),
+    ("list", "[data-drawer-toggle]", "panel-left", ""),
     ("copy", "#messages .answer:last-child [data-copy]", "copy", ""),
     ("again", "#messages .answer:last-child [value^=regenerate]", "refresh-cw", ""),
 )

@@ -50,7 +50,13 @@ from webapp.weights.inspection import Inspection
 
 COOKIE_SECONDS = 365 * 86400
 ZONE_COOKIE = "roost_zone"
-OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line"), "tour": ("done",)}
+OF_BROWSER = {
+    "theme": ("light", "dark"),
+    "density": ("compact",),
+    "enter": ("send", "line"),
+    "tour": ("done",),
+    "list": ("closed",),
+}
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
 ROW_ID = re.compile(r"[0-9a-f]{32}")
