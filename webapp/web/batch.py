@@ -7,14 +7,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, error_from_dict
-from webapp.services.batch import KIND, LINE, TEMPLATE_CHARS, BatchRuns, table_in
+from webapp.services.batch import KIND, LINE, TEMPLATE_CHARS, table_in
 from webapp.services.jobs import RUNNING, WAITING, Job
 from webapp.storage.batches import Batch, BatchRow
 from webapp.web.jobs import describes, job_list, person_of
@@ -23,16 +22,16 @@ from webapp.web.kit.page import (
     Choice,
     PageContext,
     Values,
-    browser_zone,
     current_page,
     download,
     file_stem,
     fresh_page,
+    moment_text,
     posted_text,
     render_page,
     undone_id,
 )
-from webapp.web.presets.form import presets_of, shown_name
+from webapp.web.presets.form import shown_name
 
 KINDS = ("lines", "csv", "jsonl")
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "lines"}
@@ -45,17 +44,12 @@ MAX_TOKENS = 500
 blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
 
 
-def batches_of(page: PageContext) -> BatchRuns:
-    found: BatchRuns = page.service("batches")
-    return found
-
-
 @blueprint.before_request
 def check_person() -> None:
     """Whatever an address does with a batch: it is for whose it is alone."""
     if batch_id := (request.view_args or {}).get("batch_id"):
         page = current_page()
-        batches_of(page).store.check(batch_id, page.person.id)
+        page.batches.store.check(batch_id, page.person.id)
 
 
 @blueprint.get("")
@@ -64,11 +58,11 @@ def index() -> Response:
 
 
 def batch_page(page: PageContext, form: Values | None = None, error: RoostError | None = None) -> Values:
-    t, zone = page.t, browser_zone()
+    t = page.t
     given = {"template": f"{{{LINE}}}", "kind": "lines", "is_chat": "1", "preset": "", "text": "", "name": ""}
-    most_at_once = batches_of(page).most_at_once
+    most_at_once = page.batches.most_at_once
     given |= {"max_tokens": str(MAX_TOKENS), "at_once": str(min(AT_ONCE, most_at_once)), **(form or {})}
-    active = t("chat.options.preset_active", name=shown_name(presets_of(page).active(), t))
+    active = t("chat.options.preset_active", name=shown_name(page.presets.active(), t))
     return {
         "page_title": t("batch.title"),
         "commands_url": url_for("batch.do"),
@@ -76,7 +70,7 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
         "form": given,
         "kinds": [Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
         "forms": [Choice("1", t("batch.as_chat")), Choice("", t("batch.as_text"))],
-        "presets": [Choice("", active), *(Choice(row.id, shown_name(row, t)) for row in presets_of(page).list())],
+        "presets": [Choice("", active), *(Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
         "most_at_once": most_at_once,
         "error": {"code": error.code, "text": page.sentences(error)} if error else None,
         "jobs": job_list(page, KIND),
@@ -84,10 +78,10 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
             {
                 "id": batch.id,
                 "name": batch.name,
-                "at": datetime.fromtimestamp(batch.created_at, zone).strftime("%Y-%m-%d %H:%M"),
+                "at": moment_text(batch.created_at),
                 "facts": _facts(page, batch),
             }
-            for batch in batches_of(page).store.list(page.person.id)
+            for batch in page.batches.store.list(page.person.id)
         ],
     }
 
@@ -115,10 +109,10 @@ def start() -> Response | BaseResponse:
             "is_chat": form["is_chat"] == "1",
             "preset": form["preset"][:64],
             "max_tokens": _number(form["max_tokens"], MAX_TOKENS, page.settings.max_tokens_limit),
-            "at_once": _number(form["at_once"], AT_ONCE, batches_of(page).most_at_once),
+            "at_once": _number(form["at_once"], AT_ONCE, page.batches.most_at_once),
         }
         name = " ".join(form["name"].split())[:NAME_CHARS] or file_name[:NAME_CHARS] or page.t("batch.unnamed")
-        batch = batches_of(page).start(name, columns, rows, settings, page.person.id)
+        batch = page.batches.start(name, columns, rows, settings, page.person.id)
     except RoostError as exc:
         return render_page("batch/page.html", batch_page(fresh_page(), form, exc), status=422)
     return redirect(url_for("batch.show", batch_id=batch.id), 303)
@@ -132,10 +126,10 @@ def _number(text: str, usual: int, most: int) -> int:
 def show(batch_id: str) -> Response:
     """``from`` a row on. As a fragment, the results alone."""
     page = current_page()
-    batch = batches_of(page).store.get(batch_id)
+    batch = page.batches.store.get(batch_id)
     first = max(0, request.args.get("from", 0, type=int))
-    rows = batches_of(page).store.rows(batch_id, first, SHOWN_ROWS)
-    job = batches_of(page).job_of(batch_id)
+    rows = page.batches.store.rows(batch_id, first, SHOWN_ROWS)
+    job = page.batches.job_of(batch_id)
     values = {
         "page_title": batch.name,
         "commands_url": url_for("batch.do"),
@@ -165,20 +159,20 @@ def _row(page: PageContext, row: BatchRow) -> Values:
 
 @blueprint.post("/<batch_id>/resume")
 def resume(batch_id: str) -> BaseResponse:
-    batches_of(current_page()).resume(batch_id)
+    current_page().batches.resume(batch_id)
     return redirect(url_for("batch.show", batch_id=batch_id), 303)
 
 
 @blueprint.post("/<batch_id>/delete")
 def delete(batch_id: str) -> BaseResponse:
-    batch = batches_of(current_page()).delete(batch_id)
+    batch = current_page().batches.delete(batch_id)
     return redirect(url_for("batch.index", said="deleted", about=batch.name, undo=batch.id), 303)
 
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    store, batch_id = batches_of(current_page()).store, undone_id()
+    store, batch_id = current_page().batches.store, undone_id()
     store.check(batch_id, g.person.id)
     return redirect(url_for("batch.index", said="restored", about=store.restore(batch_id).name), 303)
 
@@ -187,7 +181,7 @@ def do() -> BaseResponse:
 def export(batch_id: str, kind: str) -> Response:
     """``csv`` (with the mark that makes spreadsheets read it as UTF-8) or ``jsonl``: all rows, each with what came of
     it, while it runs as well."""
-    store = batches_of(current_page()).store
+    store = current_page().batches.store
     batch = store.get(batch_id)
     if kind not in ("csv", "jsonl"):
         raise RoostError("batch_not_found")

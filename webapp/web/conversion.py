@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
@@ -16,27 +15,16 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ConversionError, RoostError
 from webapp.i18n import Text, size_text
 from webapp.manager.library import ModelLibrary
-from webapp.services.conversion import KIND, ConversionRequest, Conversions
+from webapp.services.conversion import KIND, ConversionRequest
 from webapp.services.jobs import DONE, Job
 from webapp.services.library.placing import check_free, free_bytes
-from webapp.services.presets.presets import Presets
-from webapp.web.jobs import describes, job_list, jobs_of, without_folders
-from webapp.web.kit.page import Choice, PageContext, current_page, render_page, wants_fragment
+from webapp.web.jobs import describes, job_list, without_folders
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, render_page, wants_fragment
 from webapp.weights.convert.plan import BIN_TYPES, CONVERSIONS, GGUF_TYPES
 
-Values = dict[str, Any]
 FIELDS = ("model", "strategy", "type", "gguf_type", "name", "lora", "lora_alpha")
 NAME_CHARS = 1000
 TYPE_FIELDS = {"bin": "type", "gguf": "gguf_type"}
-
-
-def conversions_of(page: PageContext) -> Conversions:
-    found: Conversions = page.service("conversions")
-    return found
-
-
-def usual_strategy(page: PageContext) -> str:
-    return conversions_of(page).strategies()[1]
 
 
 def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
@@ -47,7 +35,7 @@ def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionReques
         model=text["model"] or (models[0] if models else ""),
         target=target,
         name=text["name"],
-        strategy=text["strategy"] or usual_strategy(page) if target == "fast" else "",
+        strategy=text["strategy"] or page.conversions.strategies()[1] if target == "fast" else "",
         lora=text["lora"],
         lora_alpha=_alpha(text["lora_alpha"], text["lora"]) if text["lora"] else None,
         overwrite=bool(text["overwrite"]),
@@ -93,7 +81,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
         title, text = page.explain(without_folders(refusal))
         plan |= {"kind": "bad", "title": title, "text": text}
     given["model"] = given["model"] if given["model"] in models else ""
-    given["strategy"] = given["strategy"] or usual_strategy(page)
+    given["strategy"] = given["strategy"] or page.conversions.strategies()[1]
     return {
         "page_title": t("conversion.title"),
         "commands_url": url_for("conversion.index"),
@@ -104,15 +92,14 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
             {"value": name, "label": t(f"conversion.target.{name}.label"), "text": t(f"conversion.target.{name}.text")}
             for name in CONVERSIONS
         ],
-        "strategies": conversions_of(page).strategies(),
+        "strategies": page.conversions.strategies(),
         "types": [Choice(name, name.upper()) for name in BIN_TYPES],
         "gguf_types": [Choice(name, name.upper()) for name in GGUF_TYPES],
         "target": given["target"] if given["target"] in CONVERSIONS else "st",
         "overwrite": bool(form.get("overwrite")),
-        "has_lora": bool(loras),
         "plan": plan,
         "jobs": job_list(page, KIND),
-        **{name: _field(page, name, given[name]) for name in FIELDS},
+        **{name: page.field(f"conversion.field.{name}", given[name]) for name in FIELDS},
     }
 
 
@@ -123,7 +110,7 @@ def plan_note(page: PageContext, form: Mapping[str, str]) -> Values:
         request = read_request(page, form)
         if not request.model:
             return {"kind": "", "title": t("conversion.no_models"), "text": t("conversion.no_models_hint")}
-        ready = conversions_of(page).check(request)
+        ready = page.conversions.check(request)
         free = free_bytes(ready.target_path.parent)
         check_free(ready.target_path.parent, ready.planned_bytes)
     except RoostError as exc:
@@ -160,13 +147,6 @@ def _describe_job(page: PageContext, job: Job) -> Values:
     return {"facts": [fact for fact in facts if fact], "word": word, "actions": actions}
 
 
-def _field(page: PageContext, name: str, value: str) -> Values:
-    """As the macros of ``_controls.html`` want it; none of these has a default to go back to."""
-    t = page.t
-    label, help_text = t(f"conversion.field.{name}.label"), t(f"conversion.field.{name}.help")
-    return {"name": name, "label": label, "value": value, "help": help_text, "error": "", "default": None}
-
-
 def _has_state(page: PageContext, model: str) -> bool:
     found = page.manager.library.entry(model).inspection
     return found is not None and found.has_time_state
@@ -193,7 +173,7 @@ def plan() -> Response | BaseResponse:
 def start() -> Response | BaseResponse:
     page = current_page()
     try:
-        conversions_of(page).start(read_request(page, request.form))
+        page.conversions.start(read_request(page, request.form))
     except RoostError as exc:
         status = 409 if exc.code == "conversion_target_exists" else 422
         return render_page("conversion/page.html", conversion_page(page, request.form, exc), status=status)
@@ -212,13 +192,12 @@ def load(job_id: str) -> Response | BaseResponse:
 def preset(job_id: str) -> Response | BaseResponse:
     """A preset of the new file, for the strategy it was made for; opens it."""
     job = finished(job_id)
-    presets: Presets = current_page().service("presets")
     values = {"model": job.title, **({"strategy": job.details["strategy"]} if job.details["strategy"] else {})}
-    return redirect(f"/presets/{presets.create(Path(job.title).stem, values).id}", 303)
+    return redirect(f"/presets/{current_page().presets.create(Path(job.title).stem, values).id}", 303)
 
 
 def finished(job_id: str) -> Job:
-    job = jobs_of(current_page()).job(job_id)
+    job = current_page().jobs.job(job_id)
     if job.kind != KIND or job.status != DONE:
         raise RoostError("job_not_found")
     return job

@@ -46,7 +46,7 @@ def fields(key: str) -> Response:
 
 def docs_page(page: PageContext, address: str) -> Values:
     t, settings, model = page.t, page.settings, page.status.model
-    has_token = bool(page.service("guard").token)
+    has_token = bool(page.guard.token)
     words = "model_strict" if settings.api_strict_models else "model_text"
     return {
         "page_title": t("api.title"),

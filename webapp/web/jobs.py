@@ -6,22 +6,19 @@ A page area says with :func:`describes` what is particular about its kind of job
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.i18n import size_text
-from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
+from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job
 from webapp.storage.records import OWNER_ID
 from webapp.web.guard import current_role
-from webapp.web.kit.page import PageContext, current_page, render_page, wants_fragment
-from webapp.web.login import local_path
+from webapp.web.kit.page import PageContext, Values, current_page, render_page, wants_fragment
+from webapp.web.login import page_before
 from webapp.web.roles import Role
 
-Values = dict[str, Any]
 Describe = Callable[[PageContext, Job], Values]
 ICONS = {
     "waiting": "history",
@@ -46,11 +43,6 @@ def describes(kind: str) -> Callable[[Describe], Describe]:
     return keep
 
 
-def jobs_of(page: PageContext) -> Jobs:
-    found: Jobs = page.service("jobs")
-    return found
-
-
 def person_of(job: Job) -> str:
     """Whose it is; "" for what is the server's."""
     return str(job.details.get("person", OWNER_ID if "batch" in job.details else ""))
@@ -59,7 +51,7 @@ def person_of(job: Job) -> str:
 def _shown_jobs(page: PageContext, *kinds: str) -> list[Job]:
     """The server's and the reader's own; the owner sees what else runs here, to end it."""
     is_owner = current_role() is Role.OWNER
-    return [job for job in jobs_of(page).jobs(*kinds) if is_owner or person_of(job) in ("", page.person.id)]
+    return [job for job in page.jobs.jobs(*kinds) if is_owner or person_of(job) in ("", page.person.id)]
 
 
 def job_list(page: PageContext, *kinds: str) -> Values:
@@ -98,15 +90,14 @@ def index() -> Response:
 @blueprint.post("/<job_id>/<action>")
 def act(job_id: str, action: str) -> Response | BaseResponse:
     page = current_page()
-    jobs = jobs_of(page)
+    jobs = page.jobs
     actions = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume, "remove": jobs.remove}
     if action not in actions:
         raise RoostError("job_not_found")
     actions[action](job_id)
     if wants_fragment():
         return _fragment(page)
-    back = urlsplit(request.headers.get("Referer", ""))
-    return redirect(local_path(back.path) if back.netloc == request.host else url_for("jobs.index"), 303)
+    return redirect(page_before(url_for("jobs.index")), 303)
 
 
 def _fragment(page: PageContext) -> Response:
@@ -154,7 +145,7 @@ def _row(page: PageContext, job: Job) -> Values:
         "log": job.log,
         "can_cancel": not job.is_over,
         "can_pause": job.can_pause and job.status in (WAITING, RUNNING),
-        "can_resume": jobs_of(page).can_resume(job),
+        "can_resume": page.jobs.can_resume(job),
     }
 
 

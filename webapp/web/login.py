@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import Response, make_response, redirect, request
 from markupsafe import Markup
@@ -177,6 +177,12 @@ def local_path(path: str) -> str:
     r"""``path`` if it stays on this site, else ``/``: browsers read ``//host`` and ``/\host`` as another one."""
     is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_local else "/"
+
+
+def page_before(instead: str) -> str:
+    """The path of the page that the posted form stood on; ``instead`` where it was no page of ours."""
+    before = urlsplit(request.headers.get("Referer", ""))
+    return local_path(before.path) if before.netloc == request.host else instead
 
 
 def welcome(cookie: str, session_id: str, page: str) -> Response:

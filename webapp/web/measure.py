@@ -5,37 +5,38 @@ Charts are SVG with coordinates from here: a bar for each number of answers at o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.engine.registry import AUTOMATIC, suggestions
 from webapp.errors import RoostError
-from webapp.services.bench.measurements import KIND, PLANS, Measurements
+from webapp.services.bench.measurements import KIND, PLANS
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.storage.measurements import Measurement
 from webapp.web.jobs import describes, job_list, without_folders
-from webapp.web.kit.page import Choice, PageContext, current_page, fresh_page, rate_text, render_page, wants_fragment
+from webapp.web.kit.page import (
+    Choice,
+    PageContext,
+    Values,
+    current_page,
+    fresh_page,
+    moment_text,
+    rate_text,
+    render_page,
+    wants_fragment,
+)
 from webapp.web.presets.builder import machine_facts
 
-Values = dict[str, Any]
 NAME_CHARS = 1000
 WIDTH, BAR_HEIGHT, ROW_HEIGHT = 320, 14, 34
 LINE_HEIGHT, LINE_TOP = 96, 20
 MOST_POINTS = 24
 
 blueprint = Blueprint("measure", __name__, url_prefix="/measure")
-
-
-def measurements_of(page: PageContext) -> Measurements:
-    found: Measurements = page.service("measurements")
-    return found
 
 
 @blueprint.get("")
@@ -54,7 +55,7 @@ def start() -> Response | BaseResponse:
     form = {name: request.form.get(name, "").strip() for name in ("model", "strategy", "plan")}
     form["plan"] = form["plan"] if form["plan"] in PLANS else "quick"
     try:
-        measurements_of(page).start(form["model"][:NAME_CHARS], form["strategy"][:STRATEGY_CHARS], form["plan"])
+        page.measurements.start(form["model"][:NAME_CHARS], form["strategy"][:STRATEGY_CHARS], form["plan"])
     except RoostError as exc:
         return render_page("measure/page.html", measure_page(fresh_page(), form, exc), status=422)
     return redirect(url_for("measure.index", _anchor="jobs"), 303)
@@ -62,13 +63,12 @@ def start() -> Response | BaseResponse:
 
 @blueprint.post("/<measurement_id>/delete")
 def delete(measurement_id: str) -> BaseResponse:
-    measurements_of(current_page()).delete(measurement_id)
+    current_page().measurements.delete(measurement_id)
     return redirect(url_for("measure.index", _anchor="results"), 303)
 
 
 def measure_page(page: PageContext, form: Values | None = None, refusal: RoostError | None = None) -> Values:
-    files: ModelFiles = page.service("model_files")
-    library = files.library
+    library = page.manager.library
     entries = [
         entry for entry in library.list() if entry.inspection is not None and entry.inspection.config is not None
     ]
@@ -81,8 +81,8 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
         "commands_url": url_for("measure.index"),
         "machine": machine_facts(page),
         "models": [Choice(entry.name, entry.name) for entry in entries],
-        "model": _field(page, "model", chosen.name if chosen else ""),
-        "strategy": _field(page, "strategy", given["strategy"]),
+        "model": page.field("measure.field.model", chosen.name if chosen else ""),
+        "strategy": page.field("measure.field.strategy", given["strategy"]),
         "strategies": [AUTOMATIC, *(one.strategy for one in suggested)],
         "plan": given["plan"],
         "plans": [Choice(name, page.t(f"measure.plan.{name}")) for name in PLANS],
@@ -94,16 +94,9 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
     }
 
 
-def _field(page: PageContext, name: str, value: str) -> Values:
-    """As the macros of ``_controls.html`` want it."""
-    words = f"measure.field.{name}"
-    label, help_text = page.t(f"{words}.label"), page.t(f"{words}.help")
-    return {"name": name, "label": label, "value": value, "help": help_text, "error": "", "default": None}
-
-
 def results(page: PageContext) -> Values:
     """A group for each model and strategy, that with the newest measurement first. ``is_busy``: look again soon."""
-    history = measurements_of(page).history()
+    history = page.measurements.history()
     order = list(dict.fromkeys(map(_group_of, history)))
     ordered = sorted(history, key=lambda one: order.index(_group_of(one)))
     groups = [_group(page, list(found)) for _, found in groupby(ordered, _group_of)]
@@ -146,7 +139,7 @@ def _row(page: PageContext, one: Measurement) -> Values:
     load, cores = one.document["machine"]["load"][0], one.document["machine"]["cores"]
     return {
         "id": one.id,
-        "at": _moment(one),
+        "at": moment_text(one.measured_at),
         "alone": rate_text(alone) if alone else "–",
         "best": page.t("measure.at_once", rate=rate_text(best["decode_tokens_per_s"]), count=best["sequences"])
         if best
@@ -163,10 +156,6 @@ def _warm(document: Values) -> str:
 
 def _alone(one: Measurement) -> float | None:
     return next((run["decode_tokens_per_s"] for run in one.document["runs"] if run["sequences"] == 1), None)
-
-
-def _moment(one: Measurement) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(one.measured_at))
 
 
 def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
@@ -205,7 +194,7 @@ def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
         {
             "x": round(6 + number * step, 1),
             "y": round(LINE_TOP + (LINE_HEIGHT - LINE_TOP) * (1 - rate / most), 1),
-            "title": f"{_moment(one)}: {page.t('unit.tokens_per_s', rate=rate_text(rate))}",
+            "title": f"{moment_text(one.measured_at)}: {page.t('unit.tokens_per_s', rate=rate_text(rate))}",
         }
         for number, (one, rate) in enumerate(known)
     ]
@@ -215,8 +204,8 @@ def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
         "floor": LINE_HEIGHT,
         "top": LINE_TOP,
         "most": page.t("unit.tokens_per_s", rate=rate_text(most)),
-        "first": _moment(known[0][0])[:10],
-        "last": _moment(known[-1][0])[:10],
+        "first": moment_text(known[0][0].measured_at)[:10],
+        "last": moment_text(known[-1][0].measured_at)[:10],
         "points": points,
         "path": " ".join(f"{point['x']},{point['y']}" for point in points),
     }

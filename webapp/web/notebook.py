@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, redirect, request, url_for
@@ -16,7 +15,7 @@ from webapp.chat.events import Finished, Waiting
 from webapp.chat.formats import fills_gaps
 from webapp.errors import RoostError
 from webapp.services.chat.answer_tokens import AnswerToken
-from webapp.services.notebook import Fork, Notebooks, Steps, Written, settings_of
+from webapp.services.notebook import Fork, Steps, Written, settings_of
 from webapp.services.presets.fields import SAMPLING, overrides, read_fields
 from webapp.services.presets.published import PLAIN
 from webapp.storage.notebooks import Notebook
@@ -28,19 +27,19 @@ from webapp.web.kit.page import (
     PageContext,
     Toast,
     Values,
-    browser_zone,
     current_page,
     download,
     file_stem,
     fresh_page,
     json_line,
     json_lines,
+    moment_text,
     render_page,
     undone_id,
     wants_fragment,
     wants_json,
 )
-from webapp.web.presets.form import Controls, Draft, presets_of, shown_name
+from webapp.web.presets.form import Controls, Draft, shown_name
 from webapp.web.roles import least_role
 from webapp.weights.inspection import model_name
 
@@ -48,13 +47,9 @@ TEXT_CHARS = 1_000_000
 NAME_CHARS = 120
 FORM_BYTES = 8 << 20
 SHOWN_TOKENS = 2000
+SAID = ("deleted", "restored")
 
 blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
-
-
-def notebooks_of(page: PageContext) -> Notebooks:
-    found: Notebooks = page.service("notebooks")
-    return found
 
 
 @blueprint.before_request
@@ -62,7 +57,7 @@ def check_person() -> None:
     """Whatever an address does with a notebook: it is for whose it is alone."""
     if notebook_id := (request.view_args or {}).get("notebook_id"):
         page = current_page()
-        notebooks_of(page).store.check(notebook_id, page.person.id)
+        page.notebooks.store.check(notebook_id, page.person.id)
 
 
 # pages
@@ -72,31 +67,30 @@ def check_person() -> None:
 def index() -> Response | BaseResponse:
     """The notebook changed last."""
     page = current_page()
-    rows = notebooks_of(page).store.list(page.person.id)
+    rows = page.notebooks.store.list(page.person.id)
     if rows:
         kept: Values = {name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args}
         return redirect(url_for("notebook.show", notebook_id=rows[0][0], **kept), 303)
-    return render_page("notebook/page.html", notebook_page(page, None, _said_toast(page)))
+    return render_page("notebook/page.html", notebook_page(page, None, page.done_toast("notebook.said", SAID)))
 
 
 @blueprint.post("")
 def create() -> BaseResponse:
     page = current_page()
-    made = notebooks_of(page).store.create(page.t("notebook.unnamed"), page.person.id)
+    made = page.notebooks.store.create(page.t("notebook.unnamed"), page.person.id)
     return redirect(url_for("notebook.show", notebook_id=made.id), 303)
 
 
 @blueprint.get("/<notebook_id>")
 def show(notebook_id: str) -> Response:
     page = current_page()
-    notebook = notebooks_of(page).store.get(notebook_id)
-    return render_page("notebook/page.html", notebook_page(page, notebook, _said_toast(page)))
+    notebook = page.notebooks.store.get(notebook_id)
+    return render_page("notebook/page.html", notebook_page(page, notebook, page.done_toast("notebook.said", SAID)))
 
 
 def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[Toast, ...] = ()) -> Values:
     """``notebook/page.html``; None where there is none yet."""
-    notebooks, t = notebooks_of(page), page.t
-    zone = browser_zone()
+    notebooks, t = page.notebooks, page.t
     shown: Values = {
         "page_title": notebook.name if notebook else t("nav.notebook"),
         "commands_url": url_for("notebook.do"),
@@ -105,7 +99,7 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
             {
                 "id": row_id,
                 "name": name,
-                "at": datetime.fromtimestamp(changed, zone).strftime("%Y-%m-%d %H:%M"),
+                "at": moment_text(changed),
                 "is_current": notebook is not None and row_id == notebook.id,
             }
             for row_id, name, changed in notebooks.store.list(page.person.id)
@@ -116,18 +110,18 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
     if notebook is None:
         return shown
     preset = notebooks.preset(notebook)
-    base = presets_of(page).sampling(preset, {}, page.model, PLAIN).to_dict()
+    base = page.presets.sampling(preset, {}, page.model, PLAIN).to_dict()
     controls = Controls(page, preset, base, Draft({name: str(v) for name, v in _shown_sampling(notebook).items()}))
     rows = [(row, controls.of(row)) for row in SAMPLING]
-    own, active = notebook.settings.get("preset", ""), presets_of(page).active()
+    own, active = notebook.settings.get("preset", ""), page.presets.active()
     follow = Choice("", t("chat.options.preset_active", name=shown_name(active, t)))
     return shown | {
         "text": notebook.draft.text,
         "is_running": notebooks.is_running(notebook.id),
         "can_fill": page.model is not None and fills_gaps(model_name(page.model)),
         "drawn_preset": preset.id,
-        "preset": own if any(row.id == own for row in presets_of(page).list()) else "",
-        "presets": [follow, *(Choice(row.id, shown_name(row, t)) for row in presets_of(page).list())],
+        "preset": own if any(row.id == own for row in page.presets.list()) else "",
+        "presets": [follow, *(Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
         "knobs": [control for row, control in rows if row.is_common],
         "more_knobs": [control for row, control in rows if not row.is_common],
         "views": [Choice(name, t(f"notebook.view_{name}")) for name in ("text", "tokens")],
@@ -140,17 +134,13 @@ def _shown_sampling(notebook: Notebook) -> Values:
     return {name: ("1" if value else "0") if isinstance(value, bool) else value for name, value in found.items()}
 
 
-def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    return page.done_toast("notebook.said", ("deleted", "restored"))
-
-
 # what is posted
 
 
 def _saved(page: PageContext, notebook_id: str) -> Notebook:
     """The form's text, name and settings, as far as it has them, are the notebook's."""
     request.max_form_memory_size = FORM_BYTES
-    form, notebooks = request.form, notebooks_of(page)
+    form, notebooks = request.form, page.notebooks
     notebook = notebooks.store.get(notebook_id)
     if "text" not in form:
         return notebook
@@ -167,9 +157,9 @@ def _saved(page: PageContext, notebook_id: str) -> Notebook:
 
 def _settings(page: PageContext, notebook: Notebook) -> Values:
     """What differs from the preset that the page was drawn with; what cannot be is left as it was."""
-    form, known = request.form, {preset.id: preset for preset in presets_of(page).list()}
-    drawn = known.get(form["drawn_preset"]) or presets_of(page).active()
-    base = presets_of(page).sampling(drawn, {}, page.model, PLAIN).to_dict()
+    form, known = request.form, {preset.id: preset for preset in page.presets.list()}
+    drawn = known.get(form["drawn_preset"]) or page.presets.active()
+    base = page.presets.sampling(drawn, {}, page.model, PLAIN).to_dict()
     given = {row.name: form.getlist(row.name)[-1] for row in SAMPLING if row.name in form}
     values, problems = read_fields(given)
     before = notebook.settings.get("sampling", {})
@@ -193,7 +183,7 @@ def _refused(page: PageContext, notebook_id: str, error: RoostError) -> Response
     if wants_json():
         return jsonify(error=page.error_values(error)), error.status
     page = fresh_page()
-    shown = notebook_page(page, notebooks_of(page).store.get(notebook_id), (page.error_toast(error),))
+    shown = notebook_page(page, page.notebooks.store.get(notebook_id), (page.error_toast(error),))
     if "text" in request.form:
         shown["text"] = request.form["text"]
     return render_page("notebook/page.html", shown, status=error.status if error.status < 500 else 422)
@@ -221,17 +211,17 @@ def save(notebook_id: str) -> Any:
 
 @blueprint.post("/<notebook_id>/undo")
 def undo(notebook_id: str) -> Any:
-    return _changing(notebook_id, lambda page, one: notebooks_of(page).store.step(one.id, one.draft, is_back=True))
+    return _changing(notebook_id, lambda page, one: page.notebooks.store.step(one.id, one.draft, is_back=True))
 
 
 @blueprint.post("/<notebook_id>/redo")
 def redo(notebook_id: str) -> Any:
-    return _changing(notebook_id, lambda page, one: notebooks_of(page).store.step(one.id, one.draft, is_back=False))
+    return _changing(notebook_id, lambda page, one: page.notebooks.store.step(one.id, one.draft, is_back=False))
 
 
 @blueprint.post("/<notebook_id>/stop")
 def stop(notebook_id: str) -> BaseResponse:
-    notebooks_of(current_page()).stop(notebook_id)
+    current_page().notebooks.stop(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
 
@@ -243,7 +233,7 @@ def continue_(notebook_id: str) -> Any:
         notebook = _saved(page, notebook_id)
         fork = re.fullmatch(r"fork:(\d{1,7}):(\d{1,7})", request.form.get("fork", ""))
         gap = request.form.get("gap", type=int)
-        steps = notebooks_of(page).continued(
+        steps = page.notebooks.continued(
             notebook_id,
             notebook.draft.text,
             asker(),
@@ -280,11 +270,11 @@ def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[
                 at_limit = f" · {page.t('notebook.at_limit')}" if step.finish_reason == "length" else ""
                 yield json_line({"figures": written_text(step, page.t) + at_limit})
         steps.close()
-        yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+        yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     except RoostError as exc:
         yield json_line({"error": page.error_values(exc)})
         with contextlib.suppress(RoostError):  # it may be deleted by now
-            yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+            yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     finally:
         steps.close()
 
@@ -300,7 +290,7 @@ def _brief(step: Written) -> list[list[Any]]:
 
 @blueprint.post("/<notebook_id>/delete")
 def delete(notebook_id: str) -> BaseResponse:
-    notebooks = notebooks_of(current_page())
+    notebooks = current_page().notebooks
     name = notebooks.store.get(notebook_id).name
     notebooks.delete(notebook_id)
     return redirect(url_for("notebook.index", said="deleted", about=name, undo=notebook_id), 303)
@@ -309,7 +299,7 @@ def delete(notebook_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    store, notebook_id = notebooks_of(current_page()).store, undone_id()
+    store, notebook_id = current_page().notebooks.store, undone_id()
     store.check(notebook_id, g.person.id)
     restored = store.restore(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
@@ -322,11 +312,11 @@ def do() -> BaseResponse:
 def tokens(notebook_id: str) -> Response:
     """The text token by token; ``at`` one of them, what could have stood there."""
     page, at = current_page(), request.args.get("at", type=int)
-    notebook = notebooks_of(page).store.get(notebook_id)
+    notebook = page.notebooks.store.get(notebook_id)
     found = None if at is None else _alternatives(page, notebook_id, at)
     if found is not None and wants_fragment():
         return render_page("chat/_alternatives.html", {"found": found})
-    pieces, has_more = notebooks_of(page).pieces(notebook.draft, SHOWN_TOKENS)
+    pieces, has_more = page.notebooks.pieces(notebook.draft, SHOWN_TOKENS)
     values = {
         "page_title": notebook.name,
         "commands_url": url_for("notebook.do"),
@@ -354,7 +344,7 @@ def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
         "choose": page.t("notebook.choose"),
     }
     try:
-        own, best = notebooks_of(page).alternatives(notebook_id, place)
+        own, best = page.notebooks.alternatives(notebook_id, place)
     except RoostError as exc:
         return {**view, "failure": page.error_values(exc)}
     rows = alternative_rows(own, best, place, "fork")
@@ -363,5 +353,5 @@ def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
 
 @blueprint.get("/<notebook_id>/export.txt")
 def export(notebook_id: str) -> Response:
-    notebook = notebooks_of(current_page()).store.get(notebook_id)
+    notebook = current_page().notebooks.store.get(notebook_id)
     return download(notebook.draft.text, "text/plain", f"{file_stem(notebook.name, 'notebook')}.txt")

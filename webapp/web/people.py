@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +17,7 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import owner_link
 from webapp.services.batch import KIND as BATCH
-from webapp.services.chat.turns import ChatTurns
-from webapp.services.jobs import Jobs
-from webapp.services.limits import Limits, PersonQuota
-from webapp.services.notebook import Notebooks
+from webapp.services.limits import Limits
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import ACCOUNT, GUEST, NAME_CHARS, SHARED_ID, Invitation, People, Person
 from webapp.storage.records import OWNER_ID
@@ -31,7 +27,7 @@ from webapp.storage.state_handles import StateHandles
 from webapp.web import login
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import client_address, cookie_name, current_role, the_guard
-from webapp.web.kit.page import Choice, PageContext, Values, browser_zone, current_page, fresh_page, render_page
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, moment_text, render_page
 from webapp.web.login import DoorField, DoorForm
 from webapp.web.peer import address_key, is_loopback
 from webapp.web.roles import Role
@@ -143,9 +139,7 @@ def limit(person_id: str) -> Response | BaseResponse:
     ):
         reason = Text("reason.common.must_be_a_whole_number")
         return _page(422, error=RoostError("limit_invalid", reason=reason), failed=person_id)
-    current_page().service("quota").set(
-        person_id, Limits(**{name: int(text) if text else None for name, text in typed.items()})
-    )
+    current_page().quota.set(person_id, Limits(**{name: int(text) if text else None for name, text in typed.items()}))
     return _back("saved")
 
 
@@ -231,10 +225,9 @@ def remove(person_id: str) -> BaseResponse:
         if token.person_id == person.id:
             tokens.revoke(token.id)
     the_people().remove(person.id)  # first: what a request still running would keep is refused from here on
-    turns: ChatTurns = page.service("chat_turns")
-    turns.delete_all(_chats(person.id).ids())
-    kept = (page.service("database"), page.settings.response_days, person.id)
-    notebooks, batches = page.service("notebooks"), page.service("batches")
+    page.chat_turns.delete_all(_chats(person.id).ids())
+    kept = (page.database, page.settings.response_days, person.id)
+    notebooks, batches = page.notebooks, page.batches
     unneeded = [*ResponseStore(*kept).delete_all(), *StateHandles(*kept).delete_all()[1]]
     page.manager.forget_snapshots([*unneeded, *notebooks.store.delete_all(person.id)])
     for batch in batches.store.list(person.id):
@@ -254,22 +247,20 @@ def _person(person_id: str, is_other: bool = False) -> Person:
 def _shut_out(person_id: str) -> None:
     """Open pages close at once, and nothing more is written for them: a program's answers see it by themselves. Batches
     are paused, so that they can go on where the person is let in again."""
+    page = current_page()
     the_guard().sessions.end_all(person_id)
-    turns: ChatTurns = current_page().service("chat_turns")
-    notebooks: Notebooks = current_page().service("notebooks")
-    for notebook_id, _, _ in notebooks.store.list(person_id):
-        notebooks.stop(notebook_id)
-    for chat_id in turns.writing():
+    for notebook_id, _, _ in page.notebooks.store.list(person_id):
+        page.notebooks.stop(notebook_id)
+    for chat_id in page.chat_turns.writing():
         if _chats().person_of(chat_id) == person_id:
-            turns.stop(chat_id)
-    jobs: Jobs = current_page().service("jobs")
-    for job in jobs.jobs(BATCH):
+            page.chat_turns.stop(chat_id)
+    for job in page.jobs.jobs(BATCH):
         if job.details.get("person") == person_id:
-            jobs.pause(job.id)
+            page.jobs.pause(job.id)
 
 
 def _chats(person_id: str | None = None) -> ChatStore:
-    return ChatStore(current_page().service("database"), person_id)
+    return ChatStore(current_page().database, person_id)
 
 
 def address_for_others() -> str:
@@ -414,8 +405,7 @@ class OwnersView:
         self._people = the_people().list()
         self._sessions = the_guard().sessions.list()
         self._counts = _chats().counts()
-        turns: ChatTurns = page.service("chat_turns")
-        self._writing = {_chats().person_of(chat_id) for chat_id in turns.writing()}
+        self._writing = {_chats().person_of(chat_id) for chat_id in page.chat_turns.writing()}
 
     def people(self) -> list[Values]:
         """Who was here last comes first; the owner before all, who was shut out after all."""
@@ -427,10 +417,10 @@ class OwnersView:
         t, devices = self.page.t, [row for row in self._sessions if row.person_id == person.id]
         is_here = time.time() - person.seen_at < HERE_S
         chats = self._counts.get(person.id, 0)
-        seen = t("people.here") if is_here else t("people.seen", when=date_of(person.seen_at)) if person.seen_at else ""
+        seen = t("people.seen", when=moment_text(person.seen_at)) if person.seen_at else t("people.never")
         by = next((link.name for link in the_people().invitations() if link.id == person.invitation_id), "")
         facts = [
-            seen or t("people.never"),
+            t("people.here") if is_here else seen,
             t("people.devices", count=len(devices)),
             t("people.chats", count=chats),
             *([t("people.by", name=by)] if by else []),
@@ -475,7 +465,7 @@ class OwnersView:
 def link_facts(page: PageContext, link: Invitation) -> list[str]:
     t = page.t
     used = "of" if link.most_uses is not None else "any"
-    until = t("people.link.until", when=date_of(link.expires_at)) if link.expires_at else t("people.link.no_end")
+    until = t("people.link.until", when=moment_text(link.expires_at)) if link.expires_at else t("people.link.no_end")
     return [t(f"people.link.used_{used}", count=link.uses, most=link.most_uses or 0), until]
 
 
@@ -512,17 +502,13 @@ def kind_of(person: Person) -> str:
 
 
 def device_row(page: PageContext, session: Session) -> Values:
-    times = {"used": date_of(session.used_at), "begun": date_of(session.created_at)}
+    times = {"used": moment_text(session.used_at), "begun": moment_text(session.created_at)}
     return {
         "key": session.key,
         "name": device_of(session.agent) or page.t("people.unknown_device"),
         "times": page.t("people.times", **times),
         "is_this": g.session is not None and g.session.key == session.key,
     }
-
-
-def date_of(moment: float) -> str:
-    return datetime.fromtimestamp(moment, browser_zone()).strftime("%Y-%m-%d %H:%M")
 
 
 def device_of(agent: str) -> str:
@@ -537,9 +523,8 @@ def limits_row(page: PageContext, person: Person) -> Values:
     """The fields of the limits a person has, empty for the default; none for who has no limits."""
     if person.may_own or person.id == SHARED_ID or person.revoked_at is not None:
         return {"limits": ()}
-    quota: PersonQuota = page.service("quota")
-    own, default = asdict(quota.own(person.id)), asdict(quota.default_of(person))
+    own, default = asdict(page.quota.own(person.id)), asdict(page.quota.default_of(person))
     return {
         "limits": [(name, "" if own[name] is None else own[name]) for name in LIMITS],
-        "limits_help": page.t("people.limits.help", used=quota.used_today(person.id), **default),
+        "limits_help": page.t("people.limits.help", used=page.quota.used_today(person.id), **default),
     }

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.services.generation.prefixes import Prefixes, Source
+from webapp.services.generation.prefixes import Source
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
 from webapp.web.kit.page import (
@@ -31,7 +31,7 @@ from webapp.web.kit.page import (
     render_page,
     undone_id,
 )
-from webapp.web.presets.form import presets_of, shown_name
+from webapp.web.presets.form import shown_name
 from webapp.weights.state_sheet import PROMPT
 
 KIND = "persona"
@@ -48,7 +48,7 @@ blueprint = Blueprint("personas", __name__, url_prefix="/personas")
 
 
 def personas_of(page: PageContext) -> SavedItems:
-    return SavedItems(page.service("database"), KIND)
+    return SavedItems(page.database, KIND)
 
 
 def find_persona(page: PageContext, persona_id: str) -> SavedItem | None:
@@ -76,7 +76,7 @@ def chat_with_persona(page: PageContext, chat: Chat, persona_id: str) -> Chat:
             page.manager.check_state(state)
         except RoostError:
             state = ""
-    known = any(preset.id == body.get("preset") for preset in presets_of(page).list())
+    known = any(preset.id == body.get("preset") for preset in page.presets.list())
     return replace(
         chat,
         persona_id=item.id,
@@ -121,7 +121,7 @@ def personas_page(
         "face": face(item) if item else None,
         "presets": [
             Choice("", page.t("personas.no_preset")),
-            *(Choice(preset.id, shown_name(preset, page.t)) for preset in presets_of(page).list()),
+            *(Choice(preset.id, shown_name(preset, page.t)) for preset in page.presets.list()),
         ],
         "states": [Choice("", page.t("personas.no_state")), *(Choice(name, name) for name in states)],
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
@@ -188,7 +188,7 @@ def bake(persona_id: str) -> Response | BaseResponse:
     """Has the model read the system prompt into a state file, which the persona begins with from then on."""
     page = current_page()
     item = personas_of(page).get(persona_id)
-    prefixes: Prefixes = page.service("prefixes")
+    prefixes = page.prefixes
     source = Source(PROMPT, item.name, str(item.body.get("system_prompt", "")))
     try:
         name = prefixes.states.free_name(item.name)

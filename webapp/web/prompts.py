@@ -39,7 +39,7 @@ blueprint = Blueprint("prompts", __name__, url_prefix="/prompts")
 
 
 def prompts_of(page: PageContext) -> SavedItems:
-    return SavedItems(page.service("database"), KIND)
+    return SavedItems(page.database, KIND)
 
 
 @blueprint.get("")

@@ -6,7 +6,7 @@ none: the id is no login. It shows the questions and answers alone.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import timezone
 from functools import cache
 
 from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
@@ -18,7 +18,7 @@ from webapp.web.chat.live import ChatContext, chat_context
 from webapp.web.chat.views import as_written, rendered, title_of
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import LOOPBACK_NAMES, the_guard
-from webapp.web.kit.page import Values, browser_zone, render_page
+from webapp.web.kit.page import Values, moment_text, render_page
 
 blueprint = Blueprint("shared", __name__, url_prefix="/shared")
 ID_CHARS = 64
@@ -58,7 +58,7 @@ def font() -> Response:
 def show(share_id: str) -> Response:
     """``first``: the number of the message to begin with."""
     page = chat_context()
-    shares = Shares(page.service("database"))
+    shares = Shares(page.database)
     share = shares.find(share_id[:ID_CHARS])
     if share is None:  # a page without the shell, which is for those who may see more
         response = notice_page(page.t("shared.gone"), page.t("shared.gone_text"), "", 404)
@@ -75,7 +75,7 @@ def page_to_print(page: ChatContext, chat_id: str) -> Response:
     """The branch of a chat that is shown, whole, as a shared page shows it. Raises ChatNotFound for one of another
     person."""
     chat = page.store.get(chat_id)
-    messages = Shares(page.service("database")).messages(chat_id)
+    messages = Shares(page.database).messages(chat_id)
     values = _text(page, chat.title, _date(chat.updated_at), messages, 0, len(messages))
     return make_response(render_page("shared/chat.html", values), {**HEADERS, "Cache-Control": "no-store"})
 
@@ -111,7 +111,7 @@ def index() -> Response:
         "toasts": page.done_toast("shared.said", SAID, undo=""),
         "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
         "is_reachable": the_guard().is_shared,
-        "rows": [_row(page, share, made) for share in Shares(page.service("database")).all(page.person.id)],
+        "rows": [_row(page, share, made) for share in Shares(page.database).all(page.person.id)],
     }
     return render_page("shared/page.html", values)
 
@@ -129,7 +129,7 @@ def _row(page: ChatContext, share: Share, made: str) -> Values:
 
 
 def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, browser_zone() or timezone.utc).strftime("%Y-%m-%d %H:%M")
+    return moment_text(moment, timezone.utc)
 
 
 def _link(share: Share) -> str:
@@ -150,11 +150,11 @@ def make() -> BaseResponse:
     """A link to ``chat``; ``kind`` is "snapshot" or "live"."""
     page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
     page.store.check(chat_id)
-    made = Shares(page.service("database")).make(chat_id, request.form.get("kind") == "live")
+    made = Shares(page.database).make(chat_id, request.form.get("kind") == "live")
     return redirect(url_for("shared.index", said="made", about=made.id, _anchor="links"), 303)
 
 
 @blueprint.post("/<share_id>/end")
 def end(share_id: str) -> BaseResponse:
-    Shares(chat_context().service("database")).end(share_id[:ID_CHARS])
+    Shares(chat_context().database).end(share_id[:ID_CHARS])
     return redirect(url_for("shared.index", said="ended"), 303)

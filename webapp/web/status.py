@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from os.path import normpath
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, has_request_context, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
@@ -30,7 +30,7 @@ from webapp.web.kit.page import (
     render_page,
     wants_fragment,
 )
-from webapp.web.login import local_path
+from webapp.web.login import page_before
 from webapp.web.roles import least_role, most_needed
 
 blueprint = Blueprint("status", __name__, url_prefix="/status")
@@ -341,8 +341,7 @@ def _done() -> Response | BaseResponse:
     """The menu as it is now; for a form posted without htmx, back to the page it stood on."""
     if wants_fragment():
         return _menu_now()
-    back = urlsplit(request.headers.get("Referer", ""))
-    return redirect(local_path(back.path) if back.netloc == request.host else "/", 303)
+    return redirect(page_before("/"), 303)
 
 
 def _menu_now(refusal: RoostError | None = None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
@@ -12,7 +11,7 @@ from webapp.errors import RoostError
 from webapp.storage.records import OWNER_ID
 from webapp.storage.tokens import SCOPES, ApiToken
 from webapp.web.guard import the_guard
-from webapp.web.kit.page import PageContext, browser_zone, current_page, render_page
+from webapp.web.kit.page import PageContext, current_page, moment_text, render_page
 
 blueprint = Blueprint("tokens", __name__, url_prefix="/tokens")
 
@@ -65,10 +64,6 @@ def token_row(page: PageContext, token: ApiToken) -> dict[str, Any]:
         "name": token.name,
         "scopes": [page.t(f"tokens.scope.{scope}") for scope in token.scopes],
         "person": "" if person is None or person.is_owner else person.name or page.t("tokens.guest"),
-        "used": page.t("tokens.used", date=_date(token.used_at)) if token.used_at else page.t("tokens.unused"),
-        "created": _date(token.created_at),
+        "used": page.t("tokens.used", date=moment_text(token.used_at)) if token.used_at else page.t("tokens.unused"),
+        "created": moment_text(token.created_at),
     }
-
-
-def _date(moment: float) -> str:
-    return datetime.fromtimestamp(moment, browser_zone()).strftime("%Y-%m-%d %H:%M")

@@ -208,9 +208,9 @@ def test_a_deleted_preset_comes_back_by_the_toast(browser):
 
 
 def test_an_undo_in_the_address_is_believed_only_in_its_form(browser):
-    page = browser.get("/presets?done=deleted&undo=delete:" + "0" * 32)[1]
+    page = browser.get("/presets?said=deleted&undo=delete:" + "0" * 32)[1]
     assert "delete:000" not in page
-    assert "&lt;b" not in browser.get("/presets?done=<b>&saved=<b>")[1]
+    assert "&lt;b" not in browser.get("/presets?said=<b>&saved=<b>")[1]
     mine = browser.presets.create("Mine")
     assert "&lt;b" not in browser.get(f"/presets/{mine.id}?saved=<b>,temperature&reload=<b>")[1]
 

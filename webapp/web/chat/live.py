@@ -20,8 +20,6 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, Reas
 from webapp.engine.sampling_params import SamplingParams
 from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
-from webapp.services.chat.turns import ChatTurns
-from webapp.services.presets.presets import Presets
 from webapp.services.presets.published import Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import Person
@@ -303,14 +301,13 @@ class ChatContext(PageContext):
 
     def __init__(self, app: Flask, locale: str, person: Person | None = None) -> None:
         super().__init__(app, locale, person)
-        self.store = ChatStore(self.service("database"), self.person.id)
+        self.store = ChatStore(self.database, self.person.id)
         """The person's own chats; what another part is asked to do with a chat is checked first (``check``)."""
         self.list_topic = list_topic(self.person.id)
-        self.turns: ChatTurns = self.service("chat_turns")
-        self.presets: Presets = self.service("presets")
-        self.files: Attachments = self.service("attachments")
-        self.news: ChatNews = self.service("chat_news")
-        self.renderings: LiveRenderings = self.service("live_renderings")
+        self.turns = self.chat_turns
+        self.files: Attachments = app.extensions["attachments"]
+        self.news: ChatNews = app.extensions["chat_news"]
+        self.renderings: LiveRenderings = app.extensions["live_renderings"]
 
     @property
     def what_runs(self) -> tuple[str, str, bool]:

@@ -429,7 +429,7 @@ def do() -> Response | BaseResponse:
 def poll() -> Response:
     """The page's socket, where no WebSocket gets through."""
     request.max_content_length = MAX_FRAME_BYTES
-    pages: PolledPages = chat_context().service("polled_pages")
+    pages: PolledPages = current_app.extensions["polled_pages"]
     return jsonify(pages.answer(parse_frame(request.get_data())))
 
 

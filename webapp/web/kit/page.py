@@ -3,7 +3,7 @@
 :func:`current_page` gives a view its :class:`PageContext`: services, the reader's language, the model's status at one
 moment. It is the same one for the whole request, so that two parts of a page cannot disagree. A view returns a mapping
 of plain values, the template's variables; :func:`render_page` draws the whole page, or the fragment htmx asked for.
-:func:`install` gives every template ``t(key, **params)``, ``locale`` and ``locales``.
+:func:`install` gives every template ``t(key, **params)`` and ``locale``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import (
@@ -39,14 +39,31 @@ from webapp.errors import RoostError, translate_error
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
 from webapp.i18n.translation import LOCALE_COOKIE
 from webapp.manager.library import STATE_ENDINGS, STATES
-from webapp.manager.manager import ModelManager
-from webapp.manager.status import ModelStatus
-from webapp.services.bench.measurements import Measurements
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.people import NOBODY, Person
 from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import Inspection
+
+if TYPE_CHECKING:
+    from webapp.manager.manager import ModelManager
+    from webapp.manager.status import ModelStatus
+    from webapp.services.batch import BatchRuns
+    from webapp.services.bench.measurements import Measurements
+    from webapp.services.bench.tool_bench import ToolBench
+    from webapp.services.chat.turns import ChatTurns
+    from webapp.services.conversion import Conversions
+    from webapp.services.downloads.downloads import Downloads
+    from webapp.services.generation.prefixes import Prefixes
+    from webapp.services.jobs import Jobs
+    from webapp.services.library.model_files import ModelFiles
+    from webapp.services.limits import PersonQuota
+    from webapp.services.notebook import Notebooks
+    from webapp.services.presets.presets import Presets
+    from webapp.services.states import StateLibrary
+    from webapp.services.tools import McpServers
+    from webapp.storage.database import Database
+    from webapp.web.guard import Guard
 
 COOKIE_SECONDS = 365 * 86400
 ZONE_COOKIE = "roost_zone"
@@ -121,9 +138,8 @@ def commands(text: str) -> Markup:
 
 
 def template_words() -> dict[str, Any]:
-    """``t``, ``locale`` (the reader's), ``locales`` (code -> own name)."""
     locale = current_locale()
-    return {"t": translator(locale), "locale": locale, "locales": LOCALES}
+    return {"t": translator(locale), "locale": locale}
 
 
 def translator(locale: str) -> Any:
@@ -168,6 +184,12 @@ def browser_zone() -> tzinfo | None:
         return ZoneInfo(name) if name else None
     except (ValueError, OSError, ZoneInfoNotFoundError):  # a stranger may have written it
         return None
+
+
+def moment_text(at: float, instead: tzinfo | None = None) -> str:
+    """Of a time in seconds since 1970, such as "2026-11-30 09:12", where the reader is; else in the zone ``instead``,
+    None for this machine's."""
+    return datetime.fromtimestamp(at, browser_zone() or instead).strftime("%Y-%m-%d %H:%M")
 
 
 def wants_fragment() -> bool:
@@ -266,6 +288,7 @@ class FormField:
     name: str
     label: str
     help: str = ""
+    value: str = ""
     error: str = ""
     is_changed: bool = False
     default: str | None = None
@@ -273,31 +296,38 @@ class FormField:
 
 
 class PageContext:
-    """Services by their names in ``app.extensions``, and what one reader sees of them. ``t`` translates a key."""
+    """The services, by their names in ``app.extensions``, and what one reader sees of them. ``t`` translates a key."""
+
+    batches: BatchRuns
+    chat_turns: ChatTurns
+    conversions: Conversions
+    database: Database
+    downloads: Downloads
+    guard: Guard
+    jobs: Jobs
+    mcp_servers: McpServers
+    measurements: Measurements
+    model_files: ModelFiles
+    notebooks: Notebooks
+    prefixes: Prefixes
+    presets: Presets
+    quota: PersonQuota
+    settings: Settings
+    states: StateLibrary
+    tool_bench: ToolBench
 
     def __init__(self, app: Flask, locale: str, person: Person | None = None) -> None:
+        vars(self).update(app.extensions)
+        self.manager: ModelManager = app.extensions["model_manager"]
         self.locale = locale
         self.person: Person = person or g.get("person", NOBODY)
         """Who reads it: the request's, unless told."""
         self.t: Translator = translator(locale)
-        self._services = app.extensions
-
-    @property
-    def manager(self) -> ModelManager:
-        return self.service("model_manager")  # type: ignore[no-any-return]
-
-    @property
-    def settings(self) -> Settings:
-        return self.service("settings")  # type: ignore[no-any-return]
 
     @cached_property
     def tools(self) -> ToolStore:
         """Those the reader may use."""
-        return ToolStore(self.service("database")).of(self.person.id)
-
-    def service(self, name: str) -> Any:
-        """One of ``app.extensions``, such as "states" or "presets"."""
-        return self._services[name]
+        return ToolStore(self.database).of(self.person.id)
 
     @cached_property
     def status(self) -> ModelStatus:
@@ -324,8 +354,7 @@ class PageContext:
     def speed_here(self, found: Inspection | None, strategy: str) -> str:
         """How fast one answer of that model would be on this machine, such as "31 tokens/s here (measured)"; "" while
         nobody can tell."""
-        measurements: Measurements = self.service("measurements")
-        speed = measurements.speed(found, strategy) if found is not None else None
+        speed = self.measurements.speed(found, strategy) if found is not None else None
         if speed is None:
             return ""
         if speed.is_measured:
@@ -355,6 +384,11 @@ class PageContext:
         """Only what is wrong, to stand beside the field it is wrong with."""
         return str(say(error.params.get("reason", ""), self.locale))
 
+    def field(self, words: str, value: str = "", error: str = "") -> FormField:
+        """The control that the last part of ``words`` names; its label and help are below them in the catalogue."""
+        name = words.rpartition(".")[2]
+        return FormField(name, self.t(f"{words}.label"), self.t(f"{words}.help"), value, error)
+
     def error_toast(self, error: RoostError, name: str = "", id: str = "refused") -> Toast:
         return Toast(id, *self.explain(error, name), is_error=True, code=error.code)
 
@@ -364,13 +398,14 @@ class PageContext:
         return {"code": error.code, "message": message, "hint": hint}
 
     def done_toast(self, prefix: str, known: Collection[str], undo: str | None = None) -> tuple[Toast, ...]:
-        """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``; none for an
-        unknown ``said``. ``undo`` None: the row ``?undo=`` comes back, as :func:`undone_id` reads it."""
+        """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``, a name or a count;
+        none for an unknown ``said``. ``undo`` None: the row ``?undo=`` comes back, as :func:`undone_id` reads it."""
         said, about = request.args.get("said", ""), request.args.get("about", "")[:ABOUT_CHARS]
         if undo is None:
             row_id = request.args.get("undo", "")
             undo = f"restore:{row_id}" if ROW_ID.fullmatch(row_id) else ""
-        return (Toast("done", self.t(f"{prefix}.{said}", name=about), undo=undo),) if said in known else ()
+        count = int(about) if about.isdecimal() and len(about) < 10 else 0
+        return (Toast("done", self.t(f"{prefix}.{said}", name=about, count=count), undo=undo),) if said in known else ()
 
     def model_url(self, name: str) -> str:
         return url_for("models.details", name=name)

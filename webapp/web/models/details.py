@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
 
 from flask import url_for
 
 from webapp.i18n import say, size_text
 from webapp.manager.library import ModelEntry
 from webapp.services.strategy.choice import recommend, validate
-from webapp.web.kit.page import Choice, PageContext, Toast
-from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, library_of, model_row
+from webapp.web.kit.page import Choice, PageContext, Toast, Values, moment_text
+from webapp.web.models.views import dtype_text, fit_line, is_loadable, model_row
 from webapp.weights.architecture import WHOLE_MODEL
 from webapp.weights.inspection import USED_TOKENS_KEY, Inspection
 from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo
@@ -56,7 +55,7 @@ def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
     is_model = is_loadable(found) and found.format in ("pth", "safetensors")
     if not (is_adapter or is_model) or found.adapter in ("pissa-init", WHOLE_MODEL):
         return None
-    library = library_of(page)
+    library = page.manager.library
     others = [(file.name, library.look_into(file).inspection) for file in library.files()[:MOST_LOOKED_INTO]]
     starts = [Choice(name, name) for name, other in others if other is not None and other.adapter == "pissa-init"]
     if is_adapter:
@@ -115,7 +114,7 @@ def _sizes(found: Inspection) -> dict[str, object]:
 
 def _date(entry: ModelEntry) -> str:
     try:
-        return datetime.fromtimestamp(entry.path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        return moment_text(entry.path.stat().st_mtime)
     except (OSError, ValueError, OverflowError):  # a date no calendar has
         return ""
 

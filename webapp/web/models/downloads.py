@@ -6,7 +6,6 @@ No host is asked for anything by looking at a page; each button says which host 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, redirect, request, url_for
@@ -16,24 +15,17 @@ from webapp.errors import RoostError
 from webapp.i18n import size_text
 from webapp.manager.library import STATES
 from webapp.services.downloads.catalogue import FAMILIES, KnownModel, as_inspected, best, fitting, known_models
-from webapp.services.downloads.downloads import KIND, Downloads
+from webapp.services.downloads.downloads import KIND
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
-from webapp.services.presets.presets import Presets
 from webapp.services.strategy.choice import strategy_on_load
-from webapp.web.jobs import describes, jobs_of, time_text
-from webapp.web.kit.page import Choice, PageContext, current_page, fresh_page, render_page
+from webapp.web.jobs import describes, time_text
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, render_page
 
-Values = dict[str, Any]
 blueprint = Blueprint("downloads", __name__, url_prefix="/downloads")
 TEXT_CHARS = 2000
 ASSUMED_BYTES_PER_S = 10e6
 """For a first guess of the time; what the last download reached is a better one."""
-
-
-def downloads_of(page: PageContext) -> Downloads:
-    found: Downloads = page.service("downloads")
-    return found
 
 
 # actions
@@ -46,7 +38,7 @@ def start() -> Response | BaseResponse:
     page = current_page()
     form = {key: request.form.get(key, "")[:TEXT_CHARS].strip() for key in ("name", "hub", "repo", "file", "sha256")}
     try:
-        downloads = downloads_of(page)
+        downloads = page.downloads
         if form["repo"]:
             file = HubFile(form["file"], _number(request.form.get("size", "")), form["sha256"])
             is_folder = request.form.get("folder") == "1"
@@ -69,7 +61,7 @@ def look() -> Response | BaseResponse:
     page = current_page()
     hub, repo = request.form.get("hub", "")[:100], request.form.get("repo", "")[:TEXT_CHARS].strip()
     try:
-        found = downloads_of(page).hubs.look(hub, repo)
+        found = page.downloads.hubs.look(hub, repo)
     except RoostError as exc:
         return _refused(exc, {"hub": hub, "repo": repo})
     return _page({"hub": hub, "repo": repo, "files": found})
@@ -78,7 +70,7 @@ def look() -> Response | BaseResponse:
 @blueprint.post("/hub")
 def choose_hub() -> Response | BaseResponse:
     """``choice`` of the hub; ``token`` for ``hub``, kept where something is typed; ``forget`` takes it away."""
-    hubs = downloads_of(current_page()).hubs
+    hubs = current_page().downloads.hubs
     token, hub = request.form.get("token", "").strip(), request.form.get("hub", "")[:100]
     try:
         hubs.choose(request.form.get("choice", AUTOMATIC)[:100])
@@ -93,7 +85,7 @@ def choose_hub() -> Response | BaseResponse:
 def refresh() -> Response | BaseResponse:
     """Asks the host of the settings for its list of published models."""
     try:
-        downloads_of(current_page()).refresh_catalogue()
+        current_page().downloads.refresh_catalogue()
     except RoostError as exc:
         return _refused(exc, {})
     return redirect(url_for("models.index", _anchor="known"), 303)
@@ -103,19 +95,19 @@ def refresh() -> Response | BaseResponse:
 def use(job_id: str) -> Response | BaseResponse:
     """Makes a preset of what has come, loads it, and goes to the chat; a state is shown on its page."""
     page = current_page()
-    job = jobs_of(page).job(job_id)
+    job = page.jobs.job(job_id)
     if job.kind != KIND or job.status != DONE:
         raise RoostError("job_not_found")
     model = str(job.details["model"])
     library = page.manager.library
     if model.startswith(f"{STATES}/"):
         return redirect(url_for("states.details", name=model.removeprefix(f"{STATES}/")), 303)
-    presets: Presets = page.service("presets")
-    made = next((preset for preset in presets.list() if preset.model == model), None)
+    made = next((preset for preset in page.presets.list() if preset.model == model), None)
     if made is None:
         strategy = strategy_on_load(library, model, page.status.strategy)
-        made = presets.create(Path(model).stem[:60], {"model": model, **({"strategy": strategy} if strategy else {})})
-    presets.apply(made.id)
+        values = {"model": model, **({"strategy": strategy} if strategy else {})}
+        made = page.presets.create(Path(model).stem[:60], values)
+    page.presets.apply(made.id)
     return redirect("/", 303)
 
 
@@ -125,7 +117,7 @@ def use(job_id: str) -> Response | BaseResponse:
 def known_section(page: PageContext, form: Values | None = None) -> Values:
     """The section of published models. ``form``: what was asked for just now, with ``error`` where it was refused, and
     the ``files`` of a repository that was looked into."""
-    form, hubs = form or {}, downloads_of(page).hubs
+    form, hubs = form or {}, page.downloads.hubs
     hosts = [urlsplit(hub.url).netloc for hub in hubs.order()]
     named = [Choice(hub.name, hub.host) for hub in hubs.all]
     return {
@@ -142,7 +134,7 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
             *(Choice(hub.name, hub.host) for hub in hubs.all),
         ],
         "choice": hubs.choice,
-        "catalogue_host": downloads_of(page).catalogue_host,
+        "catalogue_host": page.downloads.catalogue_host,
         "with_token": [hub.host for hub in hubs.all if hubs.has_token(hub.name)],
         "repo": form.get("repo", ""),
         "address": form.get("address", ""),
@@ -178,7 +170,7 @@ def best_offer(page: PageContext) -> Values | None:
         "size": size_text(model.size_bytes),
         "time": time_text(page, model.size_bytes / speed),
         "speed": size_text(speed),
-        "host": urlsplit(downloads_of(page).hubs.order()[0].url).netloc,
+        "host": urlsplit(page.downloads.hubs.order()[0].url).netloc,
         "fit": page.t("downloads.best.fit", strategy=found.strategy, needed=size_text(found.needed_bytes)),
         "is_coming": any(job.details.get("name") == _file_name(model) for job in _unfinished(page)),
     }
@@ -241,7 +233,7 @@ def _names_here(page: PageContext) -> set[str]:
 
 
 def _unfinished(page: PageContext) -> list[Job]:
-    return [job for job in jobs_of(page).jobs(KIND) if not job.is_over]
+    return [job for job in page.jobs.jobs(KIND) if not job.is_over]
 
 
 @describes(KIND)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
@@ -19,7 +19,7 @@ from webapp.services.presets.fields import checked_fields
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id, wants_fragment
-from webapp.web.login import local_path
+from webapp.web.login import page_before
 from webapp.web.models import downloads
 from webapp.web.models.details import details_page, tensor_rows
 from webapp.web.models.views import (
@@ -27,9 +27,7 @@ from webapp.web.models.views import (
     PAGE,
     Filter,
     activity,
-    files_of,
     import_form,
-    library_of,
     model_list,
     models_page,
     read_filter,
@@ -46,7 +44,7 @@ SAID = ("deleted", "restored", "renamed", "imported", "importing", "emptied")
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page("models/page.html", models_page(page, _filter(), _said_toast(page)))
+    return render_page("models/page.html", models_page(page, _filter(), page.done_toast("models.said", SAID)))
 
 
 @blueprint.get("/rows")
@@ -72,7 +70,7 @@ def news() -> Response:
     """Of an open page that knows ``list`` and ``activity``: what changed since; 204 when nothing did."""
     page = current_page()
     now = activity(page)
-    is_list_old = files_of(page).revision() != request.args.get("list")
+    is_list_old = page.model_files.revision() != request.args.get("list")
     is_activity_old = now["revision"] != request.args.get("activity")
     if not (is_list_old or is_activity_old):
         return Response(status=204, headers={"Cache-Control": "no-store"})
@@ -87,13 +85,14 @@ def news() -> Response:
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
     page = current_page()
-    return render_page("models/details.html", details_page(page, library_of(page).entry(name), _said_toast(page)))
+    entry, toasts = page.manager.library.entry(name), page.done_toast("models.said", SAID)
+    return render_page("models/details.html", details_page(page, entry, toasts))
 
 
 @blueprint.get("/tensors")
 def tensors() -> Response:
     """Those of ``block``, "" for those of none; all of them without it."""
-    found = library_of(current_page()).entry(request.args.get("name", "")[:NAME_CHARS]).inspection
+    found = current_page().manager.library.entry(request.args.get("name", "")[:NAME_CHARS]).inspection
     if found is None:
         raise ModelNotFound(name=request.args.get("name", "")[:NAME_CHARS])
     shown = {"tensors": tensor_rows(found, request.args.get("block"))}
@@ -103,7 +102,7 @@ def tensors() -> Response:
 @blueprint.post("/do")
 def do() -> Response | BaseResponse:
     """The undo of a toast."""
-    return _act("restored", lambda page: {"name": files_of(page).restore(undone_id())})
+    return _act("restored", lambda page: {"name": page.model_files.restore(undone_id())})
 
 
 @blueprint.post("/load")
@@ -116,7 +115,7 @@ def load() -> Response | BaseResponse:
         if request.form.get("anyway"):
             page.manager.load_anyway()
             return
-        strategy = given or strategy_on_load(library_of(page), _name(), page.status.chosen_strategy)
+        strategy = given or strategy_on_load(page.manager.library, _name(), page.status.chosen_strategy)
         page.manager.load(model=_name(), strategy=strategy, options=_with_adapter(page))
 
     return _act("", act)
@@ -144,7 +143,7 @@ def cancel() -> Response | BaseResponse:
 @blueprint.post("/delete")
 def delete() -> Response | BaseResponse:
     def act(page: PageContext) -> dict[str, str]:
-        return {"name": _name(), "undo": files_of(page).delete(_name()).id}
+        return {"name": _name(), "undo": page.model_files.delete(_name()).id}
 
     return _act("deleted", act, leaves_details=True)
 
@@ -153,11 +152,11 @@ def delete() -> Response | BaseResponse:
 def rename() -> Response | BaseResponse:
     page = current_page()
     try:
-        name = files_of(page).rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
+        name = page.model_files.rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
     except ModelNotFound:
         raise
     except RoostError as exc:
-        entry = library_of(page).entry(_name())
+        entry = page.manager.library.entry(_name())
         shown = details_page(page, entry, rename_error=page.sentences(exc))
         return render_page("models/details.html", shown, status=422)
     return redirect(url_for("models.details", name=name, said="renamed", about=name), 303)
@@ -168,7 +167,7 @@ def import_() -> Response | BaseResponse:
     page = current_page()
     path, mode = request.form.get("path", "")[: 4 * NAME_CHARS], request.form.get("mode", "copy")
     try:
-        job = files_of(page).start_import(path, mode)
+        job = page.model_files.start_import(path, mode)
     except RoostError as exc:
         form = import_form(page, path, mode, *page.explain(exc))
         if wants_fragment():
@@ -182,17 +181,17 @@ def import_() -> Response | BaseResponse:
 
 @blueprint.post("/uploads/discard")
 def discard_upload() -> Response | BaseResponse:
-    return _act("", lambda page: files_of(page).uploads.discard(request.form.get("id", "")))
+    return _act("", lambda page: page.model_files.uploads.discard(request.form.get("id", "")))
 
 
 @blueprint.post("/trash/restore")
 def restore() -> Response | BaseResponse:
-    return _act("restored", lambda page: {"name": files_of(page).restore(request.form.get("id", ""))})
+    return _act("restored", lambda page: {"name": page.model_files.restore(request.form.get("id", ""))})
 
 
 @blueprint.post("/trash/empty")
 def empty_trash() -> Response | BaseResponse:
-    return _act("emptied", lambda page: {"size": files_of(page).empty_trash()})
+    return _act("emptied", lambda page: {"size": page.model_files.empty_trash()})
 
 
 def _act(said: str, action: Callable[[PageContext], Any], leaves_details: bool = False) -> Response | BaseResponse:
@@ -207,8 +206,7 @@ def _act(said: str, action: Callable[[PageContext], Any], leaves_details: bool =
     page = fresh_page()
     if wants_fragment():
         return _news(page, (_toast(page, said, words),) if said else ())
-    back = urlsplit(request.headers.get("Referer", ""))
-    url = url_for("models.index") if leaves_details or back.netloc != request.host else local_path(back.path)
+    url = url_for("models.index") if leaves_details else page_before(url_for("models.index"))
     return redirect(f"{url}?{_query(said, words)}" if said else url, 303)
 
 
@@ -227,11 +225,6 @@ def _news(page: PageContext, toasts: tuple[Toast, ...], clears_import: bool = Fa
 def _toast(page: PageContext, said: str, words: dict[str, str]) -> Toast:
     undo = f"restore:{words['undo']}" if "undo" in words else ""
     return Toast("done", page.t(f"models.said.{said}", name=words.get("name", "")), undo=undo)
-
-
-def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    """After an action that was posted without scripts: what was done, with the button that takes it back."""
-    return page.done_toast("models.said", SAID)
 
 
 def _filter() -> Filter:
@@ -259,7 +252,7 @@ def start_upload() -> tuple[Response, int] | Response:
 
     def start() -> dict[str, Any]:
         parts = _parts(request.form.get("parts", ""), name)
-        return _upload_facts(files_of(page).uploads.start(name, size, stamp, parts))
+        return _upload_facts(page.model_files.uploads.start(name, size, stamp, parts))
 
     return _upload_answer(page, start)
 
@@ -275,17 +268,17 @@ def write_upload(upload_id: str) -> tuple[Response, int] | Response:
 @uploads.delete("/<upload_id>", endpoint="discard")
 def discard_slices(upload_id: str) -> tuple[Response, int] | Response:
     page = current_page()
-    files_of(page).uploads.discard(upload_id)
+    page.model_files.uploads.discard(upload_id)
     return jsonify(ok=True)
 
 
 def _take_slice(page: PageContext, upload_id: str, offset: int) -> dict[str, Any]:
     if not request.content_length:
         raise WeightsError("file_empty", path=upload_id)
-    upload = files_of(page).uploads.write(upload_id, offset, request.stream)
+    upload = page.model_files.uploads.write(upload_id, offset, request.stream)
     if upload.done_bytes < upload.size_bytes:
         return _upload_facts(upload)
-    name = files_of(page).finish_upload(upload_id)
+    name = page.model_files.finish_upload(upload_id)
     return {**_upload_facts(upload), "is_done": True, "name": name, "text": page.t("models.said.uploaded", name=name)}
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from os.path import normpath
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import current_app, url_for
@@ -20,21 +19,20 @@ from webapp.engine.registry import is_automatic
 from webapp.errors import WeightsError, error_from_dict
 from webapp.i18n import say, sentences, size_text
 from webapp.manager.automatic import COMPILING
-from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
+from webapp.manager.library import ModelEntry, ModelFile
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
-from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
+from webapp.services.library.model_files import HOLDS_A_MODEL
 from webapp.services.library.placing import free_bytes
 from webapp.services.library.uploads import KIND as IMPORT
 from webapp.services.library.uploads import MODES
 from webapp.services.strategy.choice import strategy_for
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, Fit, estimate
-from webapp.web.jobs import job_list, jobs_of
-from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
+from webapp.web.jobs import job_list
+from webapp.web.kit.page import Choice, PageContext, Toast, Values, html_id, parameters_text
 from webapp.web.models.downloads import known_section
 from webapp.web.status import loading_word
 from webapp.weights.inspection import Inspection
 
-Values = dict[str, Any]
 KINDS = ("world", "model", "midi", "abc", "state", "lora", "other", "broken")
 ICONS = {"state": "layers", "lora": "git-merge", "other": "file-json", "broken": "triangle-alert", "writing": "history"}
 SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "uint8": "int8"}
@@ -70,7 +68,7 @@ def models_page(
     form: Values | None = None,
     known: Values | None = None,
 ) -> Values:
-    library = library_of(page)
+    library = page.manager.library
     return {
         "page_title": page.t("nav.models"),
         "commands_url": url_for("models.do"),
@@ -90,23 +88,14 @@ def models_page(
     }
 
 
-def files_of(page: PageContext) -> ModelFiles:
-    found: ModelFiles = page.service("model_files")
-    return found
-
-
-def library_of(page: PageContext) -> ModelLibrary:
-    return files_of(page).library
-
-
 # files as rows
 
 
 def model_list(page: PageContext, wanted: Filter, start: int = 0) -> Values:
     """``wanted.count`` rows from the one numbered ``start``; ``more_url`` brings those below. ``is_empty``: there is no
     file at all; without rows and with files, the filter found nothing."""
-    revision = files_of(page).revision()
-    files = library_of(page).files()
+    revision = page.model_files.revision()
+    files = page.manager.library.files()
     entries = _matching(page, files, wanted)
     shown = list(islice(entries, start, start + wanted.count))
     has_more = next(entries, None) is not None
@@ -124,7 +113,7 @@ def _matching(page: PageContext, files: list[ModelFile], wanted: Filter) -> Iter
     words = wanted.query.casefold().split()
     for file in files:
         if all(word in file.name.casefold() for word in words):
-            entry = library_of(page).look_into(file)
+            entry = page.manager.library.look_into(file)
             if not wanted.kind or wanted.kind == kind_of(entry):
                 yield entry
 
@@ -146,7 +135,7 @@ def model_row(page: PageContext, entry: ModelEntry) -> Values:
         "error_code": entry.error.code if entry.error else "",
         "phase": phase,
         "can_load": can_load,
-        "can_delete": not phase and not library_of(page).is_bundled(entry.path),
+        "can_delete": not phase and not page.manager.library.is_bundled(entry.path),
         "fit": fit_line(page, found, entry.name) if found is not None and can_load else None,
         "convert_url": _link("conversion", "/convert", entry.name) if can_load or kind == "lora" else "",
         "preset_url": _link("presets", "/presets/new", entry.name) if can_load and not is_music else "",
@@ -271,8 +260,8 @@ def _with_way_out(page: PageContext, fit: Fit, text: str) -> str:
 def activity(page: PageContext) -> Values:
     """A load, and uploads that stopped halfway. ``is_busy``: look again soon. ``revision`` is another one, too, when a
     job began or ended."""
-    files, load = files_of(page), load_progress(page)
-    jobs = "".join(f"{job.id}{job.status}" for job in jobs_of(page).jobs(*JOBS))
+    files, load = page.model_files, load_progress(page)
+    jobs = "".join(f"{job.id}{job.status}" for job in page.jobs.jobs(*JOBS))
     return {
         "revision": f"{page.status.revision}-{files.activity()}-{html_id(jobs)}",
         "is_busy": load is not None and load["phase"] != "failed",
@@ -323,7 +312,7 @@ def import_form(page: PageContext, path: str = "", mode: str = "copy", error: st
 
 
 def trash(page: PageContext) -> Values:
-    items = files_of(page).trashed()
+    items = page.model_files.trashed()
     rows = [
         {"id": item.id, "name": item.name, "facts": [size_text(item.size_bytes), _age(page, item.deleted_at)]}
         for item in items

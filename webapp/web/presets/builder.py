@@ -18,10 +18,9 @@ from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, kinds_here, recommend, validate
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, DeviceFit, Fit, estimate
 from webapp.services.strategy.hardware import kept
-from webapp.web.kit.page import Choice, PageContext
+from webapp.web.kit.page import Choice, PageContext, Values
 from webapp.weights.inspection import Inspection
 
-Values = dict[str, Any]
 AUTO = "auto"
 PREFIX = "build_"
 SHOWN_CHARS = 60

@@ -10,7 +10,7 @@ from typing import Any
 from webapp.chat.messages import ThinkMode
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import BY_NAME, PARAMETERS, SAMPLING, Parameter, escaped, flat, plain, read_fields
-from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name
+from webapp.services.presets.presets import SaveOutcome, is_as_shipped_name
 from webapp.services.presets.published import mode_of
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
@@ -51,11 +51,6 @@ def facts(preset: Preset, t: Words) -> list[str]:
     return [model, preset.strategy or t("preset_page.facts.automatic"), *values]
 
 
-def presets_of(page: PageContext) -> Presets:
-    found: Presets = page.service("presets")
-    return found
-
-
 def model_file(page: PageContext, model: str) -> Inspection | None:
     """Of the named model; "" is the one that is chosen. None when it is not here or cannot be read."""
     if not model:
@@ -76,7 +71,7 @@ def mode_in(preset: Preset, raw: Mapping[str, str]) -> str:
 
 def default_sampling(page: PageContext, model: str, mode: str) -> Mapping[str, Any]:
     """Sampling where the preset says nothing, for the model it would run."""
-    return presets_of(page).default_sampling(model_file(page, model), mode).to_dict()
+    return page.presets.default_sampling(model_file(page, model), mode).to_dict()
 
 
 def origin_of(t: Words, row: Parameter, origins: Mapping[str, str]) -> str:
@@ -148,7 +143,7 @@ def save_form(page: PageContext, preset: Preset, draft: Draft) -> SaveOutcome | 
     problems: dict[str, RoostError] = {}
     refusal = None
     try:
-        return presets_of(page).save(preset.id, changes, draft.expected)
+        return page.presets.save(preset.id, changes, draft.expected)
     except PresetNameTaken as exc:
         problems["name"] = exc
     except WeightsError as exc:  # the state of the active preset is tried on the running model
@@ -199,7 +194,6 @@ class Control(FormField):
     is what a person wrote, also when it is wrong."""
 
     control: str = "line"
-    value: str = ""
     shown_default: str = ""
     at_least: str = ""
     at_most: str = ""

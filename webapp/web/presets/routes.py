@@ -11,31 +11,22 @@ from webapp.services.presets.fields import BY_NAME
 from webapp.services.presets.files import FILE_CHARS
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
-from webapp.web.kit.page import (
-    ROW_ID,
-    PageContext,
-    Toast,
-    current_page,
-    download,
-    file_stem,
-    fresh_page,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit.page import PageContext, current_page, download, file_stem, fresh_page, render_page, wants_fragment
 from webapp.web.presets.builder import BuilderChoice, builder_panel, read_choice
-from webapp.web.presets.form import Draft, labels, model_file, presets_of, read_form, save_form, shown_name
+from webapp.web.presets.form import Draft, labels, model_file, read_form, save_form, shown_name
 from webapp.web.presets.views import compare_page, edit_page, in_use, list_page, new_page, state_choices
 
 blueprint = Blueprint("presets", __name__, url_prefix="/presets")
 IMPORT_BYTES = 4 << 20
 ID_CHARS = 64
 NAME_CHARS = 500
+SAID = ("deleted", "used", "imported")
 
 
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page("presets/list.html", list_page(page, _done_toasts(page)))
+    return render_page("presets/list.html", list_page(page, page.done_toast("preset_page.done", SAID)))
 
 
 @blueprint.get("/new")
@@ -57,7 +48,7 @@ def builder() -> Response | BaseResponse:
     page, model = current_page(), request.args.get("model", "")[:NAME_CHARS]
     found = model_file(page, model)
     choice = read_choice(request.args, found.config if found else None) or BuilderChoice()
-    automatic = presets_of(page).resolved_strategy(model) or page.status.strategy
+    automatic = page.presets.resolved_strategy(model) or page.status.strategy
     state = request.args.get("state")
     states = () if state is None else state_choices(page, found, state[:NAME_CHARS])
     shown = {"builder": builder_panel(page, choice, found, automatic), "states": states, "chosen_state": state}
@@ -66,21 +57,21 @@ def builder() -> Response | BaseResponse:
 
 @blueprint.get("/export.json")
 def export_all() -> Response:
-    return download(presets_of(current_page()).export_json(), "application/json", "roost-presets.json")
+    return download(current_page().presets.export_json(), "application/json", "roost-presets.json")
 
 
 @blueprint.get("/<preset_id>/export.json")
 def export(preset_id: str) -> Response:
     page = current_page()
-    preset = presets_of(page).get(preset_id)
+    preset = page.presets.get(preset_id)
     name = file_stem(shown_name(preset, page.t), "preset")
-    return download(presets_of(page).export_json([preset.id]), "application/json", f"{name}.json")
+    return download(page.presets.export_json([preset.id]), "application/json", f"{name}.json")
 
 
 @blueprint.get("/<preset_id>")
 def edit(preset_id: str) -> Response:
     page = current_page()
-    preset = presets_of(page).get(preset_id)
+    preset = page.presets.get(preset_id)
     return render_page("presets/edit.html", edit_page(page, preset, saved=_saved_text(page, preset)))
 
 
@@ -88,16 +79,16 @@ def edit(preset_id: str) -> Response:
 def submit(preset_id: str) -> Response | BaseResponse:
     """``do``: save, save_and_use (which loads its model), or preview (the page again, nothing saved)."""
     page, do = current_page(), request.form.get("do", "save")
-    preset = presets_of(page).get(preset_id)
+    preset = page.presets.get(preset_id)
     draft = read_form(page, preset, request.form)
     if do == "preview" or request.form.get("switch"):
         return render_page("presets/edit.html", edit_page(page, preset, draft))
     outcome = save_form(page, preset, draft)
     if isinstance(outcome, Draft):
-        return _refused(presets_of(page).get(preset_id), outcome)
+        return _refused(page.presets.get(preset_id), outcome)
     if do == "save_and_use":
         try:
-            presets_of(page).apply(preset_id)
+            page.presets.apply(preset_id)
         except RoostError as exc:
             return _refused(outcome.preset, Draft(refusal=exc, is_unsaved=False), 422)
         outcome = SaveOutcome(outcome.preset, outcome.applied)
@@ -115,7 +106,7 @@ def show_in_use(preset_id: str) -> Response | BaseResponse:
     if not wants_fragment():
         return redirect(url_for("presets.edit", preset_id=preset_id), 303)
     page = current_page()
-    return render_page("presets/_in_use.html", {"in_use": in_use(page, presets_of(page).get(preset_id))})
+    return render_page("presets/_in_use.html", {"in_use": in_use(page, page.presets.get(preset_id))})
 
 
 @blueprint.post("/do")
@@ -142,7 +133,7 @@ def do() -> Response | BaseResponse:
 
 def _perform(page: PageContext, command: str, target: str) -> str:
     """The address to show next; raises the typed error of what did not work."""
-    presets, name, index = presets_of(page), request.form.get("name", ""), url_for("presets.index")
+    presets, name, index = page.presets, request.form.get("name", ""), url_for("presets.index")
     match command:
         case "create":  # from a template, or from nothing; without a name it is called like its template
             template = request.form.get("from", "")[:ID_CHARS]
@@ -158,17 +149,17 @@ def _perform(page: PageContext, command: str, target: str) -> str:
             presets.rename(target, name)
         case "delete":
             presets.delete(target)
-            return url_for("presets.index", done="deleted", undo=target)
+            return url_for("presets.index", said="deleted", undo=target)
         case "restore":
             presets.restore(target)
         case "use":  # its model is loaded when it is another than what runs
             preset = presets.apply(target)
-            return _edit_url(preset) if request.form.get("back") == "edit" else url_for("presets.index", done="used")
+            return _edit_url(preset) if request.form.get("back") == "edit" else url_for("presets.index", said="used")
         case "reset":
             return _edit_url(presets.reset(target).preset)
         case "import":
             made = presets.import_text(_imported_text())
-            return url_for("presets.index", done="imported", count=len(made))
+            return url_for("presets.index", said="imported", about=len(made))
         case _:
             raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(command[:40])))
     return index
@@ -192,18 +183,6 @@ def _edit_url(preset: Preset) -> str:
     return url_for("presets.edit", preset_id=preset.id)
 
 
-def _done_toasts(page: PageContext) -> tuple[Toast, ...]:
-    """What was done before this page, from its address; only what is known counts."""
-    done, undo = request.args.get("done", ""), request.args.get("undo", "")
-    if done == "imported":
-        count = request.args.get("count", "")[:4]
-        return (Toast("done", page.t("preset_page.done.imported", count=int(count) if count.isdecimal() else 0)),)
-    if done not in ("deleted", "used"):
-        return ()
-    command = f"restore:{undo}" if ROW_ID.fullmatch(undo) else ""
-    return (Toast("done", page.t(f"preset_page.done.{done}"), undo=command),)
-
-
 def _saved_text(page: PageContext, preset: Preset) -> str:
     """What the save before this page did; "" when there was none."""
     if "saved" not in request.args:
@@ -213,6 +192,6 @@ def _saved_text(page: PageContext, preset: Preset) -> str:
     if late:
         return str(page.t("preset_page.saved.reload", names=labels(late, page.t)))
     if applied:
-        key = "applied" if presets_of(page).is_active(preset) else "inactive"
+        key = "applied" if page.presets.is_active(preset) else "inactive"
         return str(page.t(f"preset_page.saved.{key}", names=labels(applied, page.t)))
     return str(page.t("preset_page.saved.nothing"))

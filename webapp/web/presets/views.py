@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flask import url_for
 
@@ -18,11 +17,11 @@ from webapp.resources import STARTER_MODEL
 from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.presets.published import published_sampling
-from webapp.services.states import StateEntry, StateLibrary
+from webapp.services.states import StateEntry
 from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept
 from webapp.storage.presets import Preset
-from webapp.web.kit.page import Choice, PageContext, Toast
+from webapp.web.kit.page import Choice, PageContext, Toast, Values
 from webapp.web.presets.builder import builder_panel, choice_of, machine_facts, why_not
 from webapp.web.presets.form import (
     Control,
@@ -35,14 +34,12 @@ from webapp.web.presets.form import (
     labels,
     mode_in,
     model_file,
-    presets_of,
     shown_name,
     shown_note,
     shown_value,
 )
 from webapp.weights.inspection import Inspection
 
-Values = dict[str, Any]
 OPTIONS = tuple(row for row in PARAMETERS if row.place == "options")
 TOKENIZERS = ("", "world", "byte")
 VOCABULARIES = (".txt", ".json")
@@ -54,7 +51,7 @@ def list_page(
     page: PageContext, toasts: Sequence[Toast] = (), pasted: str = "", refusal: RoostError | None = None
 ) -> Values:
     """``refusal``: of an import that was not done, whose text was ``pasted``."""
-    presets = presets_of(page)
+    presets = page.presets
     rows = _rows(page, presets.list())
     message, hint = page.explain(refusal) if refusal else ("", "")
     return {
@@ -70,7 +67,7 @@ def list_page(
 
 def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "") -> Values:
     """``chosen`` is the id of the template that is marked."""
-    shipped_first = sorted(presets_of(page).list(), key=lambda preset: not preset.shipped_key)
+    shipped_first = sorted(page.presets.list(), key=lambda preset: not preset.shipped_key)
     return {
         **_every_page(page.t("preset_page.new.title")),
         "templates": _rows(page, shipped_first),
@@ -86,7 +83,7 @@ def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
 
 def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
     """``trouble`` says why a preset cannot run here now, "" when nothing is known against it."""
-    active_id, t = presets_of(page).active().id, page.t
+    active_id, t = page.presets.active().id, page.t
     unavailable = {row.kind.key: row.kind.label for row in kinds_here() if not row.availability.is_available}
 
     def trouble(preset: Preset) -> str:
@@ -120,7 +117,7 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
     t, is_draft = page.t, draft is not None
     draft = draft or Draft()
     model = draft.raw.get("model", preset.model)
-    found, presets = model_file(page, model), presets_of(page)
+    found, presets = model_file(page, model), page.presets
     config = found.config if found else None
     mode = mode_in(preset, draft.raw)
     defaults = default_sampling(page, model, mode)
@@ -226,7 +223,7 @@ def _differences(page: PageContext, controls: Controls, preset: Preset, draft: D
 
 def in_use(page: PageContext, preset: Preset) -> Values:
     """``presets/_in_use.html``: all of the preset is in use, all but what needs a reload, or nothing."""
-    presets, status, t = presets_of(page), page.status, page.t
+    presets, status, t = page.presets, page.status, page.t
     is_changing = status.phase in ("loading", "unloading")
     kind, key, button, names = "", "", "", ""
     told: tuple[str, str] | None = None
@@ -284,7 +281,7 @@ def _with_chosen(page: PageContext, found: list[Choice], chosen: str) -> tuple[C
 
 def state_choices(page: PageContext, model: Inspection | None, chosen: str) -> tuple[Choice, ...]:
     """Those that fit the model first; the others are named but cannot be chosen."""
-    states: StateLibrary = page.service("states")
+    states = page.states
     brings_own = model is not None and model.has_time_state
     found = [Choice("", page.t("presets.choice.state.own" if brings_own else "preset_page.state.none"))]
     if brings_own:

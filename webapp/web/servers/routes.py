@@ -11,16 +11,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.web.kit.page import (
-    ROW_ID,
-    PageContext,
-    Toast,
-    current_page,
-    posted_text,
-    render_page,
-    undone_id,
-    wants_fragment,
-)
+from webapp.web.kit.page import ROW_ID, PageContext, current_page, posted_text, render_page, undone_id, wants_fragment
 from webapp.web.servers.views import (
     ServerDraft,
     bad_trial,
@@ -29,7 +20,6 @@ from webapp.web.servers.views import (
     good_trial,
     read_draft,
     server_page,
-    servers_of,
     servers_page,
     words_of,
 )
@@ -42,7 +32,7 @@ MAX_IMPORT_CHARS = 200_000
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    shown = servers_page(page, _said_toast(page))
+    shown = servers_page(page, page.done_toast("mcp.said", SAID))
     fragment = "servers/_list.html"
     return render_page("servers/page.html", shown, fragment)
 
@@ -59,9 +49,9 @@ def new() -> Response:
 def edit(server_id: str) -> Response:
     """As a fragment, what changes while it is connecting."""
     page = current_page()
-    server = servers_of(page).store.get(server_id)
+    server = page.mcp_servers.store.get(server_id)
     draft = draft_of(server.config, server.updated_at)
-    shown = server_page(page, draft, server, toasts=_said_toast(page))
+    shown = server_page(page, draft, server, toasts=page.done_toast("mcp.said", SAID))
     return render_page("servers/edit.html", shown, "servers/_live.html")
 
 
@@ -69,7 +59,7 @@ def edit(server_id: str) -> Response:
 def create() -> BaseResponse | Response:
     page, draft = current_page(), read_draft(request.form)
     try:
-        server = servers_of(page).add(config_of(draft))
+        server = page.mcp_servers.add(config_of(draft))
     except RoostError as exc:
         return _refused(page, draft, "", exc)
     return redirect(url_for("tools.servers.edit", server_id=server.id, said="added"), 303)
@@ -79,8 +69,8 @@ def create() -> BaseResponse | Response:
 def save(server_id: str) -> BaseResponse | Response:
     page, draft = current_page(), read_draft(request.form)
     try:
-        before = servers_of(page).store.get(server_id).config
-        servers_of(page).change(server_id, config_of(draft, before), _seen_at(draft))
+        before = page.mcp_servers.store.get(server_id).config
+        page.mcp_servers.change(server_id, config_of(draft, before), _seen_at(draft))
     except RoostError as exc:
         return _refused(page, draft, server_id, exc)
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="saved"), 303)
@@ -92,10 +82,10 @@ def try_out() -> Response:
     while, and who waits may go on typing."""
     page, draft = current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
-    server = servers_of(page).store.get(server_id) if ROW_ID.fullmatch(server_id) else None
+    server = page.mcp_servers.store.get(server_id) if ROW_ID.fullmatch(server_id) else None
     try:
         known = server.config if server else None
-        trial = good_trial(page, *servers_of(page).try_out(config_of(draft, known)))
+        trial = good_trial(page, *page.mcp_servers.try_out(config_of(draft, known)))
     except RoostError as exc:
         trial = bad_trial(page, exc)
     return render_page("servers/edit.html", server_page(page, draft, server, trial=trial), "servers/_trial.html")
@@ -110,14 +100,14 @@ def words() -> Response:
 @blueprint.post("/<server_id>/connect")
 def connect(server_id: str) -> BaseResponse | Response:
     page = current_page()
-    return _done(page, server_id, lambda: servers_of(page).connect(server_id))
+    return _done(page, server_id, lambda: page.mcp_servers.connect(server_id))
 
 
 @blueprint.post("/<server_id>/switch")
 def switch(server_id: str) -> BaseResponse | Response:
     page, is_on = current_page(), request.form.get("on") == "1"
     said = "on" if is_on else "off"
-    return _done(page, server_id, lambda: servers_of(page).switch(server_id, is_on), said)
+    return _done(page, server_id, lambda: page.mcp_servers.switch(server_id, is_on), said)
 
 
 @blueprint.post("/<server_id>/tools")
@@ -131,15 +121,15 @@ def set_tools(server_id: str) -> BaseResponse:
         for name, value in request.form.items()
         if name.startswith("approval:") and value in known
     }
-    hidden = {*servers_of(page).store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
-    servers_of(page).set_tools(server_id, hidden, approvals, set(request.form.getlist("for_guests")))
+    hidden = {*page.mcp_servers.store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
+    page.mcp_servers.set_tools(server_id, hidden, approvals, set(request.form.getlist("for_guests")))
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="tools"), 303)
 
 
 @blueprint.post("/<server_id>/delete")
 def delete(server_id: str) -> BaseResponse:
     page = current_page()
-    name = servers_of(page).remove(server_id).config.name
+    name = page.mcp_servers.remove(server_id).config.name
     return redirect(url_for("tools.servers.index", said="removed", about=name, undo=server_id), 303)
 
 
@@ -147,7 +137,7 @@ def delete(server_id: str) -> BaseResponse:
 def do() -> BaseResponse:
     """The undo of a toast."""
     page = current_page()
-    server = servers_of(page).restore(undone_id())
+    server = page.mcp_servers.restore(undone_id())
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
@@ -156,7 +146,7 @@ def import_() -> BaseResponse | Response:
     """Another program's JSON, pasted or as a file."""
     page, text = current_page(), posted_text(MAX_IMPORT_CHARS)
     try:
-        made = servers_of(page).import_text(text)
+        made = page.mcp_servers.import_text(text)
     except McpError as exc:
         reason = page.t("tools.problem", reason=page.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
         shown = servers_page(page, import_error=reason or " ".join(page.explain(exc)), import_text=text[:20_000])
@@ -175,14 +165,14 @@ def _done(page: PageContext, server_id: str, act: Callable[[], object], said: st
         return render_page("servers/page.html", servers_page(page, notice=notice), "servers/_list.html")
     if notice[0]:
         return render_page("servers/page.html", servers_page(page, notice=notice), status=status)
-    told: dict[str, Any] = {"said": said, "about": servers_of(page).store.get(server_id).config.name} if said else {}
+    told: dict[str, Any] = {"said": said, "about": page.mcp_servers.store.get(server_id).config.name} if said else {}
     if request.form.get("from") == "list":
         return redirect(url_for("tools.servers.index", **told), 303)
     return redirect(url_for("tools.servers.edit", server_id=server_id, **told), 303)
 
 
 def _refused(page: PageContext, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
-    server = servers_of(page).store.get(server_id) if server_id else None
+    server = page.mcp_servers.store.get(server_id) if server_id else None
     if isinstance(error, McpServerInvalid):
         return render_page("servers/edit.html", server_page(page, draft, server, error), status=422)
     shown = server_page(page, draft, server, toasts=(page.error_toast(error),))
@@ -194,7 +184,3 @@ def _seen_at(draft: ServerDraft) -> float | None:
         return float(draft.updated_at)
     except ValueError:
         return None
-
-
-def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    return page.done_toast("mcp.said", SAID)

@@ -21,7 +21,6 @@ from werkzeug.datastructures import MultiDict
 from webapp.chat.tool_dialects import compact_parameters
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.i18n import Text, say
-from webapp.services.tools import McpServers
 from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
 from webapp.tools.definition import Approval
@@ -35,7 +34,7 @@ from webapp.tools.mcp.server_config import (
     checked_server,
 )
 from webapp.web.guard import current_role
-from webapp.web.kit.page import Choice, FormField, PageContext, Toast
+from webapp.web.kit.page import Choice, PageContext, Toast, Values
 from webapp.web.roles import Role
 
 MOST_CHARS = 20_000
@@ -141,16 +140,10 @@ def _seconds(text: str) -> float:
         raise McpServerInvalid(field="timeout_s", reason=Text("reason.common.must_be_from_1_to_600")) from None
 
 
-Values = dict[str, Any]
 BADGES = {"connected": "badge-accent", "connecting": "badge-amber", "failed": "badge-red"}
 FIELDS = ("name", "command", "env", "url", "headers", "timeout_s")
 SHOWN_CHARS = 200
 SHOWN_TOOLS = 30
-
-
-def servers_of(page: PageContext) -> McpServers:
-    found: McpServers = page.service("mcp_servers")
-    return found
 
 
 def servers_page(
@@ -161,7 +154,7 @@ def servers_page(
     import_text: str = "",
 ) -> Values:
     """``notice`` (sentence, way out): what a button of the list could not do."""
-    rows = [server_row(page, server) for server in servers_of(page).store.list()]
+    rows = [server_row(page, server) for server in page.mcp_servers.store.list()]
     return {
         "page_title": page.t("mcp.title"),
         "commands_url": url_for("tools.servers.do"),
@@ -189,7 +182,7 @@ def _barred(page: PageContext) -> str:
 def server_row(page: PageContext, server: StoredServer) -> Values:
     """``phase``: "off", "idle", "connecting", "connected" or "failed"; ``problem`` and ``way_out`` belong to the last.
     ``place`` is the command or address, without keys."""
-    state = servers_of(page).state(server)
+    state = page.mcp_servers.state(server)
     problem, way_out = page.explain(state.error) if state.phase == "failed" and state.error else ("", "")
     is_owner = current_role() is Role.OWNER
     return {
@@ -205,7 +198,7 @@ def server_row(page: PageContext, server: StoredServer) -> Values:
         "problem": problem,
         "way_out": way_out,
         "is_on": server.is_on,
-        "can_change": is_owner and servers_of(page).may_change(server.config) is None,
+        "can_change": is_owner and page.mcp_servers.may_change(server.config) is None,
     }
 
 
@@ -240,7 +233,7 @@ def server_page(
 ) -> Values:
     """``server`` None: a new one. ``trial``: what a try came to, from :func:`good_trial` or :func:`bad_trial`."""
     t, errors = page.t, _errors_of(page, error)
-    refusal = servers_of(page).may_change(server.config) if server else None
+    refusal = page.mcp_servers.may_change(server.config) if server else None
     barred = page.sentences(refusal) if refusal else "" if server else _barred(page)
     title = server.config.name if server else t("mcp.new")
     action = url_for("tools.servers.save", server_id=server.id) if server else url_for("tools.servers.create")
@@ -252,10 +245,7 @@ def server_page(
         "action": action,
         "draft": draft,
         "words": words_of(draft.command),
-        "fields": {
-            name: FormField(name, t(f"mcp.field.{name}.label"), t(f"mcp.field.{name}.help"), errors.get(name, ""))
-            for name in FIELDS
-        },
+        "fields": {name: page.field(f"mcp.field.{name}", error=errors.get(name, "")) for name in FIELDS},
         "kinds": [Choice(kind.value, t(f"mcp.kind.{kind.value}")) for kind in ServerKind],
         "missing": _missing(page),
         "barred": barred,

@@ -16,10 +16,10 @@ from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.services.generation.prefixes import DOCUMENT_BYTES, Source, document, read_document, source_of_preset
 from webapp.services.states import clear_snapshots
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id
+from webapp.web.kit.page import PageContext, current_page, fresh_page, render_page, undone_id
 from webapp.web.presets.form import shown_name
 from webapp.web.states.state_view import chat_state_page, file_view
-from webapp.web.states.views import details_page, library, prefixes, states_page
+from webapp.web.states.views import details_page, states_page
 from webapp.weights.state_sheet import PROMPT
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
@@ -33,15 +33,16 @@ SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "adde
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page("states/page.html", states_page(page, _said_toast(page)))
+    return render_page("states/page.html", states_page(page, page.done_toast("states.said", SAID)))
 
 
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
     page = current_page()
-    entry = library(page).entry(name)
+    entry = page.states.entry(name)
+    shown = details_page(page, entry, page.done_toast("states.said", SAID))
     view = file_view(page, entry, request.args.get("with", "")[:NAME_CHARS])
-    return render_page("states/details.html", {**details_page(page, entry, _said_toast(page)), "view": view})
+    return render_page("states/details.html", {**shown, "view": view})
 
 
 @blueprint.get("/of-chat")
@@ -64,7 +65,7 @@ def load_for_chat() -> BaseResponse:
 @blueprint.get("/file")
 def file() -> BaseResponse:
     """The file itself, ``?name=``, to keep or give away."""
-    entry = library(current_page()).entry(request.args.get("name", "")[:NAME_CHARS])
+    entry = current_page().states.entry(request.args.get("name", "")[:NAME_CHARS])
     return send_file(
         entry.path, mimetype="application/octet-stream", as_attachment=True, download_name=entry.path.name, max_age=0
     )
@@ -73,7 +74,7 @@ def file() -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse | Response:
     """The undo of a toast."""
-    return _act(lambda page: _said("restored", library(page).restore(undone_id())))
+    return _act(lambda page: _said("restored", page.states.restore(undone_id())))
 
 
 @blueprint.post("/use")
@@ -82,7 +83,7 @@ def use() -> BaseResponse | Response:
     name = request.form.get("name", "")[:NAME_CHARS]
 
     def use_it(page: PageContext) -> str:
-        library(page).use(name)
+        page.states.use(name)
         own = "used_own" if page.model and page.model.has_time_state else "used_none"
         return _said({"": own, ZERO_STATE: "used_none"}.get(name, "used"), name, back=True)
 
@@ -97,18 +98,18 @@ def clear_chats() -> BaseResponse | Response:
 
 @blueprint.post("/delete")
 def delete() -> BaseResponse | Response:
-    return _act(lambda page: _said("deleted", _name(), undo=library(page).delete(_name()).id))
+    return _act(lambda page: _said("deleted", _name(), undo=page.states.delete(_name()).id))
 
 
 @blueprint.post("/rename")
 def rename() -> BaseResponse | Response:
     page = current_page()
     try:
-        name = library(page).rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
+        name = page.states.rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
     except FileMissing:
         raise
     except RoostError as exc:
-        shown = details_page(page, library(page).entry(_name()), rename_error=page.sentences(exc))
+        shown = details_page(page, page.states.entry(_name()), rename_error=page.sentences(exc))
         return render_page("states/details.html", shown, status=422)
     return redirect(url_for("states.details", name=name, said="renamed", about=name), 303)
 
@@ -119,27 +120,27 @@ def upload() -> BaseResponse | Response:
     if found is None or not found.filename:
         return _refuse("upload", RoostError("file_name_unusable", name="", endings=" ".join(STATE_ENDINGS)))
     stream = cast(BinaryIO, found.stream)
-    return _new("upload", "added", lambda page: library(page).add(found.filename or "", stream))
+    return _new("upload", "added", lambda page: page.states.add(found.filename or "", stream))
 
 
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
     path = request.form.get("path", "")[: 4 * NAME_CHARS]
-    return _new("import", "added", lambda page: library(page).import_path(path), {"path": path})
+    return _new("import", "added", lambda page: page.states.import_path(path), {"path": path})
 
 
 @blueprint.post("/blend")
 def blend() -> BaseResponse | Response:
     """``part``s, each with a ``weight`` at the same place; a weight of 0 or nothing leaves a part out."""
     name = request.form.get("name", "")[:NAME_CHARS]
-    return _new("blend", "blended", lambda page: library(page).blend(_parts(), name), {"blend_name": name})
+    return _new("blend", "blended", lambda page: page.states.blend(_parts(), name), {"blend_name": name})
 
 
 @blueprint.post("/copy-out")
 def copy_out() -> BaseResponse | Response:
     name = request.form.get("name", "")[:NAME_CHARS]
     model = request.form.get("model", "")[:NAME_CHARS]
-    return _new("copy", "copied", lambda page: library(page).copy_out(model, name))
+    return _new("copy", "copied", lambda page: page.states.copy_out(model, name))
 
 
 @blueprint.post("/make")
@@ -147,7 +148,7 @@ def make() -> BaseResponse | Response:
     request.max_form_memory_size = FORM_BYTES
     text, name = request.form.get("text", "")[:TEXT_CHARS], request.form.get("name", "")[:NAME_CHARS]
     try:
-        library(current_page()).make(text, name)
+        current_page().states.make(text, name)
     except RoostError as exc:
         return _refuse("make", exc, {"text": text, "make_name": name})
     return redirect(url_for("states.index"), 303)
@@ -161,7 +162,7 @@ def bake() -> BaseResponse | Response:
     text, name, kind = form.get("text", "")[:TEXT_CHARS], form.get("name", "")[:NAME_CHARS].strip(), form.get("kind")
     given = request.files.get("file")
     title = display_name(given.filename) if given is not None and given.filename else ""
-    states = library(current_page())
+    states = current_page().states
     try:
         if given is not None and title:
             text = read_document(states, given.filename or "", given.stream.read(DOCUMENT_BYTES + 1))
@@ -169,7 +170,7 @@ def bake() -> BaseResponse | Response:
         source = Source(PROMPT, name, text.strip()) if kind == PROMPT else document(title or name, text)
         if not text.strip():
             raise RequestError("prompt_empty")
-        prefixes(current_page()).bake(source, name)
+        current_page().prefixes.bake(source, name)
     except RoostError as exc:
         return _refuse("bake", exc, {"bake_text": "" if title else text, "bake_name": name, "bake_kind": kind or ""})
     return redirect(url_for("states.index"), 303)
@@ -181,10 +182,10 @@ def bake_preset() -> BaseResponse | Response:
     name = request.form.get("name", "")[:NAME_CHARS].strip()
     page = current_page()
     try:
-        preset = page.service("presets").get(request.form.get("preset", "")[:NAME_CHARS])
+        preset = page.presets.get(request.form.get("preset", "")[:NAME_CHARS])
         title = shown_name(preset, page.t)
         source = source_of_preset(preset, page.tools.list(), title)
-        prefixes(page).bake(source, name or title)
+        page.prefixes.bake(source, name or title)
     except RoostError as exc:
         return _refuse("bake-preset", exc, {"preset_name": name})
     return redirect(url_for("states.index"), 303)
@@ -195,7 +196,7 @@ def bake_again() -> BaseResponse | Response:
     """``name`` for the model that is chosen now."""
 
     def start(page: PageContext) -> str:
-        prefixes(page).bake_again(_name())
+        page.prefixes.bake_again(_name())
         return url_for("states.index")
 
     return _act(start)
@@ -247,10 +248,6 @@ def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
     if back and request.form.get("from") == "details":
         return url_for("states.details", name=request.form.get("shown", name), **told)
     return url_for("states.index", **told)
-
-
-def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    return page.done_toast("states.said", SAID)
 
 
 def _name() -> str:

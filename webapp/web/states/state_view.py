@@ -16,8 +16,8 @@ from webapp.services.downloads.catalogue import trained_context
 from webapp.services.states import StateEntry
 from webapp.storage.chats import ChatStore
 from webapp.web.chat.views import title_of
-from webapp.web.kit.page import PageContext
-from webapp.web.states.views import Values, library, short
+from webapp.web.kit.page import PageContext, Values
+from webapp.web.states.views import short
 
 if TYPE_CHECKING:
     from webapp.weights.state_measures import StateMeasures
@@ -77,7 +77,7 @@ def file_view(page: PageContext, entry: StateEntry, other: str) -> Values | None
     """Of a state file on its own page, against the ``other`` where one is chosen; None where it cannot be read."""
     if entry.sheet is None:
         return None
-    states, error = library(page), ""
+    states, error = page.states, ""
     try:
         found = states.measures(entry.name, other)
     except RoostError as exc:
@@ -100,7 +100,7 @@ def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
     """``states/chat.html``. ``view`` None: there is nothing to look at, and ``reason`` says why."""
     from webapp.weights.state_measures import measure  # brings numpy, which no start needs
 
-    store, phase = ChatStore(page.service("database"), page.person.id), page.status.phase
+    store, phase = ChatStore(page.database, page.person.id), page.status.phase
     chat = store.get(chat_id)
     shown: Values = {
         "page_title": page.t("states.view.title"),
@@ -114,7 +114,7 @@ def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
     if phase not in READY:
         return shown
     try:
-        found = state_of_chat(page.manager, store, page.service("presets"), chat_id)
+        found = state_of_chat(page.manager, store, page.presets, chat_id)
     except RoostError as exc:
         return {**shown, "reason": page.sentences(exc)}
     if found is None:
@@ -159,7 +159,7 @@ def context_note(page: PageContext, model: str, tokens: int) -> Values:
 
 def _others(page: PageContext, name: str) -> list[dict[str, Any]]:
     """State files to hold it against."""
-    names = [each for each in library(page).names() if each != name]
+    names = [each for each in page.states.names() if each != name]
     first = [{"value": "", "label": page.t("states.view.none")}] if names else []
     return first + [{"value": each, "label": each} for each in names]
 

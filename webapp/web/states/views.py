@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flask import url_for
 
@@ -13,15 +11,13 @@ from webapp.errors import RoostError
 from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
 from webapp.services.downloads.catalogue import trained_context
-from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import DONE, Job
-from webapp.services.states import MAKING, StateEntry, StateLibrary, snapshot_use
+from webapp.services.states import MAKING, StateEntry, snapshot_use
 from webapp.web.jobs import describes, job_list
-from webapp.web.kit.page import PageContext, Toast, html_id
+from webapp.web.kit.page import PageContext, Toast, Values, html_id, moment_text
 from webapp.web.presets.form import shown_name
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, PrefixSheet
 
-Values = dict[str, Any]
 MOST_NAMED = 3
 CHART_HEIGHT = 40.0
 CHART_PITCH, CHART_WIDTH = 10.0, 7.0
@@ -37,7 +33,7 @@ def states_page(
 ) -> Values:
     """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
     ``message``, ``hint`` and ``code``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
-    states = library(page)
+    states = page.states
     entries = states.list()
     return {
         "page_title": page.t("nav.states"),
@@ -96,19 +92,9 @@ def chats_on_disk(page: PageContext) -> Values:
     }
 
 
-def library(page: PageContext) -> StateLibrary:
-    found: StateLibrary = page.service("states")
-    return found
-
-
-def prefixes(page: PageContext) -> Prefixes:
-    found: Prefixes = page.service("prefixes")
-    return found
-
-
 def bakeable_presets(page: PageContext) -> list[Values]:
     """Those with a system prompt or tools, to be chosen from."""
-    rows = page.service("presets").list()
+    rows = page.presets.list()
     return [{"value": row.id, "label": shown_name(row, page.t)} for row in rows if row.system_prompt or row.tools]
 
 
@@ -116,8 +102,8 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
     """What was read into a state, and whether by the chosen model."""
     if sheet is None:
         return None
-    is_stale, model = prefixes(page).is_stale(sheet), page.status.model
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(sheet.made_at))
+    is_stale, model = page.prefixes.is_stale(sheet), page.status.model
+    made = moment_text(sheet.made_at)
     words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
     trained = trained_context(sheet.model)
     told = {"tokens": sheet.tokens, "trained": trained, "model": sheet.model}
@@ -150,7 +136,7 @@ def in_use(page: PageContext) -> Values:
         "title": title,
         "text": text,
         "model": page.status.model,
-        "state_url": url_for("states.details", name=name) if is_file and name in library(page).names() else "",
+        "state_url": url_for("states.details", name=name) if is_file and name in page.states.names() else "",
         "digest": page.status.state_digest[:12] if is_file else "",
         "others": others,
     }
@@ -255,7 +241,7 @@ def _facts(page: PageContext, entry: StateEntry) -> list[str]:
 
 def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]]:
     t, sheet = page.t, entry.sheet
-    changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed_at))
+    changed = moment_text(entry.changed_at)
     of_file = [(t("states.about.size"), size_text(entry.size_bytes)), (t("states.about.changed"), changed)]
     if sheet is None:
         return of_file
@@ -275,7 +261,7 @@ def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]
 def _chat_url(page: PageContext, entry: StateEntry) -> str:
     """Of a new chat that starts from it; with the preset whose prompt and tools were read, where that still is."""
     sheet = entry.sheet.prefix if entry.sheet else None
-    presets = page.service("presets").list() if sheet is not None and sheet.kind != DOCUMENT else ()
+    presets = page.presets.list() if sheet is not None and sheet.kind != DOCUMENT else ()
     found = next((row.id for row in presets if sheet is not None and shown_name(row, page.t) == sheet.title), None)
     return url_for("chat.index", state=entry.name, preset=found)
 

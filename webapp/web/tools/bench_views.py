@@ -6,7 +6,6 @@ The values of each function are the variables of a template. :class:`Bench` adds
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from webapp.services.bench.tool_bench import (
     BenchRequest,
     Confusion,
     ModeReport,
-    ToolBench,
     is_right,
     reports,
     wrong_first,
@@ -49,9 +47,8 @@ from webapp.tools.bench import (
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition
 from webapp.web.jobs import describes
-from webapp.web.kit.page import Choice, FormField, PageContext, Toast, current_page
+from webapp.web.kit.page import Choice, PageContext, Toast, Values, current_page, moment_text
 
-Values = dict[str, Any]
 AS_CHATS = "chat"
 SEVERAL = "*"
 ARGUMENT_CHARS = 100_000
@@ -67,7 +64,7 @@ class Bench:
 
     def __init__(self, page: PageContext) -> None:
         self.page, self.t = page, page.t
-        self.bench: ToolBench = page.service("tool_bench")
+        self.bench = page.tool_bench
         self.store = self.bench.store
 
     def definitions(self) -> tuple[ToolDefinition, ...]:
@@ -83,7 +80,7 @@ class Bench:
         modes = (mode,) if mode in MODES else MODES
         params = GREEDY
         if sampling == AS_CHATS:
-            presets, info = self.page.service("presets"), self.page.manager.model_info()
+            presets, info = self.page.presets, self.page.manager.model_info()
             params = presets.sampling(presets.active(), {"max_tokens": MAX_TOKENS}, info, TOOLS)
         return BenchRequest(functions, self.cases(), modes, dialect, params)
 
@@ -183,7 +180,7 @@ def bench_page(
         "runs": [row for run in bench.store.runs() for row in _run_rows(bench, run)],
         "cases": _case_rows(bench, bench.store.cases()),
         "case": _case_form(bench, draft or CaseDraft(), error=error),
-        "make": {name: _field(bench, f"make.{name}", name) for name in ("seed", "per_tool")},
+        "make": {name: bench.page.field(f"tool_bench.make.{name}") for name in ("seed", "per_tool")},
         "seed": str(form.get("seed", SEED)),
         "per_tool": str(form.get("per_tool", PER_TOOL)),
         "toasts": toasts,
@@ -204,9 +201,10 @@ def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCa
     tools = [Choice(name, name) for name in names]
     wrong = str(error.params.get("field", "")) if error is not None else ""
     wrong = "arguments" if wrong == "calls" else wrong  # calls are typed where arguments are
+    reason = bench.reason(error) if error is not None else ""
     return {
         "fields": {
-            name: _field(bench, f"case.{name}", name, bench.reason(error) if error and wrong == name else "")
+            name: bench.page.field(f"tool_bench.case.{name}", error=reason if wrong == name else "")
             for name in ("prompt", "expect", "arguments")
         },
         "draft": draft,
@@ -226,10 +224,10 @@ def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> Values:
         "are_shipped": not bench.page.tools.list(),
         "mode": str(form.get("mode", "both")),
         "modes": [Choice(name, t(f"tool_bench.mode.{name}")) for name in ("both", *MODES)],
-        "dialect": _field(bench, "dialect", "dialect"),
+        "dialect": bench.page.field("tool_bench.dialect"),
         "dialects": [Choice("", t("tools.dialect.auto")), *dialects],
         "dialect_value": str(form.get("dialect", "")),
-        "sampling": _field(bench, "sampling", "sampling"),
+        "sampling": bench.page.field("tool_bench.sampling"),
         "samplings": [Choice(name, t(f"tool_bench.sampling.{name}")) for name in ("greedy", AS_CHATS)],
         "sampling_value": str(form.get("sampling", "greedy")),
         "case_count": t("tool_bench.count", count=len(bench.store.cases())),
@@ -245,7 +243,7 @@ def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
     return [
         {
             "url": url_for("tools.bench.show_run", run_id=run.id),
-            "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at)),
+            "when": moment_text(run.started_at),
             "model": setup["model"],
             "strategy": setup["strategy"],
             "dialect": t(f"tools.dialect.{setup['dialect']}"),
@@ -272,10 +270,6 @@ def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
         }
         for stored in cases
     ]
-
-
-def _field(bench: Bench, key: str, name: str, error: str = "") -> FormField:
-    return FormField(name, bench.t(f"tool_bench.{key}.label"), bench.t(f"tool_bench.{key}.help"), error)
 
 
 # one run
@@ -360,7 +354,7 @@ def _note(bench: Bench, run: StoredRun) -> tuple[str, str, str]:
 def _facts(bench: Bench, run: StoredRun) -> list[str]:
     setup, t = run.setup, bench.t
     found = [
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at)),
+        moment_text(run.started_at),
         setup["strategy"],
         setup["state"],
         t(f"tools.dialect.{setup['dialect']}"),

@@ -17,7 +17,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.kit.page import ROW_ID, PageContext, Toast, current_page, download, posted_text, render_page, undone_id
+from webapp.web.kit.page import ROW_ID, PageContext, current_page, download, posted_text, render_page, undone_id
 from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
 from webapp.web.tools.form_input import (
@@ -35,6 +35,7 @@ blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench_routes.blueprint)
 blueprint.register_blueprint(server_routes.blueprint)
 FORM_BYTES = 4 << 20
+SAID = ("saved", "deleted", "restored", "added", "imported")
 EXAMPLE = ToolDefinition(
     "get_current_weather",
     "Get the current weather in a given location",
@@ -54,7 +55,7 @@ EXAMPLE = ToolDefinition(
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page("tools/page.html", tools_page(page, _said_toast(page)))
+    return render_page("tools/page.html", tools_page(page, page.done_toast("tools.said", SAID)))
 
 
 @blueprint.get("/new")
@@ -71,7 +72,7 @@ def edit(tool_id: str) -> BaseResponse | Response:
     if stored.definition.behaviour is Behaviour.MCP:
         return redirect(page_of(stored), 303)
     draft = draft_of(stored.definition, stored.updated_at)
-    return render_page("tools/edit.html", tool_form(page, draft, tool_id, toasts=_said_toast(page)))
+    return render_page("tools/edit.html", tool_form(page, draft, tool_id, toasts=page.done_toast("tools.said", SAID)))
 
 
 @blueprint.post("")
@@ -205,8 +206,3 @@ def _draft() -> ToolDraft:
 def _tool_id() -> str:
     found = request.form.get("tool_id", "")
     return found if ROW_ID.fullmatch(found) else ""
-
-
-def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    known = ("saved", "deleted", "restored", "added", "imported")
-    return page.done_toast("tools.said", known)

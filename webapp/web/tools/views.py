@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from flask import url_for
 
@@ -23,10 +22,9 @@ from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.kit.page import Choice, FormField, PageContext, Toast
+from webapp.web.kit.page import Choice, PageContext, Toast, Values
 from webapp.web.tools.form_input import FORM_BEHAVIOURS, ToolDraft, definition_of
 
-Values = dict[str, Any]
 FIELDS = ("name", "description", "more", "fixed_value", "url", "method", "headers", "timeout_s", "json")
 ROW_FIELDS = ("name", "enum", "default", "more")
 
@@ -91,7 +89,7 @@ def tool_form(
         "title": title,
         "action": url_for("tools.save", tool_id=tool_id) if tool_id else url_for("tools.create"),
         "draft": draft,
-        "fields": {name: _field(page, name, errors.get(name, "")) for name in FIELDS},
+        "fields": {name: page.field(f"tools.field.{name}", error=errors.get(name, "")) for name in FIELDS},
         "rows": _row_fields(draft.rows, errors, ""),
         "behaviours": _choices(page, "behaviour", [choice.value for choice in FORM_BEHAVIOURS]),
         "approvals": _choices(page, "approval", [choice.value for choice in Approval]),
@@ -193,10 +191,6 @@ def _row_fields(rows: tuple[ParameterRow, ...], errors: Mapping[str, str], prefi
             }
         )
     return found
-
-
-def _field(page: PageContext, name: str, error: str) -> FormField:
-    return FormField(name, page.t(f"tools.field.{name}.label"), page.t(f"tools.field.{name}.help"), error)
 
 
 def _choices(page: PageContext, group: str, values: list[str] | tuple[str, ...]) -> list[Choice]:
