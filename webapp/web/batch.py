@@ -44,14 +44,6 @@ MAX_TOKENS = 500
 blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
 
 
-@blueprint.before_request
-def check_person() -> None:
-    """Whatever an address does with a batch: it is for whose it is alone."""
-    if batch_id := (request.view_args or {}).get("batch_id"):
-        page = current_page()
-        page.batches.store.check(batch_id, page.person.id)
-
-
 @blueprint.get("")
 def index() -> Response:
     return render_page("batch/page.html", batch_page(current_page()))

@@ -20,7 +20,6 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask, Request, Response, current_app, g, has_app_context, redirect, request
@@ -33,6 +32,7 @@ from webapp.services.access import OwnerProof
 from webapp.services.certificates import LOCAL_NAMES
 from webapp.services.limits import PERSON
 from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.records import OWNER_ID
 from webapp.storage.sessions import Session, Sessions, digest
@@ -46,6 +46,7 @@ from webapp.web.peer import (
     RateLimit,
     TrustedProxies,
     address_key,
+    is_address,
     is_direct,
     is_loopback,
     is_of_own_account,
@@ -301,7 +302,10 @@ class Guard:
             refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
             has_api = "api_limit" in current_app.extensions
             is_api = has_api and (request.endpoint or "").startswith("api ")  # the API answers it itself, and counts it
-            return answer_error(refused) if refused and not is_api else None
+            if refused and not is_api:
+                return answer_error(refused)
+            check_own(decision.person)
+            return None
         if decision.step is Step.PREFLIGHT:
             return self._cors.answer_preflight()
         if decision.step is Step.STYLE:
@@ -327,7 +331,7 @@ class Guard:
             return None
         name = match[1].rstrip(".")
         # Rebinding needs a name; on a shared server any address that led here is one of this machine's.
-        is_ours = name in self.hosts or (self.is_shared and is_address(name))
+        is_ours = name in self.hosts or (self.is_shared and is_address(name.strip("[]")))
         return header if is_ours else None
 
     def _foreign(self, asked: Request) -> Text | str:
@@ -489,6 +493,16 @@ class Guard:
         return add_security_headers(self._cors.add_headers(response), self._host(request))
 
 
+def check_own(person: Person) -> None:
+    """Whatever an address does with a chat, message, notebook or batch: for anybody but its owner there is none."""
+    parts, ids = current_app.extensions, request.view_args or {}
+    if chats := [ids[name] for name in ("chat_id", "message_id") if name in ids]:
+        ChatStore(parts["database"], person.id).check(*chats)
+    for name, service in (("notebook_id", "notebooks"), ("batch_id", "batches")):
+        if name in ids:
+            parts[service].store.check(ids[name], person.id)
+
+
 def the_guard() -> Guard:
     found: Guard = current_app.extensions["guard"]
     return found
@@ -587,13 +601,6 @@ def known_hosts(settings: Settings) -> set[str]:
         machine = socket.gethostname()
         names += [settings.host, *LOCAL_NAMES, machine, f"{machine.partition('.')[0]}.local"]
     return {name.lower() for name in names}
-
-
-def is_address(name: str) -> bool:
-    try:
-        return bool(ip_address(name.strip("[]")))
-    except ValueError:
-        return False
 
 
 def _refused(error: RoostError, role: Role = Role.STRANGER, session: Session | None = None, **more: Any) -> Decision:

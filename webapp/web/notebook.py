@@ -52,14 +52,6 @@ SAID = ("deleted", "restored")
 blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
 
 
-@blueprint.before_request
-def check_person() -> None:
-    """Whatever an address does with a notebook: it is for whose it is alone."""
-    if notebook_id := (request.view_args or {}).get("notebook_id"):
-        page = current_page()
-        page.notebooks.store.check(notebook_id, page.person.id)
-
-
 # pages
 
 

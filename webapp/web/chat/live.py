@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.engine.sampling_params import SamplingParams
@@ -286,7 +286,6 @@ def install(app: Flask) -> None:
     parts.update(chat_news=news, live_renderings=LiveRenderings())
     manager.listen(lambda: news.publish(STATUS))
     parts["presets"].listen(lambda: news.publish(PRESETS))
-    app.before_request(check_own)
     chats = ChatStore(database)
 
     def tell(chat_id: str, has_ended: bool) -> None:
@@ -330,13 +329,6 @@ class ChatContext(PageContext):
 
     def _mode(self, preset: Preset, chat: Chat) -> str:
         return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.tools).is_on)
-
-
-def check_own() -> None:
-    """ChatNotFound for an address with somebody else's chat or message, whatever its view does."""
-    ids = [value for name, value in (request.view_args or {}).items() if name in ("chat_id", "message_id")]
-    if ids:
-        chat_context().store.check(*ids)
 
 
 def this_app() -> Flask:
