@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -62,7 +61,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
     descriptors = raise_descriptor_limit()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
     refuse_taken_port(settings)
-    guard = app.extensions.get("guard")
+    guard, certificates = app.extensions.get("guard"), app.extensions.get("certificates")
     limits = connection_limits(settings, descriptors)
     try:
         sockets = bound_sockets(settings.listen_host, settings.port)
@@ -84,7 +83,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
             gate=guard.body_limit if guard else None,
             client_of=guard.proxies.client_address if guard else None,
             line=program_line(app, settings),
-            tls_context=functools.partial(tls_context, app),
+            tls_context=(lambda: certificates.context) if certificates else None,
             sockets=sockets,
             **http_options(settings),
         )
@@ -99,11 +98,6 @@ def program_line(app: Flask, settings: Settings) -> Line | None:
     if limit is None:
         return None
     return Line(GENERATING_PATHS, limit.limit, settings.max_queue)
-
-
-def tls_context(app: Flask) -> ssl.SSLContext | None:
-    certificates: Certificates | None = app.extensions.get("certificates")
-    return certificates.context if certificates else None
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:

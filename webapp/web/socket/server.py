@@ -212,7 +212,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             return
         try:
             self.set_socket_options(sock)
-            context = self.door.tls_context()
+            context = self.door.tls_context() if self.door.tls_context else None
             front = sock if context is None else TlsSocket(sock, context)
             self.channel_class(self, front, address, self.adj, map=self._map)
         except OSError:  # macOS: the client has gone already
@@ -240,7 +240,7 @@ class BridgeServer:
         gate: Gate | None = None,
         client_of: Callable[[dict[str, Any]], str] | None = None,
         line: Any = None,
-        tls_context: Callable[[], ssl.SSLContext | None] = lambda: None,
+        tls_context: Callable[[], ssl.SSLContext | None] | None = None,
         **adjustments: Any,
     ) -> None:
         """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
