@@ -151,35 +151,12 @@ def _storage(page: PageContext) -> list[Values]:
     )
     count, used = snapshot_use(settings)
     models = sum(file.stamp[1] for file in page.manager.library.known_files())
-    return [
-        {
-            "name": "chats",
-            "text": t("settings_page.storage.chats"),
-            "size": size_text(database),
-            "url": url_for("chat.all_"),
-        },
-        {
-            "name": "states",
-            "text": t("settings_page.storage.states", count=count),
-            "size": size_text(used),
-            "url": url_for("states.index", _anchor="chats"),
-        },
-        {
-            "name": "models",
-            "text": t("settings_page.storage.models"),
-            "size": size_text(models),
-            "url": url_for("models.index"),
-        },
-        {
-            "name": "sessions",
-            "text": t("settings_page.storage.sessions"),
-            "size": str(len(the_guard().sessions.list())),
-            "url": url_for("people.index"),
-        },
-        {
-            "name": "tokens",
-            "text": t("tokens.title"),
-            "size": str(len(the_guard().tokens.list())),
-            "url": url_for("tokens.index"),
-        },
-    ]
+    guard = the_guard()
+    rows = (
+        ("chats", t("settings_page.storage.chats"), size_text(database), url_for("chat.all_")),
+        ("states", t("settings_page.storage.states", count=count), size_text(used), f"{url_for('states.index')}#chats"),
+        ("models", t("settings_page.storage.models"), size_text(models), url_for("models.index")),
+        ("sessions", t("settings_page.storage.sessions"), str(len(guard.sessions.list())), url_for("people.index")),
+        ("tokens", t("tokens.title"), str(len(guard.tokens.list())), url_for("tokens.index")),
+    )
+    return [{"name": name, "text": text, "size": size, "url": url} for name, text, size, url in rows]

@@ -176,34 +176,14 @@ def render_pending(self: Any, tokens: list[Token], index: int, options: Any, env
 # TeX to MathML
 
 TAGS = {
-    "math",
-    "mrow",
-    "mi",
-    "mo",
-    "mn",
-    "mtext",
-    "mspace",
-    "mfrac",
-    "msqrt",
-    "mroot",
-    "menclose",
-    "mpadded",
-    "mphantom",
-}
-TAGS |= {"msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts", "mprescripts", "mstyle"}
-TAGS |= {"mtable", "mtr", "mtd"}
+    "math", "mrow", "mi", "mo", "mn", "mtext", "mspace", "mfrac", "msqrt", "mroot", "menclose", "mpadded", "mphantom",
+    "mstyle", "msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts", "mprescripts", "mtable",
+    "mtr", "mtd",
+}  # fmt: skip
 NAMES = {
-    "display",
-    "displaystyle",
-    "scriptlevel",
-    "mathvariant",
-    "mathcolor",
-    "linethickness",
-    "width",
-    "height",
-    "depth",
-}
-NAMES |= {"form", "lspace", "rspace", "minsize", "maxsize", "stretchy", "movablelimits", "accent", "accentunder"}
+    "display", "displaystyle", "scriptlevel", "mathvariant", "mathcolor", "linethickness", "width", "height", "depth",
+    "form", "lspace", "rspace", "minsize", "maxsize", "stretchy", "movablelimits", "accent", "accentunder",
+}  # fmt: skip
 ATTRIBUTES = {tag: NAMES | {"notation", "class"} for tag in TAGS}
 ATTRIBUTES["math"] = ATTRIBUTES["math"] | {"data-tex"}
 VALUE = re.compile(r"[-#.\w% ]{0,60}", re.ASCII)

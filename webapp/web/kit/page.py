@@ -13,8 +13,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -199,36 +199,23 @@ def wants_fragment() -> bool:
     return headers.get("HX-Request") == "true" and not whole
 
 
-def render_fragment(name: str, context: Any = None, locale: str | None = None) -> str:
+def render_fragment(name: str, values: Values | None = None, locale: str | None = None) -> str:
     """The HTML of one template; ``locale`` for a thread without a request, which may render for a known reader.
 
     Needs an application context, as all of Flask's rendering does.
     """
-    variables = template_variables(context)
-    if locale is not None:
-        variables |= {"t": translator(locale), "locale": locale}
+    words = {} if locale is None else {"t": translator(locale), "locale": locale}
     # A name inside someone's file may hold half a character pair, which no answer can be encoded with.
-    return SURROGATES.sub("\ufffd", render_template(name, **variables))
+    return SURROGATES.sub("\ufffd", render_template(name, **{**(values or {}), **words}))
 
 
-def render_page(page: str, context: Any = None, fragment: str | None = None, status: int = 200) -> Response:
+def render_page(page: str, values: Values | None = None, fragment: str | None = None, status: int = 200) -> Response:
     """The whole ``page``, or only ``fragment`` (if named) when htmx asked for a part; not to be cached as the other."""
     name = fragment if fragment is not None and wants_fragment() else page
-    response = make_response(render_fragment(name, context), status)
+    response = make_response(render_fragment(name, values), status)
     response.vary.update(["HX-Request", "Accept-Language", "Cookie"])
     response.headers.setdefault("Cache-Control", "no-store")
     return response
-
-
-def template_variables(context: Any) -> dict[str, Any]:
-    """The fields of a context, shallow (nested dataclasses stay objects), and the context itself."""
-    if context is None:
-        return {}
-    if is_dataclass(context) and not isinstance(context, type):
-        return {"context": context, **{row.name: getattr(context, row.name) for row in fields(context)}}
-    if isinstance(context, Mapping):
-        return {"context": context, **context}
-    raise TypeError(f"a context is a dataclass or a mapping, not {type(context).__name__}")
 
 
 def parameters_text(found: Inspection, t: Callable[..., str]) -> str:

@@ -131,7 +131,7 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
             Choice(AUTOMATIC, page.t("downloads.automatic", hosts=", ".join(hosts)))
             if hubs.choice == AUTOMATIC
             else Choice(AUTOMATIC, page.t("downloads.automatic_short")),
-            *(Choice(hub.name, hub.host) for hub in hubs.all),
+            *named,
         ],
         "choice": hubs.choice,
         "catalogue_host": page.downloads.catalogue_host,
