@@ -103,6 +103,16 @@ def test_a_body_that_is_no_object_is_refused(server, body):
     assert refused(server, body)[:2] == (400, "invalid_parameter")
 
 
+@pytest.mark.parametrize("depth", [60, 400])
+def test_a_schema_that_is_nested_however_deep_is_refused(server, depth):
+    schema = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "deep", "schema": schema}}
+    status, found = server.post(CHAT, {"messages": HELLO, "response_format": form})
+    assert (status, found["error"]["code"]) == (400, "grammar_invalid")
+
+
 def test_too_much_is_refused_before_it_is_read(serve):
     server = serve(api_max_body_bytes=2000)
     status, found = server.post(CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]})

@@ -316,7 +316,11 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise RoostError(
             "invalid_parameter", param="response_format.json_schema.schema", reason=Text("reason.common.is_missing")
         )
-    schema = held(schema) if isinstance(schema, Mapping) else schema
+    if isinstance(schema, Mapping):
+        from webapp.structured.grammar import check_schema
+
+        check_schema(schema)  # its depth, before it is walked
+        schema = held(schema)
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
 
 
