@@ -71,9 +71,9 @@ class Source:
         if self._adapter is not None:
             self._adapter.check_effect(self._has_effect)
 
-    def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[torch.Tensor]:
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
         """Consecutive rows (of the first dimension); a vector comes whole. ConversionError on NaN and infinity."""
-        for block in self._raw_blocks(name, block_bytes):
+        for block in self._raw_blocks(name, BLOCK_BYTES):
             check_finite(block, name)
             yield block
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
@@ -48,6 +48,14 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().contiguous().view(-1)
     raw = flat.view(torch.uint8).numpy()
     return raw.data
+
+
+def _write_blocks(file: IO[bytes], tensor: PlannedTensor, meter: Meter) -> None:
+    for block in tensor.blocks():
+        data = bytes_of(block)
+        file.write(data)
+        meter.block(tensor.info.name, data)
+    meter.tensor_done(tensor.info.name)
 
 
 ENDING = ".converting"
@@ -201,11 +209,7 @@ def write_safetensors(file: BinaryIO, plan: Plan, meter: Meter) -> None:
     header += b" " * (-len(header) % HEADER_ALIGNMENT)
     file.write(len(header).to_bytes(8, "little") + header)
     for tensor in plan.tensors:
-        for block in tensor.blocks():
-            data = bytes_of(block)
-            file.write(data)
-            meter.block(tensor.info.name, data)
-        meter.tensor_done(tensor.info.name)
+        _write_blocks(file, tensor, meter)
 
 
 def _header(plan: Plan) -> dict[str, Any]:
@@ -248,17 +252,9 @@ def write_pth(file: BinaryIO, plan: Plan, meter: Meter) -> None:
         _write_small(archive, "data.pkl", pickled(plan))
         _write_small(archive, "byteorder", b"little")
         for key, tensor in enumerate(plan.tensors):
-            _write_tensor(archive, f"data/{key}", tensor, meter)
+            with archive.open(_member(archive, f"data/{key}", tensor.info.nbytes), "w") as member:
+                _write_blocks(member, tensor, meter)
         _write_small(archive, "version", b"3\n")
-
-
-def _write_tensor(archive: zipfile.ZipFile, name: str, tensor: PlannedTensor, meter: Meter) -> None:
-    with archive.open(_member(archive, name, tensor.info.nbytes), "w") as member:
-        for block in tensor.blocks():
-            data = bytes_of(block)
-            member.write(data)
-            meter.block(tensor.info.name, data)
-    meter.tensor_done(tensor.info.name)
 
 
 def _write_small(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -330,11 +326,7 @@ def write_bin(file: BinaryIO, plan: Plan, meter: Meter) -> None:
         name, shape = tensor.info.name.encode(), tensor.info.shape
         file.write(GGMF_RECORD.pack(len(shape), len(name), codes[tensor.info.dtype]))
         file.write(struct.pack(f"<{len(shape)}I", *reversed(shape)) + name)
-        for block in tensor.blocks():
-            data = bytes_of(block)
-            file.write(data)
-            meter.block(tensor.info.name, data)
-        meter.tensor_done(tensor.info.name)
+        _write_blocks(file, tensor, meter)
 
 
 def write_gguf(file: BinaryIO, plan: Plan, meter: Meter) -> None:
@@ -350,12 +342,8 @@ def write_gguf(file: BinaryIO, plan: Plan, meter: Meter) -> None:
         position += tensor.info.nbytes + -tensor.info.nbytes % DEFAULT_ALIGNMENT
     file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
     for tensor in plan.tensors:
-        for block in tensor.blocks():
-            data = bytes_of(block)
-            file.write(data)
-            meter.block(tensor.info.name, data)
+        _write_blocks(file, tensor, meter)
         file.write(bytes(-tensor.info.nbytes % DEFAULT_ALIGNMENT))
-        meter.tensor_done(tensor.info.name)
 
 
 def _gguf_text(text: bytes) -> bytes:
