@@ -55,12 +55,11 @@ class EngineLoop:
     ``put`` may be called from any thread at any time and never blocks, so its caller can always go on reading:
     an engine that is busy or blocked on a full pipe of outputs still takes every command.
 
-    ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every ``beat_every_s``.
+    ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every second.
     """
 
-    def __init__(self, send: Callable[[messages.Message], None], beat_every_s: float = BEAT_EVERY_S) -> None:
+    def __init__(self, send: Callable[[messages.Message], None]) -> None:
         self._send = send
-        self._beat_every_s = beat_every_s
         self._progress = 0
         self._is_idle = False
         self._is_over = threading.Event()
@@ -89,10 +88,10 @@ class EngineLoop:
             self._run(command)
         finally:
             self._is_over.set()
-            heart.join(self._beat_every_s)
+            heart.join(BEAT_EVERY_S)
 
     def _beat(self) -> None:
-        while not self._is_over.wait(self._beat_every_s):
+        while not self._is_over.wait(BEAT_EVERY_S):
             try:
                 self._send(messages.Heartbeat(self._progress, self._is_idle, time.process_time()))
             except OSError:  # the web process is gone, which the thread that reads its commands sees too

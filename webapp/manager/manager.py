@@ -417,7 +417,7 @@ class ModelManager:
         if (session := self._supervisor.session) is not None:
             session.tell(ClearSnapshots())
 
-    def counters(self, timeout_s: float = 2.0) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
         does not keep an idle model loaded."""
         from webapp.manager.messages import ReadCounters
@@ -427,7 +427,7 @@ class ModelManager:
             return {}
         try:
             future = session.call(lambda call_id, _: ReadCounters(call_id), is_work=False)
-            return future.result(timeout_s).counters or {}
+            return future.result(COUNTERS_WAIT_S).counters or {}
         except (FutureTimeoutError, RoostError):
             return {}
 
@@ -519,6 +519,7 @@ def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
 
 
 LOGITS_LIMIT_BYTES = 1 << 30
+COUNTERS_WAIT_S = 2.0
 TEXTS_AHEAD = 64
 """Of one request: how many of its texts wait in the engine, so that it can read them together."""
 

@@ -51,15 +51,14 @@ _Key = tuple[str, int, int, ModelConfig]
 
 
 class StartReader:
-    """Reads each file once a change, keeps those used last up to ``kept_bytes``, and hands out the same object.
+    """Reads each file once a change, keeps those used last up to :data:`KEPT_BYTES`, and hands out the same object.
 
     ``trusted`` names may lie anywhere on disk (see :class:`.target.TargetResolver`). Safe to use from any thread.
     """
 
-    def __init__(self, library: ModelLibrary, trusted: frozenset[str], kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, library: ModelLibrary, trusted: frozenset[str]) -> None:
         self._library = library
         self._trusted = trusted
-        self._kept_bytes = kept_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[_Key, Start] = OrderedDict()
 
@@ -101,7 +100,7 @@ class StartReader:
     def _keep(self, key: _Key, start: Start) -> None:
         with self._lock:
             self._kept[key] = start
-            while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > self._kept_bytes:
+            while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > KEPT_BYTES:
                 self._kept.popitem(last=False)
 
 
