@@ -61,3 +61,5 @@ def test_what_is_no_checksum_is_told_before_anything_is_fetched(download, hub, s
 def test_without_a_name_it_lists_and_asks_nobody(download, hub):
     code, out, _ = download()
     assert code == 0 and "rwkv7-g1k-1.5b-20260930-ctx25600.pth" in out and hub.requests == []
+    listed = json.loads(download("--json")[1])
+    assert "rwkv7-g1k-1.5b-20260930-ctx25600.pth" in [row["file"] for row in listed] and hub.requests == []

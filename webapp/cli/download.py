@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.refresh:
             downloads.refresh_catalogue()
+        if not args.name and args.json:
+            print(json.dumps([vars(model) for model in known_models()], ensure_ascii=False))
+            return 0
         if not args.name:
             for model in known_models():
                 print(f"{model.file:<50} {size_text(model.size_bytes):>8}  {model.published}")
