@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,7 @@ class Hubs:
     def __init__(self, settings: Settings, http: Http) -> None:
         self._path = settings.data_dir / "hub.json"
         self._http = http
+        self._changing = threading.Lock()  # of two changes at a time neither undoes the other
         custom = [Hub(CUSTOM, settings.hub_url.rstrip("/"))] if settings.hub_url else []
         self.all: tuple[Hub, ...] = (*custom, HUGGING_FACE, HF_MIRROR, MODELSCOPE)
         http.token_for = self.token_for
@@ -103,7 +105,8 @@ class Hubs:
     def choose(self, name: str) -> None:
         if name != AUTOMATIC:
             self.hub(name)
-        self._keep({**self._kept(), "choice": name})
+        with self._changing:
+            self._keep({**self._kept(), "choice": name})
 
     def has_token(self, name: str) -> bool:
         return name in self._kept().get("tokens", {})
@@ -113,8 +116,9 @@ class Hubs:
         self.hub(name)
         if token and not TOKEN.fullmatch(token):
             raise RoostError("settings_invalid", name="token", value="…", reason=Text("reason.services.not_one_word"))
-        tokens = {key: value for key, value in self._kept().get("tokens", {}).items() if key != name}
-        self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
+        with self._changing:
+            tokens = {key: value for key, value in self._kept().get("tokens", {}).items() if key != name}
+            self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
 
     def token_for(self, url: str) -> str:
         """ "" for an address that is of no hub with a token, or not encrypted."""
