@@ -7,7 +7,7 @@ import pytest
 
 from tests.engine.driving import GREEDY, engine, request, run
 from webapp.backends.native import library
-from webapp.engine.drafts import LONGEST_PAUSE, Drafter
+from webapp.engine.drafts import Drafter
 
 
 def drafting_engine(options="", most=8, **kwargs):
@@ -16,32 +16,47 @@ def drafting_engine(options="", most=8, **kwargs):
     return made
 
 
+LIKELY, UNLIKELY = 0.3, 0.9
+"""How sure a guess has to be."""
+
+
 def test_a_guess_is_what_followed_the_same_tokens_the_last_time():
     drafter = Drafter([1, 2, 3, 4, 5, 1, 2, 3, 7, 8, 1, 2, 3], most=8)
-    assert drafter.draft(8) == (7, 8, 1, 2)
-    assert drafter.draft(2) == (7, 8)
+    assert drafter.draft(8, LIKELY) == (7, 8)
+    assert drafter.draft(1, LIKELY) == (7,)
     drafter.feed([9])
-    assert drafter.draft(8) == ()
-    assert Drafter([1, 2], most=8).draft(8) == Drafter([], most=8).draft(8) == ()
+    assert drafter.draft(8, LIKELY) == ()
+    assert Drafter([1, 2], most=8).draft(8, LIKELY) == Drafter([], most=8).draft(8, LIKELY) == ()
 
 
-def test_guesses_grow_while_they_hold_and_pause_when_they_do_not():
-    drafter = Drafter([1] * 40, most=8)
-    assert len(drafter.draft(8)) == 1, "the last time was one token ago"
-    drafter = Drafter(list(range(30)) * 2, most=8)
-    for expected in (4, 8, 8):
-        drafted = len(drafter.draft(20))
-        assert drafted == expected
+def test_a_guess_is_what_followed_the_longest_match():
+    drafter = Drafter([6, 1, 2, 3, 4, 9, 1, 2, 3, 5, 6, 1, 2, 3], most=8)
+    assert drafter.draft(1, LIKELY) == (4,)
+
+
+def test_a_guess_is_longer_after_a_long_match_and_shorter_where_it_costs_more():
+    def length(tokens: int, least: float) -> int:
+        return len(Drafter([*range(40), *range(tokens)], most=30).draft(30, least))
+
+    assert 0 < length(3, LIKELY) < length(6, LIKELY) < length(12, LIKELY)
+    assert length(3, UNLIKELY) == 0 < length(24, UNLIKELY) < length(24, LIKELY)
+    assert len(Drafter([1] * 40, most=8).draft(8, LIKELY)) == 1, "the last time was one token ago"
+
+
+def test_guesses_grow_while_they_hold_stop_when_they_do_not_and_are_tried_again():
+    drafter = Drafter([*range(30), *range(6)], most=20)
+    first = len(drafter.draft(20, LIKELY))
+    for _ in range(3):
+        drafted = len(drafter.draft(20, LIKELY))
         drafter.judge(drafted, drafted)
-    pauses = []
-    for _ in range(8):
-        drafter.judge(4, 0)
-        waited = 0
-        while not drafter.draft(8):
-            drafter.feed([waited % 30])
-            waited += 1
-        pauses.append(waited)
-    assert pauses == sorted(pauses) and pauses[0] >= 2 and pauses[-1] >= LONGEST_PAUSE
+    assert len(drafter.draft(20, LIKELY)) > first
+    while drafted := len(drafter.draft(20, LIKELY)):
+        drafter.judge(drafted, 0)
+    waits = 1
+    while not drafter.draft(20, LIKELY):
+        waits += 1
+        assert waits < 1000
+    assert waits > 5
 
 
 def test_a_repeating_answer_takes_fewer_steps_and_is_the_same():

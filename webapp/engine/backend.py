@@ -278,6 +278,8 @@ class Backend(ABC):
     """How many tokens a row may have beside the one that is due before it gets much slower; the engine fills them with
     guesses (:mod:`webapp.engine.drafts`). 0 where a row of several tokens does not pay, or does not give exactly the
     logits its tokens give one by one."""
+    draft_cost: float = 0.33
+    """What a guess costs: the part of a step of one row with one token by which a further token in it is slower."""
 
     # before a load; on the class; imports nothing heavy, for the web process calls it
 

@@ -183,8 +183,7 @@ class LLMEngine:
                 self._draw_first(sequence)
         self._report_queue()
         plan = self.scheduler.plan()
-        drafting = self.backend.draft_tokens if len(plan.decoding) <= MOST_DRAFTING else 0
-        decoding = [self._decoding_piece(sequence, drafting) for sequence in plan.decoding]
+        decoding = [self._decoding_piece(sequence, len(plan.decoding)) for sequence in plan.decoding]
         for pieces in _rounds(decoding, plan.prefill):
             self._run([piece for piece in pieces if piece.sequence.status is not SequenceStatus.FINISHED])
         if not (self.scheduler.running or self.scheduler.waiting):  # else the next step says so, after admission
@@ -320,9 +319,13 @@ class LLMEngine:
         if sequence.releasable and sequence.status is SequenceStatus.DECODING:
             self._tell(sequence)
 
-    def _decoding_piece(self, sequence: Sequence, drafting: int) -> Piece:
-        pending = tuple(sequence.pending_token_ids)
-        draft = sequence.draft(drafting) if drafting else ()
+    def _decoding_piece(self, sequence: Sequence, beside: int) -> Piece:
+        """A guess that holds saves one of ``beside`` sequences its part of a step."""
+        pending, most = tuple(sequence.pending_token_ids), self.backend.draft_tokens
+        draft: tuple[int, ...] = ()
+        if most and beside <= MOST_DRAFTING:
+            cost = self.backend.draft_cost
+            draft = sequence.draft(most, cost / ((1 - cost) / beside + cost))
         if draft:
             try:
                 sequence.before_draft = sequence.position, self.backend.save(slot_of(sequence))

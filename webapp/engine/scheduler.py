@@ -175,7 +175,7 @@ class Sequence:
     def must_go_on(self) -> bool:
         return len(self.completion_token_ids) < self.params.least_tokens
 
-    def draft(self, most: int) -> tuple[int, ...]:
+    def draft(self, most: int, least_chance: float) -> tuple[int, ...]:
         """Guesses at the next tokens; none where each token depends on more than the ones before it."""
         params = self.params
         room = min(most, params.max_tokens - len(self.completion_token_ids) - 1)
@@ -185,7 +185,7 @@ class Sequence:
             self.drafter = Drafter(self.prompt_token_ids, most)
         self.drafter.feed(self.completion_token_ids[self._drafter_fed :])
         self._drafter_fed = len(self.completion_token_ids)
-        return self.drafter.draft(room)
+        return self.drafter.draft(room, least_chance)
 
     @property
     def consumed_token_ids(self) -> tuple[int, ...]:
