@@ -26,7 +26,6 @@ def test_a_document_is_dropped_read_and_begun_from_and_the_chats_state_is_looked
     page.set_input_files("#bake-file", str(tmp_path / "cats.md"))
     page.locator("#bake form[action='/states/bake'] button").click()
     page.locator(".job[data-status=done]").wait_for()
-    page.goto(f"{roost.url}/states")
     row = page.locator(".state-row", has_text="cats.safetensors")
     row.get_by_role("link", name=text("states.prefix.chat"), exact=True).first.click()
     page.wait_for_selector("#state option[value='cats.safetensors']:checked", state="attached")
