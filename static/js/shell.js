@@ -52,10 +52,15 @@ document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
   [...fresh.children].forEach((part, index) => part.isEqualNode(parts[index]) || parts[index].replaceWith(part));
 });
 
-// Menus: the menu of the model is asked for anew each time it opens
-document.getElementById("model-menu").addEventListener("toggle", (event) => {
-  if (event.newState === "open") event.target.dispatchEvent(new CustomEvent("roost:open"));
-});
+// Menus take the focus when they open, so that arrow keys work and a screen reader says which it is; the menu of the
+// model is asked for anew each time.
+for (const name of ["model-menu", "appearance-menu"]) {
+  document.getElementById(name).addEventListener("toggle", (event) => {
+    if (event.newState !== "open") return;
+    event.target.dispatchEvent(new CustomEvent("roost:open"));
+    event.target.focus();
+  });
+}
 
 document.addEventListener("keydown", (event) => {
   const menu = event.target.closest?.(".menu");

@@ -186,6 +186,18 @@ def test_the_list_stays_closed_when_closed_and_a_search_opens_it(roost, visit):
     expect(page, "[data-drawer-toggle]").to_have_attribute("aria-expanded", "true")
 
 
+def test_a_menu_takes_the_focus_is_walked_with_arrows_and_gives_it_back(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.focus(".rail-foot > button")
+    page.keyboard.press("Enter")
+    expect(page, "#appearance-menu").to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(page, "#appearance-menu .menu-item >> nth=0").to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page, ".rail-foot > button").to_be_focused()
+
+
 def test_the_theme_is_kept(roost, visit):
     page = visit(roost.url, color_scheme="light")
     expect(page, "body").to_have_css("background-color", "rgb(251, 250, 247)")
