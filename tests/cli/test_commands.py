@@ -21,6 +21,7 @@ from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, serve, with_default_command
 from webapp.cli.parser import Parser
 from webapp.cli.serve import check_folders
+from webapp.manager.manager import ModelManager
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
@@ -40,6 +41,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def places(models: Path, tmp_path: Path) -> list[str]:
     return ["--models", str(models), "--data", str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["logits", "--text", "x", "--out"],
+        ["compose", "--out"],
+        ["eval", "--transcripts"],
+        ["bench", "tools", "--transcripts"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ModelManager, "__init__", lambda *_: pytest.fail("the work began"))
+    assert main([*command, str(tmp_path / "mistyped" / "out.mid"), "--data", str(tmp_path)]) == 2
+    assert str(tmp_path / "mistyped") in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_no_command_means_serve():

@@ -18,7 +18,7 @@ from typing import Any
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.kernels import make_ready
-from webapp.cli.options import add_model_options, settings_from, stored
+from webapp.cli.options import add_model_options, output_file, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.engine.registry import backend_names, is_automatic, usual_strategy
 from webapp.errors import BenchRefused, RequestError, RoostError, ToolInvalid
@@ -170,7 +170,7 @@ def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help=t("cli.bench_tools.seed"))
     parser.add_argument("--per-tool", type=int, default=3, help=t("cli.bench_tools.per_tool"))
     parser.add_argument("--language", choices=tuple(LOCALES), default="en", help=t("cli.bench_tools.language"))
-    parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
+    parser.add_argument("--transcripts", type=output_file, metavar="FILE", help=t("cli.option.transcripts"))
     parser.set_defaults(run=run_tools)
 
 
@@ -191,7 +191,7 @@ def run_tools(args: argparse.Namespace) -> int:
         setup = runner.setup() | {"cases_from": source, "seed": args.seed or 0, "tools_without_cases": left_out}
     if args.transcripts:
         lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
-        Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.transcripts.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for report in reports(setup, answers):
         print(line_of(report), file=sys.stderr)
     found = document(setup, answers, error.to_dict() if error else None)

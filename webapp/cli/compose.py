@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta
-from webapp.cli.options import add_model_options, add_sampling_options, sampling_given, settings_from
+from webapp.cli.options import add_model_options, add_sampling_options, output_file, sampling_given, settings_from
 from webapp.errors import FileMissing, RoostError
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
@@ -30,7 +30,7 @@ from webapp.services.compose import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help=t("cli.compose.out"))
+    parser.add_argument("-o", "--out", required=True, type=output_file, metavar="FILE", help=t("cli.compose.out"))
     parser.add_argument("-p", "--prompt", default="", help=t("cli.compose.prompt"))
     parser.add_argument("--seed-file", type=Path, metavar="FILE", help=t("cli.compose.seed_file"))
     parser.add_argument("--instruments", default="", metavar="NAMES", help=t("cli.compose.instruments"))

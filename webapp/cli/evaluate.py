@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, compact_offer, json_offer
-from webapp.cli.options import add_model_options, settings_from
+from webapp.cli.options import add_model_options, output_file, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="both",
         help=t("cli.eval.decoding"),
     )
-    parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
+    parser.add_argument("--transcripts", type=output_file, metavar="FILE", help=t("cli.option.transcripts"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         }
     if args.transcripts:
         lines = (json.dumps(row, ensure_ascii=False) for row in evaluation.transcripts)
-        Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.transcripts.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for part in ("tools", "natural", "prompts"):
         for name, figures in document.get(part, {}).items():
             shown = "  ".join(

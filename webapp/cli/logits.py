@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 
-from webapp.cli.options import add_model_options, settings_from
+from webapp.cli.options import add_model_options, output_file, settings_from
 from webapp.errors import RequestError
 from webapp.i18n import Text
 from webapp.i18n.terminal import t
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--text", help=t("cli.logits.text"))
     text.add_argument("--tokens", help=t("cli.logits.tokens"))
     parser.add_argument("--all", action="store_true", help=t("cli.logits.all"))
-    parser.add_argument("--out", required=True, help=t("cli.logits.out"))
+    parser.add_argument("--out", required=True, type=output_file, metavar="FILE", help=t("cli.logits.out"))
 
 
 def run(args: argparse.Namespace) -> int:

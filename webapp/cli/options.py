@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParams
@@ -31,6 +34,17 @@ def in_one_line(error: RoostError) -> str:
 def in_terminal(line: str) -> str:
     """With every character that would steer the terminal spelled out."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def output_file(text: str) -> Path:
+    """For argparse: the file that a command writes at its end. OSError where that cannot be, before hours of work."""
+    path = Path(text)
+    if not path.exists():
+        folder = path.parent
+        folder.stat()
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return path
 
 
 def flag_of(name: str) -> str:
