@@ -7,11 +7,9 @@ run ends.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import math
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +27,7 @@ from webapp.errors import BenchRefused, ModelError, QueueFull, RequestError, Roo
 from webapp.i18n import Text
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
+from webapp.services.bench.reports import CONSTRAINED, MODES, Answer, reports
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, format_of, prepare
 from webapp.services.generation.structure import call_constraint
@@ -37,21 +36,16 @@ from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 from webapp.structured.grammar import check, matches
 from webapp.tools.bench import (
-    FIGURES,
     MAX_CASES,
     BenchCase,
-    CallScore,
     MadeCases,
     Reading,
     call_to_dict,
     make_cases,
     read_answer,
     score_calls,
-    shares,
 )
 
-CONSTRAINED, FREE = "constrained", "free"
-MODES = (CONSTRAINED, FREE)
 MAX_TOKENS = 400
 """Of one answer: room for a call with long arguments, and an end for a model that rambles."""
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=MAX_TOKENS)
@@ -99,14 +93,6 @@ def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: in
 AT_ONCE = 4
 CLIENT = "tool bench"
 RETRY_S = 0.3
-
-Answer = dict[str, Any]
-"""What is kept of one case in one mode; :func:`reports` reads it:
-
-``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (what the model read after the offer, which
-all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something began as a call does), ``score``,
-``finish_reason``, ``tokens``, and ``error`` where the case could not be asked.
-"""
 
 
 class BenchRunner:
@@ -355,108 +341,3 @@ class ToolBench:
             log.exception("the end of a run of the tool bench could not be stored")
         if error is not None:
             raise error
-
-
-NO_CALL, OTHER = "", "?"
-"""In the confusion table, where no tool's name can be: no call; a call that cannot be read or of no offered tool."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """``counts`` of (expected, called), by calls: an answer with two calls counts twice. Names in the order they were
-    offered, then NO_CALL, then (only called) OTHER."""
-
-    expected: tuple[str, ...]
-    called: tuple[str, ...]
-    counts: Mapping[tuple[str, str], int]
-
-    def count(self, expected: str, called: str) -> int:
-        return self.counts.get((expected, called), 0)
-
-
-@dataclass(frozen=True)
-class ModeReport:
-    """``shares`` from 0 to 1 by the names of :data:`FIGURES`, None where no case has the figure; ``counts`` are what
-    they are made of: (right, of)."""
-
-    mode: str
-    cases: int
-    right: int
-    shares: Mapping[str, float | None]
-    counts: Mapping[str, tuple[int, int]]
-    confusion: Confusion
-
-
-def reports(setup: Mapping[str, Any], answers: Sequence[Answer]) -> tuple[ModeReport, ...]:
-    """One a mode that has answers, constrained first."""
-    names = tuple(str(tool["name"]) for tool in setup["tools"])
-    by_mode = {mode: [answer for answer in answers if answer["mode"] == mode] for mode in MODES}
-    return tuple(_report(mode, names, found) for mode, found in by_mode.items() if found)
-
-
-def is_right(answer: Answer) -> bool:
-    return "error" not in answer and CallScore(**answer["score"]).is_right
-
-
-def wrong_first(answers: Sequence[Answer]) -> list[Answer]:
-    """Then by case, so that both modes of one stand together."""
-    return sorted(answers, key=lambda answer: (is_right(answer), answer["place"], MODES.index(answer["mode"])))
-
-
-def document(
-    setup: Mapping[str, Any], answers: Sequence[Answer], error: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """JSON. A run that was cut short has fewer answers than ``asked``."""
-    return {
-        "setup": dict(setup),
-        "answered": len(answers),
-        "error": dict(error) if error else None,
-        "modes": {report.mode: _as_dict(report) for report in reports(setup, answers)},
-        "answers": sorted(answers, key=lambda answer: (answer["place"], answer["mode"])),
-    }
-
-
-def _report(mode: str, names: tuple[str, ...], answers: Sequence[Answer]) -> ModeReport:
-    scores = [CallScore(**answer["score"]) for answer in answers]
-    found = shares(scores, FIGURES)
-    values = {name: [getattr(score, name) for score in scores] for name in FIGURES}
-    return ModeReport(
-        mode,
-        len(answers),
-        sum(map(is_right, answers)),
-        {name: None if math.isnan(found[name]) else found[name] for name in FIGURES},
-        {name: (values[name].count(True), len(answers) - values[name].count(None)) for name in FIGURES},
-        _confusion(names, answers),
-    )
-
-
-def _confusion(names: tuple[str, ...], answers: Sequence[Answer]) -> Confusion:
-    counts = Counter(pair for answer in answers for pair in _pairs(answer, names))
-    called = (*names, NO_CALL, OTHER)
-    return Confusion((*names, NO_CALL), called, counts)
-
-
-def _pairs(answer: Answer, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What was expected beside what came, call by call."""
-    expected = [call["name"] for call in answer["expected"]] or [NO_CALL]
-    called = [call["name"] if call["name"] in names else OTHER for call in answer["called"]]
-    if not called and (answer["sets_out"] or "error" in answer):
-        called = [OTHER]
-    return list(itertools.zip_longest(expected, called or [NO_CALL], fillvalue=NO_CALL))
-
-
-def _as_dict(report: ModeReport) -> dict[str, Any]:
-    rows = {
-        _label(expected): {
-            _label(called): report.confusion.count(expected, called)
-            for called in report.confusion.called
-            if report.confusion.count(expected, called)
-        }
-        for expected in report.confusion.expected
-    }
-    counts = {name: list(pair) for name, pair in report.counts.items()}
-    return {"cases": report.cases, **report.shares, "right": report.right, "counts": counts, "confusion": rows}
-
-
-def _label(name: str) -> str:
-    return {NO_CALL: "(no call)", OTHER: "(unreadable or unknown)"}.get(name, name)

@@ -11,7 +11,8 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import BenchCaseInvalid, BenchRefused, GrammarInvalid, ModelError, RoostError
-from webapp.services.bench.tool_bench import document, made_cases
+from webapp.services.bench.reports import document
+from webapp.services.bench.tool_bench import made_cases
 from webapp.tools.bench import cases_from_lines, cases_to_lines
 from webapp.web.kit.page import Toast, download, posted_text, render_page, wants_fragment
 from webapp.web.tools.bench_views import (

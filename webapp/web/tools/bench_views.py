@@ -15,21 +15,18 @@ from flask import url_for
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BenchCaseInvalid, RoostError, error_from_dict
-from webapp.services.bench.tool_bench import (
-    GREEDY,
-    KIND,
-    MAX_TOKENS,
+from webapp.services.bench.reports import (
     MODES,
     NO_CALL,
     OTHER,
     Answer,
-    BenchRequest,
     Confusion,
     ModeReport,
     is_right,
     reports,
     wrong_first,
 )
+from webapp.services.bench.tool_bench import GREEDY, KIND, MAX_TOKENS, BenchRequest
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.jobs import Job
 from webapp.services.presets.published import TOOLS
