@@ -31,8 +31,9 @@ from tests.acceptance.served_roost import ROOT
 from tests.weights.make_checkpoints import write_tensors
 from webapp.backends.native.backend import NativeBackend
 from webapp.backends.native.model import MATRICES, NativeModel
+from webapp.chat.formats import default_template
 from webapp.chat.messages import Message, Role, ToolCall
-from webapp.chat.prompts import default_template, render
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import fenced_calls, json_offer
 from webapp.engine.registry import resolve_strategy
 from webapp.services.evaluation import PromptCase, ToolCase, evenly, held_out
