@@ -315,7 +315,7 @@ def test_a_terminal_without_the_characters_gets_escapes(places):
 
 def test_a_name_that_would_steer_the_terminal_is_spelled_out(capsys):
     assert main(["inspect", "no\x1b[31m\nsuch"]) == 2
-    assert capsys.readouterr().err.startswith(r"roost: There is no file no\x1b[31m such")
+    assert capsys.readouterr().err.startswith(r"roost: The file no\x1b[31m such")
 
 
 def run_in_shell(command, places, **options):

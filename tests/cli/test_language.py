@@ -107,7 +107,7 @@ def test_no_line_of_help_is_english_in_chinese(command, said, monkeypatch):
         (["inspect", "没有"], "roost: 找不到文件 没有。请检查文件名；`roost models` 会列出 Roost 能找到的模型。\n"),
         (["serve", "--port", "99999"], "roost: 设置项 port 不能是 '99999'：不能大于 65535。`roost serve --help`"),
         (["serve", "--config", "gone.toml"], "roost: 设置项 config 不能是 'gone.toml'：找不到该文件或文件夹。"),
-        (["logits", "--tokens", "1,x", "--out", "o", "--data", "{data}"], "roost: 无法执行该请求：--tokens '1,x' 不是"),
+        (["logits", "--tokens", "1,x", "--out", "o", "--data", "{data}"], "roost: 请求无效：--tokens '1,x' 不是"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -78,7 +78,7 @@ def test_renames(models, folder):
 def test_imports(models, folder, tmp_path, monkeypatch):
     (tmp_path / "far.safetensors").write_bytes(good_bytes())
     monkeypatch.chdir(tmp_path)
-    assert models("import", "far.safetensors") == (0, "far.safetensors is here.\n")
+    assert models("import", "far.safetensors") == (0, text("cli.models.imported", name="far.safetensors") + "\n")
     assert models("import", "far.safetensors")[0] == 2
     assert models("import", "none.pth")[0] == 2
     assert (folder / "far.safetensors").read_bytes() == good_bytes()

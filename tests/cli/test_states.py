@@ -25,7 +25,7 @@ def places(tmp_path):
 def test_list_names_each_with_what_it_fits(places, capsys):
     assert main(["states", "list", *places]) == 0
     out = capsys.readouterr().out
-    assert "a.pth\n" in out and "2 layers of 2 x 16, 32 wide; fits tiny.pth" in out
+    assert "a.pth\n" in out and "2 layers of 2 x 16, width 32; fits tiny.pth" in out
     assert main(["states", "list", "--json", *places]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in found] == ["a.pth", "b.pth"] and found[0]["fits"] == ["tiny.pth"]
@@ -57,7 +57,8 @@ def test_bake_reads_a_document_into_a_state_and_again_by_its_name(places, tmp_pa
     (tmp_path / "cats.md").write_text("The cat is called Tom.")
     command = ["states", "bake", "--model", "tiny.pth", "--strategy", "fake", *places]
     assert main([*command, str(tmp_path / "cats.md")]) == 0
-    assert re.search(r"cats\.safetensors\n  Document cats\.md; \d+ tokens, read by tiny\.pth", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"cats\.safetensors\n  Document cats\.md; \d+ tokens, processed by tiny\.pth", out)
     assert main([*command, str(tmp_path / "cats.md"), "--as", "prompt", "--name", "kind"]) == 0
     assert main([*command, "cats.safetensors"]) == 0
     capsys.readouterr()
