@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tests.lazy_import import Lazily
@@ -7,6 +9,15 @@ from tests.web.api.api_server import ANSWER, ApiServer
 from tests.web.chat.running_roost import fake_strategy
 
 Lazily("openai")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def authorities_are_read_once():
+    """Each client reads those of the whole web, 20 ms, although no address here has TLS."""
+    default = pytest.importorskip("httpx._transports.default")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="package")
