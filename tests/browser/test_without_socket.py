@@ -3,8 +3,10 @@
 from tests.browser.acting import ANSWER, ask, expect, send, until, wait_done, wait_ready, wait_streaming
 from tests.wording import text
 
-# As behind a proxy that passes no Upgrade on: every handshake fails while `blocked` is set.
-BLOCKED = """const Real = WebSocket;
+# As behind a proxy that passes no Upgrade on: every handshake fails while `blocked` is set. Whether one gets through
+# by now is asked each half second instead of after 5 s and then each 30.
+BLOCKED = """const Real = WebSocket, later = setTimeout;
+window.setTimeout = (act, after, ...more) => later(act, [5000, 30000].includes(after) ? 500 : after, ...more);
 window.blocked = true;
 window.WebSocket = function (url) {
   if (!window.blocked) return (window.last = new Real(url));
