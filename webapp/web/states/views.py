@@ -34,6 +34,7 @@ def states_page(
     """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
     ``message``, ``hint`` and ``code``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
     states = page.states
+    jobs = job_list(page, MAKING)  # before the states: what a job has made is then among them
     entries = states.list()
     return {
         "page_title": page.t("nav.states"),
@@ -46,7 +47,7 @@ def states_page(
             for entry in states.merged()
         ],
         "parts": _blend_parts(page, entries),
-        "jobs": job_list(page, MAKING),
+        "jobs": jobs,
         "chats": chats_on_disk(page),
         "folder": str(states.folder),
         "model": page.status.model,
