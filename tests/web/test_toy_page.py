@@ -11,7 +11,8 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web import app as app_module
-from webapp.web.kit.page import current_page, render_page
+from webapp.web.chat.live import ChatContext
+from webapp.web.kit.page import PageContext, current_page, render_page
 from webapp.web.roles import ENDPOINTS, Role
 
 BASE = "http://127.0.0.1"
@@ -51,3 +52,9 @@ def test_without_a_row_of_the_roles_it_is_the_owners(client, monkeypatch):
     assert client.get("/toys", base_url=BASE).status_code == 200
     monkeypatch.delitem(ENDPOINTS, "toys.index")
     assert client.get("/toys", base_url=BASE).status_code == 403
+
+
+def test_a_page_has_every_service_it_names_and_none_hides_what_is_its_own(client):
+    services = set(client.application.extensions)
+    assert set(PageContext.__annotations__) - services == set()
+    assert services & set(dir(ChatContext)) == set()
