@@ -22,6 +22,8 @@ def end(reason="stop", error=None):
 class ScriptedHandle:
     """Steps: text or ids (a token an output), an event object, an exception to raise, an Event to wait for, HANG."""
 
+    is_finished = False
+
     def __init__(self, steps, tokenizer):
         self.is_aborted = threading.Event()
         self._steps = deque()

@@ -31,6 +31,7 @@ class StopFilter:
         self.released_chars = 0
         """How much was passed on; after a stop, where in the raw text it begins."""
         self._stops = tuple(stop for stop in stop_strings if stop)
+        self._firsts = {stop[0] for stop in self._stops}
         self._held = ""
 
     @property
@@ -43,7 +44,7 @@ class StopFilter:
         if self.stopped_by is not None or not text:
             return ""
         self._held += text
-        if self.is_asleep:
+        if self.is_asleep or self._firsts.isdisjoint(self._held):
             return self._release(len(self._held))
         begin = self._stop_begin()
         if begin is not None:

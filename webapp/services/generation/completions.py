@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp.chat.events import AnswerEvent, Failed, Finished
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = 0
 EMBEDDED = "ffn_x_prev"
-GATHER_S = 0.01
-"""Tokens that come faster than this are taken together; the first of them is not kept waiting."""
+GATHER_S = 0.02
+"""Tokens that come faster than this are taken together; the first and the last of them are not kept waiting."""
 
 
 class StateReader(Protocol):
@@ -235,7 +236,7 @@ class Completion:
         self.has_more = False
         """Behind the event that was given last there is another at once."""
         self._later = {id(first): later for first, *later in choices if later}
-        self._wake = threading.Event()
+        self._wake, self._end_came = threading.Event(), threading.Event()
         self._is_closed = False
         self._start(first for first, *_ in choices)
 
@@ -254,6 +255,7 @@ class Completion:
         try:
             while any(answer.end is None for answer in self.answers):
                 self._wake.clear()
+                self._end_came.clear()
                 news = [(number, event) for number, answer in enumerate(self.answers) for event in self._read(answer)]
                 for place, (number, event) in enumerate(news, 1):
                     self.has_more = place < len(news)
@@ -264,7 +266,7 @@ class Completion:
                 elif not self._wake.wait(poll_s):
                     yield None
                 elif (rest_s := told_at + GATHER_S - time.monotonic()) > 0:
-                    time.sleep(rest_s)
+                    self._end_came.wait(rest_s)
         finally:
             self.close()
 
@@ -284,10 +286,16 @@ class Completion:
     def _start(self, answers: Iterable[Generation]) -> None:
         try:
             for answer in answers:
-                answer.start(self._wake.set)
+                answer.start(partial(self._hear, answer))
         except BaseException:
             self.close()
             raise
+
+    def _hear(self, answer: Generation) -> None:
+        """Of everything that comes of it, in the engine's thread."""
+        if answer.is_written:
+            self._end_came.set()
+        self._wake.set()
 
     def _is_told(self, event: AnswerEvent) -> bool:
         """Raises what broke an answer. The end of one that was closed is told to nobody."""

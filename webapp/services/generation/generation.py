@@ -339,6 +339,11 @@ class Generation:
         return "error" if isinstance(self.end, Failed) else self.end.finish_reason if self.end else ""
 
     @property
+    def is_written(self) -> bool:
+        """The engine has given its last, which may still have to be read."""
+        return self._handle is not None and self._handle.is_finished
+
+    @property
     def is_stopping(self) -> bool:
         return self._stopped_at is not None
 
