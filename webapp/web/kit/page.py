@@ -91,13 +91,20 @@ class AsSent(Extension):
     ``/models`` where a proxy may show all of Roost below a path: they get it (:func:`base`) as a template is read."""
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        source = OWN_LINK.sub(r"\1{{ base() }}/", INDENT.sub("", source))
+        source = OWN_LINK.sub(r"\1{{ base_path }}/", INDENT.sub("", source))
         return MADE_LINK.sub(r"\1{{ (\2)|at_base }}", source)
 
 
 def base() -> str:
     """The path below which this request's browser sees Roost, such as "/roost"; "" for none."""
     return request.script_root if has_request_context() else ""
+
+
+class BasePath:
+    """:func:`base` for macros, which know no context: a template asks once, and has some twenty links in a list."""
+
+    def __html__(self) -> str:
+        return base()
 
 
 def at_base(url: Any) -> Any:
@@ -121,7 +128,7 @@ def install(app: Flask, settings: Settings) -> None:
     app.jinja_env.filters["commands"] = commands
     app.jinja_env.filters["with_way_out"] = sentences
     app.jinja_env.add_extension(AsSent)
-    app.jinja_env.globals["base"] = base
+    app.jinja_env.globals.update(base=base, base_path=BasePath())
     app.jinja_env.filters["at_base"] = at_base
     app.after_request(lead_to_base)
 
@@ -139,7 +146,7 @@ def commands(text: str) -> Markup:
 
 def template_words() -> dict[str, Any]:
     locale = current_locale()
-    return {"t": translator(locale), "locale": locale}
+    return {"t": translator(locale), "locale": locale, "base_path": base()}
 
 
 def translator(locale: str) -> Any:
