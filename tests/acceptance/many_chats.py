@@ -1,13 +1,14 @@
 """How many tokens a second `roost serve` brings to many readers at once, over the pages' socket and over the API.
 
     python -m tests.acceptance.many_chats [--at-once 1,16,32,64] [--seconds 8] [--model FILE] [--strategy S] [--ways W]
+        [--pages /,/models]
 
 Each reader asks again as soon as its answer is complete, so reading prompts is part of it: by ``chat`` in the same chat
 over one socket, by ``new chats`` each time in a chat and on a socket of its own, by ``sse`` of the API. ``share`` is of
 what `roost bench` writes with as many at once (measured before, on the same file). ``fairness``: what the reader that
 got least got over what the one that got most did, in characters of HTML or, by ``sse``, in events.
-A page is asked for all the time by a process of its own. Prints a line a measurement and, as the last line, one JSON
-document.
+Pages are asked for all the time by a process of its own; what they cost is part of the server's share. Prints a line a
+measurement and, as the last line, one JSON document.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ QUESTIONS = [
     "给我讲一个关于苍鹭的长故事。",
     "Who are you?",
 ]
-PAGES = ("/", "/models")
 MOST_TOKENS = 200
 SERVER = (
     *("--max-sequences", "64", "--max-queue", "64", "--websocket-limit", "80", "--http-threads", "96"),
@@ -67,12 +67,12 @@ class Reader(threading.Thread):
             self.failure = f"{type(exc).__name__}: {exc}"
 
 
-def measure(roost: ServedRoost, way: str, at_once: int, seconds: float) -> dict[str, Any]:
+def measure(roost: ServedRoost, way: str, at_once: int, seconds: float, paths: list[str]) -> dict[str, Any]:
     readers = [
         Reader(number, api_reader(roost) if way == "sse" else socket_reader(roost, way == "new chats"))
         for number in range(at_once)
     ]
-    times = PageTimes(roost.host, *PAGES)
+    times = PageTimes(roost.host, *paths)
     server, engine = psutil.Process(roost.process.pid), roost.engine()
     cpu = [process.cpu_times() for process in (server, engine) if process]
     written = written_tokens(roost)
@@ -190,8 +190,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=STARTER)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--ways", default="chat,new chats,sse")
+    parser.add_argument("--pages", default="/,/models", help='asked for meanwhile; "" for none')
     args = parser.parse_args()
     counts = [int(count) for count in args.at_once.split(",")]
+    paths = args.pages.split(",") if args.pages else []
     bench = benched(args.model.absolute(), args.strategy, counts)
     found = []
     with (
@@ -205,11 +207,11 @@ def main() -> None:
         page.send("Hello", max_tokens="4", **QUIET)
         page.frames(120)  # the model is loaded now
         page.close()
-        for path in PAGES:
+        for path in paths:
             roost.get(path)  # the templates are compiled now
         for at_once in counts:
             for way in args.ways.split(","):
-                row = measure(roost, way, at_once, args.seconds)
+                row = measure(roost, way, at_once, args.seconds, paths)
                 row["share"] = round(row["tokens_per_s"] / bench[at_once], 2) if at_once in bench else None
                 found.append(row)
                 print(row, flush=True)
