@@ -26,9 +26,7 @@ double uniform(uint64_t seed, uint64_t position) {
 
 // exp with what `Kernels::exponentials` leaves at 0.
 void exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out) {
-    double total;
-    int found;
-    if (!kernels.exponentials(x, largest, factor, count, out, &total, 2.f, nullptr, &found)) return;
+    if (!kernels.exponentials(x, largest, factor, count, out)) return;
     for (int i = 0; i < count; i++)
         if (out[i] == 0.f) out[i] = std::exp((x[i] - largest) * factor);
 }
@@ -215,16 +213,16 @@ bool Sampler::are_many(float largest, float bound, const Scratch& scratch) const
     return count * 4 > blocks();
 }
 
-// As top_p_cut, with the weights of all tokens in scratch.weights and `all` their sum; `share` is top_p. Bounds of the
-// cut come from every sixteenth block; what lies between them is packed and halved until it is one logit.
-float Sampler::cut_of_many(const float* row, float largest, double share, double all, Scratch& scratch) const {
+// As top_p_cut, of a line of which many tokens are kept; `share` is top_p. Bounds of the cut come from every sixteenth
+// block; one pass then sums the weights above them and lists what lies between, which is halved until it is one logit.
+// Leaves the sums of the kept weights of each block in scratch.sums, and says so, unless too much lay between.
+float Sampler::cut_of_many(const float* row, float largest, double share, Scratch& scratch) const {
     constexpr int SAMPLED_BLOCKS = 64, STEPS = 6, SAMPLE_STEPS = 10;
-    constexpr double MARGIN = 0.025;
+    constexpr double DEVIATIONS = 3;
     const int vocab = job_.vocab;
-    const float* weights = scratch.weights.data();
-    float *xs = scratch.some_logits.data(), *ws = scratch.some_weights.data();
-    const float lowest = std::max(LOWEST, largest + (float)std::log(0.999 * all * (1.0 - share) / vocab) - 0.01f);
-    const float highest = std::nextafter(largest, -LOWEST);
+    float *xs = scratch.some_logits.data(), *ws = scratch.some_weights.data(), *sums = scratch.sums.data();
+    int32_t* places = scratch.kept.data();
+    const float lowest = largest - 87.f, highest = std::nextafter(largest, -LOWEST);
     // `low` and `high` close in on the cut: the weight of logits from `low` on is at least `wanted`, from `high` on less.
     const auto halve = [&](const float* x, const float* w, int count, double wanted, float& low, float& high, int steps) {
         for (; steps > 0; steps--) {
@@ -237,32 +235,59 @@ float Sampler::cut_of_many(const float* row, float largest, double share, double
     const int step = std::max(1, blocks() / SAMPLED_BLOCKS);
     if (step > 1) {
         int count = 0;
+        double squares = 0;
         for (int block = 0; block * LOGIT_BLOCK + LOGIT_BLOCK <= vocab; block += step, count += LOGIT_BLOCK) {
+            float square;
             memcpy(xs + count, row + block * LOGIT_BLOCK, LOGIT_BLOCK * sizeof(float));
-            memcpy(ws + count, weights + block * LOGIT_BLOCK, LOGIT_BLOCK * sizeof(float));
+            kernels_->block_sums(xs + count, &scratch.maxima[(size_t)block], largest, 2.f, LOGIT_BLOCK, &square);
+            squares += (double)square;
         }
-        const double sum = kernels_->weight_from(xs, ws, count, LOWEST);
-        float above = highest, below = lowest;
-        halve(xs, ws, count, (share + MARGIN) * sum, low, above, SAMPLE_STEPS);
-        halve(xs, ws, count, (share - MARGIN) * sum, below, high, SAMPLE_STEPS);
+        kernels_->exponentials(xs, largest, 1.f, count, ws);
+        double sum = kernels_->weight_from(xs, ws, count, LOWEST), unseen = 0;
+        double margin = DEVIATIONS * std::sqrt(share * (1 - share) * squares) / sum;
+        // Logits of so little weight that all together have less than half of what is cut off.
+        low = std::max(lowest, largest + (float)std::log(sum * (1.0 - share) / (2.0 * count)));
+        float above = highest, below = low;
+        if (margin > 0.05) { // few tokens have most of the weight: all is summed, and the cut looked for from below
+            const double seen = sum;
+            sum = total(row, largest, 1.f, scratch) * count / vocab, unseen = sum - seen;
+            halve(xs, ws, count, share * sum - unseen, below, above, SAMPLE_STEPS);
+            margin = DEVIATIONS * std::sqrt((1 - share) * (double)std::exp(below - largest) / sum);
+            above = highest, below = low;
+        }
+        halve(xs, ws, count, (share + margin) * sum - unseen, low, above, SAMPLE_STEPS);
+        halve(xs, ws, count, (share - margin) * sum - unseen, below, high, SAMPLE_STEPS);
     }
-    double wanted = share * all, more;
-    int count = kernels_->between(row, weights, vocab, low, high, xs, ws, &more);
-    if (more >= wanted || more + kernels_->weight_from(xs, ws, count, low) < wanted) { // the sample was no good
-        low = lowest, high = highest;
-        count = kernels_->between(row, weights, vocab, low, high, xs, ws, &more);
-    }
+    double all, more, wanted;
+    int count = 0;
+    const auto fits = [&] { // whether the cut lies between
+        count = kernels_->weigh_parts(row, largest, low, high, vocab, sums, places, &all, &more);
+        for (int i = 0; i < count; i++) xs[i] = row[places[i]];
+        kernels_->exponentials(xs, largest, 1.f, count, ws);
+        wanted = share * all;
+        return more < wanted && more + kernels_->weight_from(xs, ws, count, low) >= wanted;
+    };
+    if (!fits()) low = lowest, high = highest, fits();
+    int left = count;
+    const float *left_xs = xs, *left_ws = ws;
+    float *to_xs = xs, *to_ws = ws;
+    scratch.has_sums = count * 2 <= vocab;
+    if (scratch.has_sums) to_xs += count, to_ws += count; // what lay between is needed again
     for (;;) {
         wanted -= more;
         const float before_low = low, before_high = high;
-        halve(xs, ws, count, wanted, low, high, STEPS);
-        if (low == before_low && high == before_high) return low;
-        count = kernels_->between(xs, ws, count, low, high, xs, ws, &more);
+        halve(left_xs, left_ws, left, wanted, low, high, STEPS);
+        if (low == before_low && high == before_high) break;
+        left = kernels_->between(left_xs, left_ws, left, low, high, to_xs, to_ws, &more);
+        left_xs = to_xs, left_ws = to_ws;
     }
+    if (scratch.has_sums)
+        for (int i = 0; i < count; i++) sums[places[i] / LOGIT_BLOCK] += xs[i] >= low ? ws[i] : 0.f;
+    return low;
 }
 
 // The tokens that may be drawn, ascending, in scratch.kept; ALL of them; or MANY: those of at least scratch.cut and
-// min_p, with all weights in scratch.weights.
+// min_p, with the sums of their weights in scratch.sums if scratch.has_sums.
 int Sampler::keep(int i, const float* row, float largest, Scratch& scratch) const {
     const int vocab = job_.vocab, top_k = job_.top_k[i];
     const float top_p = job_.top_p[i], min_p = job_.min_p[i];
@@ -273,12 +298,9 @@ int Sampler::keep(int i, const float* row, float largest, Scratch& scratch) cons
     int count = 0;
     std::fill(scratch.has_weights.begin(), scratch.has_weights.end(), (char)0);
     const auto keep_many = [&] {
-        double all;
-        int found;
-        kernels_->exponentials(row, largest, 1.f, vocab, scratch.weights.data(), &all, 2.f, nullptr, &found);
-        scratch.cut = top_p < 1.f ? cut_of_many(row, largest, (double)top_p, all, scratch) : LOWEST;
+        scratch.has_sums = false;
+        scratch.cut = top_p < 1.f ? cut_of_many(row, largest, (double)top_p, scratch) : LOWEST;
         if (!cuts_k) return MANY;
-        std::fill(scratch.has_weights.begin(), scratch.has_weights.end(), (char)1);
         const int best = best_few(row, largest, top_k, scratch);
         return (int)(std::remove_if(kept, kept + best, [&](int32_t id) { return row[id] < scratch.cut; }) - kept);
     };
@@ -322,8 +344,17 @@ int32_t Sampler::draw(int i, const float* row, float largest, Scratch& scratch) 
     if (count == ALL) return draw_any(row, largest, temperature, number, scratch);
     if (count == MANY) {
         float *weights = scratch.weights.data(), *sums = scratch.sums.data();
-        kernels_->reweigh(row, weights, scratch.cut, job_.min_p[i], largest, 1.f / temperature, job_.vocab, sums);
-        return pick(sums, number, [&](int block) { return weights + block * LOGIT_BLOCK; });
+        const float factor = 1.f / temperature, min_p = job_.min_p[i];
+        const auto weigh = [&](int block, float* to) {
+            const int start = block * LOGIT_BLOCK, length = std::min(LOGIT_BLOCK, job_.vocab - start);
+            return kernels_->weigh_kept(row + start, scratch.cut, min_p, largest, factor, length, to);
+        };
+        if (!scratch.has_sums || factor != 1.f || min_p > 0.999f * std::exp(scratch.cut - largest))
+            for (int block = 0; block < blocks(); block++) sums[block] = weigh(block, nullptr);
+        return pick(sums, number, [&](int block) {
+            weigh(block, weights);
+            return weights;
+        });
     }
     const int32_t* kept = scratch.kept.data();
     double* powers = scratch.powers.data();

@@ -51,6 +51,7 @@ private:
         std::vector<char> has_weights; // by block
         std::vector<double> powers;
         float cut = 0; // of top_p, where keep() says MANY
+        bool has_sums = false;
     };
     static constexpr int ALL = -1, MANY = -2; // of keep()
     static void run(void* sampler, int thread, uint32_t phase);
@@ -63,7 +64,7 @@ private:
     int best_few(const float* row, float largest, int count, Scratch& scratch) const;
     int keep(int i, const float* row, float largest, Scratch& scratch) const;
     bool are_many(float largest, float bound, const Scratch& scratch) const;
-    float cut_of_many(const float* row, float largest, double share, double all, Scratch& scratch) const;
+    float cut_of_many(const float* row, float largest, double share, Scratch& scratch) const;
     float top_p_cut(const float* row, const float* weights, std::vector<int32_t>& ids, double wanted) const;
     int32_t draw(int i, const float* row, float largest, Scratch& scratch) const;
     template <class Weights> int32_t pick(const float* sums, double number, Weights&& weights_of) const;

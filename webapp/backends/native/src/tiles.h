@@ -142,18 +142,20 @@ struct Kernels {
     void (*maxima)(const float* x, int count, float* out); // of each LOGIT_BLOCK; infinite where one is not finite
     // Sums of exp((x - largest) * factor) of each block; 0 where the maximum says that it is below e^-32 of the largest.
     void (*block_sums)(const float* x, const float* maxima, float largest, float factor, int count, float* out);
-    bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total, float bound,
-                         int32_t* positions, int* positions_found);
+    bool (*exponentials)(const float* x, float largest, float factor, int count, float* out);
     int (*at_least)(const float* x, float least, int count, int32_t* positions);
     double (*weight_from)(const float* x, const float* weights, int count, float least); // of x of at least that
     // Packs x in [low, high) and their weights into `xs` and `ws`, which may be the same memory; how many. *above: the
     // weight of larger ones.
     int (*between)(const float* x, const float* weights, int count, float low, float high, float* xs, float* ws,
                    double* above);
-    // Weights become exp((x - largest) * factor) where they are at least `least` and x is at least `cut`, else 0; sums of
-    // each block.
-    void (*reweigh)(const float* x, float* weights, float cut, float least, float largest, float factor, int count,
-                    float* sums);
+    // The weights exp(x - largest): of x of at least `high`, the sum of each block and of all, *above; of all, *total. The
+    // positions of x in [low, high), ascending, with room for 16 more than there are; how many.
+    int (*weigh_parts)(const float* x, float largest, float low, float high, int count, float* sums, int32_t* positions,
+                       double* total, double* above);
+    // exp((x - largest) * factor) where x is at least `cut` and exp(x - largest) at least `least`, else 0, into `weights`
+    // unless that is null; their sum.
+    float (*weigh_kept)(const float* x, float cut, float least, float largest, float factor, int count, float* weights);
     long (*read)(const uint8_t* from, size_t bytes); // reads only: for measuring bandwidth
 };
 
