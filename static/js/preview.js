@@ -29,7 +29,7 @@ export function togglePreview(button) {
 }
 
 async function diagramPage(text) {
-  mermaid ??= fetch(at("/static/vendor/mermaid.tiny.js")).then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)));
+  mermaid ??= fetch(new URL("../vendor/mermaid.tiny.js", import.meta.url)).then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)));
   const failed = document.body.dataset.tPreviewFailed;
   const asText = (value) => JSON.stringify(value).replaceAll("<", "\\u003c");
   try {

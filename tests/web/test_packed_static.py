@@ -1,9 +1,10 @@
 """Static text is packed for those who can unpack it, once per version; everything else is as it was."""
 
 import gzip
+import re
 
 import pytest
-from flask import Flask
+from flask import Flask, url_for
 
 from webapp.web.app import PackedStatic
 
@@ -65,3 +66,23 @@ def test_a_part_of_a_file_is_a_part_of_the_plain_file(client):
 
 def test_a_missing_file_is_missing(client):
     assert get(client, "/static/none.css").status_code == 404
+
+
+def test_an_address_with_the_files_version_is_kept_and_any_other_asked_for_again(client):
+    with client.application.test_request_context():
+        path = url_for("static", filename="a.css")
+    assert re.fullmatch("/static/v-[0-9a-f]{12}/a.css", path)
+    kept = get(client, path)
+    assert gzip.decompress(kept.data).decode() == CSS and kept.headers["Cache-Control"] == "max-age=31536000, immutable"
+    unchanged = get(client, path, **{"If-None-Match": kept.headers["ETag"]})
+    assert unchanged.status_code == 304 and "immutable" in unchanged.headers["Cache-Control"]
+    for other in ("/static/v-0123456789ab/a.css", "/static/a.css"):
+        answer = get(client, other)
+        assert gzip.decompress(answer.data).decode() == CSS and answer.headers["Cache-Control"] == "no-cache"
+    assert "immutable" not in get(client, path.replace("a.css", "none.css")).headers.get("Cache-Control", "")
+
+
+def test_a_changed_file_gets_another_address_at_the_next_start(client, tmp_path):
+    before = PackedStatic(Flask(__name__, static_folder=str(tmp_path))).version
+    (tmp_path / "a.css").write_text(CSS.replace("red", "tan"))
+    assert PackedStatic(Flask(__name__, static_folder=str(tmp_path))).version != before

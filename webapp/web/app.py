@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import logging
 import mimetypes
 import os
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -227,10 +229,15 @@ def answer_unexpected(exc: Exception) -> Response:
 PACKED_TYPES = ("text/", "application/javascript", "application/json", "image/svg+xml")
 SMALLEST_BYTES = 500
 MOST_FILES = 200
+KEPT_S = 365 * 24 * 3600
 
 
 class PackedStatic:
     """Flask's own static view, its text packed (gzip) once per version of a file: a page with all it loads is small.
+
+    Pages name static files below a version of all of them (``/static/v-1f3c…/js/chat.js``), which browsers keep for a
+    year without asking again; what a script imports is below the same version. An address of another version, of a page
+    that was opened before an update, gives today's file, which is not kept.
 
     Only files everyone may have: a page that carries something secret next to something a stranger can choose would
     give the secret away by its packed length (BREACH).
@@ -238,25 +245,46 @@ class PackedStatic:
 
     def __init__(self, app: Flask) -> None:
         self._view: Callable[..., Any] = app.view_functions["static"]
+        self._folder = Path(str(app.static_folder))
         self._packed: dict[str, tuple[str, bytes]] = {}
         self._lock = threading.Lock()
         app.view_functions["static"] = self.send
+        app.add_url_rule(f"{app.static_url_path}/v-<version>/<path:filename>", "static")
+        app.url_defaults(self._name_version)
 
-    def send(self, **values: Any) -> Response:
-        response: Response = self._view(**values)
+    @cached_property
+    def version(self) -> str:
+        """Of the names and contents of all files, as they were when the first page was drawn."""
+        digest = hashlib.blake2b(digest_size=6)
+        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            digest.update(b"%s\0%s\0" % (path.relative_to(self._folder).as_posix().encode(), path.read_bytes()))
+        return digest.hexdigest()
+
+    def _name_version(self, endpoint: str, values: dict[str, Any]) -> None:
+        if endpoint == "static":
+            values.setdefault("version", self.version)
+
+    def send(self, filename: str, version: str = "") -> Response:
+        response = self._packed_if_wanted(filename)
+        if version and version == self.version and response.status_code in (200, 304):
+            response.headers["Cache-Control"] = f"max-age={KEPT_S}, immutable"
+        return response
+
+    def _packed_if_wanted(self, filename: str) -> Response:
+        response: Response = self._view(filename=filename)
         if not (response.mimetype or "").startswith(PACKED_TYPES):
             return response
         response.vary.add("Accept-Encoding")
         if response.status_code != 200 or "Range" in request.headers or not accepts_gzip():
             return response
-        return self._pack(response)
+        return self._pack(filename, response)
 
-    def _pack(self, response: Response) -> Response:
+    def _pack(self, filename: str, response: Response) -> Response:
         etag = response.get_etag()[0] or ""
-        packed = self._known(request.path, etag)
+        packed = self._known(filename, etag)
         if packed is None:
             response.direct_passthrough = False
-            packed = self._keep(request.path, etag, response.get_data())
+            packed = self._keep(filename, etag, response.get_data())
         if packed:
             response.close()  # the file, which need not be read any more
             response.direct_passthrough = False
@@ -266,18 +294,18 @@ class PackedStatic:
         response.make_conditional(request)
         return response
 
-    def _known(self, path: str, etag: str) -> bytes | None:
+    def _known(self, filename: str, etag: str) -> bytes | None:
         with self._lock:
-            version, packed = self._packed.get(path, ("", None))
-        return packed if version == etag else None
+            known, packed = self._packed.get(filename, ("", None))
+        return packed if known == etag else None
 
-    def _keep(self, path: str, etag: str, data: bytes) -> bytes:
+    def _keep(self, filename: str, etag: str, data: bytes) -> bytes:
         """b"" for what is not worth packing."""
         packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
         with self._lock:
             if len(self._packed) >= MOST_FILES:
                 self._packed.clear()
-            self._packed[path] = (etag, packed)
+            self._packed[filename] = (etag, packed)
         return packed
 
 
