@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SlotModel(Protocol):
-    """What each does is said by the method of :class:`Backend` of that name."""
+    """The methods are documented at the methods of :class:`Backend` with the same names."""
 
     def new_slot(self) -> int: ...
 

@@ -52,7 +52,7 @@ def lark_source(description: Mapping[str, Any]) -> str:
 
 
 def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = False) -> str:
-    """A Lark rule of that name for one JSON value."""
+    """A Lark rule with this name for one JSON value."""
     check_schema(schema)
     options = {**JSON_SPACING, "lenient": is_lenient}
     body: Any = {**schema, "x-guidance": options} if isinstance(schema, Mapping) else schema

@@ -112,7 +112,7 @@ def _own_file(model: Path | None, places: Iterable[Path], vocab_size: int) -> To
 
 def _shared_file(places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
     for path in _shared_candidates(places):
-        # Read for as large a vocabulary as it likes: one that does not fit belongs to another model.
+        # Read with any vocabulary size: a vocabulary of another size belongs to another model.
         found = _from_file(path, vocab_size=2**31)
         if 0 <= vocab_size - (found.last_id + 1) <= LARGEST_PADDING:
             return _from_file(path, vocab_size)

@@ -28,7 +28,7 @@ UNROLLED_TOKENS = 16
 """Of a row of RWKV-4 in one graph: its recurrence is written out token by token."""
 MOST_GRAPHS = 16
 MOST_GRAPH_BYTES = 256 * 2**20
-"""Built graphs are kept for the next step of the same shape, up to so many and so large together."""
+"""Limits of the cache of built graphs, which the next step of the same shape uses: number and total size."""
 FIRST_SLOTS = 4
 REPACKED = ("q4_0", "q4_k")
 """Types that ggml keeps in another order for AVX2, eight rows at a time, and multiplies faster so."""
@@ -197,7 +197,7 @@ class GgmlModel:
             raise
 
     def _run_in_pieces(self, batch: Sequence[Row], starts: list[int]) -> Floats:
-        """RWKV-4's long rows, so many tokens of each at a time."""
+        """Runs the long rows of RWKV-4 in pieces with a limited number of tokens each."""
         logits = np.empty((starts[-1], self.config.vocab_size), np.float32)
         longest = max(len(row.token_ids) for row in batch)
         for start in range(0, longest, UNROLLED_TOKENS):

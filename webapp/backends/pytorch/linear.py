@@ -22,7 +22,7 @@ SHRINKS = (1.0, 0.93, 0.86, 0.79)
 PIECE_WEIGHTS = 2**21
 """Widened at once: 8 MB in float32."""
 FEW_ROWS = {"16": 4, "8": 24}
-"""Up to so many rows a processor multiplies faster without widening. From one short run on AVX2: a guide."""
+"""Up to this many rows, a CPU multiplies faster without dequantising. A rough value from one short run on AVX2."""
 
 
 class Matrix(ABC):

@@ -221,7 +221,7 @@ EMBEDDING = "emb.weight"
 BASE_BYTES = 241 * MIB
 """An engine process with torch and the package before the first weight: torch 2.13 for CPUs, Linux (docs/memory.md)."""
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
-"""A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
+"""A CUDA context: in main memory on top of the base, and on each card. Not measured, as no GPU was available."""
 READING_BYTES = 24 * MIB
 """Of the file that is held while it is read, and the pieces in work (``model_loader``: 32 MB and 4 MB)."""
 INT8_READING_BYTES = 64 * MIB

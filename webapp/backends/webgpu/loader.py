@@ -39,7 +39,7 @@ class Matrix(NamedTuple):
     y: tuple[int, int]
     activation: str = "none"
     bits: np.ndarray | None = None
-    """``(rows, inputs)`` in place of the tensor of that name as it is."""
+    """``(rows, inputs)``, used instead of the tensor with this name."""
     rows: range | None = None
     """Of them; None is all."""
 

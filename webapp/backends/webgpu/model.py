@@ -25,7 +25,7 @@ from webapp.weights.adapter import AdapterChoice, open_model
 FloatArray = NDArray[np.float32]
 
 SHORT_ROW = 8
-"""Rows up to so many tokens go through the kernel for single tokens, longer ones through the one for prompts."""
+"""Rows with at most this many tokens use the kernel for single tokens, longer rows the kernel for prompts."""
 SUBMIT_PRODUCTS = 1.2e10
 """Multiply-adds in one submission: a quarter of a second on a card of 100 GFLOPS, where Windows resets a driver that
 is busy for two."""

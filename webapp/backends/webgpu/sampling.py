@@ -24,7 +24,7 @@ from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Sampled, Sampling
 BLOCK = 256
 """Tokens."""
 BEST_BLOCKS = 64
-"""The bound is the largest logit of the so many best block: at least as many tokens reach it."""
+"""The bound is the largest logit of the block with this rank, so at least this many tokens reach it."""
 MOST_CANDIDATES = 256
 HEADER = 8
 """Words before a line's candidates: their number, whether all logits are finite (0), peak, total, bound."""

@@ -18,7 +18,7 @@ NF4 = (
 """The sixteen levels of NF4 (QLoRA, arXiv 2305.14314, appendix E), as web-rwkv and bitsandbytes have them."""
 
 TOKENS_AT_ONCE = (1, 2, 4, 8)
-"""Variants of :func:`matvec`: so many tokens share one read of the weights."""
+"""Variants of :func:`matvec`: the number of tokens that share one read of the weights."""
 ACTIVATIONS = {"none": 0, "tanh": 1, "sigmoid": 2, "relu2": 3, "silu": 4}
 EPILOGUES = {"set": 0, "add": 1, "multiply_add": 2}
 GROUP_NORM_EPS = "64e-5"
