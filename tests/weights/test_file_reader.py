@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -326,3 +327,9 @@ for _ in range(20):
 def test_two_pages_that_ask_for_the_first_time_at_once_do_not_crash_the_server():
     """They did: msgspec looks into a type once, and another thread met it half done."""
     assert subprocess.run([sys.executable, "-c", FIRST_AT_ONCE]).returncode == 0
+
+
+def test_models_are_read_while_a_document_takes_long(file):
+    reader = FileReader()
+    with ThreadPoolExecutor(1) as pool, reader._documents._lock:
+        assert pool.submit(reader.inspect, file).result(60).kind == "model"

@@ -16,6 +16,8 @@ MOST_PAGES = 500
 MOST_CHARS = 2_000_000
 """Many times what a state can be made of."""
 UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
+DOCX_UNSEEN = frozenset(("Fallback", "moveFrom", "tabs"))
+"""The same once more for old programs, text where it stood before it was moved, places of a paragraph's tabs."""
 DOCX_BREAKS = {"p": "\n", "br": "\n", "cr": "\n", "tr": "\n", "tab": "\t", "noBreakHyphen": "-"}
 BLOCKS = re.compile(
     "address|article|aside|blockquote|br|d[dlt]|div|figcaption|footer|form|h[1-6r]|header|li|main|nav|ol|p|pre|section|"
@@ -65,14 +67,14 @@ def docx_text(path: Path) -> str:
     from xml.etree import ElementTree
 
     pieces: list[str] = []
-    length = doubled = 0
+    length = unseen = 0
     try:
         with zipfile.ZipFile(path) as archive, archive.open("word/document.xml") as body:
             for event, node in ElementTree.iterparse(body, ("start", "end")):
                 name = node.tag.rpartition("}")[2]
-                if name == "Fallback":  # the same once more, for old programs
-                    doubled += 1 if event == "start" else -1
-                if event == "start" or doubled:
+                if name in DOCX_UNSEEN:
+                    unseen += 1 if event == "start" else -1
+                if event == "start" or unseen:
                     continue
                 if name == "tc" and pieces[-1:] == ["\n"]:
                     pieces[-1] = "\t"

@@ -1,4 +1,4 @@
-"""What is in model and state files, asked of a process of its own (:mod:`.reader_process`).
+"""What is in model and state files, asked of a process of its own (:mod:`.reader_process`); in documents, of another.
 
 :class:`FileReader` is what the web process and the commands use in place of :func:`webapp.weights.inspection.inspect`
 and the other readers: the same answers and the same errors, and :class:`FileReadingFailed` for a file that took too
@@ -152,7 +152,10 @@ class ReaderProcess:
 
 
 _SHARED = ReaderProcess()
+_DOCUMENTS = ReaderProcess()
+"""Models and states do not wait for a document, which may take long and comes from anybody who may chat."""
 atexit.register(_SHARED.close)
+atexit.register(_DOCUMENTS.close)
 
 
 class FileReader:
@@ -162,6 +165,7 @@ class FileReader:
     def __init__(self, memory: Path | None = None, process: ReaderProcess | None = None) -> None:
         self._failed = FailedFiles(memory)
         self._process = process or _SHARED
+        self._documents = process or _DOCUMENTS
 
     def inspect(self, path: str | Path, any_name: bool = False, again: bool = False) -> Inspection:
         """As :func:`webapp.weights.inspection.inspect`. ``again``: also a file that failed before."""
@@ -203,7 +207,7 @@ class FileReader:
         """The text of a document, ``pdf``, ``docx`` or ``html``, that a person brought as ``name``; nothing is
         remembered of a file that failed. ``document_unreadable`` and FileReadingFailed say why there is none."""
         limits = Limits(DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES)
-        return self._call(str, "document_text", (), (_sent(path), kind), limits, name)
+        return self._call(str, "document_text", (), (_sent(path), kind), limits, name, self._documents)
 
     def blend(self, parts: Sequence[tuple[Path | None, str, float]], target: Path, note: str) -> None:
         """Writes the weighted mean of states, ``(path, name, weight)`` each, to ``target``; as of ``blend_states``."""
@@ -258,6 +262,7 @@ class FileReader:
         arguments: Sequence[Any],
         limits: Limits,
         shown: str = "",
+        process: ReaderProcess | None = None,
     ) -> Answer:
         import msgspec
 
@@ -265,7 +270,7 @@ class FileReader:
 
         name = shown or str(next(iter(paths), ""))
         try:
-            reply = self._process.call(operation, arguments, _grown(limits, paths))
+            reply = (process or self._process).call(operation, arguments, _grown(limits, paths))
         except ReadingStopped as exc:
             if len(paths) == 1:  # of several nobody knows which it was
                 self._failed.add(paths[0], exc.reason, exc.is_lasting)
