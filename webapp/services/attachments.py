@@ -16,6 +16,7 @@ from webapp.chat.messages import Message, ReadMode, Role, attached_files, displa
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
+from webapp.services.library.placing import writing
 from webapp.settings import Settings
 from webapp.storage.attachments import Attachment, AttachmentStore, Room
 from webapp.storage.database import Database
@@ -123,8 +124,9 @@ def _is_binary(text: str) -> bool:
 
 
 def document_kind(data: bytes) -> str:
-    """``pdf`` or ``docx`` (Word); "" for what may be text."""
-    if b"%PDF-" in data[:1024]:
+    """``pdf`` or ``docx`` (Word); "" for what may be text, also one about PDF. A PDF may begin up to 1 KB late."""
+    head = data[:1024]
+    if head.startswith(b"%PDF-") or (b"%PDF-" in head and b"%%EOF" in data[-1024:]):
         return "pdf"
     return "docx" if data.startswith(b"PK\x03\x04") and b"word/document.xml" in data else ""
 
@@ -175,7 +177,8 @@ class Attachments:
     def _document_text(self, name: str, kind: str, data: bytes) -> str:
         with tempfile.TemporaryDirectory(prefix="roost-") as folder:
             path = Path(folder) / f"given.{kind}"
-            path.write_bytes(data)
+            with writing(path.parent, len(data)):
+                path.write_bytes(data)
             return self._manager.library.reader.document_text(path, kind, name)
 
     def pending(self, chat_id: str) -> list[Attachment]:

@@ -18,7 +18,8 @@ COLUMNS = "id, chat_id, name, mode, size_bytes, tokens, tokenizer, created_at"
 
 @dataclass(frozen=True)
 class Attachment:
-    """Without its text. ``size_bytes`` are the file's, ``tokens`` were counted with the vocabulary ``tokenizer``."""
+    """Without its text. ``size_bytes`` are the file's, or its text's of a PDF or Word file; ``tokens`` were counted
+    with the vocabulary ``tokenizer``."""
 
     id: str
     chat_id: str

@@ -1,11 +1,23 @@
 """Files on their way into a message: counted by the model's own vocabulary, whole or searched by what they cost."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.errors import raises_code
 from webapp.chat.messages import ReadMode
 from webapp.errors import ModelError
-from webapp.services.attachments import AUTOMATIC_ID, FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments, with_search
+from webapp.services.attachments import (
+    AUTOMATIC_ID,
+    FILE_BYTES,
+    ROOM,
+    WHOLE_TOKENS,
+    Attachments,
+    document_kind,
+    with_search,
+)
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer.loading import ByteTokenizer
@@ -43,6 +55,31 @@ def test_a_file_is_counted_as_it_will_stand_in_the_prompt(files, chat, world):
     assert file.name == "notes.txt" and files.store.text(chat.id, file.id) == "苍鹭\r\n\r\n站着"
     assert file.tokens == len(world.encode("File: notes.txt\n```\n苍鹭\n站着\n```"))
     assert file.mode is ReadMode.WHOLE and files.pending(chat.id) == [file]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"%PDF-1.7\ncut off", "pdf"),
+        (b"From a scanner\r\n%PDF-1.4\n1 0 obj ... startxref\n9\n%%EOF\n", "pdf"),
+        (b"PK\x03\x04 word/document.xml", "docx"),
+        (b"PK\x03\x04 xl/workbook.xml", ""),
+        (b"A PDF begins with %PDF-1.7 and a number.", ""),
+    ],
+)
+def test_a_document_is_told_by_its_bytes_and_a_text_about_one_is_a_text(files, data, kind):
+    assert document_kind(data) == kind
+    if data.startswith(b"A PDF"):
+        assert files.check("notes.md", data) == data.decode()
+
+
+def test_a_disk_without_room_for_a_document_is_told(files, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with raises_code("disk_full"):
+        files.check("a.pdf", b"%PDF-1.7\n")
 
 
 def test_a_long_file_is_searched_unless_the_person_says_otherwise(files, chat):
