@@ -93,10 +93,18 @@ def test_an_engine_that_breaks_gives_what_there_was_and_the_error(bench, files):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("tools.json", "{"), ("tools.json", "3"), ("cases.jsonl", "{}"), ("cases.jsonl", "")]
+    ("name", "content"),
+    [
+        ("tools.json", b"{"),
+        ("tools.json", b"3"),
+        ("tools.json", "天气".encode("gbk")),
+        ("cases.jsonl", b"{}"),
+        ("cases.jsonl", b""),
+        ("cases.jsonl", '{"prompt": "天气"}'.encode("gbk")),
+    ],
 )
-def test_a_file_that_cannot_be_is_one_line_and_exit_code_2(bench, files, tmp_path, name, text):
-    (tmp_path / name).write_text(text, encoding="utf-8")
+def test_a_file_that_cannot_be_is_one_line_and_exit_code_2(bench, files, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     code, found, said = bench(*files)
     assert code == 2 and found is None and said.startswith("roost: ") and said.count("\n") == 1
 

@@ -19,6 +19,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import error_text, text
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, serve, with_default_command
+from webapp.cli.options import output_file
 from webapp.cli.parser import Parser
 from webapp.cli.serve import check_folders
 from webapp.manager.manager import ModelManager
@@ -55,8 +56,19 @@ def places(models: Path, tmp_path: Path) -> list[str]:
 )
 def test_a_file_that_cannot_be_written_is_told_before_the_work(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ModelManager, "__init__", lambda *_: pytest.fail("the work began"))
-    assert main([*command, str(tmp_path / "mistyped" / "out.mid"), "--data", str(tmp_path)]) == 2
-    assert str(tmp_path / "mistyped") in capsys.readouterr().err and not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for out, place in (("mistyped/out.mid", "mistyped"), (".", ""), ("file/out.mid", "file")):
+        assert main([*command, str(tmp_path / out), "--data", str(tmp_path)]) == 2
+        assert f"{tmp_path / place}: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_may_not_be_changed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "kept.npy")
+    (tmp_path / "kept.npy").touch()
+    assert output_file(str(tmp_path / "new.npy")) == tmp_path / "new.npy"
+    with pytest.raises(PermissionError):
+        output_file(str(tmp_path / "kept.npy"))
 
 
 def test_no_command_means_serve():

@@ -21,7 +21,7 @@ from webapp.cli.kernels import make_ready
 from webapp.cli.options import add_model_options, output_file, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.engine.registry import backend_names, is_automatic, usual_strategy
-from webapp.errors import BenchRefused, RequestError, RoostError, ToolInvalid
+from webapp.errors import BenchCaseInvalid, BenchRefused, RequestError, RoostError, ToolInvalid
 from webapp.i18n import LOCALES, Text, say, text_from_plain
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
@@ -229,13 +229,23 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
     return tuple(from_openai(row).function for row in rows)
 
 
+def text_in(path: str) -> str:
+    """``bench_line_invalid`` where it is not UTF-8: prompts with other letters in them would measure something else."""
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line, reason = content.count(b"\n", 0, exc.start) + 1, Text("reason.web.is_not_valid_utf_8")
+        raise BenchCaseInvalid("bench_line_invalid", line=line, reason=reason) from exc
+
+
 def cases_of(
     args: argparse.Namespace, definitions: Sequence[Mapping[str, Any]], kept: Kept
 ) -> tuple[str, tuple[BenchCase, ...], list[str]]:
     """Where they are from, the cases, and tools none could be made for. A file wins; then those of the page, if their
     tools are asked too and no seed is given; else they are made."""
     if args.cases:
-        return "file", cases_from_lines(Path(args.cases).read_text(encoding="utf-8", errors="replace")), []
+        return "file", cases_from_lines(text_in(args.cases)), []
     if kept.cases and not args.tools and args.seed is None:
         return "stored", kept.cases, []
     if args.per_tool < 1:

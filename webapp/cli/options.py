@@ -38,12 +38,16 @@ def in_terminal(line: str) -> str:
 
 def output_file(text: str) -> Path:
     """For argparse: the file that a command writes at its end. OSError where that cannot be, before hours of work."""
-    path = Path(text)
-    if not path.exists():
-        folder = path.parent
-        folder.stat()
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    path, problem = Path(text), 0
+    place = path if path.exists() else path.parent
+    if path.is_dir():
+        problem = errno.EISDIR
+    elif place is not path and not place.is_dir():
+        problem = errno.ENOTDIR if place.exists() else errno.ENOENT
+    elif not os.access(place, os.W_OK):
+        problem = errno.EACCES
+    if problem:
+        raise OSError(problem, os.strerror(problem), str(place))
     return path
 
 
