@@ -125,6 +125,8 @@ def test_only_the_open_block_is_rendered_again(monkeypatch):
         ("1. one\n   - a", "nd b"),
         ("> said", " (he)"),
         ("**bo", "ld"),
+        ("Bonjour\u202f", "!"),
+        ("一\u3000", "二"),
     ],
 )
 def test_words_are_added_to_the_open_line_without_reading_it_again(before, new, monkeypatch):
@@ -152,6 +154,10 @@ def test_words_are_added_to_the_open_line_without_reading_it_again(before, new, 
         ("```\nx", " y"),
         ("", "word"),
         ("two  ", "\nlines"),
+        ("a \\", ", b"),
+        ("so \\", "(x"),
+        ("## Issue #", "1"),
+        ("*a**", "b"),
     ],
 )
 def test_what_may_change_more_than_the_open_line_is_rendered_again(before, new):

@@ -431,13 +431,16 @@ def with_words(tail: str, before: str, new: str) -> str:
     """``tail``, the HTML of ``before``, with ``new`` at the end of its last line; "" where more may change by that.
 
     Most of what is written is words of a paragraph or a list: they are no marks, and a line that has a letter is no
-    beginning of something else any more. Where the line has an address, a bracket or an entity, those may go on.
+    beginning of something else any more. Where the line has an address, a bracket or an entity, those may go on; what a
+    mark at its end means depends on what follows.
     """
     line = before[before.rfind("\n") + 1 :]
-    end = TEXT_END.search(tail)
-    if end is None or not WORDS.fullmatch(new) or not LETTER.search(line) or any(mark in line for mark in "]/&"):
+    shown, end = line.rstrip(), TEXT_END.search(tail)
+    if end is None or not WORDS.fullmatch(new) or not LETTER.search(line):
         return ""
-    added = (line[len(line.rstrip(" ")) :] + new).rstrip(" ")
+    if shown[-1] in "\\#*_~" or any(mark in line for mark in "]/&"):
+        return ""
+    added = (line[len(shown) :] + new).rstrip()
     return f"{tail[: end.start()]}{escape(added)}{end[0]}"
 
 
