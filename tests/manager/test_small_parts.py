@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import sys
 import threading
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from webapp.engine.outputs import (
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
+from webapp.manager import health
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.health import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.library import ModelLibrary
@@ -199,3 +201,15 @@ def test_the_need_of_a_load_follows_the_strategy(target):
     assert available_bytes() > 0
     assert memory_facts(os.getpid()).engine_bytes > 1_000_000
     assert memory_facts(2**22 + 1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for VmHWM in /proc")
+def test_the_most_memory_is_in_bytes_where_the_system_counts_in_others(monkeypatch):
+    resource = pytest.importorskip("resource")
+    kept = health.peak_bytes(os.getpid())
+    monkeypatch.setattr(health, "open", lambda *_, **__: io.StringIO("VmRSS: 1 kB\n"), raising=False)
+    counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for platform, unit in (("freebsd", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert counted * unit <= health.peak_bytes(os.getpid()) < 2 * counted * unit
+    assert kept is not None and health.peak_bytes(os.getppid()) is None

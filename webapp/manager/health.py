@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -288,7 +289,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def peak_bytes(pid: int) -> int | None:
-    """The most main memory the process had at once; None where the system does not keep it (macOS: but its own)."""
+    """The most main memory the process had at once; None where the system does not keep it. macOS and BSD keep that of
+    this process alone."""
     import psutil
 
     with contextlib.suppress(OSError, StopIteration), open(f"/proc/{pid}/status", encoding="latin-1") as file:
@@ -299,5 +301,6 @@ def peak_bytes(pid: int) -> int | None:
         with contextlib.suppress(ImportError):
             import resource
 
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes there
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak if sys.platform == "darwin" else peak * 1024
     return None
