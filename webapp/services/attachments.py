@@ -1,7 +1,7 @@
 """Files in a chat: how they come in, what they cost to read, and their texts for prompts and searches.
 
-What a file is is told by its bytes: text (UTF-8, UTF-16, UTF-32 or GB18030), or a PDF or Word file, whose text the
-process that reads model files reads as well. Its name says nothing. Only the text is kept.
+What a file is is told by its bytes: text (UTF-8, UTF-16, UTF-32 or GB18030), or a PDF or Word file, whose text a
+process of its own extracts (:mod:`webapp.weights.file_reader`). Its name says nothing. Only the text is kept.
 """
 
 from __future__ import annotations
