@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -493,6 +495,57 @@ def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
     run(made)
     assert made.snapshots.used_bytes <= room
     assert run(made, request("b", prompt=range(1, 101)))["b"].stats.cached_tokens >= 90
+
+
+SHORT = [7, 3, 11, 5, 9] * 400
+"""Tokens of 2,000 messages, 14,000 in all."""
+
+
+def many_messages(lengths=SHORT, **kwargs):
+    ends = list(itertools.accumulate(lengths))
+    return request(prompt=[1 + n % 249 for n in range(ends[-1])], boundaries=ends, max_tokens=1, **kwargs)
+
+
+def pauses_of(ask, **kwargs):
+    made = engine(state_cache_bytes=64 << 20, **kwargs)
+    made.add_request(ask)
+    return made.scheduler.waiting[0].snapshot_lengths
+
+
+def test_many_short_messages_take_about_as_many_steps_as_one_long_one():
+    rows = []
+    for ask in (many_messages(), many_messages([sum(SHORT)])):
+        made = engine(state_cache_bytes=64 << 20)
+        run(made, ask)
+        rows.append(len(made.backend.step_sizes))
+    many, one = rows
+    assert many - one < len(SHORT) / 25 and len(pauses_of(many_messages())) < len(SHORT) / 25
+
+
+@pytest.mark.parametrize("lengths", [SHORT, [107] * 80, [5000, 3, 4, 300, 2] * 6, [1] * 9, [200, *SHORT[:90], 3000]])
+def test_from_each_message_end_little_is_read_again(lengths):
+    """No more than 128 tokens or a sixteenth of those after it; none from the first and each of the last eight."""
+    ask = many_messages(lengths)
+    pauses, length = pauses_of(ask), sum(lengths)
+    for place in ask.boundaries:
+        back = place - max((pause for pause in pauses if pause <= place), default=0)
+        assert back <= max(128, (length - place) / 16), place
+    assert {ask.boundaries[0], *ask.boundaries[-8:]} <= set(pauses)
+
+
+def test_an_edit_far_back_in_many_short_messages_reads_little_again():
+    made, ask = engine(state_cache_bytes=64 << 20), many_messages()
+    run(made, ask)
+    for back in (1, 7, 8, 9, 100, 1000, 1990):
+        kept = ask.prompt_token_ids[: ask.boundaries[-1 - back]]
+        stats = run(made, request("edit", (*kept, 250, 250, 250), max_tokens=1))["edit"].stats
+        most = 0 if back < 8 else max(128, (len(ask.prompt_token_ids) - len(kept)) / 16)
+        assert stats.prefilled_tokens - 3 <= most, back
+
+
+def test_each_part_of_a_prompt_in_parts_has_its_state():
+    ask = many_messages([4] * 32, constraint={"before": 0})
+    assert pauses_of(ask, constraint_factory=InParts) == list(ask.boundaries)
 
 
 def test_without_a_cache_no_state_is_ever_read_back():

@@ -34,6 +34,13 @@ from webapp.i18n import Text
 
 BLOCKS_EVERY = 1024
 """Prompt tokens between two snapshots where no message ends."""
+LAST_EACH = 8
+"""So many of the last message ends have a snapshot each: a retry or an edit goes back to them."""
+LEAST_APART = 128
+"""Tokens that may be read again to get to an earlier message end. A pause takes as long as reading 30 tokens, so many
+short messages are read about as fast as one long message."""
+PART_APART = 16
+"""Of a message end far from the prompt's end, this part of the tokens after it may be read again."""
 
 
 class StopMatcher:
@@ -284,14 +291,15 @@ class SequenceFactory:
             request.initial_state.check(self._config)
             start = Start.of(request.initial_state.copy())
         seed = secrets.randbits(32) if request.params.seed is None else request.params.seed
+        sampling = self._sampling(request, seed)
         return Sequence(
             request=request,
             initial_state=start.state,
             initial_state_digest=start.digest,
             seed=seed,
-            sampling=self._sampling(request, seed),
+            sampling=sampling,
             arrived_at=arrived_at,
-            snapshot_lengths=self._snapshot_lengths(request),
+            snapshot_lengths=self._snapshot_lengths(request, sampling.parts is not None),
         )
 
     def check_token_ids(self, token_ids: Iterable[int]) -> None:
@@ -321,13 +329,21 @@ class SequenceFactory:
             raise RequestError(reason=Text("reason.engine.no_constrained_decoding"))
         return self._constraint_factory(description)
 
-    def _snapshot_lengths(self, request: GenerationRequest) -> list[int]:
-        """The boundaries inside the prompt, and others at regular places of a long one, where prompts that differ after
-        them meet; of too many the last, which are asked for most."""
+    def _snapshot_lengths(self, request: GenerationRequest, is_parted: bool) -> list[int]:
+        """Of the boundaries inside the prompt the first, which other prompts share, the last :data:`LAST_EACH`, all of
+        a text in parts, and so many others that from each boundary it is no more than :data:`LEAST_APART` tokens back
+        to a snapshot, or 1 / :data:`PART_APART` of the tokens after it. Besides, regular places of a long prompt, where
+        prompts that differ after them meet. Of too many the last, which are asked for most."""
         length = len(request.prompt_token_ids)
-        boundaries = (*request.boundaries, length) if request.is_kept else request.boundaries
-        inside = sorted({*(b for b in boundaries if 0 < b <= length), *range(BLOCKS_EVERY, length, BLOCKS_EVERY)})
-        return inside[max(0, len(inside) - self._max_snapshots) :]
+        asked = (*request.boundaries, length) if request.is_kept else request.boundaries
+        boundaries = sorted({boundary for boundary in asked if 0 < boundary <= length})
+        each = boundaries if is_parted else (*boundaries[:1], *boundaries[-LAST_EACH:])
+        sure = {*each, *range(BLOCKS_EVERY, length, BLOCKS_EVERY)}
+        kept = [0]
+        for place in sorted(sure.union(boundaries)):
+            if place in sure or place - kept[-1] > max(LEAST_APART, (length - place) // PART_APART):
+                kept.append(place)
+        return kept[max(1, len(kept) - self._max_snapshots) :]
 
 
 # who runs next
