@@ -325,7 +325,7 @@ def test_tools_are_ticked_by_name_and_one_that_is_not_there_is_kept(browser):
     mine = browser.presets.create("Mine", {"tools": ["elsewhere"]})
     page = browser.get(f"/presets/{mine.id}")[1]
     boxes = re.findall(r'type="checkbox" name="tools"[^>]*value="(\w+)"( checked)?', page)
-    assert boxes == [("weather", ""), ("elsewhere", " checked")] and "elsewhere (not there)" in page
+    assert boxes == [("weather", ""), ("elsewhere", " checked")] and "elsewhere (not found)" in page
     browser.save(mine.id, tools=["", "weather", "elsewhere"])
     assert browser.presets.get(mine.id).tools == ("weather", "elsewhere")
     browser.save(mine.id, tools=[""])
