@@ -39,7 +39,7 @@ def test_a_file_comes_up_in_slices_although_one_is_lost_on_the_way(roost, visit,
 
     page.route("**/models/uploads/*", one_is_lost)
     choose(page, tmp_path / "new.safetensors")
-    page.get_by_text("new.safetensors is here.").wait_for()
+    page.get_by_text("new.safetensors uploaded.").wait_for()
     row(page, "new.safetensors").get_by_role("button", name="Load new.safetensors").wait_for()
     assert (roost.folder / "new.safetensors").read_bytes() == good_bytes()  # it is listed once it is whole
     assert len(sent) >= 7 and sent[1] == sent[2]

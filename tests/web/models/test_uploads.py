@@ -15,7 +15,7 @@ def test_a_file_in_slices(browser):
         assert state["offset"] < len(content)
         state = browser.slice(state["id"], state["offset"], content[state["offset"] :][:4000]).json
     assert (browser.folder / "up.safetensors").read_bytes() == content
-    assert state["name"] == "up.safetensors" and "up.safetensors is here." in state["text"]
+    assert state["name"] == "up.safetensors" and "up.safetensors uploaded." in state["text"]
     assert "up.safetensors" in browser.get("/models")[1]
 
 
