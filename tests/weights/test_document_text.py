@@ -167,6 +167,7 @@ def runs(*texts: str) -> str:
         (f"<w:tbl><w:tr><w:tc>{runs('1')}</w:tc><w:tc>{runs('2')}</w:tc></w:tr></w:tbl>{runs('x')}", "1\t2\nx"),
         ("<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:r><w:t>here</w:t></w:r></w:p>", "here"),
         (f"<w:p><w:pPr><w:tabs><w:tab/></w:tabs></w:pPr><w:r><w:t>a</w:t></w:r></w:p>{runs('b')}" * 2, "a\nb\na\nb"),
+        pytest.param(runs("a", " " * 300_000, "b"), f"a{' ' * 300_000}b", id="a wide gap"),
         (f"<w:p><w:moveFrom><w:r><w:t>old</w:t></w:r></w:moveFrom></w:p><w:moveTo>{runs('new')}</w:moveTo>", "new"),
         (f"<mc:Choice>{runs('box')}</mc:Choice><mc:Fallback>{runs('box')}</mc:Fallback>", "box"),
     ],

@@ -88,7 +88,7 @@ def docx_text(path: Path) -> str:
         raise
     except Exception as exc:  # as for PDF
         raise _unreadable(path, Text("reason.weights.docx_is_damaged", error=type(exc).__name__)) from exc
-    text = re.sub(r"[ \t]+\n", "\n", "".join(pieces)).strip()
+    text = "\n".join(line.rstrip(" \t") for line in "".join(pieces).split("\n")).strip()
     if not text:
         raise _unreadable(path, Text("reason.weights.html_has_no_text"))
     return text
