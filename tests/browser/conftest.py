@@ -95,27 +95,23 @@ def acts_wait_for_scripts():
         for kind in (sync_api.Page, sync_api.Frame, sync_api.Locator):
             for name in filter(functools.partial(hasattr, kind), [*ACTS, *READS]):
                 patch.setattr(kind, name, once_loaded(getattr(kind, name), name in READS))
-        served = late_scripts if SLOWER > 1 else kept_scripts
-        patch.setattr(running_roost, "create_app", served(running_roost.create_app))
+        if SLOWER > 1:
+            patch.setattr(running_roost, "create_app", late_scripts(running_roost.create_app))
         yield
 
 
-def kept_scripts(create_app):
-    """A browser asks anew for each of 35 files with each page, a sixth of the processor's time of a walk; none changes
-    while tests run."""
-
-    def created(*args):
-        app = create_app(*args)
-        app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 3600
-        return app
-
-    return created
-
-
 def late_scripts(create_app):
+    """Each page waits for its scripts, for those that the browser would have kept too."""
+
+    def late(response):
+        if flask.request.path.endswith(".js"):
+            time.sleep(0.5)
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
     def created(*args):
         app = create_app(*args)
-        app.before_request(lambda: time.sleep(0.5) if flask.request.path.endswith(".js") else None)
+        app.after_request(late)
         return app
 
     return created

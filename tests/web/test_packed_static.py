@@ -1,6 +1,7 @@
 """Static text is packed for those who can unpack it, once per version; everything else is as it was."""
 
 import gzip
+import os
 import re
 
 import pytest
@@ -80,6 +81,15 @@ def test_an_address_with_the_files_version_is_kept_and_any_other_asked_for_again
         answer = get(client, other)
         assert gzip.decompress(answer.data).decode() == CSS and answer.headers["Cache-Control"] == "no-cache"
     assert "immutable" not in get(client, path.replace("a.css", "none.css")).headers.get("Cache-Control", "")
+
+
+def test_a_file_changed_while_the_server_runs_is_not_kept_as_what_the_version_tells_of(client, tmp_path):
+    with client.application.test_request_context():
+        path = url_for("static", filename="a.css")
+    later = (tmp_path / "a.css").stat().st_mtime + 60
+    os.utime(tmp_path / "a.css", (later, later))
+    answer = get(client, path)
+    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-cache"
 
 
 def test_a_changed_file_gets_another_address_at_the_next_start(client, tmp_path):

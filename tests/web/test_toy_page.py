@@ -1,5 +1,6 @@
 """A new page is a blueprint, a template, a row of PAGES, a row of the roles and its words: nothing else knows it."""
 
+import re
 import types
 
 import pytest
@@ -46,6 +47,14 @@ def test_a_new_page_stands_in_the_shell_and_in_every_rail(client):
         for path in ("/", "/presets"):
             shown = client.get(f"{path}?lang={locale}", base_url=BASE).get_data(as_text=True)
             assert 'href="/toys"' in shown and word in shown
+
+
+def test_a_browser_asks_for_no_script_style_or_icon_again(client):
+    page = client.get("/toys", base_url=BASE).get_data(as_text=True)
+    files = set(re.findall(r'"(/static/[^"#]+)', page))
+    assert {path.rpartition(".")[2] for path in files} >= {"css", "js", "svg"}
+    kept = {path: client.get(path, base_url=BASE).headers["Cache-Control"] for path in files}
+    assert {path: told for path, told in kept.items() if "immutable" not in told} == {}
 
 
 def test_without_a_row_of_the_roles_it_is_the_owners(client, monkeypatch):

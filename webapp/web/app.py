@@ -9,6 +9,7 @@ import logging
 import mimetypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -237,7 +238,8 @@ class PackedStatic:
 
     Pages name static files below a version of all of them (``/static/v-1f3c…/js/chat.js``), which browsers keep for a
     year without asking again; what a script imports is below the same version. An address of another version, of a page
-    that was opened before an update, gives today's file, which is not kept.
+    that was opened before an update, gives today's file, which is not kept; nor is a file that was changed while the
+    server runs, which is not the one the version tells of.
 
     Only files everyone may have: a page that carries something secret next to something a stranger can choose would
     give the secret away by its packed length (BREACH).
@@ -251,10 +253,12 @@ class PackedStatic:
         app.view_functions["static"] = self.send
         app.add_url_rule(f"{app.static_url_path}/v-<version>/<path:filename>", "static")
         app.url_defaults(self._name_version)
+        app.jinja_env.globals["static_version"] = lambda: self.version  # for icons: hundreds on a page, without url_for
 
     @cached_property
     def version(self) -> str:
         """Of the names and contents of all files, as they were when the first page was drawn."""
+        self._read_at = time.time()
         digest = hashlib.blake2b(digest_size=6)
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
             digest.update(b"%s\0%s\0" % (path.relative_to(self._folder).as_posix().encode(), path.read_bytes()))
@@ -266,7 +270,8 @@ class PackedStatic:
 
     def send(self, filename: str, version: str = "") -> Response:
         response = self._packed_if_wanted(filename)
-        if version and version == self.version and response.status_code in (200, 304):
+        is_current = response.status_code in (200, 304) and version == self.version
+        if is_current and (self._folder / filename).stat().st_mtime <= self._read_at:
             response.headers["Cache-Control"] = f"max-age={KEPT_S}, immutable"
         return response
 
