@@ -1,1 +1,1 @@
-"""Token ids in, token ids out. Knows no text, no files, no web; imports no torch."""
+"""The engine: takes token ids and returns token ids. It knows no text, files or web, and does not import torch."""

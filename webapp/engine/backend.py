@@ -1,9 +1,9 @@
-"""The contract every way to run a model fulfils.
+"""The contract of a backend: one way to run a model.
 
 A backend runs one loaded model and is called from the engine loop's thread alone. Adding one is a file under
 ``webapp/backends`` and a row in ``webapp.engine.registry``; the parity tests pick it up by themselves.
 
-What it is asked, in short::
+How the engine uses a backend, in short::
 
     options = checked_options(backend_class, {"format": "q8"})   # declared in OPTIONS
     backend_class.check(model, options)                          # before anything is loaded
@@ -48,8 +48,8 @@ class Availability:
     """Whether this machine can run a backend; if not, why, and the command or hardware that would change that.
 
     Both texts are fixed English sentences or phrases (``webapp.errors.Text``), so that they can be translated.
-    ``is_ready`` False: something has to be built first, by :meth:`Backend.prepare` or the first load; without
-    ``is_available`` it cannot be, because a tool is missing or, ``has_failed``, because it was tried in vain.
+    ``is_ready`` False: :meth:`Backend.prepare` or the first load has to build something first. Without ``is_available``
+    it cannot be built, because a tool is missing or because an earlier attempt failed (``has_failed``).
     """
 
     is_available: bool
@@ -59,17 +59,17 @@ class Availability:
     has_failed: bool = False
 
     def require(self, backend: str) -> None:
-        """Raises BackendUnavailable with the name of that backend, where it cannot run."""
+        """Raises BackendUnavailable with the given backend name if the backend cannot run here."""
         if not self.is_available:
             raise BackendUnavailable(backend=backend, reason=self.reason, way_out=self.way_out)
 
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a load has come. ``done_bytes`` of ``total_bytes``, ``done_tensors`` of ``total_tensors``.
+    """Progress of a load: ``done_bytes`` of ``total_bytes``, ``done_tensors`` of ``total_tensors``.
 
-    ``step``: what takes the time now where it is not reading, ``quantising`` or ``compiling``; of the latter
-    ``step_done`` pipelines of ``step_total``.
+    ``step`` names the current work if it is not reading: ``quantising`` or ``compiling``. For ``compiling``,
+    ``step_done`` of ``step_total`` pipelines are ready.
     """
 
     done_bytes: int
@@ -82,7 +82,7 @@ class LoadProgress:
 
 
 class TensorSize(Protocol):
-    """What is known of a tensor before it is read; ``dtype`` is torch's name of it."""
+    """What is known about a tensor before it is read; ``dtype`` is its torch name."""
 
     @property
     def name(self) -> str: ...
@@ -97,9 +97,9 @@ class TensorSize(Protocol):
 
 
 class ModelFile(Protocol):
-    """A model file as it was looked into, without its tensors: ``webapp.weights.inspection.Inspection``.
+    """A model file that was inspected, without its tensors: ``webapp.weights.inspection.Inspection``.
 
-    ``format``: pth, safetensors, ggml-bin or gguf; empty where it is not known.
+    ``format``: pth, safetensors, ggml-bin or gguf; empty if unknown.
     ``converted_strategy``: the one strategy a file converted beforehand can run, None for any other file.
     """
 
@@ -116,7 +116,7 @@ class ModelFile(Protocol):
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A :class:`ModelFile` for a caller that knows the sizes but has no file at hand."""
+    """A :class:`ModelFile` for a caller that knows the sizes but has no file."""
 
     config: ModelConfig | None
     tensors: Sequence[TensorSize] = ()
@@ -129,12 +129,12 @@ RAM = "ram"
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes a loaded model takes, by device: :data:`RAM`, or as a strategy names it (``cuda:0``).
+    """Bytes that a loaded model needs, by device: :data:`RAM` or a device name as in a strategy (``cuda:0``).
 
-    ``weights`` stay as long as the model is loaded. ``base`` is what the process has before a weight is there.
-    ``load_extra`` and ``run_extra`` are needed beside both, at the worst moment of the load and while it answers.
-    ``state`` is one running sequence, ``snapshot`` one remembered state (always in main memory). ``capacity``: all the
-    memory of a device that only its backend can ask.
+    ``weights`` stay in memory as long as the model is loaded. ``base`` is what the process uses before any weight is
+    loaded. ``load_extra`` and ``run_extra`` come on top of both: the peak during the load and while it answers.
+    ``state`` is one running sequence, ``snapshot`` one saved state (always in main memory). ``capacity``: the total
+    memory of a device, if only its backend can ask for it.
     """
 
     weights: Mapping[str, int]
@@ -155,11 +155,11 @@ class Footprint:
         return self._kept_bytes(device) + self.run_extra.get(device, 0) + self.state.get(device, 0)
 
     def peak_bytes(self, device: str) -> int:
-        """The most there will be: while one answer is written, or during the load."""
+        """The peak: during the load, or while one answer is written."""
         return max(self.running_bytes(device), self._kept_bytes(device) + self.load_extra.get(device, 0))
 
     def too_large_for(self) -> str | None:
-        """The device of ``capacity`` that would not hold the model even if nothing else were there."""
+        """The device in ``capacity`` that is too small for the model even if it were otherwise empty."""
         return next((name for name, size in self.capacity.items() if self.peak_bytes(name) > size), None)
 
     def _kept_bytes(self, device: str) -> int:
@@ -167,8 +167,8 @@ class Footprint:
 
 
 class Suggestion(NamedTuple):
-    """A strategy a backend would run a model with. Those of all backends are tried by ``rank``, the lowest first: the
-    fastest below 20 (a graphics card), then the others. ``reason``: a catalogue key over ``strategy``, or a text."""
+    """A strategy that a backend suggests for a model. Suggestions of all backends are tried in order of ``rank``: below
+    20 for the fastest (GPUs), then the others. ``reason``: a catalogue key that describes ``strategy``, or a text."""
 
     strategy: str
     rank: int
@@ -185,7 +185,7 @@ Want = Literal["nothing", "last", "all"]
 class Row(NamedTuple):
     """One row of a step: ``token_ids`` (at least one) are fed to ``slot``, in order.
 
-    ``want``: logits after no token (a prompt's chunk before its last), after the last, or after each.
+    ``want``: logits after no token (a chunk that does not end the prompt), after the last token, or after each.
     """
 
     slot: int
@@ -194,25 +194,25 @@ class Row(NamedTuple):
 
 
 class Logits(ABC):
-    """The logits one step made, where it made them: host memory, a GPU, a library's buffer. Valid until the next step.
+    """The logits of one step, where they were computed (host memory, GPU, library buffer). Valid until the next step.
 
-    Lines are numbered from 0 in the order of the batch: none for a row that wants nothing, one for ``last``,
+    Lines are numbered from 0 in the order of the batch: no line for a row that wants nothing, one for ``last``,
     ``len(token_ids)`` for ``all``. See :func:`line_starts`.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many lines there are."""
+        """The number of lines."""
 
     @abstractmethod
     def to_numpy(self, lines: Sequence[int]) -> NDArray[np.float32]:
-        """``(len(lines), vocab_size)``, as the model gave them, NaN included. May share memory: copy what is kept."""
+        """``(len(lines), vocab_size)``, unchanged, NaN included. May be a view: copy what you keep."""
 
     def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
-        """A token for each of ``lines``, by line ``i`` of ``batch``. Those lines may be overwritten. One that is not
-        finite, or of which no token is left, is marked in the result and costs the others nothing.
+        """Samples one token for each of ``lines``, with line ``i`` of ``batch``. It may overwrite these lines. A line
+        that is not finite, or that has no token left, is marked in the result and does not affect the others.
 
-        Here: the numpy sampler. Any other has to draw the same tokens, as :mod:`webapp.engine.sampler` defines them.
+        This is the numpy sampler. Others must sample the tokens that :mod:`webapp.engine.sampling_batch` defines.
         """
         from webapp.engine.sampler import sample_batch
 
@@ -240,7 +240,7 @@ class NumpyLogits(Logits):
 
 
 def line_starts(batch: Sequence[Row]) -> list[int]:
-    """For each row the number of its first line of logits, and at the end how many lines there are."""
+    """For each row the number of its first line of logits; the last entry is the number of lines."""
     starts = [0]
     for row in batch:
         lines = len(row.token_ids) if row.want == "all" else int(row.want == "last")
@@ -249,7 +249,7 @@ def line_starts(batch: Sequence[Row]) -> list[int]:
 
 
 class SavedState(Protocol):
-    """What :meth:`Backend.save` returns: opaque, of this one backend, freed when nothing refers to it any more."""
+    """Returned by :meth:`Backend.save`: opaque, only for that backend, freed when no reference to it is left."""
 
     @property
     def nbytes(self) -> int: ...
@@ -259,29 +259,29 @@ class Backend(ABC):
     """One loaded model. Token ids and plain numpy at the boundary, anything inside."""
 
     OPTIONS: ClassVar[tuple[BackendOption, ...]] = ()
-    """What a person can choose. Pages, presets, command line and fit estimate draw them from here. An option called
-    ``threads`` or ``custom_cuda`` takes the value of the engine option of that name; one that has
+    """What a person can choose. Pages, presets, command line and fit estimate are generated from it. An option named
+    ``threads`` or ``custom_cuda`` takes the value of the engine option with the same name. A backend that has
     :data:`ADAPTER_OPTIONS` loads adapters."""
     FORMATS: ClassVar[tuple[str, ...]] = ("pth", "safetensors")
-    """Of the files it runs, as ``ModelFile.format`` names them. Others are refused before ``check``."""
+    """Formats of the files it runs, named as in ``ModelFile.format``. Others are refused before ``check``."""
     KINDS: ClassVar[tuple[BackendKind, ...]] = ()
-    """The ways to run a model that pages show of it; a backend without one is found by its strategy alone."""
+    """The ways to run a model that pages show for it; a backend without kinds is found only by its strategy."""
 
     config: ModelConfig
     max_slots: int
-    """How many sequences may run at once; 1 where the engine below keeps a single state. Where it is more than 1 the
-    backend has room for **one slot more**, which the engine keeps for probes (logits, scores, states of a text)."""
+    """How many sequences may run at once; 1 if the library keeps a single state. If it is more than 1, the backend has
+    room for **one slot more**, which the engine keeps for probes (logits, scores, states of a text)."""
     prefill_tokens: int = 64
-    """How many prompt tokens the backend likes in one step, of all sequences together: enough to read at full speed,
-    few enough that running answers are not held up. Tens on a CPU, thousands on a GPU."""
+    """How many prompt tokens, of all sequences together, the backend prefers in one step: enough to prefill at full
+    speed, few enough not to delay running answers. Tens on a CPU, thousands on a GPU."""
     draft_tokens: int = 0
-    """How many tokens a row may have beside the one that is due before it gets much slower; the engine fills them with
-    guesses (:mod:`webapp.engine.drafts`). 0 where a row of several tokens does not pay, or does not give exactly the
-    logits its tokens give one by one."""
+    """How many tokens a row may have in addition to the pending one before it gets much slower. The engine fills them
+    with draft tokens (:mod:`webapp.engine.drafts`). 0 if a row of several tokens brings no gain, or does not give
+    exactly the same logits as its tokens one by one."""
     draft_cost: float = 0.33
-    """What a guess costs: the part of a step of one row with one token by which a further token in it is slower."""
+    """Cost of a draft token: the time of one more token in a row, as a fraction of a step with one token."""
 
-    # before a load; on the class; imports nothing heavy, for the web process calls it
+    # before a load; classmethods; they import nothing heavy, because the web process calls them
 
     @classmethod
     @abstractmethod
@@ -290,15 +290,15 @@ class Backend(ABC):
 
     @classmethod
     def availability_of(cls, name: str) -> Availability:
-        """The same of one of ``KINDS`` or ``OPTIONS``, where some of them need more than the others."""
+        """The same for one of ``KINDS`` or ``OPTIONS``, if some of them need more than the others."""
         return cls.availability()
 
     @classmethod
     def options_from(cls, strategy: str) -> dict[str, Any]:
-        """The options a strategy string spells, unchecked. StrategyError.
+        """The options in a strategy string, unchecked. Raises StrategyError.
 
-        Here: a name, then words ``name=value``; a word alone is the value of the first choice that has it (``native
-        q8`` for ``native format=q8``). A backend with a grammar of its own keeps the string in an option
+        Default grammar: a name, then words ``name=value``. A single word is the value of the first choice option that
+        has it (``native q8`` for ``native format=q8``). A backend with its own grammar keeps the string in an option
         :data:`BY_STRATEGY`.
         """
         return read_words(cls.OPTIONS, strategy)
@@ -306,14 +306,14 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def check(cls, model: ModelFile, options: Options) -> None:
-        """Raises StrategyError, BackendUnavailable or WeightsError when this model cannot run so on this machine. The
-        model's ``tensors`` may be empty: the caller knows its sizes alone."""
+        """Raises StrategyError, BackendUnavailable or WeightsError if this machine cannot run the model with these
+        options. The model's ``tensors`` may be empty if the caller knows only its sizes."""
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:
-        """What the model would take, from its tensors' shapes. ``check`` comes first.
+        """The memory the model would need, from its tensors' shapes. Call ``check`` first.
 
-        Unless a backend knows better: the tensors as they are in the file, in main memory.
+        Default: the tensors as they are in the file, in main memory.
         """
         state = model.config.state_bytes() if model.config else 0
         weights = sum(tensor.nbytes for tensor in model.tensors)
@@ -321,13 +321,13 @@ class Backend(ABC):
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-        """The strategy builder for one of ``KINDS``: what to show, and the strategy of the values ``given`` by name, in
-        any type a form or file has. ``config`` None: no model is chosen. Never raises."""
+        """The strategy builder for one of ``KINDS``: what to show, and the strategy for the values ``given`` by name,
+        in any type that a form or file has. ``config`` None: no model is chosen. Never raises."""
         return plain_builder(cls.OPTIONS, kind, given)
 
     @classmethod
     def read_builder(cls, strategy: str, config: ModelConfig | None) -> tuple[str, Options] | None:
-        """The kind and values with which :meth:`builder` writes a strategy that does the same; None when none do."""
+        """The kind and values from which :meth:`builder` makes an equivalent strategy; None if there are none."""
         try:
             values = cls.options_from(strategy)
             if not cls.KINDS or values.keys() & OF_ENGINE:
@@ -339,49 +339,48 @@ class Backend(ABC):
 
     @classmethod
     def placement(cls, options: Options, config: ModelConfig) -> Sequence[PlacedRun]:
-        """Where the layers go, for a backend that can keep them differently; raises StrategyError."""
+        """Where the layers are placed, for a backend that can place them differently. Raises StrategyError."""
         return ()
 
     @classmethod
     def remarks(cls, options: Options) -> Sequence[Text]:
-        """What could be better about these options, though they work, and what a person may want to know of them."""
+        """Possible improvements of these valid options, and other notes for the user."""
         return ()
 
     @classmethod
     def usage(cls) -> str:
-        """How its strategies are written, in a line for the command line's help."""
+        """The syntax of its strategies, in one line for the command line's help."""
         return usage(cls.OPTIONS, cls.KINDS[0].key if cls.KINDS else "")
 
     @classmethod
     def runner_strategy(cls, parameters: Mapping[str, object]) -> str | None:
-        """The strategy of RWKV-Runner's ``modelParameters``, for one of its devices that this backend runs."""
+        """The strategy for RWKV-Runner's ``modelParameters``, if this backend runs the device they name."""
         return None
 
     @classmethod
     def device_of(cls, options: Options) -> str:
-        """What computes with these options, for people and programs: CPU, CUDA, WebGPU."""
+        """The device that computes with these options, for people and programs: CPU, CUDA, WebGPU."""
         return "CPU"
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
-        """The strategies worth trying for a model whose file nobody chose one for; none by default. They need not all
-        run on this machine: what ``check`` refuses or does not fit is passed over."""
+        """Strategies worth trying for a model for which no strategy was chosen; none by default. They need not all run
+        on this machine: those that ``check`` refuses or that do not fit are skipped."""
         return ()
 
     @classmethod
     def prepare(cls) -> None:
-        """Builds what is not ready; may take minutes, and what is built stays for later processes. BackendUnavailable
-        when it cannot be done."""
+        """Builds what is not ready; may take minutes. Later processes use the result. Raises BackendUnavailable."""
         return
 
     bandwidth_share: ClassVar[float | None] = None
-    """Of what main memory gives when it is read, the share that one answer of a model beyond the caches reads, where
-    that was measured and holds for all formats alike."""
+    """The part of the main memory's read bandwidth that one answer reaches with a model larger than the CPU caches. Set
+    only if it was measured and holds for all formats."""
 
     @classmethod
     def warm_up(cls) -> None:
-        """In an engine process that has no model yet: brings in what a load takes whatever the model is, as far as it
-        is cheap to keep (tens of megabytes, no device). RoostError when it cannot be done."""
+        """Called in an engine process that has no model yet: imports what every load needs, if it is cheap to keep
+        (tens of megabytes, no device). Raises RoostError on failure."""
         return
 
     # a loaded model
@@ -394,32 +393,32 @@ class Backend(ABC):
 
     @abstractmethod
     def step(self, batch: Sequence[Row]) -> Logits:
-        """Feeds every row to its slot, at once: prompts' chunks and single tokens travel together, a slot in at most
-        one row. What a row computes must not depend on the other rows (batched equals single), except for rounding
-        where the products of a library below round by the number of rows.
+        """Feeds every row to its slot in one call. Prompt chunks and single tokens may be mixed; a slot is in at most
+        one row. The result of a row must not depend on the other rows (batched equals single), except for rounding if a
+        library's matrix product rounds differently for another number of rows.
 
-        An exception leaves every slot of the batch in the state it had before, so that the engine can try the rows one
-        by one: OutOfMemory where memory is the reason. A backend that cannot promise it raises EngineCrashed.
+        An exception leaves every slot of the batch in its previous state, so that the engine can try the rows one by
+        one: OutOfMemory if memory is the reason. A backend that cannot guarantee this raises EngineCrashed.
         """
 
     @abstractmethod
     def new_slot(self) -> int:
-        """A fresh slot in the zero state (or the ``time_state`` merged in the model file). OutOfMemory."""
+        """A new slot in the zero state (or the ``time_state`` merged in the model file). Raises OutOfMemory."""
 
     @abstractmethod
     def free_slot(self, slot: int) -> None:
-        """Gives a slot back, whatever became of it."""
+        """Frees a slot, in any state."""
 
     @abstractmethod
     def read_state(self, slot: int) -> RecurrentState:
-        """A copy of the slot's state, as a value that travels between backends."""
+        """A copy of the slot's state, which other backends can load too."""
 
     @abstractmethod
     def write_state(self, slot: int, state: RecurrentState) -> None:
-        """Overwrites the slot's state; the caller has checked it fits, and goes on owning ``state``."""
+        """Overwrites the slot's state. The caller has checked that it fits, and still owns ``state``."""
 
     def fork(self, slot: int) -> int:
-        """A new slot in the same state. OutOfMemory."""
+        """A new slot in the same state. Raises OutOfMemory."""
         made = self.new_slot()
         try:
             self.write_state(made, self.read_state(slot))
@@ -429,17 +428,18 @@ class Backend(ABC):
         return made
 
     def save(self, slot: int) -> SavedState:
-        """A copy of the slot's state that stays where the states are; any number may be held, for any time."""
+        """A copy of the slot's state, on the backend's own device. Callers may keep any number of them, for any
+        time."""
         return self.read_state(slot)
 
     def restore(self, slot: int, saved: SavedState) -> None:
-        """Puts a state saved on this backend into any slot, exactly; ``saved`` can be restored again."""
+        """Loads a state that this backend saved into any slot, exactly. ``saved`` can be restored again."""
         assert isinstance(saved, RecurrentState)
         self.write_state(slot, saved)
 
     def try_one_token(self, name: str) -> None:
-        """Runs a token on a model that was just loaded. One that fails, or whose logits are not finite (ModelError with
-        ``name``), is closed."""
+        """Runs one token on a newly loaded model. Closes the backend if that fails or if the logits are not finite
+        (ModelError with ``name``)."""
         try:
             slot = self.new_slot()
             is_finite = self.step([Row(slot, [0])]).is_finite(0)

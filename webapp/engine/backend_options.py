@@ -1,7 +1,7 @@
-"""What a person can choose about how a backend runs a model, as data that pages, presets and the command line draw.
+"""What a person can choose about how a backend runs a model, as data for pages, presets and the command line.
 
-The texts (``label``, ``help``, ``text``) are keys of the catalogues; a text that is no key is shown as it stands, so
-that a backend needs no other file. Imports nothing heavy.
+The texts (``label``, ``help``, ``text``) are catalogue keys. A text that is not a key is shown as it is, so that a
+backend needs no other file. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from webapp.i18n import Text
 
 OptionValue = str | int | float | bool
 Options = Mapping[str, OptionValue]
-"""Values by option name. A backend's classmethods and ``load`` get every declared option, checked."""
+"""Values by option name. A backend's classmethods and ``load`` receive every declared option, checked."""
 
 BY_STRATEGY = "strategy"
-"""The name of an option whose value is the whole strategy string: a backend with a grammar of its own."""
+"""Name of an option whose value is the whole strategy string, for a backend with its own grammar."""
 SWITCH_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 OF_ENGINE = {row.name for row in fields(EngineOptions)}
-"""Options of this name take the value of the engine option: presets have fields of their own for them."""
+"""Options with these names take the value of the engine option: presets have their own fields for them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BackendOption:
     """One thing a person can choose.
 
     ``kind`` is ``choice`` (one of ``choices``), ``whole`` or ``number`` (from ``low`` to ``high``), ``switch`` (true or
-    false) or ``text``. A change counts after the model is loaded again.
+    false) or ``text``. A change takes effect when the model is loaded again.
     """
 
     name: str
@@ -44,8 +44,8 @@ class BackendOption:
     help: str = ""
 
     def checked(self, value: object) -> OptionValue:
-        """The value in the option's own type; text is read as a number or switch where one is wanted, as a strategy
-        string or a form has it. Raises InvalidOption."""
+        """The value in the option's own type. Text from a strategy string or form is converted to a number or switch if
+        needed. Raises InvalidOption."""
         if self.kind == "choice":
             if isinstance(value, str) and value in self.choices:
                 return value
@@ -63,7 +63,7 @@ class BackendOption:
         return self._number(value)
 
     def nearest(self, value: object) -> OptionValue:
-        """As a form has it: a number out of range is brought into it; what cannot be read is the default."""
+        """For form input: clamps a number to its range; returns the default for what cannot be parsed."""
         try:
             return self.checked(value)
         except InvalidOption:
@@ -98,16 +98,16 @@ ADAPTER_OPTIONS = (
     BackendOption("adapter_alpha", "number", 0.0, low=0, high=MOST_ALPHA),
     BackendOption("adapter_start", "text", ""),
 )
-"""Of a backend that merges an adapter while it loads (``webapp.weights.adapter``). Its files are whole paths, which no
-strategy spells: they are found in the library first."""
+"""For a backend that merges an adapter while it loads (``webapp.weights.adapter``). The files are full paths, which a
+strategy cannot contain: the library finds them first."""
 
 
 @dataclass(frozen=True)
 class BackendKind:
     """A way to run a model as pages show it: a card of the strategy builder, a row of the comparison.
 
-    ``key`` is also the first word of its strategies, unless the backend has a grammar of its own. ``order``: its place,
-    the lowest first. ``hardware``: ``any`` or ``nvidia``. ``is_text``: its strategy is written by hand.
+    ``key`` is also the first word of its strategies, unless the backend has its own grammar. ``order``: its position,
+    lowest first. ``hardware``: ``any`` or ``nvidia``. ``is_text``: people write its strategy by hand.
     """
 
     key: str
@@ -123,7 +123,7 @@ class BackendKind:
 @dataclass(frozen=True)
 class Builder:
     """What the strategy builder offers for one kind, model and choice: the ``options`` to show, their ``values`` as far
-    as kind and model allow, and the ``strategy`` they come to. ``note`` says why some are missing."""
+    as kind and model allow them, and the resulting ``strategy``. ``note`` says why options are missing."""
 
     options: tuple[BackendOption, ...] = ()
     values: Options = field(default_factory=dict)
@@ -133,8 +133,8 @@ class Builder:
 
 @dataclass(frozen=True)
 class PlacedRun:
-    """``count`` layers from ``first`` on (0 is the first) that are kept alike. The head is not among the ``count``:
-    ``has_head`` says it comes with them."""
+    """``count`` layers from ``first`` (counted from 0) with the same placement. The head is not in ``count``;
+    ``has_head`` says whether it is placed with them."""
 
     device: str
     precision: str
@@ -145,8 +145,8 @@ class PlacedRun:
 
 
 def plain_builder(options: Sequence[BackendOption], kind: str, given: Mapping[str, object]) -> Builder:
-    """Every option but those of the engine, and the words for them: the first choice always, of the others what is not
-    the default."""
+    """Every option except the engine's, and the words for them: always the first choice, and the others if they differ
+    from the default."""
     shown = tuple(option for option in options if option.name not in OF_ENGINE)
     values = {option.name: option.nearest(given.get(option.name, option.default)) for option in shown}
     words = [kind]
@@ -161,8 +161,8 @@ def plain_builder(options: Sequence[BackendOption], kind: str, given: Mapping[st
 
 
 def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any]:
-    """The words after the first: ``name=value``, quoted as in a shell. A word alone is the value of the first choice
-    that has it. StrategyError."""
+    """Reads the words after the first: ``name=value``, quoted as in a shell. A single word is the value of the first
+    choice option that has it. Raises StrategyError."""
     names = [option.name for option in options if option.name not in ADAPTER]
     found: dict[str, Any] = {}
     try:
@@ -188,7 +188,7 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
 
 
 def usage(options: Sequence[BackendOption], kind: str) -> str:
-    """How a strategy of these options is written, such as ``native [q8|q6] [head=same|q8] [level=0..9]``."""
+    """The syntax of a strategy with these options, such as ``native [q8|q6] [head=same|q8] [level=0..9]``."""
     words = [kind]
     for option in (option for option in options if option.name not in OF_ENGINE):
         bounds = {"whole": f"{option.low:g}..{option.high:g}", "number": f"{option.low:g}..{option.high:g}"}

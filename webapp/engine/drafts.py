@@ -1,7 +1,8 @@
-"""Guesses how an answer goes on: as it went on after the same tokens, in prompt or answer (prompt lookup).
+"""Draft tokens for speculative decoding without a draft model: the continuation of an earlier occurrence of the same
+tokens in the prompt or answer (prompt lookup).
 
-The engine feeds a guess along with the token that is due and draws after each of them; every guess that equals the
-token drawn has saved a step. What is drawn does not depend on guesses, so neither does the text.
+The engine feeds the draft together with the pending token and samples after each. Each draft token that equals the
+sampled token saves a step. Drafts change neither the sampled tokens nor the text.
 """
 
 from __future__ import annotations
@@ -9,38 +10,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 NGRAM = 3
-"""So many tokens have to be the same,"""
+"""The minimum number of equal tokens for a match,"""
 LONGEST_MATCH = 24
-"""and more are not looked at."""
+"""and the maximum that is compared."""
 PLACES = 16
-"""The last ones where these tokens stood; the one with the longest match is taken."""
+"""How many of the latest occurrences are compared; the one with the longest match is used."""
 REMEMBERED = 0.9
-"""How much of what guesses brought still counts after the next one of the same match."""
+"""Decay of the counts of accepted draft tokens, per draft with the same match length."""
 FORGIVEN = 0.01
-"""Each time a guess is not worth it, so much of why is forgotten."""
+"""Each time a draft is not worth its cost, the counts move by this fraction towards their initial values."""
 
 
 class Drafter:
-    """Of one sequence. A guess is as long as it pays: the chance that a token holds after those before it is counted,
-    by how many tokens were the same, and a token is guessed while the chance that it is reached and holds is above the
-    share of a step that it costs."""
+    """The drafter of one sequence. It counts, by match length, how likely a draft token is to be accepted if those
+    before it were. A draft grows while the chance that its next token is reached and accepted exceeds the token's cost
+    (as a fraction of a step)."""
 
     def __init__(self, token_ids: Sequence[int], most: int) -> None:
         self._most = most
         self._ids = list(token_ids)
         self._latest: dict[tuple[int, ...], int] = {}
-        """Tokens -> where they went on the latest time but this one; and by that place, in _earlier, where the same
-        tokens went on the time before, 0 for never."""
+        """Tokens -> position after their latest occurrence but the current one. ``_earlier``: by that position, the
+        position after the occurrence before it, or 0."""
         self._earlier = [0] * NGRAM
         self._match = 0
         self._counts: dict[int, tuple[float, float]] = {}
-        """By match: tokens that held, and guesses that ended with one that did not."""
+        """By match length: accepted tokens, and drafts that ended with a rejected token."""
 
     def feed(self, token_ids: Sequence[int]) -> None:
         self._ids += token_ids
 
     def draft(self, room: int, least_chance: float) -> tuple[int, ...]:
-        """At most ``room`` tokens, each right with ``least_chance``; none where nothing is known or none is."""
+        """At most ``room`` tokens, each correct with probability ``least_chance``; () without a match or such token."""
         start = self._find()
         if not self._match:
             return ()
@@ -57,16 +58,16 @@ class Drafter:
         return tuple(self._ids[start : start + length])
 
     def judge(self, drafted: int, held: int) -> None:
-        """``held`` of ``drafted`` guesses came true."""
+        """Records that ``held`` of ``drafted`` draft tokens were accepted."""
         before = self._counts.get(self._match) or self._expected()
         self._counts[self._match] = REMEMBERED * before[0] + held, REMEMBERED * before[1] + (held < drafted)
 
     def _expected(self) -> tuple[float, float]:
-        """Before anything was counted: as often right as the match is long, halved."""
+        """Initial counts: half the match length accepted for each rejection."""
         return self._match / 2, 1.0
 
     def _find(self) -> int:
-        """Where it went on after the longest match, which is noted (0: there is none)."""
+        """The position after the longest match, whose length is stored (0: no match)."""
         ids, self._match = self._ids, 0
         for end in range(len(self._earlier), len(ids)):  # all but the end itself
             key = tuple(ids[end - NGRAM : end])

@@ -1,4 +1,4 @@
-"""How an engine is set up besides its model and strategy: plain data, kept in presets and sent with a load."""
+"""The settings of an engine besides its model and strategy: plain data, stored in presets and sent with a load."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MOST_PREFILL_CHUNK = 65536
 MOST_ALPHA = 1e6
 ADAPTER = ("adapter_file", "adapter_alpha", "adapter_start")
 NEEDS_RELOAD = ("threads", "prefill_chunk", "custom_cuda", "tokenizer", *ADAPTER)
-"""What an engine takes at its load only; ``idle_unload_s`` counts at once."""
+"""These take effect only with a new load; ``idle_unload_s`` takes effect at once."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """``threads``: processor threads. ``prefill_chunk``: prompt tokens read per step. ``idle_unload_s``: seconds
-    without a request before the model is unloaded, 0 is never. ``custom_cuda``: the backend's own CUDA kernels.
-    ``tokenizer``: ``world``, ``byte`` or a vocabulary file. ``adapter_file``: a LoRA or the like, merged into the model
-    while it is loaded; ``adapter_alpha`` the alpha of its training where the file does not say it, ``adapter_start``
-    what a PiSSA training began with.
+    """``threads``: CPU threads. ``prefill_chunk``: prompt tokens per step. ``idle_unload_s``: seconds without a request
+    before the model is unloaded; 0 means never. ``custom_cuda``: the backend's own CUDA kernels. ``tokenizer``:
+    ``world``, ``byte`` or a vocabulary file. ``adapter_file``: a LoRA or similar, merged into the model while it loads.
+    ``adapter_alpha``: the alpha of its training if the file does not contain it. ``adapter_start``: the initial weights
+    of a PiSSA training.
 
-    0 (``idle_unload_s``: None, ``tokenizer``: "") leaves it to the server's settings, and those to the backend or the
-    model; without an ``adapter_file`` there is none. InvalidOption when out of range.
+    0 (``idle_unload_s``: None, ``tokenizer``: "") means the server's settings decide, then the backend or the model.
+    Without ``adapter_file`` there is no adapter. Raises InvalidOption for a value out of range.
     """
 
     threads: int = 0
@@ -57,18 +57,18 @@ class EngineOptions:
             raise InvalidOption(name=name, value=repr(getattr(self, name)), allowed=allowed)
 
     def over(self, defaults: EngineOptions) -> EngineOptions:
-        """These, and ``defaults`` where they leave it open; an adapter is never a default."""
+        """These options, with ``defaults`` for what they leave open; an adapter never comes from the defaults."""
         names = ("threads", "prefill_chunk", "custom_cuda", "tokenizer")
         given = {name: getattr(self, name) or getattr(defaults, name) for name in names}
         idle_s = defaults.idle_unload_s if self.idle_unload_s is None else self.idle_unload_s
         return replace(self, idle_unload_s=idle_s, **given)
 
     def with_adapter(self, file: str, alpha: float = 0.0, start: str = "") -> EngineOptions:
-        """The same with this adapter in place of any other; none for ""."""
+        """The same options with this adapter instead of any other; "" for none."""
         return replace(self, adapter_file=file, adapter_alpha=alpha, adapter_start=start)
 
     def reload_differences(self, other: EngineOptions) -> tuple[str, ...]:
-        """Names of what an engine loaded with ``other`` would have to be loaded again for."""
+        """The names of the options that require a reload of an engine that was loaded with ``other``."""
         return tuple(name for name in NEEDS_RELOAD if getattr(self, name) != getattr(other, name))
 
 

@@ -1,8 +1,8 @@
 """The engine: requests in, tokens out, one :meth:`LLMEngine.step` at a time, on one thread.
 
-It ties the parts together and owns the backend's slots. Every slot is written at admission, with a cached snapshot or
-an initial state, so nothing of the sequence before can be left in it. A sequence that cannot go on ends alone, with
-its error: a step that fails is tried again row by row, and the rows that fail alone end.
+It connects the parts and owns the backend's slots. Every slot is written at admission, with a cached snapshot or an
+initial state, so nothing of the previous sequence can remain in it. A sequence that fails ends alone with its error: a
+failed step is tried again row by row, and only the rows that fail again end.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ EngineEvent = TokenOutput | PrefillProgress | QueueReport
 DEFAULT_STATE_CACHE_BYTES = 512 << 20
 TOTALS = ("steps", "finished", "failed", "prompt_tokens", "cached_tokens", "prefilled_tokens", "decoded_tokens")
 DRAFT_TOTALS = ("drafted_tokens", "draft_hits")
-"""Tokens guessed, and how many of them came true."""
+"""Draft tokens, and how many of them were accepted."""
 MOST_DRAFTING = 4
-"""With more answers in a step the processor has enough to do without guesses."""
+"""With more answers in a step, the CPU is busy enough without draft tokens."""
 ROUNDED = 0.01
-"""How much of the largest value another may be off in a state that was read back: bfloat16 rounds by 0.004 of it."""
+"""Tolerance for a state that is read back, relative to its largest value: bfloat16 rounds by 0.004 of it."""
 FAILURES_IN_A_ROW = 5
-"""So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
+"""This many failed steps without a successful one in between mean a broken backend, not a bad request."""
 
 
 class Piece(NamedTuple):
-    """One row of a step and the sequence it belongs to. ``end``: how many tokens the state has consumed afterwards.
-    ``draft``: the last tokens of the row, which are guesses."""
+    """One row of a step and its sequence. ``end``: how many tokens the state has consumed after the step. ``draft``:
+    the draft tokens, which are the last tokens of the row."""
 
     sequence: Sequence
     row: Row
@@ -75,14 +75,14 @@ class Piece(NamedTuple):
 
 
 class LLMEngine:
-    """``banned_token_ids`` are never sampled (ids the tokenizer does not assign); ``penalty_exempt_token_ids`` are
-    never counted by penalties. ``max_sequences`` is bounded by the backend's slots, ``prefill_chunk`` 0 is what the
-    backend likes. ``snapshots`` is a store in place of one in memory alone. Not thread-safe.
+    """``banned_token_ids`` are never sampled (the tokenizer does not assign them); penalties never count
+    ``penalty_exempt_token_ids``. The backend's slots limit ``max_sequences``; ``prefill_chunk`` 0 means the backend's
+    preferred size. ``snapshots`` replaces the default store, which is in memory only. Not thread-safe.
 
-    **Leak guard.** Two sequences cannot write one state: a slot is one sequence's from its admission to its end. After
-    each end the slots taken are compared with those of the sequences that run; with ``checks_states`` the state a slot
-    begins with is read back too, and the statistics have the digests of the states at the beginning and at the end.
-    ``state_leaks`` of :meth:`counters` counts what does not agree."""
+    **Leak guard.** Two sequences cannot write one state: a slot belongs to one sequence from admission to its end.
+    After each end, the used slots are compared with those of the running sequences. With ``checks_states`` the engine
+    also reads back the state a slot begins with, and the statistics contain digests of the states at the beginning and
+    the end. ``state_leaks`` in :meth:`counters` counts the mismatches."""
 
     def __init__(
         self,
@@ -122,43 +122,43 @@ class LLMEngine:
     # requests
 
     def add_request(self, request: GenerationRequest) -> None:
-        """Queues it. Raises a RequestError for an id in use, an empty prompt, a token outside the vocabulary or a
-        constraint that cannot be used, and ``state_mismatch`` for an initial state of another model."""
+        """Queues a request. Raises RequestError for an id in use, an empty prompt, a token outside the vocabulary or an
+        unusable constraint, and ``state_mismatch`` for an initial state of another model."""
         if self.scheduler.find(request.request_id):
             raise RequestError(reason=f"the request id {request.request_id!r} is in use")
         start = self._start_of(request.initial_state_digest)
         self.scheduler.add(self._factory.make(request, start, arrived_at=self._clock()))
 
     def abort_request(self, request_id: str) -> None:
-        """Frees its slot at once; the next step reports it with what it had written. An unknown id is ignored: it may
-        have ended while the abort was on its way."""
+        """Frees the request's slot at once; the next step reports the tokens written so far. Ignores an unknown id: the
+        sequence may have ended while the abort was on its way."""
         sequence = self.scheduler.find(request_id)
         if sequence is not None:
             self._finish(sequence, FinishReason.ABORT)
 
     def set_initial_state(self, state: RecurrentState | None, digest: str = "") -> None:
-        """What requests added from now on start from; None is the backend's own fresh state. ``state_mismatch`` changes
-        nothing. ``digest`` is what it is known by, made here when not given."""
+        """Sets the initial state for later requests; None is the backend's own zero state. ``state_mismatch`` changes
+        nothing. ``digest`` identifies the state; it is computed if not given."""
         self._initial = self._fresh if state is None else self._checked_start(state, digest)
 
     def keep_state(self, digest: str, state: RecurrentState) -> None:
-        """Lets later requests start from it by naming its digest. ``state_mismatch`` keeps nothing."""
+        """Stores a state that later requests can start from by its digest. ``state_mismatch`` stores nothing."""
         self._kept_starts[digest] = self._checked_start(state, digest)
 
     def forget_state(self, digest: str) -> None:
-        """Sequences that started from it are untouched."""
+        """Removes the state; sequences that started from it are not affected."""
         self._kept_starts.pop(digest, None)
 
-    # snapshots that leave and come; ``digest`` and ``origin`` are those of the requests they are of
+    # export and import of snapshots; ``digest`` and ``origin`` are those of the requests that they belong to
 
     def snapshot(self, token_ids: TokenIds, digest: str | None = None, origin: str = "") -> tuple[int, Snapshot] | None:
-        """That of the longest prefix of these tokens, and its length. Not to be written to."""
+        """The snapshot of the longest prefix of these tokens, and the prefix's length. Read-only."""
         key = keyed_digest(self._start_of(digest).digest, origin)
         return self.snapshots.longest_prefix(key, token_ids, is_for_answer=False)
 
     def put_snapshot(self, token_ids: TokenIds, snapshot: Snapshot, digest: str | None, origin: str) -> str:
-        """As if these tokens had been read, for requests with this ``origin`` alone; its name. ``state_mismatch`` or
-        ``token_out_of_range`` keeps nothing."""
+        """Stores the snapshot as if the engine had prefilled these tokens, only for requests with this ``origin``.
+        Returns its name. ``state_mismatch`` or ``token_out_of_range`` stores nothing."""
         self._factory.check_token_ids(token_ids)
         snapshot.state.check(self.config)
         logits = snapshot.logits
@@ -172,9 +172,9 @@ class LLMEngine:
         return bool(self.scheduler.running or self.scheduler.waiting or self._events)
 
     def step(self) -> list[EngineEvent]:
-        """One token for every decoding sequence and at most one prefill chunk; the events of it, in order.
+        """One token for every decoding sequence and at most one prefill chunk. Returns the events in order.
 
-        An exception out of here means the backend cannot be used any more.
+        If it raises, the backend cannot be used any more.
         """
         self._totals["steps"] += 1
         for sequence in self.scheduler.admit():
@@ -186,12 +186,12 @@ class LLMEngine:
         decoding = [self._decoding_piece(sequence, len(plan.decoding)) for sequence in plan.decoding]
         for pieces in _rounds(decoding, plan.prefill):
             self._run([piece for piece in pieces if piece.sequence.status is not SequenceStatus.FINISHED])
-        if not (self.scheduler.running or self.scheduler.waiting):  # else the next step says so, after admission
+        if not (self.scheduler.running or self.scheduler.waiting):  # else the next step reports it, after admission
             self._report_queue()
         events, self._events = self._events, []
         return events
 
-    # reading outside any sequence; ``digest`` names where from, as in a request
+    # probes: tokens processed outside any sequence; ``digest`` names the initial state, as in a request
 
     def logits_probe(self, token_ids: TokenIds, every_position: bool = False, digest: str | None = None) -> Probe:
         """Raw logits, as the backend gives them: after the last token, or after each."""
@@ -199,15 +199,15 @@ class LLMEngine:
         return LogitsProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, every_position)
 
     def state_probe(self, token_ids: TokenIds, digest: str | None = None, names: tuple[str, ...] = ()) -> Probe:
-        """The state after the last token; of its arrays only ``names``, where there are any."""
+        """The state after the last token; only the arrays in ``names`` if there are any."""
         self._factory.check_token_ids(token_ids)
         return StateProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, names)
 
     def score_probe(
         self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None, first: int = 1
     ) -> Probe:
-        """How likely each token from ``first`` on was, and the best ``alternatives`` in its place. Beyond 1 reading
-        begins at the nearest snapshot, and what an answer needs to go on from there is kept."""
+        """The probability of each token from ``first`` on, and the best ``alternatives`` to it. If ``first`` is above
+        1, it starts from the nearest snapshot and keeps the snapshot that an answer needs to go on from ``first``."""
         self._factory.check_token_ids(token_ids)
         start, chunk = self._start_of(digest), self.scheduler.prefill_chunk
         if first == 1:
@@ -218,8 +218,8 @@ class LLMEngine:
         return ScoreProbe(snapshot, token_ids, chunk, alternatives, first, read, keep)
 
     def together(self, probes: Iterable[Probe]) -> list[Probe]:
-        """The first of them and those after it that may be advanced with it: states of short texts, as many as slots
-        are free and tokens go into a chunk."""
+        """The first probe, and the following ones that can run in the same step: states of short texts, as many as
+        there are free slots and room for tokens in a chunk."""
         waiting = iter(probes)
         found, tokens = [next(waiting)], 0
         if not isinstance(found[0], StateProbe):
@@ -232,9 +232,9 @@ class LLMEngine:
         return found
 
     def advance(self, *probes: Probe) -> None:
-        """One chunk of each in one step, in slots that no sequence has. Where the backend has a single slot and a
-        sequence runs in it, its state is saved and restored; if that fails the sequence ends with the error, and the
-        probe has its chunk."""
+        """Runs one chunk of each probe in one step, in slots that no sequence uses. If the backend has a single slot
+        and a sequence runs in it, that state is saved and restored. If the restore fails, the sequence ends with the
+        error, and the probe still gets its chunk."""
         if self.backend.max_slots > 1 or not self.scheduler.running:
             slots: list[int] = []
             try:
@@ -257,7 +257,7 @@ class LLMEngine:
                 self._fail(sequence, exc)
 
     def logits(self, token_ids: TokenIds, every_position: bool = False) -> FloatArray:
-        """A :meth:`logits_probe` from the initial state, at one go."""
+        """A :meth:`logits_probe` from the initial state, run to its end."""
         probe = self.logits_probe(token_ids, every_position)
         while not probe.is_done:
             self.advance(probe)
@@ -265,7 +265,7 @@ class LLMEngine:
         return found
 
     def counters(self) -> dict[str, int]:
-        """Totals since the engine began (tokens written: of answers that run, too), and what it holds now."""
+        """Totals since the engine started (written tokens include running answers), and current values."""
         cache, folder = self.snapshots, self.snapshots.folder
         now = {
             "running": len(self.scheduler.running),
@@ -288,7 +288,7 @@ class LLMEngine:
         totals["decoded_tokens_total"] += sum(len(each.completion_token_ids) for each in self.scheduler.running)
         return now | totals
 
-    # a sequence's way
+    # the life of a sequence
 
     def _start(self, sequence: Sequence) -> None:
         sequence.admitted_at = self._clock()
@@ -311,7 +311,7 @@ class LLMEngine:
                 sequence.first_logits = snapshot.logits
 
     def _draw_first(self, sequence: Sequence) -> None:
-        """Of a prompt that was read before, from the logits kept with its state."""
+        """Samples the first token of a prompt that was processed before, from the logits stored with its state."""
         assert sequence.first_logits is not None
         logits, sequence.first_logits = NumpyLogits(sequence.first_logits[None].copy()), None
         self.scheduler.start_decoding(sequence)
@@ -320,7 +320,7 @@ class LLMEngine:
             self._tell(sequence)
 
     def _decoding_piece(self, sequence: Sequence, beside: int) -> Piece:
-        """A guess that holds saves one of ``beside`` sequences its part of a step."""
+        """Adds draft tokens if they pay: an accepted one saves one of ``beside`` sequences its part of a step."""
         pending, most = tuple(sequence.pending_token_ids), self.backend.draft_tokens
         draft: tuple[int, ...] = ()
         if most and beside <= MOST_DRAFTING:
@@ -329,13 +329,13 @@ class LLMEngine:
         if draft:
             try:
                 sequence.before_draft = sequence.position, self.backend.save(slot_of(sequence))
-            except Exception:  # no memory for the state: no guesses
+            except Exception:  # no memory for the state: no draft
                 draft = ()
         end = sequence.position + len(pending) + len(draft)
         return Piece(sequence, Row(slot_of(sequence), pending + draft, "all" if draft else "last"), end, draft)
 
     def _run(self, pieces: list[Piece]) -> None:
-        """One step of the backend. If it fails, each row is tried by itself: only those end that cannot go on."""
+        """One step of the backend. If it fails, each row is tried alone: only the sequences that fail again end."""
         if not pieces:
             return
         try:
@@ -364,13 +364,13 @@ class LLMEngine:
                 continue
             due = len(piece.row.token_ids) - len(piece.draft) - 1 if piece.draft else 0
             drawing.append((piece, line + due))
-        before = {  # drawing may overwrite them; what is drawn says whether they are wanted
+        before = {  # sampling may overwrite them, and the sampled token decides whether they are needed
             id(piece.sequence): logits.to_numpy([line])[0].copy()
             for piece, line in drawing
             if piece.sequence.sampling.parts is not None
         }
         held = 0
-        while drawing:  # once, and once more for each guess that came true
+        while drawing:  # once, and once more for each accepted draft token
             for piece, _ in drawing:
                 if held == len(piece.draft):
                     piece.sequence.before_draft = None
@@ -383,8 +383,8 @@ class LLMEngine:
             self._keeping.on_the_way(piece.sequence, before.get(id(piece.sequence)))
 
     def _holds(self, piece: Piece, held: int) -> bool:
-        """After a token was drawn: whether it is the next guess. At the end of a draft, puts the state back before it
-        unless all of it held; the tokens that are right are fed again with the next step."""
+        """Called after a token was sampled: whether it equals the next draft token. At the end of a draft, restores the
+        state from before it unless all of it was accepted; the next step feeds the correct tokens again."""
         sequence, draft = piece.sequence, piece.draft
         if not draft:
             return False
@@ -403,7 +403,7 @@ class LLMEngine:
         return False
 
     def _took_prompt(self, sequence: Sequence, logits: Logits, line: int) -> bool:
-        """After a chunk of its prompt; True when that was the last and its first token is to be sampled."""
+        """Called after a chunk of the prompt; True if it was the last and the first token can be sampled."""
         if sequence.position in sequence.snapshot_lengths:
             if not logits.is_finite(line):
                 self._fail(sequence, ModelError("non_finite_logits", tokens=sequence.position))
@@ -420,7 +420,7 @@ class LLMEngine:
         return True
 
     def _sample(self, sequences: list[Sequence], logits: Logits, lines: list[int]) -> None:
-        """Draws the next token of each and sends what is sure to belong to its answer."""
+        """Samples the next token of each sequence and adds it to the answer."""
         ready: list[Sequence] = []
         masks: dict[int, Words] = {}
         ready_lines: list[int] = []
@@ -429,7 +429,7 @@ class LLMEngine:
             if constraint is not None:
                 try:
                     masks[len(ready)] = constraint.mask(usable)
-                except Exception as exc:  # its own sequence's fault alone
+                except Exception as exc:  # an error of this sequence only
                     self._fail(sequence, exc)
                     continue
             if sequence.must_go_on:
@@ -441,7 +441,7 @@ class LLMEngine:
         try:
             batch = self._batches.make([sequence.sampling for sequence in ready], masks)
             sampled = logits.sample(ready_lines, batch)
-        except Exception as exc:  # memory of a device, say: these cannot go on, others may
+        except Exception as exc:  # such as a full device: these cannot go on, others may
             for sequence in ready:
                 self._fail(sequence, exc)
             return
@@ -469,19 +469,19 @@ class LLMEngine:
             self._finish(sequence, FinishReason.LENGTH)
 
     def _tell(self, sequence: Sequence) -> None:
-        """What is sure to belong to its answer."""
+        """Sends the tokens that are sure to belong to the answer."""
         token_ids, logprobs = sequence.take()
         self._events.append(TokenOutput(sequence.request.request_id, token_ids, logprobs=logprobs))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
-        """Ends it, keeps its state unless that broke, gives the slot back and sends what was held back."""
+        """Ends a sequence, keeps its state unless it failed, frees the slot and sends the held-back tokens."""
         if error is None and sequence.position:
             self._keeping.at_end(sequence)
             if sequence.request.is_kept:
                 keep = (sequence.prompt_length, sequence.position)
                 self.snapshots.retire(sequence.snapshot_digest, sequence.consumed_token_ids, keep)
         if self._checks_states and error is None and sequence.slot is not None:
-            with contextlib.suppress(Exception):  # what is wrong with the backend the next step says
+            with contextlib.suppress(Exception):  # if the backend is broken, the next step reports it
                 sequence.end_digest = self.backend.read_state(sequence.slot).digest()
         self.scheduler.remove(sequence)
         if sequence.slot is not None:
@@ -498,7 +498,7 @@ class LLMEngine:
         )
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        """Where the backend itself broke, no sequence can go on, nor start."""
+        """Ends a sequence with an error. If the backend itself is broken, raises: no sequence can go on or start."""
         if isinstance(error, EngineCrashed):
             raise error
         self._finish(sequence, FinishReason.ERROR, error=error)
@@ -518,14 +518,14 @@ class LLMEngine:
         self.backend.free_slot(slot)
 
     def _check_slots(self) -> None:
-        """Slots that no running sequence has are given back, and counted."""
+        """Frees and counts slots that belong to no running sequence."""
         for slot in self._slots - {sequence.slot for sequence in self.scheduler.running}:
             self._leaked(f"slot {slot} was held by nobody")
             self._give_back(slot)
 
     def _check_start(self, sequence: Sequence, wanted: RecurrentState) -> None:
-        """What the slot holds now against what was written to it; a backend that keeps states in half precision may
-        round. Raises ModelError where they differ: an answer must not go on from another's state."""
+        """Compares the slot's state with the state that was written to it; a backend with half-precision states may
+        round. Raises ModelError if they differ: an answer must not go on from another sequence's state."""
         found = self.backend.read_state(slot_of(sequence))
         sequence.start_digest = found.digest()
         for name, values in wanted.arrays.items():
@@ -576,8 +576,8 @@ class LLMEngine:
 
 
 def _rounds(decoding: list[Piece], prefill: list[PrefillPiece]) -> list[list[Piece]]:
-    """The steps of the backend, each sequence at most once in each: one, but for prompts that pause for a snapshot
-    inside their chunk."""
+    """The backend steps, with each sequence at most once in each. Usually one; more if a prompt pauses for a snapshot
+    inside its chunk."""
     rounds = [decoding]
     depth: Counter[int] = Counter()
     for part in prefill:

@@ -1,4 +1,4 @@
-"""What the engine is asked and what it answers: plain data, the only thing that crosses the process pipe."""
+"""Requests to the engine and its results: plain data, the only data that crosses the process pipe."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class FinishReason(str, Enum):
 class GenerationRequest:
     """One sequence to run.
 
-    ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending); that of the whole prompt has
-    its logits, so that it answers again without reading. ``client`` is who asked, for fairness between clients.
-    ``initial_state`` overrides the engine's own initial state for this sequence; ``initial_state_digest`` does so by
-    name: one the engine was told to keep, or "" for the model's own beginning. ``begun`` of the last prompt tokens are
-    the beginning of the answer itself: they count as drawn, for penalties and the next draw. ``is_kept``: people come
-    back to the answer; its snapshots last, and the whole prompt is a boundary. ``origin`` parts its snapshots from
-    those of all requests with another: a state that came from outside is found by its own chat alone.
-    ``constraint`` is left for structured decoding: a plain description the engine process turns into a processor.
+    ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). The snapshot of the whole
+    prompt includes its logits, so that the same prompt needs no prefill. ``client`` identifies the client, for
+    fairness. ``initial_state`` overrides the engine's own initial state for this sequence. ``initial_state_digest``
+    does so by name: a state the engine was told to keep, or "" for the model's own initial state. ``begun``: how many
+    of the last prompt tokens are already the beginning of the answer; they count as sampled, for penalties and the next
+    sample. ``is_kept``: users return to the answer, so its snapshots last, and the whole prompt is a boundary.
+    ``origin`` separates its snapshots from those of other requests: only its own chat finds a state that was imported.
+    ``constraint`` is for structured decoding: a plain description that the engine process turns into a processor.
     """
 
     request_id: str
@@ -49,16 +49,16 @@ class GenerationRequest:
 class TokenLogprob:
     token_id: int
     logprob: float
-    """Natural logarithm, of the model's own distribution (temperature 1, before penalties)."""
+    """Natural logarithm of the probability in the model's own distribution (temperature 1, before penalties)."""
 
 
 @dataclass(frozen=True)
 class SequenceStats:
-    """Counters of one sequence. ``cached`` tokens came from a snapshot, ``prefilled`` were read, ``decoded`` sampled.
+    """Counters of a sequence: ``cached`` tokens come from a snapshot, ``prefilled`` are processed, ``decoded`` sampled.
 
     Seconds: ``queued_s`` until a slot was free, ``prefill_s`` from then to the first token, ``decode_s`` from the first
-    token to the end. ``start_digest`` and ``end_digest`` are of the slot's state after admission and at the end, ""
-    unless the engine checks states.
+    token to the end. ``start_digest`` and ``end_digest`` identify the slot's state after admission and at the end; they
+    are "" unless the engine checks states.
     """
 
     prompt_tokens: int = 0
@@ -73,16 +73,16 @@ class SequenceStats:
     start_digest: str = ""
     end_digest: str = ""
     snapshots: tuple[str, ...] = ()
-    """Names of those it went on from or left behind, of a request that is kept."""
+    """For a kept request: the names of the snapshots that it started from or created."""
 
 
 @dataclass(frozen=True)
 class TokenOutput:
-    """What one step did for one sequence.
+    """The result of one step for one sequence.
 
-    ``token_ids`` are new tokens of the answer (stop tokens excluded; tokens that may still turn out to be the start
-    of a stop sequence are held back). ``finish_reason`` is set on the last output, with ``stats``. ``error`` is
-    :meth:`RoostError.to_dict` when the reason is ``error``.
+    ``token_ids`` are new tokens of the answer (without stop tokens; tokens that may be the start of a stop sequence are
+    held back). ``finish_reason`` and ``stats`` are set on the last output. ``error`` is :meth:`RoostError.to_dict` if
+    the reason is ``error``.
     """
 
     request_id: str
@@ -105,7 +105,7 @@ class PrefillProgress:
 
 @dataclass(frozen=True)
 class QueueReport:
-    """Where the waiting ones stand: request id -> how many are ahead of it. ``running`` hold a slot."""
+    """Positions in the queue: request id -> how many are ahead of it. ``running`` sequences have a slot."""
 
     running: int
     waiting: dict[str, int] = field(default_factory=dict)

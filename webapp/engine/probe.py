@@ -1,4 +1,4 @@
-"""Tokens read outside any sequence: for logits, the state after a text, and how likely each of its tokens was."""
+"""Probes process tokens outside any sequence: for logits, the state after a text, or the probability of its tokens."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FloatArray = NDArray[np.float32]
 
 
 class Probe:
-    """Reads ``token_ids`` from ``state``, ``chunk`` tokens at an :func:`advance`, so that running answers can go on in
-    between. It holds no slot from one to the next."""
+    """Processes ``token_ids`` from ``state``, ``chunk`` tokens per :func:`advance`, so that running answers can go on
+    in between. It occupies no slot between two calls."""
 
     want: Want = "last"
     needs_state = False
-    """Whether the state after the last token is asked for."""
+    """Whether the probe needs the state after the last token."""
 
     def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
         self.state = state
-        """Never written to: it may be everyone's beginning."""
+        """Read-only: it may be the initial state of all sequences."""
         self._chunks = deque(_cut(token_ids, chunk))
         self._read = 0
 
@@ -41,11 +41,11 @@ class Probe:
 
     @property
     def chunk(self) -> TokenIds:
-        """What is read next; nothing once it is done."""
+        """The next tokens to process; empty when it is done."""
         return self._chunks[0] if self._chunks else ()
 
     def took(self, backend: Backend, slot: int, rows: Iterable[FloatArray]) -> None:
-        """The chunk was read in ``slot``, with these logits."""
+        """Called after the chunk was processed in ``slot``, with its logits."""
         count = len(self._chunks.popleft())
         if self._chunks or self.needs_state:
             self.state = backend.read_state(slot)
@@ -54,14 +54,14 @@ class Probe:
         self._read += count
 
     def take(self, row: FloatArray) -> None:
-        """Logits ``(vocab_size,)``, once for each line wanted; valid during the call."""
+        """Receives logits ``(vocab_size,)``, once per wanted line. They are valid only during the call."""
 
     def result(self) -> Any:
-        """Once it is done."""
+        """The result. Call it only when ``is_done``."""
 
 
 def advance(backend: Backend, probes: Sequence[Probe], slots: Sequence[int]) -> None:
-    """Reads a chunk of each in its slot, whatever is in it, in one step of the backend."""
+    """Processes one chunk of each probe in its slot, in one backend step. Overwrites the slots."""
     for probe, slot in zip(probes, slots, strict=True):
         backend.write_state(slot, probe.state.copy())
     batch = [Row(slot, probe.chunk, probe.want) for probe, slot in zip(probes, slots, strict=True)]
@@ -88,8 +88,8 @@ class LogitsProbe(Probe):
 
 
 class StateProbe(Probe):
-    """The state after the last token, or of its arrays those of these ``names``; ``non_finite_logits`` when it, or what
-    the model says on the way, is not finite."""
+    """The state after the last token, or only its arrays in ``names``. Raises ``non_finite_logits`` if the state, or
+    logits on the way, are not finite."""
 
     needs_state = True
 
@@ -111,8 +111,8 @@ class StateProbe(Probe):
 class ScoreProbe(Probe):
     """For each token from ``first`` (at least 1) on: its logprob after those before it, then the best ``alternatives``.
 
-    ``before`` has read so many of the first ``first`` tokens, and has logits where that is all of them. ``keep`` gets
-    the state after those tokens, with its logits, if it is read on the way.
+    ``before`` has consumed ``read`` of the first ``first`` tokens; if that is all of them, it has logits. ``keep``
+    receives the state after those tokens, with its logits, if the probe passes it.
     """
 
     want: Want = "all"
@@ -136,7 +136,7 @@ class ScoreProbe(Probe):
         if read == first:
             assert before.logits is not None
             self.take(before.logits)
-        # the logits after the first ``first`` tokens are those of the last of them
+        # the logits after the first ``first`` tokens are the logits of the last of these tokens
         scored = first if keep is not None or read == first else first - 1
         unscored = _cut(token_ids[read:scored], chunk)
         wants: list[Want] = ["nothing"] * len(unscored)

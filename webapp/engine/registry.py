@@ -1,9 +1,9 @@
-"""The ways to run a model: one row a backend. Finds the backend of a strategy, and the strategy where none is chosen.
+"""The list of backends, one row each. Finds the backend of a strategy, and a strategy if none is chosen.
 
-Every page, preset, API and command learns from here what there is; a new backend is its file and its row.
+Every page, preset, API and command reads this list. A new backend needs a file and a row here.
 
-A strategy is text, as a preset stores it and a person types it: ``native q8``, ``cuda fp16 *20 -> cpu fp32``. What
-comes after the first word is the backend's own to read (``Backend.options_from``); no other module knows its words.
+A strategy is text, as a preset stores it and a person types it: ``native q8``, ``cuda fp16 *20 -> cpu fp32``. Only
+the backend reads what follows the first word (``Backend.options_from``); no other module knows its words.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
 
 AUTOMATIC = "auto"
-"""The strategy that leaves it to Roost, as does an empty one: :func:`automatic_strategy`."""
+"""The strategy that lets Roost choose, as an empty one does: :func:`automatic_strategy`."""
 SPARE_BYTES = 256 << 20
-"""What has to stay free on a device beside a model that is chosen automatically: the machine runs other things, too."""
+"""Must stay free on a device besides a model that is chosen automatically: the machine runs other programs too."""
 
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """One row: strategies that match ``pattern`` (the name, unless it says otherwise) run on the class at ``target``
-    (``module:class``). One that ``is_for_tests`` is found by its strategy, but shown and suggested nowhere."""
+    """One row: strategies that match ``pattern`` (by default the name) run on the class at ``target``
+    (``module:class``). A row with ``is_for_tests`` is found by its strategy, but is never shown or suggested."""
 
     name: str
     target: str
@@ -55,24 +55,24 @@ REGISTRY: list[BackendEntry] = [
 
 
 def backends() -> list[type[Backend]]:
-    """All that are shown and suggested. Imports nothing heavy."""
+    """All backends that are shown and suggested. Imports nothing heavy."""
     return [entry.load_class() for entry in REGISTRY if not entry.is_for_tests]
 
 
 def backend_names() -> list[str]:
-    """Of the same, as their rows have them."""
+    """The names of these backends, as in their rows."""
     return [entry.name for entry in REGISTRY if not entry.is_for_tests]
 
 
 def usual_strategy(name: str) -> str:
-    """With which the backend of that row runs a model where nothing is chosen. KeyError."""
+    """The default strategy of the backend with this name. Raises KeyError."""
     backend = {entry.name: entry for entry in REGISTRY}[name].load_class()
     return next((str(row.default) for row in backend.OPTIONS if row.name == BY_STRATEGY), name)
 
 
 @dataclass(frozen=True)
 class KindEntry:
-    """One kind of the strategy builder, and whether it works here."""
+    """One kind of the strategy builder, and whether it works on this machine."""
 
     kind: BackendKind
     backend: type[Backend]
@@ -80,13 +80,13 @@ class KindEntry:
 
 
 def kinds() -> list[KindEntry]:
-    """In the order of the pages."""
+    """All kinds, in the order of the pages."""
     found = [KindEntry(kind, cls, cls.availability_of(kind.key)) for cls in backends() for kind in cls.KINDS]
     return sorted(found, key=lambda row: row.kind.order)
 
 
 def build(kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-    """What the builder offers for a kind, and the strategy; nothing for one that does not exist."""
+    """What the builder offers for a kind, and the strategy; empty for an unknown kind."""
     for backend in backends():
         if any(row.key == kind for row in backend.KINDS):
             return backend.builder(kind, given, config)
@@ -94,8 +94,8 @@ def build(kind: str, given: Mapping[str, object], config: ModelConfig | None) ->
 
 
 def read_builder(strategy: str, config: ModelConfig | None) -> tuple[str, Options]:
-    """The kind and values with which :func:`build` writes a strategy that does the same, else the kind whose strategy
-    is written by hand."""
+    """The kind and values from which :func:`build` makes an equivalent strategy; otherwise the kind whose strategy
+    people write by hand."""
     for entry in REGISTRY:
         if entry.matches(strategy) and (found := entry.load_class().read_builder(strategy, config)) is not None:
             return found
@@ -116,8 +116,8 @@ def backend_for(strategy: str) -> BackendEntry:
 
 
 def resolve_strategy(strategy: str, **given: object) -> tuple[type[Backend], dict[str, OptionValue]]:
-    """A strategy as its backend and every option of it. ``given`` are values by option name for what the strategy
-    leaves open; names the backend does not declare are ignored. Raises StrategyError."""
+    """The backend of a strategy and all its options. ``given``: values by option name for what the strategy leaves
+    open; names that the backend does not declare are ignored. Raises StrategyError."""
     backend = backend_for(strategy).load_class()
     known = {option.name for option in backend.OPTIONS}
     values = {name: given[name] for name in given.keys() & known} | backend.options_from(strategy)
@@ -128,8 +128,8 @@ def resolve_strategy(strategy: str, **given: object) -> tuple[type[Backend], dic
 
 
 def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict[str, OptionValue]:
-    """Every option the backend declares, by name: ``given`` or the default. InvalidOption for a value out of range or
-    a name that is not declared."""
+    """Every option the backend declares, by name: ``given`` or the default. Raises InvalidOption for a value out of
+    range or an undeclared name."""
     known = {option.name: option for option in backend.OPTIONS}
     for name in given.keys() - known.keys():
         allowed = Text("reason.engine.one_of", names=", ".join(known))
@@ -138,8 +138,8 @@ def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict
 
 
 def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
-    """The strategy's backend and options, when this machine can run the model so. Raises StrategyError,
-    BackendUnavailable or WeightsError. Whether there is memory enough is another question."""
+    """The strategy's backend and options, if this machine can run the model with them. Raises StrategyError,
+    BackendUnavailable or WeightsError. Does not check whether there is enough memory."""
     backend, options = resolve_strategy(strategy)
     backend.availability().require(backend_for(strategy).name)
     if model.format and model.format not in backend.FORMATS:
@@ -153,14 +153,14 @@ def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
 
 
 def _way_out_of_format(format: str) -> Text:
-    """The backends that read a format, by their usage."""
+    """The backends that read a format, by the first word of their usage."""
     words = [backend.usage().split(" ")[0] for backend in backends() if format in backend.FORMATS]
     return Text("reason.common.choose_one_of", names=", ".join(f"`{word}`" for word in words))
 
 
 def suggestions(model: ModelFile) -> list[Suggestion]:
-    """What the backends of this machine suggest for a model: what is tried first comes first, what would have to be
-    built first comes last."""
+    """Suggestions of the available backends for a model, in the order in which to try them; those that have to be built
+    first come last."""
     found = []
     for backend in backends():
         state = backend.availability()
@@ -170,15 +170,15 @@ def suggestions(model: ModelFile) -> list[Suggestion]:
 
 
 def is_automatic(strategy: str) -> bool:
-    """Whether the strategy leaves it to Roost."""
+    """Whether the strategy lets Roost choose."""
     return strategy.strip().lower() in ("", AUTOMATIC)
 
 
 def automatic_strategy(model: ModelFile, free: Mapping[str, int]) -> str:
     """The strategy for a model when none is chosen: the first suggestion that runs here and fits.
 
-    ``free``: bytes free by device (``ram``, ``cuda:0``). Where nothing fits, the suggestion that needs the least; a
-    device that is not in ``free`` counts as full. Raises the first suggestion's error when none can run.
+    ``free``: free bytes by device (``ram``, ``cuda:0``). If nothing fits: the suggestion that needs the least memory; a
+    device that is not in ``free`` counts as full. Raises the first suggestion's error if none can run.
     """
     least: tuple[int, str] | None = None
     refusal: RoostError | None = None

@@ -1,9 +1,9 @@
-"""The numpy sampler: draws what :mod:`webapp.engine.sampling_batch` defines, a line at a time in its row of memory.
+"""The numpy sampler: samples as :mod:`webapp.engine.sampling_batch` defines, one line after another, in place.
 
-A vocabulary has 65,536 tokens and a draw is decided by a few dozen, so a line is looked at whole as seldom as possible:
-once for the maxima of its blocks, once for the exponentials where top_p needs their sum. The tokens that can be kept
-lie above a bound read off the blocks' maxima, and only those are sorted. ``numpy.partition`` is avoided: on logits with
-many equal values (the starter has 8,416 different ones) it takes milliseconds.
+A vocabulary has 65,536 tokens, but a few dozen decide the sample. So a whole line is processed as rarely as possible:
+once for the maxima of its blocks, and once for the exponentials if top_p needs their sum. The tokens to keep lie above
+a bound derived from the blocks' maxima, and only those are sorted. ``numpy.partition`` is avoided: on logits with many
+equal values (the starter has 8,416 different ones) it takes milliseconds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ FloatArray = NDArray[np.float32]
 IdArray = NDArray[np.intp]
 
 FIRST_LOOK = 64
-"""How many of the largest logits top_p is looked for in at first."""
+"""top_p first searches for its cut among this many of the largest logits."""
 SAMPLE_EVERY = 16
-"""One logit in so many tells where top_p cuts when it is not among those."""
+"""If the cut is not among those, one logit in this many estimates where top_p cuts."""
 SLACK = 1e-3
-"""Below a bound on logits that was computed with rounding."""
+"""Safety margin below a bound on logits that was computed with rounding."""
 GOLDEN, MIX_1, MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Candidates(NamedTuple):
-    """The tokens of an adjusted line with a logit of at least ``bound`` (minus infinity: all that may be drawn),
-    ``ids`` ascending. Of the whole line: its largest logit, and the sum of exp(logit - peak)."""
+    """The tokens of an adjusted line with a logit of at least ``bound`` (minus infinity: all that may be
+    sampled), ``ids`` ascending. ``peak``: the line's largest logit; ``total``: its sum of exp(logit - peak)."""
 
     ids: IdArray
     values: FloatArray
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
 
 
 def uniforms(seed: NDArray[np.uint64], position: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """A number from 0 up to 1 for each seed and position."""
+    """A number in [0, 1) for each seed and position."""
     bits = _mix(_mix(seed + GOLDEN) + (position + np.uint64(1)) * GOLDEN)
     found: NDArray[np.float64] = (bits >> np.uint64(11)) * 2.0**-53
     return found
@@ -55,7 +55,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def sample_batch(logits: FloatArray, batch: SamplingBatch) -> Sampled:
-    """A token for each line of ``logits (n, vocab_size)``, which is overwritten."""
+    """Samples a token for each line of ``logits (n, vocab_size)``, which is overwritten."""
     lines, most = len(batch), int(batch.alternatives.max(initial=-1))
     alternatives = (lines, max(most, 0))
     result = Sampled(
@@ -91,13 +91,13 @@ def _sample_line(
 
 
 def log_probabilities(row: FloatArray, token_id: int, count: int) -> tuple[float, IdArray, FloatArray]:
-    """Of one finite line: the logprob of ``token_id``, the ``count`` best ids and their logprobs."""
+    """For one finite line: the logprob of ``token_id``, the ``count`` best ids and their logprobs."""
     log_total, ids = _log_total(row, np.empty_like(row)), largest(row, count)
     return float(row[token_id]) - log_total, ids, row[ids] - np.float32(log_total)
 
 
 def largest(row: FloatArray, count: int) -> IdArray:
-    """The ids of the ``count`` largest values, largest first, of equal ones the lowest id first."""
+    """The ids of the ``count`` largest values, largest first; ties: lowest id first."""
     if not count:
         return np.empty(0, np.intp)
     maxima = np.sort(_group_maxima(row))
@@ -106,7 +106,7 @@ def largest(row: FloatArray, count: int) -> IdArray:
 
 
 def kept_distribution(row: FloatArray, batch: SamplingBatch, line: int) -> tuple[IdArray, NDArray[np.float64]]:
-    """The tokens of an adjusted line that may be drawn, ascending, and their probabilities (sum 1)."""
+    """The tokens of an adjusted line that may be sampled, ascending, and their probabilities (sum 1)."""
     scratch = np.empty_like(row)
     peak = row.max()
     ids = _kept(row, peak, batch, line, scratch)
@@ -117,7 +117,7 @@ def kept_distribution(row: FloatArray, batch: SamplingBatch, line: int) -> tuple
 
 
 def _adjust(row: FloatArray, batch: SamplingBatch, line: int, best: int) -> int:
-    """Adds, bans and masks. ``best`` is where the largest value was; returns where it is now."""
+    """Adds adjustments, applies bans and mask. ``best``: the index of the largest value before; returns it after."""
     peak = row[best]
     start, end = batch.starts[line], batch.starts[line + 1]
     values = batch.values[start:end]
@@ -132,18 +132,18 @@ def _adjust(row: FloatArray, batch: SamplingBatch, line: int, best: int) -> int:
 
 
 def keeps_all(batch: SamplingBatch, line: int, vocab_size: int) -> bool:
-    """Whether the line draws among all tokens."""
+    """Whether the line is sampled from all tokens."""
     is_cut = batch.top_p[line] < 1 or 0 < batch.top_k[line] < vocab_size or batch.min_p[line] > 0
     return bool(batch.temperature[line] > 0 and not is_cut)
 
 
 def draw_line(row: FloatArray, batch: SamplingBatch, line: int, uniform: float) -> int:
-    """Of an adjusted line, minus infinity where a token may not be drawn."""
+    """Samples from an adjusted line; minus infinity marks tokens that may not be sampled."""
     return _draw(row, int(row.argmax()), batch, line, uniform, np.empty_like(row))
 
 
 def draw_among(found: Candidates, vocab_size: int, batch: SamplingBatch, line: int, uniform: float) -> int | None:
-    """What :func:`draw_line` draws; None where it depends on tokens that are no candidates."""
+    """The same result as :func:`draw_line`, or None if it depends on tokens outside the candidates."""
     ids, values, bound, peak, total = found
     if batch.temperature[line] == 0:
         return int(ids[values.argmax()])
@@ -165,7 +165,7 @@ def draw_among(found: Candidates, vocab_size: int, batch: SamplingBatch, line: i
 
 
 def find_share(weights: NDArray[np.float64], share: float) -> tuple[int, float]:
-    """Which of ``weights`` the share of their sum falls into, and how far."""
+    """The index at which the cumulative sum of ``weights`` reaches this share of the total, and the rest within it."""
     sums = weights.cumsum()
     target = share * float(sums[-1])
     place = _search(sums, target, "right")
@@ -192,15 +192,15 @@ def _draw(row: FloatArray, best: int, batch: SamplingBatch, line: int, uniform: 
 
 
 def _drawn(below: FloatArray, temperature: np.float32, uniform: float) -> int:
-    """The place of the drawn one among logits from which the peak was taken; they are overwritten."""
+    """The index sampled from logits minus their peak, which are overwritten."""
     if temperature != 1:
         below *= np.float32(1) / temperature
     return _place(np.exp(below, out=below), uniform, "right")
 
 
 def _place(weights: FloatArray, share: float, side: Literal["left", "right"], total: float = 0.0) -> int:
-    """Where the cumulative sum reaches (``left``) or exceeds (``right``) the share of the total, which is all of
-    ``weights`` unless given. First the block, then the place in it: summing up one after the other is slow."""
+    """The index where the cumulative sum reaches (``left``) or exceeds (``right``) the share of the total: the sum of
+    ``weights`` unless given. Searches the block first, then inside it, because one long cumulative sum is slow."""
     sums = _block_sums(weights)
     target = share * (total or float(sums[-1]))
     block, size = _search(sums, target, side), _block_size(len(weights))
@@ -209,13 +209,13 @@ def _place(weights: FloatArray, share: float, side: Literal["left", "right"], to
 
 
 def _search(sums: NDArray[np.float64], target: float, side: Literal["left", "right"]) -> int:
-    """Rounding never leads past the last that adds to the sum."""
+    """Searches ``sums``; rounding never leads beyond the last element that adds to the sum."""
     found = int(sums.searchsorted(target, side))
     return found if found < len(sums) else int(sums.searchsorted(sums[-1]))
 
 
 def _kept(row: FloatArray, peak: np.float32, batch: SamplingBatch, line: int, scratch: FloatArray) -> IdArray | None:
-    """The ids that may be drawn, ascending; None for all of them."""
+    """The ids that may be sampled, ascending; None for all."""
     top_p, top_k, min_p = float(batch.top_p[line]), int(batch.top_k[line]), float(batch.min_p[line])
     top_k = 0 if top_k >= len(row) else top_k
     if top_p >= 1 and not top_k:
@@ -228,7 +228,7 @@ def _kept(row: FloatArray, peak: np.float32, batch: SamplingBatch, line: int, sc
 
 
 def _cut(row: FloatArray, peak: np.float32, top_p: float, top_k: int, scratch: FloatArray) -> IdArray:
-    """By top_p and top_k: both keep a beginning of the same order, so the shorter one is kept."""
+    """Applies top_p and top_k. Both keep a prefix of the same order, so the shorter prefix is kept."""
     total = _total(row, peak, scratch) if top_p < 1 else math.inf
     for bound in _bounds(row, peak, top_p, total, top_k):
         ids = _above(row, bound)
@@ -239,12 +239,12 @@ def _cut(row: FloatArray, peak: np.float32, top_p: float, top_k: int, scratch: F
 
 
 def _bounds(row: FloatArray, peak: np.float32, top_p: float, total: float, top_k: int) -> Iterator[np.float32]:
-    """Values that few logits are above, and the cut is not far below; the last is below it for sure."""
+    """Bounds to try: few logits exceed them, and the cut is probably above. The last is certainly below the cut."""
     maxima = np.sort(_group_maxima(row))
     if top_k <= len(maxima):
         yield maxima[-(top_k or min(FIRST_LOOK, len(maxima)))]
     if top_p < 1:
-        sample = -np.sort(-row[::SAMPLE_EVERY])  # where the cut would be if all were like these
+        sample = -np.sort(-row[::SAMPLE_EVERY])  # estimates the cut from a sample of the logits
         place = _place(np.exp(sample - peak), top_p, "left")
         yield sample[min(len(sample) - 1, place + place // 8 + 8)]
         # tokens rarer than (1 - top_p) / vocab_size make up less than 1 - top_p together
@@ -255,7 +255,7 @@ def _bounds(row: FloatArray, peak: np.float32, top_p: float, total: float, top_k
 def _cut_among(
     ids: IdArray, values: FloatArray, peak: np.float32, top_p: float, total: float, top_k: int
 ) -> IdArray | None:
-    """``ids`` are all whose logits are at least some bound; None where the cut lies below it."""
+    """``ids`` are all ids whose logits reach some bound; returns None if the cut lies below that bound."""
     descending = -np.sort(-values)
     edge = descending[top_k - 1] if 0 < top_k <= len(ids) else None
     weights = np.exp(descending - peak)
@@ -265,7 +265,7 @@ def _cut_among(
     if edge is None:
         return None
     kept: IdArray = ids[values >= edge]
-    if 0 < top_k < len(kept):  # equal ones at the edge
+    if 0 < top_k < len(kept):  # ties at the edge
         above = ids[values > edge]
         kept = np.sort(np.concatenate([above, ids[values == edge][: top_k - len(above)]]))
     return kept
@@ -277,7 +277,7 @@ def _above(row: FloatArray, bound: float | np.float32) -> IdArray:
 
 
 def _group_maxima(row: FloatArray) -> FloatArray:
-    """The maxima of as many groups as each has members. Every id belongs to one; which to which does not matter."""
+    """The maxima of about sqrt(n) groups. Every id is in one group; it does not matter in which."""
     size = _block_size(len(row))
     maxima: FloatArray = row[: len(row) // size * size].reshape(-1, size).max(axis=0)
     return np.append(maxima, row[len(row) // size * size :])
@@ -298,12 +298,12 @@ def _log_total(row: FloatArray, scratch: FloatArray) -> float:
 
 
 def _block_size(count: int) -> int:
-    """Of 256 for a vocabulary of 65,536: as many blocks as each has elements."""
+    """About sqrt(count), a power of two: 256 for a vocabulary of 65,536."""
     return 1 << (count.bit_length() // 2)
 
 
 def _block_sums(values: FloatArray) -> NDArray[np.float64]:
-    """The sum of all values up to the end of each block; the last block may be shorter."""
+    """The cumulative sum at the end of each block; the last block may be shorter."""
     size = _block_size(len(values))
     whole = len(values) // size * size
     sums = values[:whole].reshape(-1, size).sum(axis=1)

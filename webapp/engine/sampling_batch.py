@@ -1,12 +1,12 @@
-"""What a sampler is given for a batch of lines of logits, and what it returns: flat arrays that numpy, C++ and a GPU
-can take as they are.
+"""Input and output of a sampler for a batch of lines of logits: flat arrays that numpy, C++ and a GPU can use as they
+are.
 
-How a line is sampled, exactly. Every sampler has to draw the same tokens; the numpy one is
-:mod:`webapp.engine.sampler`, and ``tests/reference/plain_sampler.py`` is the same for one line in plain steps.
+The exact definition of sampling. Every sampler must sample the same tokens. The numpy sampler is
+:mod:`webapp.engine.sampler`; ``tests/reference/plain_sampler.py`` does the same for one line in plain steps.
 
 1. ``adjusted``: the logits in float32, plus ``values`` at ``ids`` (penalties and biases). Then minus infinity at every
    banned token and at every token whose bit in the line's mask is 0.
-2. ``temperature`` 0: the largest ``adjusted``, of equals the lowest id. No number is drawn.
+2. ``temperature`` 0: the largest ``adjusted``, lowest id for ties. No random number is used.
 3. ``weight = exp(adjusted - max)``, their ``total`` over the vocabulary.
 4. ``top_p`` below 1: in descending order, the first token at which the cumulative sum of weights reaches
    ``top_p * total`` is the cut; every token with a logit of at least the cut's is kept. ``top_p`` 1 keeps all.
@@ -16,7 +16,7 @@ How a line is sampled, exactly. Every sampler has to draw the same tokens; the n
    cumulative sum exceeds ``uniform * sum``.
 
 Exponentials are float32 or better and sums correct to about 1e-6 of their value, in any order. So two samplers may
-differ where a cut or a draw lies that close to an edge, about once in a million tokens, and nowhere else.
+differ only if a cut or a sample lies that close to an edge: about once in a million tokens.
 
 This is the order of ``PIPELINE.sample_logits`` in the rwkv package's utils.py, which differs from the field's usual
 one: the softmax is cut at temperature 1 and only what is left is raised to ``1 / temperature``. min_p is not in the
@@ -30,7 +30,7 @@ package. Two deliberate differences: temperature 0 takes the best token without 
              return z ^ (z >> 31)
     uniform = (mix(mix(seed + G) + (position + 1) * G) >> 11) / 2**53      with G = 0x9E3779B97F4A7C15
 
-so a sequence goes on exactly from any position, and several positions can be drawn at once.
+so a sequence can continue exactly from any position, and several positions can be sampled at once.
 """
 
 from __future__ import annotations
@@ -47,37 +47,37 @@ from numpy.typing import NDArray
 from webapp.engine.sampling_params import SamplingParams
 
 NOT_FINITE = -1
-"""Instead of a token: the line's logits hold NaN or infinity."""
+"""Returned instead of a token: the line's logits contain NaN or infinity."""
 NO_TOKEN = -2
-"""Instead of a token: bans and masks leave none."""
+"""Returned instead of a token: bans and masks leave no token."""
 
 
 @dataclass(frozen=True)
 class SamplingBatch:
-    """``n`` lines; every array is C-contiguous. Ranges were checked before (:class:`SamplingParams`)."""
+    """``n`` lines; every array is C-contiguous. :class:`SamplingParams` has checked the ranges."""
 
     temperature: NDArray[np.float32]
-    """``(n,)``; 0 is greedy, which top_p 0 and top_k 1 have been turned into."""
+    """``(n,)``; 0 is greedy. top_p 0 and top_k 1 are converted to it."""
     top_p: NDArray[np.float32]
     top_k: NDArray[np.int32]
     min_p: NDArray[np.float32]
     seed: NDArray[np.uint64]
     position: NDArray[np.uint64]
-    """``(n,)``: how many tokens the sequence sampled before this one."""
+    """``(n,)``: how many tokens the sequence had sampled before."""
     starts: NDArray[np.int32]
     """``(n + 1,)``: line ``i`` adds ``values[starts[i]:starts[i+1]]`` to its logits at ``ids[...]``."""
     ids: NDArray[np.int32]
     """Token ids, each at most once in a line."""
     values: NDArray[np.float32]
     banned: NDArray[np.int32]
-    """``(b,)`` token ids that no line may draw (a tokenizer's unassigned ids), ascending."""
+    """``(b,)`` token ids that no line may sample (ids the tokenizer does not assign), ascending."""
     mask_of: NDArray[np.int32]
-    """``(n,)``: the line's row of ``masks``, -1 for none."""
+    """``(n,)``: the line's row in ``masks``, -1 for no mask."""
     masks: NDArray[np.uint32]
-    """``(m, ceil(vocab_size / 32))``: bit ``id % 32`` of word ``id // 32`` is 1 for a token that may come next, as
-    llguidance writes it. Bits beyond the vocabulary mean nothing."""
+    """``(m, ceil(vocab_size / 32))``: bit ``id % 32`` of word ``id // 32`` is 1 if the token may come next, as in
+    llguidance. Bits beyond the vocabulary are ignored."""
     alternatives: NDArray[np.int32]
-    """``(n,)``: -1 reports no logprobs, 0 to 20 those of the token and of so many best ones."""
+    """``(n,)``: -1 reports no logprobs; 0 to 20 reports the sampled token's and those of this many best tokens."""
 
     def __len__(self) -> int:
         return len(self.temperature)
@@ -87,10 +87,10 @@ class SamplingBatch:
 class Sampled:
     """``token_ids (n,)`` int32, or :data:`NOT_FINITE` / :data:`NO_TOKEN`.
 
-    With ``k`` the largest ``alternatives`` of the batch (the arrays are None where it is -1): ``logprobs (n,)`` of the
-    drawn tokens and ``best_ids, best_logprobs (n, k)``, best first, of equals the lowest id first. All of the model's
-    own distribution (the logits before adjustments, temperature 1), natural logarithm. Lines that asked for fewer have
-    anything in the places beyond.
+    ``k`` is the largest ``alternatives`` of the batch (the arrays are None if it is -1): ``logprobs (n,)`` of the
+    sampled tokens and ``best_ids, best_logprobs (n, k)``, best first, lowest id first for ties. Natural logarithms in
+    the model's own distribution (logits before adjustments, temperature 1). For lines that asked for fewer, the entries
+    beyond are undefined.
     """
 
     token_ids: NDArray[np.int32]
@@ -100,42 +100,42 @@ class Sampled:
 
 
 Words = NDArray[np.uint32]
-"""One bit a token of the vocabulary, as in :class:`SamplingBatch`."""
+"""One bit for each token of the vocabulary, as in :class:`SamplingBatch`."""
 SEED_MASK = 2**64 - 1
 
 
 class Constraint(Protocol):
-    """Which tokens may come next in one sequence. An exception from either method ends that sequence alone."""
+    """Which tokens may come next in one sequence. An exception from either method ends only that sequence."""
 
     def mask(self, usable: Words) -> Words:
-        """``(ceil(vocab_size / 32),)``: 1 for a token that may come next. ``usable`` are the tokens a model can write
-        at all; a mask that shares none with it leaves no token to choose."""
+        """``(ceil(vocab_size / 32),)``: 1 if the token may come next. ``usable``: the tokens that a model can write at
+        all; if a mask contains none of them, no token can be sampled."""
 
     def accept(self, token_id: int) -> None:
-        """This token was drawn and the sequence goes on."""
+        """Called after this token was sampled, if the sequence goes on."""
 
 
 @runtime_checkable
 class PartedConstraint(Constraint, Protocol):
-    """Of a text in parts that people come back to (bars of music): the state before each is kept, with its logits, so
-    that another way on from there reads nothing."""
+    """For a text in parts that users return to (bars of music). The state before each part is kept, with its logits, so
+    that a different continuation from there needs no prefill."""
 
     begins_part: bool
-    """Whether the token drawn last is the first of a part."""
+    """Whether the last sampled token is the first of a part."""
 
 
 ConstraintFactory = Callable[[dict[str, Any]], Constraint]
-"""Makes ``GenerationRequest.constraint`` one; raises a RequestError for a description it cannot use."""
+"""Makes a constraint from ``GenerationRequest.constraint``. Raises RequestError for an unusable description."""
 
 
 class Adjustments:
-    """What is added to single logits: RWKV's fading penalties, and fixed biases.
+    """What is added to single logits: RWKV's decaying penalties, and fixed biases.
 
-    ``logits[t] += bias[t] - presence - count[t] * frequency``, without ``presence`` for a token not seen. After each
-    token every count is multiplied by ``decay``, then the token's own count grows by one; a token once seen keeps its
-    presence penalty (``PIPELINE.generate`` in the rwkv package's utils.py). Exempt tokens are never counted. Prompt
-    tokens, where they count, do so in full and from the first token on. ``count_weights`` say where a use counts for
-    more or less than one, and ``rising_bias`` adds what grows with each token (both: ChatRWKV, music/run.py).
+    ``logits[t] += bias[t] - presence - count[t] * frequency``; ``presence`` only for tokens seen before. After each
+    token every count is multiplied by ``decay``, then the token's own count grows by one. A token keeps its presence
+    penalty once it was seen (``PIPELINE.generate`` in the rwkv package's utils.py). Exempt tokens are never counted.
+    Prompt tokens, if they count, count fully from the first token on. ``count_weights``: tokens of which one use counts
+    more or less than one. ``rising_bias``: a bias that grows with each token (both: ChatRWKV, music/run.py).
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Adjustments:
 
     @property
     def counts(self) -> dict[int, float]:
-        """Token id -> faded count of every token seen."""
+        """Token id -> decayed count of every token seen."""
         return {token_id: float(self._counts[row]) for token_id, row in self._rows.items() if token_id in self._seen}
 
     @property
@@ -174,7 +174,7 @@ class Adjustments:
         return bool(self._rows)
 
     def current(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Token ids, each once, and what is added to their logits. Views, valid until the next token."""
+        """Token ids (unique), and what is added to their logits. Views, valid until the next token."""
         size = len(self._rows)
         return self._ids[:size], self._fixed[:size] - self._counts[:size] * self._frequency
 
@@ -206,9 +206,9 @@ class Adjustments:
 
 
 class SequenceSampling:
-    """Of one sequence: its parameters, seed, counts and constraint. ``position`` counts the tokens sampled.
+    """The sampling of one sequence: parameters, seed, counts and constraint. ``position`` counts the sampled tokens.
 
-    Going on exactly needs ``seed``, ``position``, ``adjustments.counts`` and the constraint's own position.
+    To continue exactly, one needs ``seed``, ``position``, ``adjustments.counts`` and the constraint's own position.
     """
 
     def __init__(
@@ -222,14 +222,14 @@ class SequenceSampling:
         self.parts = constraint if isinstance(constraint, PartedConstraint) else None
 
     def accept(self, token_id: int) -> None:
-        """The token drawn last, and the sequence goes on."""
+        """Called with the last sampled token, if the sequence goes on."""
         self.adjustments.accept(token_id)
         if self.constraint is not None:
             self.constraint.accept(token_id)
 
 
 class BatchMaker:
-    """Makes the batch of each step. What does not change while the same sequences run is made once."""
+    """Makes the batch of each step. Arrays that stay the same while the same sequences run are made once."""
 
     def __init__(self, vocab_size: int, banned_token_ids: Iterable[int]) -> None:
         self.banned = np.array(sorted(t for t in set(banned_token_ids) if 0 <= t < vocab_size), np.int32)
@@ -242,7 +242,7 @@ class BatchMaker:
         self._fixed: dict[str, NDArray[Any]] = {}
 
     def make(self, members: Sequence[SequenceSampling], masks: Mapping[int, Words]) -> SamplingBatch:
-        """``masks``: by line, of the sequences that have a constraint."""
+        """``masks``: by line, for the sequences that have a constraint."""
         if self._members != members:
             self._members, self._fixed = list(members), _fixed_arrays(members)
         mask_of, rows = self._fixed["mask_of"], self._no_masks
@@ -258,7 +258,7 @@ class BatchMaker:
 
 
 def without(words: Words, token_ids: Iterable[int], usable: Words) -> Words:
-    """The same without these tokens; as it is where none that is usable would be left."""
+    """The mask without these tokens; unchanged if no usable token would be left."""
     left = words.copy()
     for token_id in token_ids:
         if token_id < 32 * len(left):
@@ -267,7 +267,7 @@ def without(words: Words, token_ids: Iterable[int], usable: Words) -> Words:
 
 
 def _adjusted(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
-    """What is added to the lines; {} where nothing is."""
+    """What is added to the lines; {} if there is nothing to add."""
     if not any(member.adjustments.has_any for member in members):
         return {}
     adjusted = [member.adjustments.current() for member in members]
@@ -281,7 +281,7 @@ def _adjusted(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
 
 
 def _fixed_arrays(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
-    """What stays while the same sequences run; nothing is added to their logits."""
+    """The arrays that stay the same while the same sequences run, without adjustments."""
     params = [member.params for member in members]
     return {
         "starts": np.zeros(len(members) + 1, np.int32),

@@ -1,8 +1,8 @@
-"""How the next token is chosen, and when to stop. Plain data; the sampler is in :mod:`webapp.engine.sampler`.
+"""The parameters for sampling the next token and for stopping. Plain data; see :mod:`webapp.engine.sampler`.
 
 :class:`SamplingParams` is also the table of sampling parameters: a field's :func:`parameter` gives its range, step and
 names in the APIs. The API bodies, the preset form, the chat's panel, the command line and the import of RWKV-Runner's
-presets are made from it. To add one: a field here, its part in the sampler, its words in ``presets.json``.
+presets use it. To add a parameter: a field here, its part in the sampler, its texts in ``presets.json``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ JS_SAFE_INTEGER = 2**53 - 1
 class SamplingParameter:
     """One row of the table.
 
-    ``kind``: float, int or bool; ``least`` and ``most`` bound it, inclusive. ``step`` and ``slider`` (its ends) draw
-    it in a form, and ``is_common`` puts it among the first. ``names`` is API -> the name there, for the APIs that take
-    it; ``api_ranges`` is API -> (least, most) where that API's range differs (a value below 0 then means "off" or
-    "no limit"). ``default`` None: nothing is set.
+    ``kind``: float, int or bool. ``least`` and ``most``: its range, inclusive. Forms use ``step`` and ``slider`` (its
+    ends); ``is_common`` shows it among the first. ``names``: API -> its name there, for the APIs that accept it.
+    ``api_ranges``: API -> (least, most) if that API's range differs (a value below 0 then means "off" or "no limit").
+    ``default`` None: not set.
     """
 
     name: str
@@ -42,8 +42,8 @@ class SamplingParameter:
 
 
 def parameter(default: Any, least: float = 0, most: float = 1, *, apis: str, **row: Any) -> Any:
-    """A field of :class:`SamplingParams` that people set. ``apis``: the APIs that take it, ``api:name`` where the name
-    there is another one."""
+    """A field of :class:`SamplingParams` that people set. ``apis``: the APIs that accept it, ``api:name`` if its name
+    there is different."""
     return field(default=default, metadata={"row": {"least": least, "most": most, "apis": apis, **row}})
 
 
@@ -57,7 +57,7 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``min_p`` 0 are off. ``penalty_decay`` multiplies every count
     after each token. ``global_penalty`` counts the prompt's tokens too. ``logit_bias`` is added before the softmax.
     A generation ends with ``stop`` at a token of ``stop_token_ids`` (not part of the text) or after a run of
-    ``stop_token_sequences`` (whose tokens are not part of the text either). ``seed`` None draws one.
+    ``stop_token_sequences`` (whose tokens are not part of the text either). ``seed`` None: a random seed.
     """
 
     temperature: float = parameter(
@@ -94,15 +94,15 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = (0,)
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
     min_tokens: int = 0
-    """Before so many tokens nothing ends the answer but a grammar that is complete."""
+    """Before this many tokens, only a complete grammar can end the answer."""
     ignore_eos: bool = False
-    """Nothing does before ``max_tokens``."""
+    """Nothing ends the answer before ``max_tokens``."""
     count_weights: tuple[tuple[int, int, float], ...] = ()
-    """(first id, the id behind the last, weight): how much one use of such a token counts for the frequency penalty; 1
-    where nothing is said. Music models count waits less than notes."""
+    """(first id, last id + 1, weight): how much one use of such a token counts for the frequency penalty; 1 by default.
+    Music models count waits less than notes."""
     rising_bias: tuple[tuple[int, float, float], ...] = ()
-    """(token id, what is added to its logit at the first token, by how much that grows with each): an end that becomes
-    likelier the longer a text is."""
+    """(token id, bias of its logit at the first token, growth per token): makes an ending more likely the longer a text
+    is."""
     logprobs: int | None = None
     """How many alternatives to report per token (0 to 20); None reports nothing."""
 
@@ -139,12 +139,12 @@ class SamplingParams:
         return self.presence_penalty != 0 or self.frequency_penalty != 0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; :meth:`from_dict` reads it back."""
+        """For JSON; :meth:`from_dict` reads it back."""
         return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SamplingParams:
-        """From :meth:`to_dict`'s form, or any subset of it; unknown names are an ``sampling_invalid``."""
+        """From the form of :meth:`to_dict`, or any subset of it. Raises ``sampling_invalid`` for unknown names."""
         known = {f.name for f in fields(cls)}
         for name in data:
             if name not in known:
@@ -167,7 +167,7 @@ def _row(name: str, kind: type, default: Any, least: float, most: float, apis: s
 
 
 PARAMETERS: tuple[SamplingParameter, ...] = _rows()
-"""The table, in the order forms show it."""
+"""The table, in the order of the forms."""
 _BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
 _WEIGHT = SamplingParameter("count_weights", float, 1.0, 0, 100)
 _MIN_TOKENS = SamplingParameter("min_tokens", int, 0, 0, 102_400)
@@ -192,7 +192,7 @@ _FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {
         lambda value: tuple((int(token_id), float(first), float(growth)) for token_id, first, growth in value),
     ),
 }
-"""What JSON has another form for, in words and as a reader."""
+"""Fields with another form in JSON: a description for errors, and a reader."""
 
 
 def _read(name: str, value: Any) -> Any:

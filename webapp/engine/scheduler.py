@@ -1,14 +1,14 @@
-"""One request on its way through the engine (how it becomes a sequence, what it has read and written so far, where it
-ends by itself), and who runs next: policy only, no model, no arrays.
+"""The life of a request in the engine (its sequence, what it has processed and written so far, when it stops), and
+which sequence runs next. Policy only: no model, no arrays.
 
-A sequence waits, then holds a slot: it prefills its prompt and decodes until it ends. Sequences join and leave at any
-step. Slots go to the waiting client with the fewest running sequences, then to the one served longest ago; within a
-client, first come first served.
+A sequence waits, then gets a slot: it prefills its prompt and decodes until it ends. Sequences can start and end at any
+step. Slots go to the waiting client with the fewest running sequences, then to the client that waited longest; requests
+of one client are served in order.
 
-In a step every decoding sequence gets its token, and at most ``prefill_chunk`` prompt tokens are read beside them, so a
-long prompt slows an answer in progress by a bounded amount. Prefilling sequences take turns: a short prompt is read
-soon although a long one came before it, and chunks stay whole because a backend reads 64 tokens at once far
-faster than 8 times 8.
+In a step every decoding sequence gets its token, and at most ``prefill_chunk`` prompt tokens are processed with them,
+so a long prompt slows running answers by a bounded amount. Prefilling sequences take turns: a short prompt is processed
+soon although a long one came before it. Chunks are not split between them, because a backend processes 64 tokens at
+once far faster than 8 times 8.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ PART_APART = 16
 class StopMatcher:
     """Reads sampled tokens one by one and says how many of them are sure to belong to the answer.
 
-    A token that may be the beginning of a stop sequence is held back until that is decided: no part of a stop leaks,
-    and nothing is lost when the rest does not come. The stop completed first ends the generation; of two completed by
-    the same token, the longer, which begins earlier.
+    A token that may be the beginning of a stop sequence is held back until that is decided: no part of a stop sequence
+    gets out, and no token is lost if it is not completed. The first completed stop ends the generation; if one token
+    completes two, the longer one counts, which begins earlier.
     """
 
     def __init__(self, stop_token_ids: Iterable[int], stop_token_sequences: Iterable[tuple[int, ...]] = ()) -> None:
@@ -58,7 +58,7 @@ class StopMatcher:
         self._held: list[int] = []
 
     def feed(self, token_id: int) -> int:
-        """How many of the oldest tokens held back, this one included, are now released. A stop voids the rest."""
+        """How many of the oldest held-back tokens, including this one, are released now. A stop discards the rest."""
         self._held.append(token_id)
         stop = self._completed()
         if stop:
@@ -73,14 +73,14 @@ class StopMatcher:
         return {*self._stop_token_ids, *(sequence[-1] for sequence in begun)}
 
     def _completed(self) -> int:
-        """Length of the stop that ends here; 0 when none does."""
+        """Length of the stop that ends here; 0 if none does."""
         for sequence in self._sequences:
             if tuple(self._held[-len(sequence) :]) == sequence:
                 return len(sequence)
         return int(self._held[-1] in self._stop_token_ids)
 
     def _partial(self) -> int:
-        """Length of the longest end of what is held that begins a stop sequence."""
+        """Length of the longest tail of the held tokens that begins a stop sequence."""
         if not self._sequences:
             return 0
         for length in range(len(self._held), 0, -1):
@@ -107,8 +107,8 @@ class SequenceStatus(Enum):
 
 @dataclass(eq=False)
 class Sequence:
-    """Everything that decides how it goes on is a value in here: the tokens the slot's state has consumed, the pending
-    token and its sampling. With the state itself, that is what an exact replay needs.
+    """All values that decide how the sequence goes on: the tokens that the slot's state has consumed, the pending token
+    and the sampling. With the state itself, they allow an exact replay.
 
     Times are the engine clock's seconds.
     """
@@ -127,28 +127,28 @@ class Sequence:
     """How many tokens the slot's state has consumed: prompt first, then sampled ones."""
     cached_tokens: int = 0
     completion_token_ids: list[int] = field(default_factory=list)
-    """Every sampled token, stops too. While decoding, the last one is pending: not yet in the state."""
+    """Every sampled token, including stops. While decoding, the last one is pending: not yet in the state."""
     logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
     admitted_at: float | None = None
     first_token_at: float | None = None
     drafter: Drafter | None = None
-    """Made when it is first asked for a guess."""
+    """Created at the first request for a draft."""
     before_draft: tuple[int, SavedState] | None = None
-    """While the state has consumed guesses not yet known to be right: position and state without them."""
+    """While the state has consumed unconfirmed draft tokens: position and state without them."""
     first_logits: NDArray[np.float32] | None = None
-    """From its admission to the first draw: those after the whole prompt, where they were kept with its state."""
+    """From admission to the first sample: the logits after the whole prompt, if they were stored with its state."""
     snapshots: list[str] = field(default_factory=list)
-    """Names of those it began with or left, in this order."""
+    """Names of the snapshots that it started from or created, in this order."""
     snapshot_after: int = 0
-    """How many written tokens the last snapshot of the answer has consumed."""
+    """How many written tokens the answer's last snapshot has consumed."""
     parts: list[str] = field(default_factory=list)
-    """Names of the snapshots before parts of the answer that are in memory, in their order."""
+    """Names of the in-memory snapshots before parts of the answer, in order."""
     part_stride: int = 1
-    """Every how many parts there is one: more where there are too many."""
+    """A snapshot for every this many parts; it grows if there are too many."""
     parts_begun: int = 0
     start_digest: str = ""
     end_digest: str = ""
-    """Of the slot's state after admission and at the end, where the engine checks states."""
+    """Digests of the slot's state after admission and at the end, if the engine checks states."""
     _drafter_fed: int = 0
     _sure: int = 0
     _taken: int = 0
@@ -166,7 +166,7 @@ class Sequence:
 
     @property
     def snapshot_digest(self) -> str:
-        """What its snapshots are kept under, with their tokens."""
+        """The key of its snapshots, together with their tokens."""
         return keyed_digest(self.initial_state_digest, self.request.origin)
 
     @property
@@ -175,7 +175,7 @@ class Sequence:
 
     @property
     def pending_token_ids(self) -> list[int]:
-        """What the state is to consume next: while decoding the last token; several after a guess that was wrong."""
+        """The next tokens for the state: while decoding the last token; several after a rejected draft."""
         return self.completion_token_ids[self.position - self.prompt_length :]
 
     @property
@@ -183,7 +183,7 @@ class Sequence:
         return len(self.completion_token_ids) < self.params.least_tokens
 
     def draft(self, most: int, least_chance: float) -> tuple[int, ...]:
-        """Guesses at the next tokens; none where each token depends on more than the ones before it."""
+        """Draft tokens; none if a token depends on more than the tokens before it."""
         params = self.params
         room = min(most, params.max_tokens - len(self.completion_token_ids) - 1)
         if room < 1 or params.logprobs is not None or self.sampling.constraint is not None:
@@ -201,16 +201,16 @@ class Sequence:
         return (*self.prompt_token_ids[: self.position], *sampled)
 
     def next_pause(self, position: int) -> int:
-        """Where prefill from ``position`` has to end a chunk at the latest."""
+        """The position at which a prefill chunk from ``position`` must end at the latest."""
         return next((length for length in self.snapshot_lengths if length > position), self.prompt_length)
 
     @property
     def releasable(self) -> int:
-        """How many sampled tokens are sure to belong to the answer and have not gone out."""
+        """How many sampled tokens are sure to belong to the answer and have not been sent."""
         return self._sure - self._taken
 
     def accept(self, token_id: int) -> None:
-        """Takes a sampled token. Penalties and the constraint do not hear of one that stops the sequence."""
+        """Takes a sampled token. Penalties and the constraint do not see a token that stops the sequence."""
         self.completion_token_ids.append(token_id)
         self.sampling.position += 1
         self._sure += self.stop_matcher.feed(token_id)
@@ -218,12 +218,12 @@ class Sequence:
             self.sampling.accept(token_id)
 
     def release_held_back(self) -> None:
-        """At an end that no stop caused: what might have become a stop belongs to the answer after all."""
+        """For an end without a stop: the held-back tokens belong to the answer."""
         if not self.stop_matcher.is_stopped:
             self._sure = len(self.completion_token_ids)
 
     def take(self) -> tuple[tuple[int, ...], tuple[tuple[TokenLogprob, ...], ...]]:
-        """The releasable tokens, once, with their logprobs where these were asked for."""
+        """The releasable tokens, once, with their logprobs if requested."""
         new = slice(self._taken, self._sure)
         self._taken = self._sure
         return tuple(self.completion_token_ids[new]), tuple(self.logprobs[new])
@@ -253,7 +253,7 @@ def keyed_digest(digest: str, origin: str) -> str:
 
 @dataclass(frozen=True)
 class Start:
-    """What a sequence begins with, and the digest that snapshots grown from it are kept under. Never written to."""
+    """The initial state of a sequence, and the digest that is the key of snapshots made from it. Read-only."""
 
     state: RecurrentState
     digest: str
@@ -264,7 +264,7 @@ class Start:
 
 
 class SequenceFactory:
-    """``max_snapshots`` bounds the snapshots one prompt takes: more than the cache holds would push each other out."""
+    """``max_snapshots`` limits the snapshots of a prompt: more than the cache can hold would evict each other."""
 
     def __init__(
         self,
@@ -279,10 +279,10 @@ class SequenceFactory:
         self._max_snapshots = max_snapshots
 
     def make(self, request: GenerationRequest, start: Start, arrived_at: float) -> Sequence:
-        """``start`` is used unless the request brings a state of its own.
+        """``start`` is used unless the request has its own state.
 
-        Raises a RequestError for an empty prompt, a token outside the vocabulary or a constraint that cannot be used,
-        and ``state_mismatch`` for an initial state of another model.
+        Raises RequestError for an empty prompt, a token outside the vocabulary or an unusable constraint, and
+        ``state_mismatch`` for an initial state of another model.
         """
         self.check_token_ids(request.prompt_token_ids)
         for token_id in request.params.logit_bias:
@@ -303,7 +303,7 @@ class SequenceFactory:
         )
 
     def check_token_ids(self, token_ids: Iterable[int]) -> None:
-        """``prompt_empty`` or ``token_out_of_range``."""
+        """Raises ``prompt_empty`` or ``token_out_of_range``."""
         if not token_ids:
             raise RequestError("prompt_empty")
         for token_id in token_ids:
@@ -330,10 +330,11 @@ class SequenceFactory:
         return self._constraint_factory(description)
 
     def _snapshot_lengths(self, request: GenerationRequest, is_parted: bool) -> list[int]:
-        """Of the boundaries inside the prompt the first, which other prompts share, the last :data:`LAST_EACH`, all of
-        a text in parts, and so many others that from each boundary it is no more than :data:`LEAST_APART` tokens back
-        to a snapshot, or 1 / :data:`PART_APART` of the tokens after it. Besides, regular places of a long prompt, where
-        prompts that differ after them meet. Of too many the last, which are asked for most."""
+        """Where prefill pauses for snapshots: the first boundary inside the prompt, which other prompts share; the last
+        :data:`LAST_EACH`; all boundaries of a text in parts; and enough others that the way back from each boundary to
+        a snapshot is at most :data:`LEAST_APART` tokens or 1 / :data:`PART_APART` of the tokens after it. Also regular
+        positions in a long prompt, which prompts that differ later share. If there are too many, the last ones, which
+        are used most."""
         length = len(request.prompt_token_ids)
         asked = (*request.boundaries, length) if request.is_kept else request.boundaries
         boundaries = sorted({boundary for boundary in asked if 0 < boundary <= length})
@@ -346,12 +347,12 @@ class SequenceFactory:
         return kept[max(1, len(kept) - self._max_snapshots) :]
 
 
-# who runs next
+# which sequence runs next
 
 
 @dataclass(frozen=True)
 class PrefillPiece:
-    """Prompt tokens ``start`` up to ``end`` of one sequence."""
+    """Prompt tokens from ``start`` up to ``end`` of one sequence."""
 
     sequence: Sequence
     start: int
@@ -360,7 +361,7 @@ class PrefillPiece:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step's work. A sequence may have several pieces, in order: a chunk is split where a snapshot is due."""
+    """The work of one step. A sequence may have several pieces, in order: a chunk is split at a snapshot."""
 
     decoding: list[Sequence]
     prefill: list[PrefillPiece]
@@ -372,14 +373,14 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self._prefilling: deque[Sequence] = deque()  # the next turn is the first one's
+        self._prefilling: deque[Sequence] = deque()  # the first one has the next turn
         self._last_turn: dict[str, int] = {}
         self._turns = 0
-        self._order: list[Sequence] | None = None  # of the waiting ones; None after a change
+        self._order: list[Sequence] | None = None  # of the waiting sequences; None after a change
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
-        # A newcomer stands just before the client served last: ahead of whom holds the floor, behind all who waited.
+        # A new client comes just before the client served last and after all clients that waited longer.
         self._last_turn.setdefault(sequence.request.client, self._turns - 1)
         self._order = None
 
@@ -388,7 +389,7 @@ class Scheduler:
         return next((sequence for sequence in both if sequence.request.request_id == request_id), None)
 
     def remove(self, sequence: Sequence) -> None:
-        """Ends a sequence wherever it stands."""
+        """Removes a sequence from every queue and marks it as finished."""
         for queue in (self.waiting, self.running, self._prefilling):
             if sequence in queue:
                 queue.remove(sequence)
@@ -396,7 +397,7 @@ class Scheduler:
         self._order = None
 
     def admit(self) -> list[Sequence]:
-        """Moves as many as there is room for from waiting to running; they need a slot now."""
+        """Moves as many sequences as there is room for from waiting to running; the caller gives them slots."""
         admitted = self.waiting_order()[: max(0, self.max_sequences - len(self.running))]
         for sequence in admitted:
             self.waiting.remove(sequence)
@@ -409,7 +410,7 @@ class Scheduler:
         return admitted
 
     def waiting_order(self) -> list[Sequence]:
-        """The waiting ones in the order they would get slots if none running ended before."""
+        """The waiting sequences in the order in which they would get slots if no running one ended before."""
         if self._order is None:
             self._forget_idle_clients()
             self._order = self._fair_order()
@@ -437,7 +438,7 @@ class Scheduler:
         return StepPlan(decoding, self._plan_prefill())
 
     def start_decoding(self, sequence: Sequence) -> None:
-        """Its prompt is read and its first token sampled."""
+        """Its prompt is processed; its first token can be sampled."""
         self._prefilling.remove(sequence)
         sequence.status = SequenceStatus.DECODING
 
@@ -457,7 +458,7 @@ class Scheduler:
         return pieces
 
     def _end_turn_of(self, sequence: Sequence) -> None:
-        """It and those before it, who got all they needed, go to the back."""
+        """Moves it and the sequences before it, which got all they needed, to the end."""
         self._prefilling.rotate(-1 - self._prefilling.index(sequence))
 
     def _forget_idle_clients(self) -> None:

@@ -1,5 +1,5 @@
-"""When the state of a running sequence is kept as a snapshot, and for how long: where its prompt pauses, on the way of
-a long answer, before each part of one, and at its end."""
+"""When the state of a running sequence is saved as a snapshot, and for how long: where its prompt pauses, during a long
+answer, before each part of an answer, and at its end."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FloatArray = NDArray[np.float32]
 SNAPSHOT_EVERY = 256
 """Tokens of a long answer between two snapshots."""
 PARTS_SHARE = 4
-"""The snapshots before parts of one answer take no more than this part of the memory for all."""
+"""The snapshots before parts of one answer use at most 1 / this of the memory for all snapshots."""
 WORTH_LASTING = 512
-"""So many tokens read at a time are worth a file, whatever they are read for."""
+"""A prefill of this many tokens is worth a file, for any request."""
 
 
 class SequenceSnapshots:
@@ -32,8 +32,8 @@ class SequenceSnapshots:
         self._config = backend.config
 
     def at_end(self, sequence: Sequence) -> None:
-        """The state at an answer's end, which has consumed all but its last token: an answer that ends inside a draft
-        gets there by a step of its own."""
+        """Saves the state at an answer's end, after all but its last token. An answer that ends inside a draft needs
+        one more step for that."""
         try:
             put_back(self._backend, sequence)
             late = tuple(sequence.pending_token_ids[:-1]) if sequence.status is SequenceStatus.DECODING else ()
@@ -46,8 +46,8 @@ class SequenceSnapshots:
             self.keep(sequence)
 
     def on_the_way(self, sequence: Sequence, logits: FloatArray | None) -> None:
-        """Of a long answer, so that little is read again where the engine ends before it does; and where a part of it
-        begins, with the ``logits`` the state ended with."""
+        """Saves snapshots of a long answer, so that little is processed again if the engine stops before it ends; and
+        one where a part begins, with the state's ``logits``."""
         written = sequence.position - sequence.prompt_length
         is_due = sequence.request.is_kept and written >= sequence.snapshot_after + SNAPSHOT_EVERY
         if is_due and sequence.status is SequenceStatus.DECODING and sequence.before_draft is None:
@@ -58,7 +58,7 @@ class SequenceSnapshots:
             self._keep_part(sequence, logits)
 
     def _keep_part(self, sequence: Sequence, logits: FloatArray | None) -> None:
-        """In memory alone. Of more parts than :data:`PARTS_SHARE` allows, every second goes, and so on."""
+        """In memory only. If there are more than :data:`PARTS_SHARE` allows, every second one is removed again."""
         sequence.parts_begun += 1
         token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
         if sequence.parts_begun % sequence.part_stride or self._store.contains(digest, token_ids, True):
@@ -72,9 +72,9 @@ class SequenceSnapshots:
             sequence.part_stride *= 2
 
     def keep(self, sequence: Sequence, logits: FloatArray | None = None, lasts: bool = True) -> None:
-        """Keeps the slot's state under the tokens that made it, and ``logits (vocab_size,)`` after them if given. A
-        failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go. One that
-        ``lasts`` is on disk, too, of a request that is kept or a long reading."""
+        """Saves the slot's state under the tokens that made it, and the ``logits (vocab_size,)`` after them if given. A
+        failure costs the snapshot, not the answer; if memory is the reason, all snapshots in memory are dropped. A
+        snapshot that ``lasts`` is also written to disk, for a kept request or a long prefill."""
         token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
         is_useless = self._store.limit_bytes < self._config.state_bytes()
         if is_useless:
@@ -95,7 +95,7 @@ class SequenceSnapshots:
 
 
 def put_back(backend: Backend, sequence: Sequence) -> None:
-    """The state without the guesses in it."""
+    """Restores the state without draft tokens."""
     if sequence.before_draft is not None:
         sequence.position, saved = sequence.before_draft
         sequence.before_draft = None

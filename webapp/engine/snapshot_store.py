@@ -1,18 +1,17 @@
-"""Snapshots: states found again by the tokens that made them, in memory up to a budget and in a folder up to a quota.
+"""Snapshots: states found by the tokens that made them, in memory up to a budget and in a folder up to a quota.
 
-A recurrent state cannot be cut back, so a prompt can only go on from a snapshot taken exactly at one of its prefixes. A
-snapshot is known by everything that made it: the model and the options that change its numbers (``identity``), the
+A recurrent state cannot be truncated, so a prompt can only start from a snapshot taken exactly at one of its prefixes.
+A snapshot's key covers everything that made it: the model and the options that change its numbers (``identity``), the
 digest of the initial state, and the tokens, as a chain of hashes with a link every :data:`BLOCK` tokens. Keys are
-BLAKE2b, so no prompt can find another's state.
+BLAKE2b hashes, so no prompt can find the state of another.
 
-What sampling needs besides the state is either inside (the logits, where an answer begins at the snapshot's end) or
-follows from the request: seed, draws so far, penalties and grammar all come from the tokens written before.
+What sampling needs besides the state is either stored with it (the logits, if an answer begins at the snapshot's end)
+or follows from the request: seed, position, penalties and grammar depend only on the tokens written before.
 
-A file is written behind the answer by a thread, newest first: to a ``.part``, synced unless many wait, then renamed, so
-that a name never stands for half a snapshot. It is a safetensors file whose header names what it is of and the digest
-of all its bytes; every array is in the narrowest of F32, F16 and BF16 that holds it exactly. What is read is
-checked against the sizes of the model before a byte is believed. A file that is missing or damaged costs reading the
-tokens again.
+A thread writes files in the background, newest first: to a ``.part`` file, synced unless many wait, then renamed, so
+that no name ever refers to half a snapshot. The file is safetensors; its header has its key and the digest of all its
+bytes. Every array uses the narrowest of F32, F16 and BF16 that represents it exactly. A file is checked against the
+sizes of the model before its data is used. If a file is missing or damaged, its tokens are prefilled again.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ BLOCK = 64
 ENDING, PART_ENDING = ".snapshot", ".part"
 LOGITS = "logits"
 HEADER_BYTES, MOST_HEADER_BYTES = 1 << 10, 1 << 14
-"""What one of a model's snapshots has at most, and what is read of one that says it has more."""
+"""The largest header of a valid snapshot, and the largest header that is read from any file."""
 MOST_UNWRITTEN_BYTES = 128 << 20
-"""What waits to be written beyond this is forgotten, the oldest first: a disk that cannot keep up costs snapshots."""
+"""If more than this waits to be written, the oldest are dropped: a slow disk costs snapshots."""
 MOST_SYNCED = 4
-"""Where more wait, none is synced: the sync takes 14 of the 17 ms in which a file of 668 kB is written."""
+"""If more wait, none is synced: the sync takes 14 of the 17 ms in which a file of 668 kB is written."""
 SPARE_BYTES = 1 << 30
-"""A disk with less left gets no more snapshots."""
+"""No snapshots are written to a disk with less free space."""
 FULL = 0.95
-"""How full the folder is after room was made: looking through it takes a moment."""
+"""How full the folder is after a clean-up: scanning it takes a moment."""
 STALE_PART_S = 600.0
 MOST_PREFIXES = 64
 RETIRED_S = 30 * 86_400.0
@@ -67,7 +66,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Never written to. ``logits (vocab_size,)`` are those after its last token, where an answer begins there."""
+    """Read-only. ``logits (vocab_size,)`` are those after its last token, if an answer begins there."""
 
     state: RecurrentState
     logits: FloatArray | None = None
@@ -78,7 +77,7 @@ class Snapshot:
 
 
 class Key(NamedTuple):
-    """Of a prefix of ``length`` tokens: the chain over its whole blocks, and the hash of the rest."""
+    """Key of a prefix of ``length`` tokens: the hash chain over its whole blocks, and the hash of the rest."""
 
     block: bytes
     length: int
@@ -86,8 +85,8 @@ class Key(NamedTuple):
 
 
 class SnapshotStore:
-    """Called by the engine's thread alone. Least recently used snapshots leave memory once all of them exceed
-    ``limit_bytes``; 0 keeps none, in no place. ``folder`` None keeps them in memory only."""
+    """Called only by the engine's thread. If all snapshots together exceed ``limit_bytes``, the least recently used
+    leave memory; 0 disables snapshots, on disk too. ``folder`` None keeps them in memory only."""
 
     def __init__(self, limit_bytes: int, folder: SnapshotFolder | None = None, identity: str = "") -> None:
         self.limit_bytes = limit_bytes
@@ -106,9 +105,9 @@ class SnapshotStore:
     def longest_prefix(
         self, digest: str, token_ids: Sequence[int], is_for_answer: bool = True
     ) -> tuple[int, Snapshot] | None:
-        """The snapshot of the longest prefix an answer can go on from, and that prefix's length: all of the tokens
-        where the snapshot has its logits, or it is not ``is_for_answer`` at once, else fewer. ``digest`` is of the
-        initial state."""
+        """The snapshot of the longest prefix from which an answer can go on, and the prefix's length. The prefix can be
+        all tokens if the snapshot has logits or ``is_for_answer`` is False; otherwise it is shorter. ``digest`` is that
+        of the initial state."""
         ids = array("I", token_ids)
         chain = list(self._chain(digest, ids))
         for number in range(len(chain) - 1, -1, -1):
@@ -132,17 +131,17 @@ class SnapshotStore:
         return found[-MOST_PREFIXES:]
 
     def contains(self, digest: str, token_ids: Sequence[int], with_logits: bool = False) -> bool:
-        """In memory. One without logits does not do where they are asked for."""
+        """Whether it is in memory. A snapshot without logits does not count if logits are required."""
         found = self._kept.get(self._key(digest, token_ids))
         return found is not None and (found.logits is not None or not with_logits)
 
     def name(self, digest: str, token_ids: Sequence[int]) -> str:
-        """What a snapshot of these tokens is called: the name of its file but for ``-logits`` and the ending."""
+        """The name of a snapshot of these tokens: its file name without ``-logits`` and the extension."""
         return name_of(self._key(digest, token_ids), False)
 
     def put(self, digest: str, token_ids: Sequence[int], snapshot: Snapshot, is_lasting: bool = False) -> None:
-        """Keeps it as the newest, and in the folder where it ``is_lasting``; one that alone exceeds the limit is not
-        kept. The snapshot is the store's from now on."""
+        """Stores a snapshot as the newest, and on disk if ``is_lasting``. A snapshot larger than the limit is not
+        stored. The store owns the snapshot from now on."""
         size = snapshot.nbytes + _KEY_BYTES
         if size > self.limit_bytes:
             return
@@ -157,8 +156,8 @@ class SnapshotStore:
             self._forget(next(iter(self._kept)))
 
     def retire(self, digest: str, token_ids: Sequence[int], keep: Collection[int]) -> None:
-        """Snapshots of prefixes of these tokens leave the folder before others, but not those of the lengths to
-        ``keep``: a chat goes on from its end more often than from its middle."""
+        """Snapshots of prefixes of these tokens leave the folder before others, except those with a length in ``keep``:
+        a chat goes on from its end more often than from its middle."""
         if self.folder is None:
             return
         ids = array("I", token_ids)
@@ -168,7 +167,7 @@ class SnapshotStore:
                     self.folder.retire(key)
 
     def forget(self, names: Collection[str], in_memory: bool = False) -> None:
-        """Those of these names (:meth:`name`), from memory and folder, or from memory alone."""
+        """Removes the snapshots with these names (:meth:`name`), from memory and folder or from memory only."""
         for name in names:
             if (named := key_of(name + ENDING)) is not None:
                 self._forget(named[0])
@@ -176,13 +175,13 @@ class SnapshotStore:
                     self.folder.remove(named[0])
 
     def clear(self) -> None:
-        """Memory, not the folder."""
+        """Clears memory, not the folder."""
         self._kept.clear()
         self._by_block.clear()
         self.used_bytes = 0
 
     def close(self) -> None:
-        """Writes what is unwritten, as far as that takes no longer than :data:`CLOSE_S`."""
+        """Writes what is still unwritten, for at most :data:`CLOSE_S` seconds."""
         if self.folder is not None:
             self.folder.close()
 
@@ -218,7 +217,7 @@ class SnapshotStore:
             del self._by_block[key.block]
 
     def _chain(self, digest: str, ids: array[int]) -> Iterator[bytes]:
-        """The hash after no block, after one, and so on."""
+        """The hash after no block, after one block, and so on."""
         block = hashlib.blake2b(f"{self._identity}\0{digest}".encode(), digest_size=16).digest()
         yield block
         for start in range(0, len(ids) - BLOCK + 1, BLOCK):
@@ -236,10 +235,10 @@ def _tail(block: bytes, ids: array[int]) -> bytes:
 
 
 class SnapshotFolder:
-    """Snapshots of every model, in files of one folder that several engines may share. Those leave whose time of last
-    use, which is the file's, lies furthest back, once all exceed ``limit_bytes``.
+    """Snapshots of all models, as files in one folder that several engines may share. If they exceed ``limit_bytes``,
+    the least recently used are deleted; the file's modification time is the time of last use.
 
-    ``config`` is of the model whose snapshots are read. Reading and writing never raise: the log says what failed.
+    ``config`` belongs to the model whose snapshots are read. Reading and writing never raise; they log failures.
     """
 
     def __init__(self, path: Path, limit_bytes: int, config: ModelConfig) -> None:
@@ -271,7 +270,7 @@ class SnapshotFolder:
             return set(self._by_block.get(block, ()))
 
     def touch(self, key: Key) -> None:
-        """It was used, though not read from here."""
+        """Marks it as used, although it was read from memory."""
         with self._changed:
             if key not in self._sizes:
                 return
@@ -280,7 +279,7 @@ class SnapshotFolder:
             os.utime(self._file(key))
 
     def retire(self, key: Key) -> None:
-        """It counts as unused for so much longer."""
+        """Makes it :data:`RETIRED_S` older."""
         with self._changed:
             if key in self._retired or key not in self._sizes:
                 return
@@ -291,7 +290,7 @@ class SnapshotFolder:
                 os.utime(self._file(key), (then - RETIRED_S, then - RETIRED_S))
 
     def put(self, key: Key, snapshot: Snapshot) -> None:
-        """Has it written soon."""
+        """Queues it for writing."""
         with self._changed:
             if self._is_closed or (key in self._sizes and (snapshot.logits is None or key in self._with_logits)):
                 return
@@ -305,7 +304,7 @@ class SnapshotFolder:
             self._changed.notify_all()
 
     def remove(self, key: Key) -> None:
-        """It goes, also one that waits to be written."""
+        """Removes it, even if it still waits to be written."""
         with self._changed:
             self._unwritten_bytes -= sum(snapshot.nbytes for waiting, snapshot in self._unwritten if waiting == key)
             self._unwritten = [pair for pair in self._unwritten if pair[0] != key]
@@ -314,14 +313,14 @@ class SnapshotFolder:
         delete_snapshots(self.path, [name_of(key, False)])
 
     def read(self, key: Key, needs_logits: bool) -> Snapshot | None:
-        """None for one that is not there, is damaged (and then goes), or has no logits where they are needed."""
+        """None if the file is missing, is damaged (it is then deleted), or lacks logits that are required."""
         with self._changed:
             if key not in self._sizes or (needs_logits and key not in self._with_logits):
                 return None
         path = self._file(key)
         try:
             found = read_snapshot(path, self._config)
-        except FileNotFoundError:  # cleared, or made room for another model's
+        except FileNotFoundError:  # cleared, or deleted to make room for another model's
             self._drop(key)
             return None
         except (OSError, DamagedFile) as exc:
@@ -335,7 +334,7 @@ class SnapshotFolder:
         return found
 
     def wait_written(self, timeout_s: float) -> bool:
-        """Until nothing is left to be written."""
+        """Waits until everything is written; returns False on timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._unwritten or self._writing), timeout_s)
 
@@ -353,7 +352,7 @@ class SnapshotFolder:
         return self.path / (self._name(key) + ENDING)
 
     def _find(self) -> None:
-        """What is there already, in the order of its last use."""
+        """Finds the existing files, in the order of their last use."""
         found: list[tuple[int, Key, bool, int]] = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
             for entry in entries:
@@ -402,7 +401,7 @@ class SnapshotFolder:
                 is_synced = len(self._unwritten) < MOST_SYNCED
             try:
                 self._write(key, snapshot, is_synced)
-            except Exception as exc:  # a full disk, a folder taken away: the answer needs neither
+            except Exception as exc:  # a full disk, a missing folder: the answer does not need it
                 log.warning("a snapshot of %d tokens could not be written: %s", key.length, exc)
             finally:
                 del snapshot
@@ -421,11 +420,11 @@ class SnapshotFolder:
         size = write_snapshot(self.path / (name_of(key, has_logits) + ENDING), snapshot, is_synced)
         with self._changed:
             self._add(key, size, has_logits)
-        if has_logits:  # instead of one without
+        if has_logits:  # replaces the file without logits
             (self.path / (name_of(key, False) + ENDING)).unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Looks at the folder anew: another engine may have written to it, and the page may have cleared it."""
+        """Scans the folder again: another engine may have written to it, and a user may have cleared it."""
         with self._changed:
             if self.used_bytes + size <= self.limit_bytes:
                 return
@@ -440,7 +439,7 @@ class SnapshotFolder:
 
 
 def _oldest_beyond(path: Path, limit_bytes: int) -> list[str]:
-    """Names of the files that have to go for the others to stay within the limit."""
+    """Names of the files to delete so that the others stay within the limit."""
     files = []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -459,7 +458,7 @@ def _oldest_beyond(path: Path, limit_bytes: int) -> list[str]:
 
 
 def folder_use(path: Path) -> tuple[int, int]:
-    """How many snapshots the folder has, and their bytes."""
+    """The number of snapshots in the folder, and their bytes."""
     count = size = 0
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         for entry in entries:
@@ -471,7 +470,7 @@ def folder_use(path: Path) -> tuple[int, int]:
 
 
 def clear_folder(path: Path) -> int:
-    """Deletes every snapshot, also under an engine that uses them; how many went."""
+    """Deletes every snapshot, even if an engine is using them. Returns their number."""
     count = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
         for entry in entries:
@@ -483,7 +482,7 @@ def clear_folder(path: Path) -> int:
 
 
 def delete_snapshots(path: Path, names: Collection[str]) -> None:
-    """Those of these names (:meth:`SnapshotStore.name`), also under an engine that uses them."""
+    """Deletes the snapshots with these names (:meth:`SnapshotStore.name`), even if an engine is using them."""
     for name in names:
         if (named := key_of(name + ENDING)) is not None:
             for has_logits in (False, True):
@@ -499,7 +498,7 @@ def name_of(key: Key, has_logits: bool) -> str:
 
 
 def key_of(file_name: str) -> tuple[Key, bool] | None:
-    """And whether it has logits; None for any other file."""
+    """The key in a file name, and whether the file has logits; None for any other file."""
     match = re.fullmatch(
         rf"([0-9a-f]{{32}})-([0-9]{{1,12}})-([0-9a-f]{{32}})(-{LOGITS})?{re.escape(ENDING)}", file_name
     )
@@ -509,8 +508,8 @@ def key_of(file_name: str) -> tuple[Key, bool] | None:
 
 
 def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> int:
-    """Its bytes on disk; it says itself what its name says. Raises OSError and leaves nothing half done under the name.
-    One that is not synced may be torn where the machine loses its power, and then its digest tells."""
+    """Returns the file's size in bytes; the header repeats the name. Raises OSError and never leaves a partial file
+    under the name. A file that was not synced may be torn after a power failure; its digest detects that."""
     arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
     if snapshot.logits is not None:
         arrays[LOGITS] = snapshot.logits
@@ -534,8 +533,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> in
 
 
 def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
-    """OSError, or DamagedFile for anything but a whole snapshot of the file's name and this model. Allocates no
-    more than the file has, and reads nothing that is larger than a snapshot can be."""
+    """Raises OSError, or DamagedFile unless it is a complete snapshot with the file's name and for this model.
+    Allocates no more than the file's size, and does not read a file that is larger than a snapshot can be."""
     expected = state_shapes(config)
     if path.stem.endswith(LOGITS):
         expected[LOGITS] = (config.vocab_size,)

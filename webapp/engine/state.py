@@ -1,4 +1,4 @@
-"""The sizes of a model; and the recurrent state of one sequence, as a value: named arrays of one fixed layout, portable
+"""The sizes of a model, and the recurrent state of one sequence as a value: named arrays in a fixed layout, portable
 between backends."""
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class RecurrentState:
     ``ffn_x_prev (n_layer, n_embd)``. RWKV-4: ``att_x_prev, att_aa, att_bb, att_pp, ffn_x_prev``, all
     ``(n_layer, n_embd)``.
 
-    ``att_kv[layer, head, i, j]``: ``i`` runs over the value, ``j`` over the key channel. That is the layout of
-    ``time_state`` in official files and of the rwkv package's RWKV-7; its RWKV-5/6 code keeps the transpose, and the
-    backend turns it.
+    ``att_kv[layer, head, i, j]``: ``i`` is the value channel, ``j`` the key channel. This is the layout of
+    ``time_state`` in official files and of the rwkv package's RWKV-7. Its RWKV-5/6 code uses the transpose, and the
+    backend transposes it.
     """
 
     architecture: str
@@ -109,7 +109,7 @@ class RecurrentState:
         return h.hexdigest()
 
     def check(self, config: ModelConfig, path: str = "") -> None:
-        """Raises ``state_mismatch`` unless every array is there, has its shape and is finite."""
+        """Raises ``state_mismatch`` unless every array exists, has the right shape and is finite."""
         if self.architecture != config.architecture:
             raise WeightsError(
                 "state_mismatch",

@@ -1,6 +1,6 @@
-"""A safetensors file that is written and read whole, with the digest of all its bytes in its header: snapshots
-(:mod:`.snapshot_store`) and chat files. What is read is believed only when every size adds up and the digest holds;
-nothing is allocated beyond the bytes that are there."""
+"""A safetensors file that is written and read as a whole, with the digest of all its bytes in the header: for snapshots
+(:mod:`.snapshot_store`) and chat files. A file is accepted only if all sizes add up and the digest matches. Reading
+allocates nothing beyond the file's own bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_TENSORS, MOST_DIMENSIONS = 4096, 8
 
 
 class DamagedFile(Exception):
-    """The bytes are not such a file, or not the whole of it."""
+    """The bytes are not such a file, or are incomplete."""
 
 
 class Stored(NamedTuple):
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 
 
 def packed(about: Mapping[str, str], tensors: Mapping[str, Stored]) -> list[memoryview]:
-    """The file in pieces, to be written one after another."""
+    """The file in pieces, to be written in order."""
     table: dict[str, Any] = {}
     end = 0
     for name, stored in tensors.items():
@@ -52,7 +52,7 @@ def packed(about: Mapping[str, str], tensors: Mapping[str, Stored]) -> list[memo
 
 
 def unpacked(content: bytearray, most_header_bytes: int) -> tuple[dict[str, str], dict[str, Stored]]:
-    """What is said about the file, and its tensors, as views of ``content``, whose digest is blanked. DamagedFile."""
+    """The file's metadata, and its tensors as views of ``content``. Blanks the digest in it. Raises DamagedFile."""
     size = len(content)
     header_size = int.from_bytes(content[:8], "little")
     if size < 8 or header_size > min(most_header_bytes, size - 8):
@@ -85,7 +85,7 @@ def unpacked(content: bytearray, most_header_bytes: int) -> tuple[dict[str, str]
 
 
 def _entry(name: str, entry: Any, begin: int, size: int) -> tuple[str, tuple[int, ...], int]:
-    """Format, shape and end; its data has to begin where that of the one before ends."""
+    """Format, shape and end; the data must begin where the previous tensor ends."""
     if not isinstance(entry, dict):
         raise DamagedFile(f"{name} has no size")
     dtype, shape = entry.get("dtype"), entry.get("shape")
@@ -100,7 +100,7 @@ def _entry(name: str, entry: Any, begin: int, size: int) -> tuple[str, tuple[int
 
 
 def narrowest(values: FloatArray) -> Stored:
-    """In the format that holds the values exactly in the fewest bytes."""
+    """Stores the values in the smallest format that represents them exactly."""
     import numpy as np
 
     whole = np.ascontiguousarray(values, "<f4")
@@ -115,7 +115,7 @@ def narrowest(values: FloatArray) -> Stored:
 
 
 def widened(stored: Stored) -> FloatArray:
-    """As float32; DamagedFile for a tensor that holds no numbers of that kind."""
+    """As float32. Raises DamagedFile for a tensor of another kind of numbers."""
     import numpy as np
 
     if stored.dtype not in ("F32", "F16", "BF16"):
