@@ -17,13 +17,15 @@ from types import ModuleType
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from jinja2 import FileSystemBytecodeCache
+from jinja2.bccache import Bucket
 from werkzeug.routing import Rule
 
 from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
-from webapp.resources import resource_dir
+from webapp.resources import cache_dir, resource_dir
 from webapp.services.access import OwnerProof
 from webapp.services.batch import BatchRuns
 from webapp.services.bench.measurements import Measurements
@@ -116,6 +118,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.url_rule_class = LateRule
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.bytecode_cache = app.jinja_env.bytecode_cache or KeptTemplates.in_cache_dir()
     app.extensions["settings"] = settings
     if settings.has_tls:
         app.extensions["certificates"] = Certificates(settings)
@@ -134,6 +137,31 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     if not settings.api_only:
         app.add_url_rule("/ws/chat", "chat_socket", answer_handshake, websocket=True)
     return app
+
+
+class KeptTemplates(FileSystemBytecodeCache):
+    """Compiled templates in the user's cache (2 MB): compiling takes half of the first page, and a second of the
+    processor until all are."""
+
+    @classmethod
+    def in_cache_dir(cls) -> KeptTemplates | None:
+        """None where the folder cannot be made; templates are then compiled at each start."""
+        folder = cache_dir() / "templates"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # RuntimeError: the user has no home
+            return None
+        return cls(str(folder))
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        try:
+            super().load_bytecode(bucket)
+        except Exception:  # a torn file is replaced
+            bucket.reset()
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError):  # a full disk, a folder that may only be read
+            super().dump_bytecode(bucket)
 
 
 class LateRule(Rule):

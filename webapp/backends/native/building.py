@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.i18n import Text
+from webapp.resources import cache_dir
 
 SOURCES = Path(__file__).with_name("src")
 BUILT = Path(__file__).with_name("built")
@@ -131,15 +132,7 @@ def source_digest() -> str:
 
 def cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "roost" / "native"
+    return Path(given) if given else cache_dir() / "native"
 
 
 def build_apart() -> None:

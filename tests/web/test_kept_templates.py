@@ -1,0 +1,59 @@
+"""Templates are compiled at the first start alone, whatever becomes of the files that keep them."""
+
+import pytest
+from flask import Flask
+from jinja2 import Environment
+
+from webapp.web.app import KeptTemplates
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """() -> how often a template was compiled to show one, by an app that was just made."""
+    monkeypatch.setattr("webapp.web.app.cache_dir", lambda: tmp_path / "cache")
+    (tmp_path / "page.html").write_text("Hello {{ 1 + 1 }}")
+    times = []
+    compile_one = Environment.compile
+
+    def counted(env, *args, **kwargs):
+        times.append(1)
+        return compile_one(env, *args, **kwargs)
+
+    monkeypatch.setattr(Environment, "compile", counted)
+
+    def show():
+        times.clear()
+        app = Flask(__name__, template_folder=str(tmp_path))
+        app.jinja_env.bytecode_cache = KeptTemplates.in_cache_dir()
+        assert app.jinja_env.get_template("page.html").render() == "Hello 2"
+        return len(times)
+
+    return show
+
+
+def test_the_next_start_compiles_nothing_until_a_template_changes(compiled, tmp_path):
+    assert [compiled(), compiled()] == [1, 0]
+    (tmp_path / "page.html").write_text("Hello {{ 2 }}")
+    assert [compiled(), compiled()] == [1, 0]
+
+
+@pytest.mark.parametrize("left", [0, 3, 20, 60], ids=lambda left: f"{left} bytes")
+def test_a_torn_file_is_made_again(compiled, tmp_path, left):
+    compiled()
+    (kept,) = (tmp_path / "cache/templates").iterdir()
+    kept.write_bytes(kept.read_bytes()[:left])
+    assert [compiled(), compiled()] == [1, 0]
+
+
+def test_without_a_folder_each_start_compiles(compiled, tmp_path):
+    (tmp_path / "cache").write_text("a file in its place")
+    assert [compiled(), compiled()] == [1, 1]
+
+
+def test_a_file_that_cannot_be_written_is_no_error(compiled, tmp_path):
+    app_cache = KeptTemplates.in_cache_dir()
+    (tmp_path / "cache/templates").rmdir()
+    assert app_cache is not None
+    app = Flask(__name__, template_folder=str(tmp_path))
+    app.jinja_env.bytecode_cache = app_cache
+    assert app.jinja_env.get_template("page.html").render() == "Hello 2"
