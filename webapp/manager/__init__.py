@@ -1,16 +1,16 @@
-"""The one owner of the model and its engine process. Start at :mod:`.manager`.
+"""The manager owns the model and its engine process. Start at :mod:`.manager`.
 
-    manager           what the other rooms see: load, unload, submit, status
-    supervisor        which engine serves, loads and drains, and who waits: one state machine, one lock, one worker
-    session           one engine from start to end, with the requests it answers; when it counts as hung
-    handles           one request, seen by who asked
-    client            how an engine is started and spoken to: a process, or a thread in tests
-    messages          what crosses the pipe, and how it is framed
-    loop              the engine's side: its loop, and the process it runs in
+    manager           the interface for other packages: load, unload, submit, status
+    supervisor        which engine serves, loads and drains, and what waits: one state machine, one lock, one worker
+    session           one engine from start to end, with its requests; when it counts as hung
+    handles           one request, as its caller sees it
+    client            starts an engine and communicates with it: a process, or a thread in tests
+    messages          the messages on the pipe, and their framing
+    loop              the engine's side: its loop, and its process
     health            why an engine ended, and whether a model fits into memory
-    target            what is chosen: a model file, a strategy, a state
-    library           the model files on disk, and the folders they are in
-    status            what a page shows about the model
+    target            what to load: a model file, a strategy, a state
+    library           the model files on disk, and their folders
+    status            the model's status for pages
 
 Nothing here imports torch: only the engine process does, through its backend.
 """

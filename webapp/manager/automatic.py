@@ -1,8 +1,8 @@
-"""Engine "automatic": the strategy of a model nobody chose one for, and the engine that has to be built for it first.
+"""Engine "automatic": chooses a strategy for a model if the user did not, and builds an engine for it if needed.
 
-Every backend suggests strategies (``engine.registry``); the best that runs and fits is taken. A backend that has to be
-built first, as the native engine's library is, gets built in the background while the next best one answers; then the
-model is loaded again with it.
+Every backend suggests strategies (``engine.registry``); the best one that runs and fits is used. If a better backend
+has to be built first, such as the native engine's library, it is built in the background while the next best one
+answers. Then the model is loaded again with it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from webapp.weights.inspection import Inspection
 logger = logging.getLogger(__name__)
 
 COMPILING, NO_COMPILER, FAILED = "compiling", "no_compiler", "failed"
-"""Notes: what keeps a better engine away."""
+"""Notes: why a better engine is not used."""
 
 
 class AutomaticEngine:
-    """``on_note(note)`` hears what keeps a better engine away ("" is nothing) whenever that changes; ``on_ready()`` is
-    called when one was built. Both may come from other threads. Safe to use from any thread."""
+    """``on_note(note)`` is called when the reason why a better engine is not used changes ("" for none); ``on_ready()``
+    is called when an engine was built. Both may be called from other threads. Safe to use from any thread."""
 
     def __init__(self, on_note: Callable[[str], object], on_ready: Callable[[], object]) -> None:
         self._on_note, self._on_ready = on_note, on_ready
@@ -35,9 +35,9 @@ class AutomaticEngine:
         self._note = ""
 
     def strategy(self, inspection: Inspection, in_use: str = "", reclaimable_bytes: int = 0) -> str:
-        """``in_use``: what the file is loaded with by ``auto`` now; it stays unless a better backend has come, though
-        memory is another by now. ``reclaimable_bytes`` of main memory are given back before a load. Errors as of
-        :func:`automatic_strategy`."""
+        """``in_use``: the strategy that ``auto`` chose for the loaded file. It is kept unless a better backend is
+        available now, even if the free memory has changed. ``reclaimable_bytes`` of main memory are freed before a
+        load. Errors as in :func:`automatic_strategy`."""
         free = {RAM: available_bytes() + reclaimable_bytes}
         free |= {f"cuda:{gpu.index}": gpu.vram_free for gpu in GPUS.read()}
         found = automatic_strategy(inspection, free)
@@ -48,7 +48,7 @@ class AutomaticEngine:
         return found
 
     def _see_to_better_ones(self, inspection: Inspection, rank: int) -> None:
-        """Builds what would be better than a strategy of this rank; notes why it cannot be."""
+        """Builds backends that are better than a strategy of this rank, or notes why that is not possible."""
         note = ""
         with self._lock:
             for backend in backends():
@@ -65,7 +65,7 @@ class AutomaticEngine:
             self._tell(note)
 
     def _prepare(self, backend: type[Backend]) -> None:
-        """Once a process: what failed is not tried again."""
+        """Runs at most once per process and backend: a failed build is not repeated."""
         found = ""
         try:
             backend.prepare()

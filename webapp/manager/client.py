@@ -1,10 +1,10 @@
-"""Starts an engine and speaks with it: in a process of its own, or in a thread for tests.
+"""Starts an engine and communicates with it: in its own process, or in a thread for tests.
 
 Both forms look the same from outside. Messages arrive on a thread of the client; ``on_exit`` is called once, after the
-last message. Nothing a caller does blocks on the engine, except ``close``.
+last message. No call blocks on the engine, except ``close``.
 
-Deadlock is excluded by construction: the web process always reads (its reader only puts into queues without limit), the
-engine always reads (a thread of its own), and the web process writes from a thread that no other waits for.
+Deadlock is impossible by design: the web process always reads (its reader only fills queues without limit), the engine
+always reads (in its own thread), and the web process writes from a thread that no other thread waits for.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ logger = logging.getLogger(__name__)
 class EngineClient(Protocol):
     @property
     def pid(self) -> int | None:
-        """None for an engine that has no process of its own."""
+        """None for an engine without its own process."""
 
     def send(self, command: Command) -> None:
-        """Never blocks; silently nothing after the end, which ``on_exit`` tells."""
+        """Never blocks. Does nothing after the engine's end, which ``on_exit`` reports."""
 
     def is_alive(self) -> bool: ...
 
     def kill(self) -> None:
-        """At once and without a word; ``on_exit`` follows."""
+        """Kills the engine at once; ``on_exit`` follows."""
 
     def close(self, grace_s: float) -> None:
-        """Asks it to end, after ``grace_s`` makes it; returns when it is gone with its threads and pipes."""
+        """Asks the engine to end and kills it after ``grace_s``. Returns when it, its threads and pipes are gone."""
 
 
 EngineStarter = Callable[[OnMessage, OnExit], EngineClient]
@@ -54,13 +54,13 @@ EngineStarter = Callable[[OnMessage, OnExit], EngineClient]
 
 BOOT = "from webapp.manager.loop import main; main()"
 ENVIRONMENT_DEFAULTS = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
-"""OpenMP threads that spin while they wait stand in each other's way when other programs want the cores: 2 threads on 2
-busy cores wrote 3.6 tokens/s spinning and 40 sleeping (6 x 192 model). glibc keeps freed blocks of up to 32 MB in its
-heap unless told otherwise: 852 MB instead of 794 at the peak of a load (RWKV-7, 4 x 768, fp32)."""
+"""OpenMP threads that spin while they wait slow each other down when other programs use the cores: 2 threads on 2 busy
+cores wrote 3.6 tokens/s when spinning and 40 when sleeping (6 x 192 model). glibc keeps freed blocks of up to 32 MB in
+its heap by default: a load then peaks at 852 MB instead of 794 (RWKV-7, 4 x 768, fp32)."""
 
 
 def start_engine_process(on_message: OnMessage, on_exit: OnExit) -> EngineClient:
-    """A fresh interpreter that waits for its LoadModel."""
+    """A new interpreter that waits for its LoadModel."""
     return ProcessEngineClient(on_message, on_exit)
 
 
@@ -70,7 +70,7 @@ def start_engine_in_thread(on_message: OnMessage, on_exit: OnExit) -> EngineClie
 
 
 class ProcessEngineClient:
-    """Three threads: one writes commands, one reads messages, one keeps the end of what the engine said to stderr."""
+    """Three threads: one writes commands, one reads messages, one keeps the end of the engine's stderr."""
 
     def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
         self._on_message, self._on_exit = on_message, on_exit
@@ -108,7 +108,7 @@ class ProcessEngineClient:
                 then()
         try:
             self._process.wait(KILL_GRACE_S)
-        except subprocess.TimeoutExpired:  # stuck in the kernel, behind a dead disk or driver
+        except subprocess.TimeoutExpired:  # stuck in the kernel, waiting for a dead disk or driver
             logger.error("the engine process %s could not be ended; it is left behind", self._process.pid)
             return
         for thread in self._threads.values():
@@ -121,7 +121,7 @@ class ProcessEngineClient:
         while (frame := self._frames.get()) is not None:
             try:
                 write_frame(pipe, frame)
-            except (OSError, ValueError):  # gone, or closed by us
+            except (OSError, ValueError):  # the engine is gone, or we closed the pipe
                 return
 
     def _read(self) -> None:
@@ -140,7 +140,7 @@ class ProcessEngineClient:
         self._report_exit()
 
     def _report_exit(self) -> None:
-        """Its pipe is closed, so nothing more can come from it, whether or not the process lingers."""
+        """Its pipe is closed, so no more messages can come, even if the process still exists."""
         try:
             exit_code = self._process.wait(TERMINATE_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -165,8 +165,8 @@ def _existing(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class ThreadEngineClient:
-    """``kill`` can only abandon the thread: it reports the end as a killed process would and drops what comes after.
-    Messages are encoded and decoded as on the way through a pipe."""
+    """``kill`` can only abandon the thread: it reports the end like a killed process and drops later messages. Messages
+    are encoded and decoded as on a pipe."""
 
     pid: int | None = None
 
@@ -217,9 +217,9 @@ class ThreadEngineClient:
 
 
 class EngineAhead:
-    """At most one engine that was started before anybody asked for one, so that the first answer does not wait for an
-    interpreter and its imports. It holds no model (45 MB with numpy and the native library), and ends by itself when
-    nobody took it for ``kept_s``. Safe to use from any thread.
+    """At most one engine that is started before it is needed, so that the first answer does not wait for an interpreter
+    and its imports. It has no model (45 MB with numpy and the native library), and ends by itself if it is not used
+    within ``kept_s``. Safe to use from any thread.
     """
 
     def __init__(self, start: EngineStarter = start_engine_process, kept_s: float = AHEAD_KEPT_S) -> None:
@@ -229,7 +229,7 @@ class EngineAhead:
         self._is_closed = False
 
     def prepare(self, strategy: str) -> None:
-        """Starts one, and lets it bring in what the strategy takes, unless there is one."""
+        """Starts an engine and lets it import what the strategy needs, unless one is ready already."""
         with self._lock:
             if self._is_closed or self._spare is not None:
                 return
@@ -240,7 +240,7 @@ class EngineAhead:
             spare.timer.start()
 
     def take(self, on_message: OnMessage, on_exit: OnExit) -> EngineClient:
-        """The one started ahead, if it still lives, else a new one. An :data:`EngineStarter`."""
+        """The engine started ahead if it still runs, otherwise a new one. An :data:`EngineStarter`."""
         with self._lock:
             spare, self._spare = self._spare, None
         if spare is not None:
@@ -251,7 +251,7 @@ class EngineAhead:
         return self._start(on_message, on_exit)
 
     def close(self) -> None:
-        """Ends the one that nobody took; none is started any more."""
+        """Ends an unused engine; no more are started."""
         with self._lock:
             self._is_closed = True
             spare = self._spare
@@ -268,7 +268,7 @@ class EngineAhead:
 
 
 class _Spare:
-    """An engine that speaks to nobody until it is given to one."""
+    """An engine whose messages have no receiver until :meth:`give_to`."""
 
     timer: threading.Timer
 
@@ -280,7 +280,7 @@ class _Spare:
         self.client = start(self._receive, self._exit)
 
     def give_to(self, on_message: OnMessage, on_exit: OnExit) -> bool:
-        """False when it has ended."""
+        """Returns False if it has ended."""
         with self._lock:
             self._on_message, self._on_exit = on_message, on_exit
             return not self._has_ended

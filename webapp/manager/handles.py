@@ -1,4 +1,4 @@
-"""One request, seen by who asked: its events in order, a way to stop it, and its two lines in the log."""
+"""One request, as its caller sees it: its events in order, a way to stop it, and its two lines in the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.manager.target import Start, StateInfo
 
 logger = logging.getLogger("webapp.requests")
 CONTENTS = ("stop_token_sequences", "logit_bias")
-"""Parameters that hold words of the request; their number is logged."""
+"""Parameters that contain text of the request; only their number is logged."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class LoadingEvent:
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """``ahead`` requests are before this one."""
+    """``ahead`` requests come before this one."""
 
     ahead: int
 
 
 @dataclass(frozen=True)
 class EngineSilent:
-    """The engine has given no sign of life for ``seconds``; 0 when it does again."""
+    """The engine has sent no sign of life for ``seconds``; 0 when it does again."""
 
     seconds: int
 
 
 @dataclass(frozen=True)
 class Service:
-    """What a request is answered with, as it was when the engine was asked. ``state``: what it begins from."""
+    """What answers a request, recorded when it is sent to the engine. ``state``: its initial state."""
 
     model: str = ""
     strategy: str = ""
@@ -55,17 +55,17 @@ class Service:
 
 
 class Quota:
-    """What clients may use: everything, unless the app has put another in its place. Called from many threads."""
+    """Limits for clients: none, unless the app has set another quota. Called from many threads."""
 
     def fitted(self, request: GenerationRequest) -> GenerationRequest:
-        """``request`` as it may be run; raises why it may not."""
+        """``request`` within the limits of the client; raises the reason if it may not run."""
         return request
 
     def check(self, client: str, open_count: int) -> None:
-        """Raises when a client that has ``open_count`` answers waiting or written may have no more. Must not wait."""
+        """Raises if a client with ``open_count`` waiting or running answers may not have more. Must not block."""
 
     def note(self, client: str, end: TokenOutput) -> None:
-        """An answer has ended. Must not wait."""
+        """Called when an answer has ended. Must not block."""
 
 
 MOST_EVENTS = 1000
@@ -73,14 +73,14 @@ HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | To
 
 
 class RequestHandle:
-    """Events wait here for a slow reader, who holds nobody up: beyond :data:`MOST_EVENTS` unread ones, the tokens among
-    them are joined to one output.
+    """Events are queued for a slow reader, who delays nobody: beyond :data:`MOST_EVENTS` unread events, the tokens
+    among them are merged into one output.
 
-    Progress that nobody has read yet is replaced by newer progress. After the TokenOutput with a finish_reason nothing
-    more comes; exactly one such output is ever put.
+    Newer progress replaces unread progress. Nothing follows the TokenOutput with a finish_reason; exactly one such
+    output is put.
 
-    ``start`` is where the request asked to begin, None for what is chosen when the engine is asked. ``service`` says
-    what it got, from then on.
+    ``start``: the initial state that the request asks for; None for the one in use when it is sent to the engine. From
+    then on, ``service`` says what answers it.
     """
 
     def __init__(
@@ -104,22 +104,21 @@ class RequestHandle:
 
     @property
     def is_finished(self) -> bool:
-        """The last event has been put; it may still wait to be read."""
+        """True once the last event was put; it may still be unread."""
         return self._is_ended
 
     def abort(self) -> None:
-        """Asks for an end; the last event still comes, with finish_reason ``abort`` unless another was faster."""
+        """Asks for the end. The last event still comes, with finish_reason ``abort`` unless it ended before."""
         self._abort(self)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Has ``listener`` called whenever there may be an event: for one who waits for several requests at once."""
+        """``listener`` is called whenever there may be an event, for callers that wait for several requests at once."""
         self._listener = listener
         listener()
 
     def next_event(self, timeout_s: float, gather_s: float = 0.0) -> HandleEvent | None:
-        """The next one, None when none came in time or after the last. With ``gather_s``, tokens come no more often
-        than that, as one output with all that were written meanwhile: a reader that is woken for each token costs more
-        than the token."""
+        """The next event; None after ``timeout_s`` or after the last event. With ``gather_s``, tokens are returned at
+        most once per this time, all of them in one output: waking a reader for each token costs more than the token."""
         rest_s = self._gave_tokens_at + gather_s - time.monotonic()
         if rest_s > 0:
             self._ended.wait(min(rest_s, timeout_s))
@@ -139,7 +138,7 @@ class RequestHandle:
             return outputs[0] if len(outputs) == 1 else _as_one(outputs)
 
     def events(self, timeout_s: float | None = None) -> Iterator[HandleEvent]:
-        """Every event until the last; TimeoutError when nothing came for ``timeout_s``."""
+        """Every event until the last. Raises TimeoutError if none came for ``timeout_s``."""
         while True:
             with self._changed:
                 if not self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s):
@@ -150,7 +149,7 @@ class RequestHandle:
             yield event
 
     def put(self, event: HandleEvent) -> None:
-        """For the manager. Ignored after the end."""
+        """For the manager. Ignored after the last event."""
         with self._changed:
             if self._is_ended:
                 return
@@ -171,7 +170,7 @@ class RequestHandle:
             self._listener()
 
     def finish(self, reason: FinishReason, error: RoostError | None = None) -> None:
-        """For the manager: the end of a request that no engine will end."""
+        """For the manager: ends a request that no engine will end."""
         stats = SequenceStats(
             prompt_tokens=len(self.request.prompt_token_ids),
             decoded_tokens=self._decoded,
@@ -183,7 +182,7 @@ class RequestHandle:
 
 
 def _joined(events: Iterable[HandleEvent]) -> Iterator[HandleEvent]:
-    """The same with all tokens in one output, at the end."""
+    """The same events with all tokens in one output, at the end."""
     outputs = []
     for event in events:
         if isinstance(event, TokenOutput):
@@ -202,8 +201,8 @@ def _as_one(outputs: list[TokenOutput]) -> TokenOutput:
 
 
 def log_begin(handle: RequestHandle) -> None:
-    """What the request is run with, at INFO, when the engine is asked; never what it says. ``digest`` is of the state
-    it is to begin with, "" for the model's own."""
+    """Logs the parameters of a request at INFO when it is sent to the engine, never its text. ``digest``: its initial
+    state, "" for the model's own."""
     if logger.isEnabledFor(logging.INFO):
         service = handle.service
         state = {"state": service.state.name, "digest": service.state.digest}
@@ -213,14 +212,14 @@ def log_begin(handle: RequestHandle) -> None:
 
 
 def log_end(output: TokenOutput, service: Service) -> None:
-    """``digest`` is what the engine says the sequence began with: never "" here."""
+    """``digest`` is the initial state that the engine reports: never "" here."""
     if logger.isEnabledFor(logging.INFO):
         stats = output.stats or SequenceStats()
         reason = output.finish_reason.value if output.finish_reason else ""
         found = {"state": service.state.name, "digest": stats.initial_state_digest, "seed": stats.seed}
         counts = {"prompt_tokens": stats.prompt_tokens, "decoded_tokens": stats.decoded_tokens}
         error = {"error": output.error["code"]} if output.error else {}
-        if stats.start_digest:  # the log is at debug
+        if stats.start_digest:  # the log level is debug
             found |= {"start_state": stats.start_digest, "end_state": stats.end_digest}
         _log("ends", output.request_id, {"finish_reason": reason, **found, **counts, **error})
 

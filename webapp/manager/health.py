@@ -1,5 +1,5 @@
-"""How long an engine may be silent, why one ended, how much memory the machine has, and whether a model fits: alone, or
-beside another for a moment."""
+"""The health of an engine: how long it may be silent, why it ended, how much memory the machine has, and whether a
+model fits, alone or temporarily with another."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StallLimits:
-    """Seconds. An engine without a sign of life is reported after ``notice_s`` and ended after ``silent_s``; one that
-    is alive, but inside the same step or load report for ``step_s``, is ended too. 0 never ends it.
+    """Seconds. An engine without a sign of life is reported after ``notice_s`` and killed after ``silent_s``. An engine
+    that is alive but stays in the same step or load report for ``step_s`` is killed too. 0 disables a limit.
 
-    The defaults are far from what a healthy engine needs: docs/log.md (2026-11-29) has the longest gaps measured.
+    The defaults are far above what a healthy engine needs: docs/log.md (2026-11-29) has the longest measured gaps.
     """
 
     silent_s: float = 60.0
@@ -49,7 +49,7 @@ NATIVE_FAULTS = {
     "SIGFPE": Text("reason.manager.sigfpe"),
 }
 WINDOWS_FAULTS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000409: "SIGABRT"}
-"""NTSTATUS values that Windows gives as exit codes."""
+"""NTSTATUS values that Windows returns as exit codes."""
 
 OUT_OF_MEMORY = re.compile(
     r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|not enough memory"
@@ -60,14 +60,14 @@ ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b.*$")
 
 
 LOW_SHARE = 0.05
-"""Below this share of the machine's memory, what was free shortly before the end counts as next to nothing."""
+"""If less than this share of the machine's memory was free shortly before the end, memory counts as exhausted."""
 
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """Bytes, measured while the engine lived: what it held, what the machine has and had left.
+    """Bytes, measured while the engine ran: its own memory, the machine's total and free memory.
 
-    ``oom_kills``: how many processes the system had ended for lack of memory by then; None where it does not count.
+    ``oom_kills``: how many processes the system had killed for lack of memory by then; None if it does not count them.
     """
 
     engine_bytes: int
@@ -88,15 +88,16 @@ class MemoryFacts:
 
 @dataclass(frozen=True)
 class EngineExit:
-    """``exit_code`` as of :mod:`subprocess`: negative is a signal's number. ``last_words``: the end of its stderr."""
+    """``exit_code`` as in :mod:`subprocess`: a negative value is a signal. ``last_words``: the end of its stderr."""
 
     exit_code: int | None
     last_words: str = ""
 
 
 def crash_error(found: EngineExit, memory: MemoryFacts | None = None, oom_kills: int | None = None) -> ModelError:
-    """OutOfMemory when its last words say so, or when it was killed and the system's count of processes it ended for
-    lack of memory is now ``oom_kills``, higher than in ``memory``; else EngineCrashed with the best reason there is."""
+    """OutOfMemory if the last words say so, or if it was killed and ``oom_kills``, the system's current count of
+    processes killed for lack of memory, is higher than in ``memory``. Otherwise EngineCrashed with the most precise
+    known reason."""
     words = last_line(found.last_words)
     if is_out_of_memory(found.last_words):
         return OutOfMemory(reason=words)
@@ -126,7 +127,7 @@ def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -
 
 
 def signal_name(exit_code: int | None) -> str:
-    """``SIGKILL`` and the like; "" when no signal ended it. 137 is what a killed container or a shell reports."""
+    """A name such as ``SIGKILL``; "" if no signal ended it. Containers and shells report SIGKILL as 137."""
     if exit_code is None:
         return ""
     if exit_code == 137:
@@ -140,7 +141,7 @@ def signal_name(exit_code: int | None) -> str:
 
 
 def last_line(words: str) -> str:
-    """The line that says most: the last ``SomeError: …`` of a traceback, else faulthandler's, else the last one."""
+    """The most informative line: the last ``SomeError: …`` of a traceback, else faulthandler's, else the last one."""
     lines = [line.rstrip() for line in words.splitlines() if line.strip()]
     for line in reversed(lines):
         if ERROR_LINE.match(line):
@@ -150,20 +151,20 @@ def last_line(words: str) -> str:
 
 
 BREATHING_BYTES = 256 << 20
-"""Left free beside two models at once: the machine runs other things, too."""
+"""Must stay free when two models are loaded at once: the machine runs other programs too."""
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def has_room_beside(target: Target) -> bool:
-    """True when the model can be loaded while another stays loaded. Only main memory is measured, so on any other
-    device the answer is no."""
+    """Whether the model can be loaded while another stays loaded. Only main memory is measured, so the answer is False
+    for any other device."""
     footprint = _footprint(target)
     return footprint.devices == (RAM,) and footprint.peak_bytes(RAM) + BREATHING_BYTES <= available_bytes()
 
 
 def needed_bytes(target: Target) -> int:
-    """The most main memory the engine process takes, while it loads or while it writes one answer (docs/memory.md)."""
+    """The engine process's peak of main memory, while it loads or writes one answer (docs/memory.md)."""
     return _footprint(target).peak_bytes(RAM)
 
 
@@ -173,8 +174,8 @@ def _footprint(target: Target) -> Footprint:
 
 
 def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
-    """Why the model does not fit into main memory now, of which ``reclaimable_bytes`` are given back before it is
-    loaded, or never into its graphics card."""
+    """Why the model does not fit into main memory now (``reclaimable_bytes`` of it are freed before the load), or can
+    never fit into its GPU; None if it fits."""
     footprint = _footprint(target)
     needed, free = footprint.peak_bytes(RAM), available_bytes() + reclaimable_bytes
     key = "reason.manager.needs_more_memory"
@@ -192,10 +193,10 @@ _Key = tuple[str, tuple[int, int], tuple[str, ...]]
 
 
 class FitCheck:
-    """Refuses to load what is known not to fit, until a person says to load it anyway: then it is not asked again.
+    """Refuses to load a model that does not fit, until a person chooses to load it anyway; then it is allowed.
 
-    A load that ended for lack of memory is remembered, so that not every later request tries it again. Of both the last
-    ``LIMIT`` are kept. Not thread-safe.
+    It also remembers loads that failed for lack of memory, so that later requests do not repeat them. It keeps the last
+    ``LIMIT`` of each. Not thread-safe.
     """
 
     LIMIT = 64
@@ -205,7 +206,7 @@ class FitCheck:
         self._accepted: OrderedDict[_Key, bool] = OrderedDict()
 
     def refusal(self, target: Target, reclaimable_bytes: int, by_hand: bool) -> ModelError | None:
-        """A failed load counts for requests; a person who loads ``by_hand`` may try again where memory is free now."""
+        """A failed load blocks requests only; a person may try again ``by_hand`` if there is enough free memory now."""
         is_accepted = self._accepted.get(_key(target))
         if is_accepted:
             return None
@@ -235,7 +236,7 @@ def _key(target: Target) -> _Key:
 
 
 def available_bytes() -> int:
-    """What programs can still get, also where a container is allowed less than the machine has."""
+    """The memory that programs can still get, within the limit of a container."""
     import psutil  # at first use: it takes a while to import
 
     free: int = psutil.virtual_memory().available
@@ -248,8 +249,8 @@ def available_bytes() -> int:
 
 
 def oom_kills() -> int | None:
-    """Processes the system has ended for lack of memory: of this process's control group where that is counted, else of
-    the machine. None where neither is (not Linux)."""
+    """How many processes the system has killed for lack of memory: in this process's control group if that is counted,
+    otherwise on the machine. None if neither is counted (not Linux)."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -270,7 +271,7 @@ def oom_kills() -> int | None:
 
 
 def memory_facts(pid: int | None) -> MemoryFacts | None:
-    """None once the process is gone. Without a pid it is this process that runs the engine."""
+    """None if the process is gone. Without a pid: this process, which runs the engine."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -279,7 +280,7 @@ def memory_facts(pid: int | None) -> MemoryFacts | None:
 
 
 def resident_bytes(pid: int) -> int:
-    """0 when there is no such process any more."""
+    """0 if the process does not exist any more."""
     import psutil
 
     try:
@@ -289,8 +290,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def peak_bytes(pid: int) -> int | None:
-    """The most main memory the process had at once; None where the system does not keep it. macOS and BSD keep that of
-    this process alone."""
+    """Peak memory of the process; None if the system does not record it. macOS and BSD record it only for this process
+    itself."""
     import psutil
 
     with contextlib.suppress(OSError, StopIteration), open(f"/proc/{pid}/status", encoding="latin-1") as file:

@@ -1,4 +1,4 @@
-"""The model files on disk, how a name finds one, and what was found in them."""
+"""The library: the model files on disk, how a name finds a file, and what inspection found in it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ SEPARATOR = ":"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """``prefix`` stands before the names of its files; "" for the models folder itself."""
+    """``prefix`` comes before the names of its files; "" for the models folder itself."""
 
     path: Path
     prefix: str = ""
 
     def name_of(self, path: Path) -> str:
-        """With forward slashes on every system; ValueError when ``path`` lies elsewhere."""
+        """The name, with forward slashes on every system. Raises ValueError if ``path`` is in another folder."""
         relative = path.relative_to(self.path).as_posix()
         return f"{self.prefix}{SEPARATOR}{relative}" if self.prefix else relative
 
 
 def model_folders(models_dir: Path, extra_dirs: Sequence[Path] = ()) -> tuple[ModelFolder, ...]:
-    """The models folder first. A further folder is called by its own name, with a number where that is taken."""
+    """The models folder first. A further folder is called by its own name, with a number if that name is in use."""
     found = [ModelFolder(_plain(models_dir))]
     for folder in map(_plain, extra_dirs):
         if all(folder != other.path for other in found):
@@ -52,7 +52,7 @@ def model_folders(models_dir: Path, extra_dirs: Sequence[Path] = ()) -> tuple[Mo
 
 
 def _plain(folder: Path) -> Path:
-    """Absolute and without ``..``, as :func:`find_file` answers; links stay as they are."""
+    """Absolute and without ``..``, as in the results of :func:`find_file`; links are not resolved."""
     return Path(os.path.abspath(folder))
 
 
@@ -63,11 +63,11 @@ def _free_prefix(folder: Path, taken: set[str]) -> str:
 
 
 def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[Path]:
-    """Model files below ``folder``, but in hidden folders and ``states``. A folder that is one model (see
-    :mod:`webapp.weights.model_folder`) is one of them, and nothing in it.
+    """Model files below ``folder``, except in hidden folders and ``states``. A folder that is one model (see
+    :mod:`webapp.weights.model_folder`) is returned as one, not its files.
 
-    Links to folders are followed, each real folder is read once: a link that leads back up ends there. ``dates`` gets
-    every folder that was read, with its date (see :func:`folder_date`) before it was.
+    Links to folders are followed, but each real folder is read once: a link to a parent ends there. ``dates`` receives
+    every folder that was read, with its date (see :func:`folder_date`) before reading.
     """
     seen: set[tuple[int, int]] = set()
     is_new_folder(folder, seen)
@@ -86,7 +86,7 @@ def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[
 
 
 def folder_date(folder: Path) -> int:
-    """Of the last change of the names in it, in nanoseconds; 0 for no folder."""
+    """The time of the last change of names in the folder, in nanoseconds; 0 if there is no folder."""
     try:
         return folder.stat().st_mtime_ns
     except OSError:
@@ -98,7 +98,7 @@ def is_model_name(name: str) -> bool:
 
 
 def is_new_folder(folder: Path, seen: set[tuple[int, int]]) -> bool:
-    """Notes the folder in ``seen``; False the second time, by whatever link it is reached."""
+    """Adds the folder to ``seen``; False if it was there already, even through another link."""
     try:
         found = folder.stat()
     except OSError:
@@ -109,7 +109,7 @@ def is_new_folder(folder: Path, seen: set[tuple[int, int]]) -> bool:
 
 
 def find_file(folder: Path, name: str, allow_outside: bool = False) -> Path | None:
-    """``name`` below ``folder``, or as it stands when that is allowed; links count as where they stand."""
+    """The file ``name`` below ``folder``, or anywhere if ``allow_outside``. Links count by their own location."""
     try:
         path = Path(os.path.normpath(folder.absolute() / name))
         if path.is_relative_to(os.path.normpath(folder.absolute())) and _is_model(path) and path != folder:
@@ -126,16 +126,16 @@ def _is_model(path: Path) -> bool:
 
 PACE_S = 0.9
 SETTLED_NS = 2_000_000_000
-"""A folder changed less than two seconds before it was read may have changed once more within the tick of its date."""
+"""A folder that changed less than two seconds before it was read may have changed again with the same timestamp."""
 WALK_PATIENCE_S = 10.0
 Walked = TypeVar("Walked")
 logger = logging.getLogger(__name__)
 
 
 class FolderWatch:
-    """``picture()`` is what the disk looks like now, cheap to make: names, sizes and dates.
+    """``picture()`` returns the current names, sizes and dates on disk; it must be cheap.
 
-    Any number of open pages ask; the disk is looked at once a ``pace_s`` for all of them together.
+    Any number of open pages may ask; the disk is checked once per ``pace_s`` for all of them.
     """
 
     def __init__(self, picture: Callable[[], Hashable], pace_s: float = PACE_S) -> None:
@@ -146,7 +146,7 @@ class FolderWatch:
         self._looked_at = -1e9
         self._revision = 0
         self.news = 0
-        """Grows with every :meth:`look_again`."""
+        """Increases with every :meth:`look_again`."""
 
     def revision(self) -> int:
         with self._lock:
@@ -157,13 +157,13 @@ class FolderWatch:
             return self._revision
 
     def look_again(self) -> None:
-        """The next question looks at the disk at once: Roost itself has just changed something."""
+        """Makes the next call check the disk at once: Roost itself has just changed a file."""
         with self._lock:
             self._looked_at = -1e9
             self.news += 1
 
     def wait_change(self, revision: int, timeout_s: float) -> int:
-        """The revision once it is another than ``revision``, or after the time."""
+        """The new revision once it differs from ``revision``, or the current one after the timeout."""
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
         while self.revision() == revision and time.monotonic() < deadline:
@@ -172,10 +172,10 @@ class FolderWatch:
 
 
 class FolderIndex(Generic[Walked]):
-    """What the last walk through the folders found, for API requests, which must never walk themselves.
+    """The result of the last walk through the folders, for API requests, which must never walk through them themselves.
 
-    ``walk()`` returns that and the date of each folder it read. It runs in a thread of its own, when a folder has
-    another date than it had, or ``watch`` was told of news. Dates are compared once a ``pace_s`` at most.
+    ``walk()`` returns the result and the date of each folder that it read. It runs in its own thread when a folder's
+    date has changed or ``watch`` has news. Dates are compared at most once per ``pace_s``.
     """
 
     def __init__(
@@ -193,8 +193,8 @@ class FolderIndex(Generic[Walked]):
         self._is_walking = False
 
     def get(self, is_enough: Callable[[Walked], bool]) -> Walked | None:
-        """At once if nothing changed or the last one ``is_enough``, else after the walk. None when the first walk takes
-        longer than ten seconds, or fails."""
+        """Returns at once if nothing changed or the last result ``is_enough``, otherwise after the walk. None if the
+        first walk fails or takes longer than ten seconds."""
         with self._changed:
             if not self._is_walking and self._is_outdated():
                 self._is_walking = True
@@ -230,10 +230,10 @@ class FolderIndex(Generic[Walked]):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file, or a folder that is one model, by its name alone. ``name`` is relative, with forward slashes;
+    """A file, or a folder that is one model, known by name and not opened. ``name`` is relative, with forward slashes;
     ``folder:name`` in a further folder.
 
-    ``stamp`` is its date in nanoseconds and its size in bytes; zeros when it cannot be asked.
+    ``stamp``: date in nanoseconds and size in bytes; zeros if they cannot be read.
     """
 
     name: str
@@ -247,7 +247,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One file that was looked into. Exactly one of ``inspection`` and ``error`` is set."""
+    """One inspected file. Exactly one of ``inspection`` and ``error`` is set."""
 
     name: str
     path: Path
@@ -261,10 +261,10 @@ Entries = list[ModelEntry]
 
 
 class ModelLibrary:
-    """Everything under ``models_dir`` and ``extra_dirs``, subfolders too, but ``states``.
+    """All models in ``models_dir`` and ``extra_dirs``, with subfolders, except ``states``.
 
-    What a file holds is read once a change. ``bundled_dir`` holds the starter model that came with Roost; it is found
-    by name from there too. ``reader`` opens the files, in a process of its own. Safe to use from any thread.
+    A file is inspected once after each change. ``bundled_dir`` contains the starter model that comes with Roost; its
+    name is found there too. ``reader`` opens the files, in its own process. Safe to use from any thread.
     """
 
     def __init__(
@@ -283,16 +283,16 @@ class ModelLibrary:
         self._seen = SeenFiles()
 
     def list(self) -> Entries:
-        """Sorted by name. A file that cannot be read is listed with its error."""
+        """Sorted by name. An unreadable file is listed with its error."""
         return [self.look_into(file) for file in self.files()]
 
     def files(self) -> Files:
-        """The same files, by name, size and date alone: none of them is opened."""
+        """The same files with name, size and date only: none is opened."""
         return self._walk()[0]
 
     def known_files(self, is_enough: Callable[[Files], bool] = lambda files: False) -> Files:
-        """The same without ever walking through the folders in the caller's thread: as the last walk found them, unless
-        a folder changed since and that is not ``is_enough``. For API requests."""
+        """The same files without a walk through the folders in the caller's thread: from the last walk, unless a folder
+        changed since then and that result is not ``is_enough``. For API requests."""
         return self._index.get(is_enough) or []
 
     def _walk(self) -> tuple[Files, dict[Path, int]]:
@@ -308,25 +308,25 @@ class ModelLibrary:
         return sorted(found.values(), key=lambda file: file.name.lower()), dates
 
     def look_into(self, file: ModelFile) -> ModelEntry:
-        """What the file holds; from memory if it was looked into since it changed."""
+        """What the file contains; from memory if it has not changed since it was inspected."""
         found = self._look_into(file.path, file.stamp) if _is_text(file.path) else _unreadable_name(file)
         if isinstance(found, RoostError):
             return ModelEntry(file.name, file.path, file.size_bytes, error=found)
         return ModelEntry(file.name, file.path, file.size_bytes, inspection=found)
 
     def entry(self, name: str) -> ModelEntry:
-        """The one file of this name; ModelNotFound."""
+        """The file with this name. Raises ModelNotFound."""
         return self.entry_at(self.find(name))
 
     def entry_at(self, path: Path) -> ModelEntry:
-        """The file that lies there, with its name in the library."""
+        """The file at this path, with its name in the library."""
         return self.look_into(ModelFile(self.name_of(path), path, stamp_of(path)))
 
     def find(self, name: str, allow_outside: bool = False) -> Path:
-        """The file of a name; "" is the starter model. ModelNotFound otherwise.
+        """The file with this name; "" is the starter model. Raises ModelNotFound.
 
-        Unless ``allow_outside``, a name that leads out of the folders (``..``, an absolute path) finds nothing. With
-        it, a path is also tried as given. A name without its folder's prefix finds a file of the further folders too.
+        Unless ``allow_outside``, a name that leads out of the folders (``..``, an absolute path) finds nothing; with
+        it, a path is also tried as given. A name without its folder's prefix also finds a file in the further folders.
         """
         wanted = name or STARTER_MODEL
         path = self._find_inside(wanted)
@@ -339,7 +339,7 @@ class ModelLibrary:
         return path
 
     def name_of(self, path: Path) -> str:
-        """The name that finds ``path``; its last part when it lies in none of the folders."""
+        """The name that finds ``path``; only the file name if it is in none of the folders."""
         folder = self.folder_of(path)
         return folder.name_of(path) if folder else path.name
 
@@ -348,25 +348,25 @@ class ModelLibrary:
         return next((folder for folder in self.folders if path.is_relative_to(folder.path)), None)
 
     def is_bundled(self, path: Path) -> bool:
-        """True for the starter model that came with this Roost, which nobody deletes."""
+        """True for the starter model that comes with this Roost and cannot be deleted."""
         return path.name == STARTER_MODEL and path.parent == self.bundled_dir
 
     def find_state(self, name: str, allow_outside: bool = False) -> Path:
-        """A state's file: a name in ``states``, or one relative to the models folder. ``state_not_found`` otherwise."""
+        """A state file: a name in ``states``, or relative to the models folder. Raises ``state_not_found``."""
         path = find_file(self.models_dir / STATES, name) or find_file(self.models_dir, name, allow_outside)
         if path is None:
             raise FileMissing("state_not_found", path=name)
         return path
 
     def inspect(self, path: Path) -> Inspection:
-        """What the file holds, remembered until its size or date changes. Errors as of weights.inspect."""
+        """What the file contains, cached until its size or date changes. Errors as in weights.inspect."""
         found = self._look_into(path, stamp_of(path))
         if isinstance(found, RoostError):
-            raise found.with_params()  # a new one: raised again it would keep every frame of the last time
+            raise found.with_params()  # a copy: raising the same one again would keep old stack frames
         return found
 
     def revision(self) -> int:
-        """Grows with every change of a model or state file."""
+        """Increases with every change of a model or state file."""
         return self.watch.revision()
 
     def _find_inside(self, name: str) -> Path | None:
@@ -394,7 +394,7 @@ class ModelLibrary:
         return found
 
     def _forget_others(self, present: dict[Path, ModelFile]) -> None:
-        """What is known of files that are gone; a model from outside the folders is kept."""
+        """Forgets files that are gone, but keeps a model from outside the folders."""
         self._seen.forget(lambda path: path not in present and self.folder_of(path) is not None)
 
     def _picture(self) -> Hashable:
@@ -404,7 +404,7 @@ class ModelLibrary:
 
 
 def _is_text(path: Path) -> bool:
-    """False for a name of bytes that are no UTF-8, which no page and no database could hold."""
+    """False if the name is not valid UTF-8; no page or database could store it."""
     return _printable(str(path)) == str(path)
 
 
@@ -424,14 +424,14 @@ def stamp_of(path: Path) -> Stamp:
 
 
 Stamp = tuple[int, int]
-"""Time of the last change in ns, and size in bytes."""
+"""Modification time in nanoseconds, and size in bytes."""
 Found = Inspection | RoostError
 MOST_TENSORS = 100_000
-"""In all: a model has up to some two thousand, of 125 bytes each now that names and shapes are shared."""
+"""For all files together. A model has up to about two thousand, with 125 bytes each, as names and shapes are shared."""
 
 
 class SeenFiles:
-    """The files not asked about for longest are forgotten first. Safe to use from any thread."""
+    """The files that were not used for the longest time are forgotten first. Safe to use from any thread."""
 
     def __init__(self, most_tensors: int = MOST_TENSORS) -> None:
         self._most_tensors = most_tensors
@@ -443,7 +443,7 @@ class SeenFiles:
         return path in self._seen
 
     def get(self, path: Path, stamp: Stamp) -> Found | None:
-        """None for a file that was never seen, has changed since, or was forgotten."""
+        """None if the file is unknown, has changed, or was forgotten."""
         with self._lock:
             seen = self._seen.get(path)
             if seen is None or seen[0] != stamp:
@@ -452,7 +452,7 @@ class SeenFiles:
             return seen[1]
 
     def put(self, path: Path, stamp: Stamp, found: Found) -> None:
-        """The newest is kept, however large it is."""
+        """The newest is always kept, however large it is."""
         with self._lock:
             self._remove(path)
             self._seen[path] = (stamp, found)

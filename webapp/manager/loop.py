@@ -1,11 +1,11 @@
-"""The engine's side: the loop, and the process it runs in. In tests the loop also runs in a thread.
+"""The engine's side: its loop, and the process that runs it. In tests the loop also runs in a thread.
 
-The process is a fresh interpreter (see :mod:`.client`): it inherits no socket, database handle or lock of the
-web process, does not run that process's main module, and gets its commands on standard input and answers on what was
-standard output. Anything a library prints goes to standard error with the last words.
+The process is a new interpreter (see :mod:`.client`): it inherits no socket, database handle or lock of the web process
+and does not run its main module. It reads commands from standard input and writes messages to the original standard
+output. Output of libraries goes to standard error, into the last words.
 
-It ends by itself when the web process is gone, however that died: its commands are read by a thread of their own, and
-the end of that pipe ends the process at once, also in the middle of a load.
+It ends by itself when the web process is gone, for any reason: a separate thread reads the commands, and the end of
+that pipe ends the process at once, even during a load.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ logger = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Takes :class:`LoadModel` first, or a :class:`WarmUp` before it, then serves until :class:`Shutdown`.
+    """Expects :class:`LoadModel` first, or a :class:`WarmUp` before it, then serves until :class:`Shutdown`.
 
-    ``put`` may be called from any thread at any time and never blocks, so its caller can always go on reading:
-    an engine that is busy or blocked on a full pipe of outputs still takes every command.
+    Any thread may call ``put`` at any time; it never blocks, so its caller can always go on reading: an engine that is
+    busy, or blocked on a full output pipe, still accepts every command.
 
     ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every second.
     """
@@ -69,13 +69,13 @@ class EngineLoop:
         self._probes: deque[tuple[int, Probe]] = deque()
 
     def put(self, command: messages.Command) -> None:
-        # Both have to reach a load that is running in the loop's thread.
+        # Both must reach a load that is running in the loop's thread.
         if isinstance(command, (messages.CancelLoad, messages.Shutdown)):
             self._is_cancelled.set()
         self._commands.put(command)
 
     def run(self) -> None:
-        """Returns after Shutdown or a failed load; raises what broke the engine itself."""
+        """Returns after Shutdown or a failed load; raises the error that broke the engine itself."""
         command = self._commands.get()
         while isinstance(command, messages.WarmUp):
             self._warm_up(command)
@@ -94,11 +94,11 @@ class EngineLoop:
         while not self._is_over.wait(BEAT_EVERY_S):
             try:
                 self._send(messages.Heartbeat(self._progress, self._is_idle, time.process_time()))
-            except OSError:  # the web process is gone, which the thread that reads its commands sees too
+            except OSError:  # the web process is gone; the thread that reads commands sees it too
                 return
 
     def _warm_up(self, command: messages.WarmUp) -> None:
-        """What is wrong with the strategy is told when a model is loaded with it."""
+        """Ignores errors in the strategy; the load reports them."""
         with contextlib.suppress(RoostError):
             backend, _ = resolve_strategy(command.strategy)
             backend.warm_up()
@@ -128,7 +128,7 @@ class EngineLoop:
         return backend.load(command.path, command.config, options, self._report)
 
     def _report(self, progress: LoadProgress) -> None:
-        """The backend's progress callback; a load of many small tensors must not flood the pages."""
+        """The backend's progress callback; limits the reports, because a load may have many small tensors."""
         if self._is_cancelled.is_set():
             raise ModelError("load_cancelled")
         self._progress += 1
@@ -138,7 +138,7 @@ class EngineLoop:
             self._send(messages.Loading(progress))
 
     def _serve(self, engine: LLMEngine) -> None:
-        """A step of everyone who waits for an answer, then a chunk of the oldest probe, and so on."""
+        """Alternates a step for all running answers with a chunk of the oldest probe."""
         while True:
             self._progress += 1
             for command in self._take(wait=not (engine.has_work() or self._probes)):
@@ -153,7 +153,7 @@ class EngineLoop:
                 self._advance(engine)
 
     def _take(self, wait: bool) -> Iterator[messages.Command]:
-        """All commands that are there; waits for one when there is nothing else to do."""
+        """All queued commands; waits for one if there is nothing else to do."""
         if wait:
             self._is_idle = True
             command = self._commands.get()
@@ -199,7 +199,7 @@ class EngineLoop:
             self._send(messages.Outputs.of([output]))
 
     def _advance(self, engine: LLMEngine) -> None:
-        """A chunk of the oldest probe and of those that can be read with it; where that fails, of the oldest alone."""
+        """Runs a chunk of the oldest probe and those that can run with it; if that fails, only of the oldest."""
         count = len(engine.together(probe for _, probe in self._probes))
         if count > 1:
             try:
@@ -221,7 +221,7 @@ class EngineLoop:
                 self._probes.appendleft((call_id, probe))
 
     def _told(self, call_id: int, probe: Probe) -> bool:
-        """Answers the call if the probe is done."""
+        """Replies to the call if the probe is done."""
         if probe.is_done:
             with self._answering_errors(call_id):
                 self._send(reply_of(call_id, probe))
@@ -299,7 +299,7 @@ def snapshot_reply(engine: LLMEngine, command: messages.TakeSnapshot | messages.
 
 
 def load_error(exc: Exception, command: messages.LoadModel) -> RoostError:
-    """What a person is told; the traceback of anything unexpected goes to the engine's last words."""
+    """The error for the user; the traceback of an unexpected one goes to the engine's last words."""
     if isinstance(exc, RoostError):
         return exc
     traceback.print_exc()
@@ -312,7 +312,7 @@ NAME = "roost-engine"
 
 
 def main() -> None:
-    """Never returns: the process ends without unwinding native libraries, whose teardown may hang or crash."""
+    """Never returns: ends the process without unloading native libraries, which may hang or crash."""
     ignore_interrupts()
     commands, replies = take_over_streams()
     faulthandler.enable()
@@ -348,5 +348,5 @@ def read_commands(commands: io.FileIO, loop: EngineLoop) -> None:
 
 
 def ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole terminal group; the web process decides and sends Shutdown."""
+    """Ctrl-C reaches all processes of the terminal; the web process decides and sends Shutdown."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

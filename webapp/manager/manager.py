@@ -1,7 +1,7 @@
-"""The one owner of the model in the web process: what every other room asks of it.
+"""The manager: the only owner of the model in the web process, used by all other packages.
 
-Nothing is loaded and no thread started before the first request or ``load``. Made once, in ``create_app`` or by a
-command, and closed there.
+It loads nothing and starts no thread before the first request or ``load``. ``create_app`` or a command creates it once
+and closes it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 class ModelManager:
     """Safe to use from any thread. All errors are of the RoostError tree.
 
-    ``start_engine`` decides where the engine runs (None: in a process of its own); ``has_room(target)`` whether a swap
-    may hold two models for a moment. ``stall_limits`` (of the settings unless given) say when an engine counts as hung.
-    ``shortfall(target, reclaimable_bytes)`` says why a model does not fit, None when it does.
+    ``start_engine`` decides where the engine runs (None: in its own process), ``has_room(target)`` whether a swap may
+    keep two models in memory for a moment. ``stall_limits`` (default: the settings) say when an engine counts as hung.
+    ``shortfall(target, reclaimable_bytes)`` returns why a model does not fit, or None.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ModelManager:
         atexit.register(self._close_at_exit)
 
     def status(self) -> ModelStatus:
-        """Before anything was loaded: what is chosen by the settings, as far as it can be found."""
+        """Before the first load: the choice in the settings, as far as its file can be found."""
         status = self._board.status
         if status.model or status.phase != "empty":
             return status
@@ -96,20 +96,20 @@ class ModelManager:
         except RoostError:
             chosen = self._first_choice.strategy
             return replace(status, strategy=chosen, chosen_strategy=chosen)
-        return replace(self._board.status, **described_target(target))  # with what choosing it has noted
+        return replace(self._board.status, **described_target(target))  # with the notes of the choice
 
     def limit_clients(self, quota: Quota) -> None:
-        """From now on requests are held to it."""
+        """Applies this quota to requests from now on."""
         self._supervisor.quota = quota
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
-        """At once when ``revision`` is not the newest, else after a change or the time."""
+        """Returns at once if ``revision`` is not the newest, otherwise after a change or the timeout."""
         self._board.wait_change(revision, timeout_s)
         return self.status()
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """``listener`` is called after every change of the status, in the thread that made it. It must return at once
-        and ask nothing of the manager."""
+        """Calls ``listener`` after every change of the status, in the thread that made it. It must return at once and
+        not call the manager."""
         self._board.listen(listener)
 
     def load(
@@ -119,12 +119,12 @@ class ModelManager:
         state: str | None = None,
         options: EngineOptions | None = None,
     ) -> None:
-        """Starts loading, or swapping, in the background; None keeps what is chosen. Resets a crash loop.
+        """Starts to load or swap in the background; None keeps the current choice. Resets a crash loop.
 
-        What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
-        StrategyError, BackendUnavailable, ``model_does_not_fit`` (see :meth:`load_anyway`). A state given here has to
-        fit; one in use before that does not fit the new model is dropped, and ``status().notice`` says why. An adapter
-        goes with the model it was chosen for, unless ``options`` bring one."""
+        Errors that are known before the load are raised at once and change nothing: ModelNotFound, WeightsError,
+        StrategyError, BackendUnavailable, ``model_does_not_fit`` (see :meth:`load_anyway`). A state given here must
+        fit. If the current state does not fit the new model it is dropped, and ``status().notice`` says why. An adapter
+        stays with the model for which it was chosen, unless ``options`` contain one."""
         with self._choosing:
             before = self._supervisor.goal
             choice = before.choice if before else self._first_choice
@@ -139,8 +139,8 @@ class ModelManager:
         return self._automatic.strategy(inspection, in_use, self.engine_memory_bytes())
 
     def _renew(self) -> None:
-        """``auto`` stands for a better strategy than it did: a model that was loaded by it is loaded again in the
-        background, once nothing else is; answers that run are finished by the engine they began on."""
+        """Called when ``auto`` means a better strategy than before: loads a model that ``auto`` loaded again in the
+        background, once no other change is running. The old engine finishes its running answers."""
         self._supervisor.wait_settled(None)
         with self._choosing:
             loaded = self._supervisor.loaded_target
@@ -149,13 +149,13 @@ class ModelManager:
                 self._supervisor.request_renewal(target)
 
     def begin_loading(self) -> None:
-        """Begins to load the chosen model, for one who is about to :meth:`submit`; what is wrong is told there."""
+        """Starts to load the chosen model before a :meth:`submit`, which then reports any error."""
         with contextlib.suppress(RoostError):
             self._supervisor.ensure_loading(self._chosen(for_loading=True))
 
     def prepare(self) -> None:
-        """For one who may :meth:`submit` soon, such as an open page: in the background, starts the engine's process
-        and reads the vocabulary, but loads no model. Nothing where a model is loaded or being loaded."""
+        """Prepares for a possible :meth:`submit`, for example when a page opens: starts the engine process in the
+        background and reads the vocabulary, but loads no model. Does nothing if a model is loaded or loading."""
         if self._supervisor.is_idle and self._preparing.acquire(blocking=False):
             threading.Thread(target=self._prepare, name="roost-prepare", daemon=True).start()
 
@@ -169,8 +169,8 @@ class ModelManager:
             self._preparing.release()
 
     def load_anyway(self) -> None:
-        """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
-        load it too, until memory ran out. ``no_model`` when nothing was refused."""
+        """Loads the model that :meth:`load` or a request last refused because it does not fit. From then on requests
+        load it too, until memory runs out. Raises ``no_model`` if nothing was refused."""
         self._supervisor.request_refused()
 
     def choose(
@@ -180,28 +180,28 @@ class ModelManager:
         state: str | None = None,
         options: EngineOptions | None = None,
     ) -> None:
-        """What the first request loads in place of the settings' choice; None keeps that. Loads and checks nothing, and
-        changes nothing once something was chosen."""
+        """Sets what the first request loads instead of the settings' choice; None keeps that. Loads and checks nothing,
+        and has no effect once something was chosen."""
         with self._choosing:
             self._first_choice = self._first_choice.changed(
                 model=model, strategy=strategy, state=state, options=options
             )
 
     def choice(self) -> Choice:
-        """What is chosen, as it was given: :meth:`load` takes its parts again."""
+        """The choice as it was given, for another :meth:`load`."""
         goal = self._supervisor.goal
         return goal.choice if goal is not None else self._first_choice
 
     def options(self) -> EngineOptions:
-        """Those of what is chosen, as they were given."""
+        """The options of the current choice, as they were given."""
         return self.choice().options
 
     def reload_reasons(
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
     ) -> tuple[str, ...]:
-        """What of this (None: as chosen) the engine that is loaded, or being loaded, would have to be loaded again
-        for: ``model``, ``strategy``, or names of options. () when it would not, and when nothing is loaded. What
-        ``auto`` came to for that file counts as chosen. Errors as of :meth:`load`."""
+        """Which of these (None: the current choice) would require the loaded or loading engine to load again:
+        ``model``, ``strategy`` or names of options. () if no reload is needed or nothing is loaded. The strategy that
+        ``auto`` chose for the file counts as chosen. Errors as in :meth:`load`."""
         loaded = self._supervisor.loaded_target
         if loaded is None:
             return ()
@@ -212,7 +212,7 @@ class ModelManager:
         return target.reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
-        """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""
+        """Waits until the current load is done and raises its error; ``no_model`` if there is nothing to wait for."""
         if not self._supervisor.wait_settled(timeout_s):
             raise ModelError(reason=Text("reason.manager.still_loading"))
         if self._supervisor.is_closing:
@@ -224,7 +224,7 @@ class ModelManager:
         return self.status()
 
     def cancel_load(self) -> None:
-        """Ends a load; a model that was there before and has not gone yet stays."""
+        """Starts to unload in the background, after running answers had their grace period; cancels a load."""
         self._supervisor.cancel_load()
 
     def unload(self) -> None:
@@ -232,10 +232,10 @@ class ModelManager:
         self._supervisor.request_unload()
 
     def apply_state(self, name_or_path: str) -> StateInfo:
-        """Makes a state file the beginning of every later sequence, without a reload; "" goes back to the model's own
-        start, ``-`` to none at all.
+        """Makes a state file the initial state of all later sequences, without a reload. "" returns to the model's own
+        initial state; ``-`` means no state.
 
-        Running sequences keep theirs. ``state_mismatch``, or another WeightsError, leaves the one in use.
+        Running sequences are not affected. On ``state_mismatch`` or another WeightsError, the state does not change.
         """
         with self._choosing:
             target = self._resolver.with_state(self._chosen(), name_or_path)
@@ -243,25 +243,25 @@ class ModelManager:
             return target.state_info
 
     def check_state(self, name: str) -> StateInfo:
-        """That state file, as the chosen model's beginning; ``state_mismatch`` or another WeightsError when it cannot
-        be. Changes nothing."""
+        """Checks that state file as the chosen model's initial state; raises ``state_mismatch`` or another
+        WeightsError. Changes nothing."""
         return self._resolver.start(self._chosen(), name).info
 
     def state_named(self, name: str) -> RecurrentState | None:
-        """What the chosen model begins with by that name, as of :meth:`apply_state`; None for its own beginning."""
+        """The initial state with that name, as in :meth:`apply_state`; None for the model's own."""
         return self._resolver.start(self._chosen(), name).state
 
     def tokenizer(self) -> Tokenizer:
-        """Of the chosen model. Reads its header; loads no weights."""
+        """The tokenizer of the chosen model. Reads the model's header, not its weights."""
         return tokenizer_of(self._chosen())
 
     def model_info(self) -> Inspection:
-        """What the chosen model's file holds."""
+        """What the chosen model's file contains."""
         return self._chosen().inspection
 
     def model_identity(self) -> str:
-        """32 hex digits of the chosen model's files and its adapter's: equal where states mean the same, but for the
-        rounding of the strategy."""
+        """32 hex digits for the files of the chosen model and its adapter: equal if states are compatible, except for
+        rounding by the strategy."""
         target = self._chosen()
         key = (target.path, target.stamp, target.adapter_stamps, target.options.adapter_alpha)
         known, found = self._identity
@@ -273,12 +273,12 @@ class ModelManager:
         return found
 
     def check_prompt(self, token_ids: Sequence[int]) -> None:
-        """What :meth:`read_state` would refuse: ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``."""
+        """Raises what :meth:`read_state` would raise: ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``."""
         check_prompt(token_ids, self._config_of(self._chosen()), self._settings)
 
     def model_digest(self) -> str:
-        """Of the chosen model's bytes, and its adapter's: the same for a copy of another name on another machine.
-        Errors as of :meth:`model_info`; FileMissing for a file that has gone meanwhile."""
+        """Digest of the bytes of the chosen model and its adapter: the same for a renamed copy on another machine.
+        Errors as in :meth:`model_info`; FileMissing if the file is gone."""
         target = self._chosen()
         options = target.options
         try:
@@ -293,13 +293,13 @@ class ModelManager:
     def submit(
         self, request: GenerationRequest, made_for: Inspection | None = None, state: str | Start | None = None
     ) -> RequestHandle:
-        """Queues the request and loads the chosen model when none is loaded. Returns at once.
+        """Queues the request and loads the chosen model if none is loaded. Returns at once.
 
-        ``state`` is this request's alone, a name as of :meth:`apply_state` or a value; None is the one in use.
+        ``state`` applies to this request only: a name as in :meth:`apply_state` or a value; None is the state in use.
 
-        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, ``crash_loop``,
-        ``model_does_not_fit`` or ``shutting_down``, and ``model_unloaded`` when the model its prompt was ``made_for``
-        is not the chosen one any more."""
+        Raises at once any error in the request, its state or the choice of model, QueueFull, ``crash_loop``,
+        ``model_does_not_fit`` or ``shutting_down``; and ``model_unloaded`` if the model that its prompt was
+        ``made_for`` is not the chosen one any more."""
         quota = self._supervisor.quota
         request = quota.fitted(request)
         while True:
@@ -313,13 +313,13 @@ class ModelManager:
             if self._supervisor.admit(handle, target):
                 return handle
 
-    # reading without writing; these block, load if need be, and begin where ``state`` says, as in ``submit``
+    # prefill without sampling; these block, load the model if needed, and start from ``state``, as in ``submit``
 
     def logits(
         self, token_ids: Sequence[int], every_position: bool = False, state: str | None = None
     ) -> NDArray[np.float32]:
-        """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``: RequestError when that
-        would take more than a gigabyte."""
+        """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``. Raises RequestError if
+        that would need more than a gigabyte."""
         from webapp.manager.messages import ComputeLogits
 
         ids = tuple(int(token_id) for token_id in token_ids)
@@ -337,8 +337,8 @@ class ModelManager:
         return _state_of(self._ask(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest)))
 
     def read_states(self, texts: Iterable[Sequence[int]], names: tuple[str, ...] = ()) -> Iterator[RecurrentState]:
-        """After each text, in order, from the state in use; of their arrays only ``names``, where there are any. The
-        engine reads many of them in one step."""
+        """The state after each text, in order, starting from the state in use; only the arrays in ``names`` if there
+        are any. The engine processes several texts in one step."""
         from webapp.manager.messages import ReadState
 
         asked: deque[Future[Reply]] = deque()
@@ -358,9 +358,9 @@ class ModelManager:
         first: int = 1,
         made_for: Inspection | None = None,
     ) -> tuple[tuple[TokenLogprob, ...], ...]:
-        """For each token from ``first`` (1 to one less than there are) on: itself with its logprob after those before
-        it, then the best ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. Beyond 1 the tokens before are
-        read from the nearest snapshot on. ``made_for`` as in :meth:`submit`."""
+        """For each token from ``first`` (1 to the number of tokens - 1) on: the token with its logprob, then the best
+        ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. If ``first`` is above 1, the tokens before it are
+        prefilled from the nearest snapshot. ``made_for`` as in :meth:`submit`."""
         from webapp.manager.messages import ScoreTokens
 
         ids = tuple(int(token_id) for token_id in token_ids)
@@ -374,12 +374,12 @@ class ModelManager:
         assert reply.scores is not None
         return reply.scores
 
-    # snapshots that leave the engine and come from elsewhere; ``state`` and ``origin`` as of the requests they are of
+    # export and import of snapshots; ``state`` and ``origin`` are those of the requests that they belong to
 
     def snapshot(
         self, token_ids: Sequence[int], state: str | Start | None = None, origin: str = ""
     ) -> tuple[int, Snapshot] | None:
-        """That of the longest prefix of the tokens, and the prefix's length; None where nothing is kept."""
+        """The snapshot of the longest prefix of the tokens, and the prefix's length; None if there is none."""
         from webapp.manager.messages import TakeSnapshot
 
         ids = tuple(token_ids)
@@ -391,8 +391,8 @@ class ModelManager:
     def put_snapshot(
         self, token_ids: Sequence[int], snapshot: Snapshot, state: str | Start | None = None, origin: str = ""
     ) -> str:
-        """As if these tokens had been read, for requests of this ``origin`` alone; its name. Raises what is wrong with
-        it: ``state_mismatch``, ``token_out_of_range``."""
+        """Stores a snapshot as if these tokens had been prefilled, only for requests with this ``origin``. Returns its
+        name. Raises ``state_mismatch`` or ``token_out_of_range``."""
         from webapp.manager.messages import Array, PutSnapshot, State
 
         ids, value = tuple(token_ids), State.of(snapshot.state)
@@ -402,7 +402,7 @@ class ModelManager:
         ).name
 
     def forget_snapshots(self, names: Sequence[str]) -> None:
-        """Those of these names, in memory and on disk; of other models too. Loads nothing."""
+        """Removes the snapshots with these names, in memory and on disk, also those of other models. Loads nothing."""
         from webapp.manager.messages import ForgetSnapshots
 
         session = self._supervisor.session
@@ -411,15 +411,15 @@ class ModelManager:
         delete_snapshots(self._settings.snapshot_dir, names)
 
     def clear_snapshots(self) -> None:
-        """Forgets what the engine has read, as far as it is kept in memory: later prompts are read anew."""
+        """Drops the engine's snapshots in memory: later prompts are prefilled again."""
         from webapp.manager.messages import ClearSnapshots
 
         if (session := self._supervisor.session) is not None:
             session.tell(ClearSnapshots())
 
     def counters(self) -> dict[str, int]:
-        """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
-        does not keep an idle model loaded."""
+        """Counters of the serving engine (LLMEngine.counters); {} if there is none or it does not answer in time. A
+        call does not keep an idle model loaded."""
         from webapp.manager.messages import ReadCounters
 
         session = self._supervisor.session
@@ -432,7 +432,7 @@ class ModelManager:
             return {}
 
     def _is_crowded(self) -> bool:
-        """So many texts are being read that those who ask for many have to leave room for others."""
+        """Whether so many texts are in progress that callers with many texts must leave room for others."""
         session = self._supervisor.session
         return session is not None and session.call_count * 2 > self._settings.max_queue
 
@@ -469,11 +469,11 @@ class ModelManager:
         return session.call(make_command, start)
 
     def engine_pid(self) -> int | None:
-        """None when no engine runs, or it runs in this process."""
+        """None if no engine runs, or if it runs in this process."""
         return self._supervisor.pid
 
     def engine_memory_bytes(self) -> int:
-        """Resident memory of the engine process now; 0 when there is none."""
+        """Current resident memory of the engine process; 0 if there is none."""
         pid = self.engine_pid()
         return resident_bytes(pid) if pid else 0
 
@@ -483,8 +483,8 @@ class ModelManager:
         atexit.unregister(self._close_at_exit)
 
     def _chosen(self, for_loading: bool = False) -> Target:
-        """What is loaded or coming; where nothing is, what the settings or the last load chose, looked at anew when it
-        is about to be loaded (the file may have changed)."""
+        """The loaded or loading target; otherwise the choice of the settings or the last load, resolved again before a
+        load (the file may have changed)."""
         goal = self._supervisor.goal
         if goal is None:
             return self._resolver.resolve(self._first_choice)
@@ -493,11 +493,11 @@ class ModelManager:
         return goal
 
     def _start(self, target: Target, state: str | Start | None) -> Start | None:
-        """Raises what is wrong with a state by name; a value has been checked."""
+        """The state to start from; raises errors of a named state (a value was checked before)."""
         return self._resolver.start(target, state) if isinstance(state, str) else state
 
     def _config_of(self, target: Target) -> ModelConfig:
-        """The backend's own once it is loaded."""
+        """The backend's own configuration once it is loaded."""
         session = self._supervisor.session
         return session.config if session is not None and session.target.is_same_model(target) else target.config
 
@@ -508,7 +508,7 @@ def _library(settings: Settings) -> ModelLibrary:
 
 
 def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
-    """For atexit, which must not keep a forgotten manager alive."""
+    """For atexit, which must not keep an unused manager alive."""
 
     def close() -> None:
         found = manager()
@@ -521,7 +521,7 @@ def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
 LOGITS_LIMIT_BYTES = 1 << 30
 COUNTERS_WAIT_S = 2.0
 TEXTS_AHEAD = 64
-"""Of one request: how many of its texts wait in the engine, so that it can read them together."""
+"""How many texts of one request wait in the engine, so that it can process them together."""
 
 
 def _state_of(asked: Future[Reply]) -> RecurrentState:
@@ -531,7 +531,7 @@ def _state_of(asked: Future[Reply]) -> RecurrentState:
 
 
 def check_request(request: GenerationRequest, config: ModelConfig, settings: Settings) -> None:
-    """Raises a RequestError, or ``state_mismatch`` for a state of its own that does not fit."""
+    """Raises RequestError, or ``state_mismatch`` if the request's own state does not fit."""
     check_prompt(request.prompt_token_ids, config, settings)
     if request.params.max_tokens > settings.max_tokens_limit:
         allowed = Text("reason.manager.at_most", limit=settings.max_tokens_limit)
@@ -552,7 +552,7 @@ def check_prompt(token_ids: Sequence[int], config: ModelConfig, settings: Settin
 
 
 def check_logits_size(positions: int, config: ModelConfig) -> None:
-    """A row of logits for each position goes through memory and pipe at once."""
+    """One row of logits per position passes through memory and pipe at once."""
     most = LOGITS_LIMIT_BYTES // (4 * config.vocab_size)
     if positions > most:
         told = Text("reason.manager.too_many_positions", count=positions, most=most)

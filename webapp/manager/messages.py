@@ -1,7 +1,7 @@
-"""What crosses the pipe between the web process and the engine, in either direction, and how it is framed.
+"""The messages on the pipe between the web process and the engine, in both directions, and their framing.
 
-Plain data in MessagePack: nothing that is read can run code or make another object than those declared here. A frame is
-an 8-byte length and a message. Reads and writes go to the unbuffered pipe, because a daemon thread that waits inside a
+Plain data in MessagePack: reading can never run code or create objects other than those declared here. A frame is an
+8-byte length and a message. Reads and writes use the unbuffered pipe, because a daemon thread that waits inside a
 buffered reader can deadlock an interpreter that is shutting down.
 """
 
@@ -32,7 +32,7 @@ class Plain(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tagged(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A message of its own."""
+    """A complete message."""
 
 
 class Array(Plain, frozen=True):
@@ -64,14 +64,14 @@ class State(Plain, frozen=True):
 
 
 class WarmUp(Tagged, frozen=True):
-    """To an engine that waits for its model: brings in what any model takes that runs with this strategy."""
+    """To an engine that waits for its model: imports what every model with this strategy needs."""
 
     strategy: str
 
 
 class LoadModel(Tagged, frozen=True):
-    """The first command an engine gets, but for WarmUp, and once. ``threads`` 0 leaves the choice to the backend; paths
-    are as the file system has them, which need not be text."""
+    """The first command to an engine, except WarmUp, sent once. ``threads`` 0 lets the backend choose. Paths are the
+    file system's bytes, which need not be valid text."""
 
     path_bytes: bytes
     config: ModelConfig
@@ -86,9 +86,9 @@ class LoadModel(Tagged, frozen=True):
     initial_state: State | None = None
     initial_state_digest: str = ""
     tokenizer_bytes: bytes = b""
-    """A vocabulary file or name in place of the model's own; read only for constrained answers."""
+    """A vocabulary file or name instead of the model's own; used only for constrained answers."""
     snapshot_folder_bytes: bytes = b""
-    """Where snapshots last; "" for nowhere."""
+    """The folder for lasting snapshots; "" for none."""
     snapshot_limit_bytes: int = 0
     adapter_bytes: bytes = b""
     adapter_alpha: float = 0.0
@@ -115,11 +115,11 @@ class LoadModel(Tagged, frozen=True):
 
 
 class CancelLoad(Tagged, frozen=True):
-    """Ends a load at its next progress report; nothing after it."""
+    """Ends a load at its next progress report; has no effect after the load."""
 
 
 class Submit(Tagged, frozen=True):
-    """A GenerationRequest; its initial state is named by its digest."""
+    """A GenerationRequest; a digest names its initial state."""
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -168,14 +168,14 @@ class Abort(Tagged, frozen=True):
 
 
 class SetInitialState(Tagged, frozen=True):
-    """Later sequences start from it; None is the model's own beginning. ``digest`` is what it is known by."""
+    """The initial state of later sequences; None is the model's own. ``digest`` identifies it."""
 
     state: State | None
     digest: str = ""
 
 
 class KeepState(Tagged, frozen=True):
-    """Later requests may name it by its digest."""
+    """A state that later requests can name by its digest."""
 
     digest: str
     state: State
@@ -188,7 +188,7 @@ class ForgetState(Tagged, frozen=True):
 class ComputeLogits(Tagged, frozen=True):
     """Answered by a Reply with ``logits``, ``(vocab_size,)`` or ``(len(token_ids), vocab_size)``.
 
-    ``digest`` of this and the next two says where reading begins, as ``GenerationRequest.initial_state_digest``.
+    ``digest`` in this and the next two: the initial state, as in ``GenerationRequest.initial_state_digest``.
     """
 
     call_id: int
@@ -198,7 +198,7 @@ class ComputeLogits(Tagged, frozen=True):
 
 
 class ReadState(Tagged, frozen=True):
-    """Answered by a Reply with the ``state`` after the last token; of its arrays only ``names``, if there are any."""
+    """Answered by a Reply with the ``state`` after the last token; only its arrays in ``names``, if there are any."""
 
     call_id: int
     token_ids: tuple[int, ...]
@@ -217,8 +217,8 @@ class ScoreTokens(Tagged, frozen=True):
 
 
 class TakeSnapshot(Tagged, frozen=True):
-    """Answered by a Reply with the ``state`` after the ``length`` first tokens, 0 for none, and ``logits`` where they
-    were kept."""
+    """Answered by a Reply with the ``state`` after the first ``length`` tokens (0 for none), and ``logits`` if they
+    were stored."""
 
     call_id: int
     token_ids: tuple[int, ...]
@@ -227,7 +227,7 @@ class TakeSnapshot(Tagged, frozen=True):
 
 
 class PutSnapshot(Tagged, frozen=True):
-    """The state after these tokens, for requests of this ``origin``. Answered by a Reply with its ``name``."""
+    """The state after these tokens, for requests with this ``origin``. Answered by a Reply with its ``name``."""
 
     call_id: int
     token_ids: tuple[int, ...]
@@ -242,7 +242,7 @@ class ForgetSnapshots(Tagged, frozen=True):
 
 
 class ClearSnapshots(Tagged, frozen=True):
-    """Those in memory go; what is on disk stays."""
+    """Removes snapshots in memory; those on disk stay."""
 
 
 class ReadCounters(Tagged, frozen=True):
@@ -252,7 +252,7 @@ class ReadCounters(Tagged, frozen=True):
 
 
 class Shutdown(Tagged, frozen=True):
-    """Ends the engine, also in mid-load."""
+    """Ends the engine, even during a load."""
 
 
 Command = (
@@ -281,7 +281,7 @@ class Loading(Tagged, frozen=True):
 
 
 class Loaded(Tagged, frozen=True):
-    """``config`` is the backend's own; ``seats`` is how many sequences run at once."""
+    """``config`` is the backend's own; ``seats`` is how many sequences can run at once."""
 
     config: ModelConfig
     seats: int
@@ -289,13 +289,13 @@ class Loaded(Tagged, frozen=True):
 
 
 class LoadFailed(Tagged, frozen=True):
-    """``error`` as :meth:`RoostError.to_dict`; the engine ends after it."""
+    """``error`` as in :meth:`RoostError.to_dict`; the engine ends after it."""
 
     error: dict[str, Any]
 
 
 class Outputs(Tagged, frozen=True):
-    """Everything one step had to say, to be read in this order; ``queue`` is where the waiting ones stand after it."""
+    """All results of one step, to be handled in this order; ``queue``: the positions of waiting requests after it."""
 
     queue: QueueReport | None
     prefills: tuple[PrefillProgress, ...]
@@ -317,7 +317,7 @@ class Outputs(Tagged, frozen=True):
 
 
 class Reply(Tagged, frozen=True):
-    """To a call of the same id: one value, or an error as :meth:`RoostError.to_dict`."""
+    """The reply to the call with this id: one value, or an error as in :meth:`RoostError.to_dict`."""
 
     call_id: int
     logits: Array | None = None
@@ -330,10 +330,10 @@ class Reply(Tagged, frozen=True):
 
 
 class Heartbeat(Tagged, frozen=True):
-    """Once a second from a thread beside the engine's loop, so it also comes while the loop is inside one long step.
+    """Sent once a second by a separate thread, so it also comes while the engine's loop is in one long step.
 
-    ``progress`` grows with every turn of the loop and every report of a load; ``is_idle``: the loop waits for a
-    command. ``cpu_s`` is the processor time of the process until now, all its threads together.
+    ``progress`` increases with every turn of the loop and every report of a load; ``is_idle``: the loop waits for a
+    command. ``cpu_s``: CPU time of the process so far, for all its threads together.
     """
 
     progress: int
@@ -345,7 +345,7 @@ Message = Loading | Loaded | LoadFailed | Outputs | Reply | Heartbeat
 
 
 def printable(error: dict[str, Any]) -> dict[str, Any]:
-    """An error's dict as it can be encoded: a file name of bytes that are no text is shown with question marks."""
+    """An error's dict that can be encoded: bytes of a file name that are not valid text become question marks."""
     text = json.dumps(error, ensure_ascii=False, default=_as_plain)
     found: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
     return found
@@ -356,23 +356,23 @@ def pack(message: Command | Message) -> bytes:
 
 
 def read_command(pipe: Pipe) -> Command:
-    """Blocks for the next command; EOFError when the other end is gone, msgspec.MsgspecError for what is none."""
+    """Waits for the next command. Raises EOFError if the other end is closed, msgspec.MsgspecError if it is invalid."""
     return _commands.decode(read_frame(pipe))
 
 
 def read_message(pipe: Pipe) -> Message:
-    """Blocks for the next message; errors as of :func:`read_command`."""
+    """Waits for the next message; errors as in :func:`read_command`."""
     return _messages.decode(read_frame(pipe))
 
 
 def as_read(message: Command | Message) -> Any:
-    """The message as the other end of a pipe would get it."""
+    """The message as the other end of the pipe would receive it."""
     decoder: Any = _messages if isinstance(message, _MESSAGE_KINDS) else _commands
     return decoder.decode(_encoder.encode(message))
 
 
 def _as_plain(value: Any) -> Any:
-    """Numbers of numpy; what an error's parameters hold beyond that is only ever shown."""
+    """Converts numpy numbers; other values in an error's parameters are only displayed, so text is enough."""
     return value.item() if hasattr(value, "item") else str(value)
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA cards as their driver tells them, through NVML (package ``nvidia-ml-py``, pure Python, no CUDA needed)."""
+"""NVIDIA GPUs as their driver reports them, through NVML (package ``nvidia-ml-py``, pure Python, needs no CUDA)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gpu:
-    """``index`` is the one a strategy names (``cuda:0``). Bytes; ``vram_free`` counts all programs on the card."""
+    """``index`` is the one in a strategy (``cuda:0``). Sizes in bytes; ``vram_free`` counts all programs on the GPU."""
 
     index: int
     name: str
@@ -22,12 +22,12 @@ class Gpu:
 
 
 PATIENCE_S = 0.3
-"""How long a page waits for the graphics driver; later calls find its answer."""
+"""How long a page waits for the GPU driver; later calls use its answer."""
 
 
 class GpuReader:
-    """The cards, read in a thread of its own: a driver that hangs leaves one thread waiting and the figures known
-    before. One thread at a time."""
+    """Reads the GPUs in its own thread: if the driver hangs, one thread waits and the last known values are returned.
+    Never more than one thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,14 +48,14 @@ class GpuReader:
 
 
 def read_gpus() -> tuple[Gpu, ...]:
-    """Empty without the package, a driver or a card. May take seconds the first time: the driver wakes the card."""
+    """Empty without the package, a driver or a GPU. May take seconds the first time: the driver wakes the GPU."""
     try:
         import pynvml
     except ImportError:
         return ()
     try:
         pynvml.nvmlInit()
-    except Exception as exc:  # a broken driver raises what it likes, also OSError from loading its library
+    except Exception as exc:  # a broken driver may raise anything, also OSError from loading its library
         log.debug("NVML: %s", exc)
         return ()
     try:
@@ -78,7 +78,7 @@ def _cards(nvml: Any) -> tuple[Gpu, ...]:
 
 
 def _visible(handles: list[Any], nvml: Any) -> list[Any]:
-    """NVML counts every card, torch only those of ``CUDA_VISIBLE_DEVICES`` (numbers or GPU-… ids) and in its order."""
+    """NVML lists every GPU, torch only those in ``CUDA_VISIBLE_DEVICES`` (numbers or GPU-… ids), in that order."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return handles
@@ -86,7 +86,7 @@ def _visible(handles: list[Any], nvml: Any) -> list[Any]:
     chosen: list[Any] = []
     for word in (part.strip() for part in wanted.split(",")):
         found = [number for number, names_of in enumerate(names) if _is_named(word, *names_of)]
-        if not found:  # CUDA ignores what follows the first one it does not know
+        if not found:  # CUDA ignores all entries after the first unknown one
             break
         chosen.append(handles[found[0]])
     return chosen
@@ -97,7 +97,7 @@ def _is_named(word: str, index: str, uuid: str) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Older versions of the package answer bytes."""
+    """Older versions of the package return bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""One engine from start to end: one model, the requests it answers, and why it ended."""
+"""One engine from start to end: one model, its requests, and the reason for its end."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from webapp.weights.inspection import Inspection, used_token_bitmap
 CANCEL_PATIENCE_S = 2.0
 MEASURE_EVERY_S = 1.0
 KEPT_STATES_BYTES = 256 << 20
-"""A 7B model's state has 33 MB."""
+"""The state of a 7B model has 33 MB."""
 PENALTY_EXEMPT_TEXT = "\n\t 0123456789,.:;?!\"'`~@#$%^&*()[]{}<>_+-=|/\\，。：；？！、“”‘’（）《》"
-"""Characters every text repeats: their tokens in the prompt do not count for ``global_penalty``. After RWKV-Runner's
-rwkv.py, which exempts line ends, spaces, digits and punctuation."""
+"""Characters that repeat in every text: their tokens in the prompt do not count for ``global_penalty``. From
+RWKV-Runner's rwkv.py, which exempts line ends, spaces, digits and punctuation."""
 
 
 class EngineSession:
-    """Loading, then ready, then ended with an ``error``. Late messages of an ended engine reach nobody.
+    """Loading, then ready, then ended with an ``error``. Late messages of an ended engine are ignored.
 
-    ``changed`` guards everything here, with what else its owner guards by it; ``on_change`` is called with it held,
-    from the engine's threads too.
+    The lock ``changed`` guards all fields here, and fields of its owner. ``on_change`` is called with the lock held,
+    also from the engine's threads.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class EngineSession:
 
     @property
     def waiting_count(self) -> int:
-        """Of the open ones, those the engine has given no slot yet."""
+        """The number of open requests that have no slot in the engine yet."""
         return min(self._waiting, len(self._handles))
 
     def open_handles(self) -> list[RequestHandle]:
@@ -108,10 +108,10 @@ class EngineSession:
     def has_request(self, request_id: str) -> bool:
         return request_id in self._handles
 
-    # what the supervisor does
+    # for the supervisor
 
     def start(self, start_engine: EngineStarter) -> None:
-        """Without a model yet: an engine process imports for a while before it reads its first command."""
+        """Starts the process before the target is known: it imports for a while before it reads its first command."""
         self._client = start_engine(self._receive, self._report_exit)
         threading.Thread(target=self._watch, name="roost-engine-watch", daemon=True).start()
 
@@ -121,7 +121,7 @@ class EngineSession:
             self._send(command(self.target.start))
 
     def wait_loaded(self, timeout_s: float | None) -> None:
-        """Until the model is there; raises why it is not. The caller closes the session then."""
+        """Waits until the model is loaded; raises the error if that fails, and the caller then closes the session."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self._is_ready or bool(self.error or self._abandoned), timeout_s)
             if self._abandoned and not self.error:
@@ -137,7 +137,7 @@ class EngineSession:
                 )
 
     def abandon(self, error: RoostError) -> None:
-        """Ends a load: ``wait_loaded`` raises ``error`` as soon as the engine stopped, or after two seconds."""
+        """Cancels a load: ``wait_loaded`` raises ``error`` as soon as the engine has stopped, or after two seconds."""
         with self._changed:
             self._abandoned = self._abandoned or error
             self._changed.notify_all()
@@ -145,13 +145,13 @@ class EngineSession:
     def set_state(self, target: Target) -> None:
         """``target`` is the same model with another initial state."""
         self.target = target
-        if not self._is_told:  # its first command has to be the one that loads, and brings this state
+        if not self._is_told:  # the first command must be the load, which includes this state
             return
         state = messages.State.of(target.state) if target.state is not None else None
         self._send(messages.SetInitialState(state, target.state_info.digest))
 
     def close(self, error: RoostError, grace_s: float) -> None:
-        """Ends the engine; what is still open ends with ``error``. Returns when it is gone."""
+        """Ends the engine; open requests end with ``error``. Returns when the engine is gone."""
         self._end(error)
         if self._client is not None:
             self._client.close(grace_s)
@@ -175,20 +175,20 @@ class EngineSession:
             if start.info != self.target.start.info:
                 digest = self._kept_states.give(start)
             handle.service = Service(self.target.name, self.target.strategy, start.info)
-            log_begin(handle)  # before the engine can have ended it
+            log_begin(handle)  # before the engine can end the request
             self._send(messages.Submit.of(request, digest))
 
     def abort(self, request_id: str) -> None:
-        """Nothing when it is not one of this engine's."""
+        """Does nothing if the request does not belong to this engine."""
         if request_id in self._handles:
             self._send(messages.Abort(request_id))
 
     def call(
         self, make_command: Callable[[int, str | None], Any], start: Start | None = None, is_work: bool = True
     ) -> Future[messages.Reply]:
-        """Sends a command, made of the call's id and the digest of ``start``. Its Reply is the future's result.
+        """Sends a command made from the call's id and the digest of ``start``; the result is its Reply.
 
-        One that is no work does not keep an idle engine loaded.
+        A call with ``is_work`` False does not keep an idle engine loaded.
         """
         future: Future[messages.Reply] = Future()
         with self._changed:
@@ -203,7 +203,7 @@ class EngineSession:
         return future
 
     def tell(self, command: messages.Command) -> None:
-        """Sends what is not answered."""
+        """Sends a command that has no reply."""
         with self._changed:
             if self.error is None:
                 self._send(command)
@@ -212,7 +212,7 @@ class EngineSession:
         if self._client is not None:
             self._client.send(command)
 
-    # what the engine says
+    # messages from the engine
 
     def _receive(self, message: messages.Message) -> None:
         self._measure()
@@ -235,7 +235,7 @@ class EngineSession:
                 self._on_change(self)
 
     def _deliver(self, outputs: messages.Outputs) -> None:
-        """To the handles, and what ended is told first: who sees the end of an answer finds its seat free."""
+        """Passes outputs to the handles, ended requests first: a client that sees an answer end finds its slot free."""
         before = (self.open_count, self.waiting_count)
         events: list[tuple[RequestHandle | None, QueuePosition | PrefillProgress | TokenOutput]] = []
         news: list[PrefillProgress | TokenOutput] = [*outputs.prefills, *outputs.tokens]
@@ -276,7 +276,7 @@ class EngineSession:
         self.last_exit = found
         self._is_over.set()
         if self.error is None:
-            # A load we gave up may be killed by us: that is no crash.
+            # We may have killed a load that was cancelled: that is not a crash.
             self.has_crashed = self.has_stalled or self._abandoned is None
             self._end(self._abandoned or crash_error(found, self._memory, oom_kills()))
         else:
@@ -284,8 +284,8 @@ class EngineSession:
                 self._on_change(self)
 
     def _end(self, error: RoostError) -> None:
-        """The change is told before the answers end: a caller that tries again because its answer failed must find that
-        this engine serves no more."""
+        """Reports the change before the answers end: a caller that retries after a failed answer must see that this
+        engine does not serve any more."""
         with self._changed:
             self.error = self.error or error
             handles, self._handles = list(self._handles.values()), {}
@@ -296,10 +296,10 @@ class EngineSession:
         for future in calls:
             future.set_exception(error)
 
-    # whether it lives
+    # the watchdog
 
     def _watch(self) -> None:
-        """Looks for signs of life until the engine's end; ends it when there was none for too long."""
+        """Watches for signs of life until the engine's end; kills the engine if there was none for too long."""
         looked_at = time.monotonic()
         while not self._is_over.wait(self._limits.look_every_s):
             now = time.monotonic()
@@ -328,10 +328,10 @@ class EngineSession:
 
 
 class KeptStates:
-    """The states one engine was given by name, so that each crosses the pipe once and not with every request.
+    """The states that one engine received by name, so that each crosses the pipe once and not with every request.
 
-    The least recently used are taken back beyond ``limit_bytes``: commands arrive in order, so a request that named one
-    before has begun with it. Not thread-safe.
+    Beyond ``limit_bytes`` the least recently used are removed from the engine. Commands arrive in order, so a request
+    that named such a state has already started. Not thread-safe.
     """
 
     def __init__(
@@ -342,7 +342,7 @@ class KeptStates:
         self._sizes: OrderedDict[str, int] = OrderedDict()
 
     def give(self, start: Start) -> str:
-        """The digest by which the engine now knows it; "" for the model's own beginning."""
+        """The digest by which the engine knows this state; "" for the model's own initial state."""
         if start.state is None:
             return ""
         digest = start.info.digest
@@ -356,8 +356,8 @@ class KeptStates:
 
 
 def load_command(target: Target, settings: Settings) -> Callable[[Start], messages.LoadModel]:
-    """The command that loads a target as the settings want it run. Takes a moment (it reads the vocabulary); the state
-    is filled in last, because it may change until then."""
+    """The command that loads a target with the settings' values. Takes a moment (it reads the vocabulary); the state is
+    filled in last, because it may change until then."""
     tokenizer = tokenizer_or_none(target)
     command = messages.LoadModel(
         path_bytes=os.fsencode(target.path),
@@ -387,14 +387,14 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], messag
 
 
 def penalty_exempt_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Tokens that are one character of :data:`PENALTY_EXEMPT_TEXT`; a character of several tokens has none."""
+    """Tokens that are a single character of :data:`PENALTY_EXEMPT_TEXT`; characters with several tokens are skipped."""
     encoded = (tokenizer.encode(character) for character in PENALTY_EXEMPT_TEXT)
     return tuple(sorted({ids[0] for ids in encoded if len(ids) == 1}))
 
 
 def banned_token_ids(tokenizer: Tokenizer | None, inspection: Inspection, vocab_size: int) -> tuple[int, ...]:
-    """Ids that are no token, and tokens the model was never trained on: it gives them any logit. Token 0 ends a text
-    and is never banned."""
+    """Ids that are not tokens, and tokens that the model was not trained on, whose logits are arbitrary. Token 0 ends a
+    text and is never banned."""
     banned = {token_id for token_id in (tokenizer.unassigned_ids() if tokenizer else ()) if token_id < vocab_size}
     bitmap = used_token_bitmap(inspection)
     if bitmap is not None:
@@ -403,19 +403,19 @@ def banned_token_ids(tokenizer: Tokenizer | None, inspection: Inspection, vocab_
 
 
 WORKING_CPU_S = 0.01
-"""Processor time between two beats, a second apart, by which a step that does not end counts as work. The beat itself
-takes 0.1 ms."""
+"""CPU time between two heartbeats, one second apart, above which a long step counts as working. The heartbeat itself
+needs 0.1 ms."""
 
 
 class StallWatch:
     """Counts seconds since the last sign of life. Not thread-safe.
 
-    A sign of life is any message, and a heartbeat if the loop advanced or is idle, if the process used its processor,
-    or if a model is being loaded (a load may wait for a disk or a compiler). A heartbeat alone is none: its thread also
-    runs beside a deadlock.
+    A sign of life is any message, or a heartbeat if the loop advanced or is idle, if the process used CPU time, or if a
+    model is loading (a load may wait for a disk or a compiler). A heartbeat alone is not enough: its thread also runs
+    during a deadlock.
 
-    Only the watcher's own looks count, each for at most two intervals. So a suspended laptop, a paused machine or a web
-    process that got no processor does not make an engine look hung, whether or not the system's clock went on.
+    Only the watcher's own checks count time, each at most two intervals. So a suspended laptop, a paused machine or a
+    web process without CPU time does not make an engine look hung, whether or not the system's clock continued.
     """
 
     def __init__(self, limits: StallLimits) -> None:
@@ -425,7 +425,7 @@ class StallWatch:
         self._beat: messages.Heartbeat | None = None
 
     def hear(self, beat: messages.Heartbeat | None, is_loading: bool) -> None:
-        """None is any other message."""
+        """``beat`` None: any other message."""
         before, self._beat = self._beat, beat or self._beat
         if beat is None or before is None or beat.is_idle or beat.progress != before.progress:
             self._silent_s = self._step_s = 0.0
@@ -433,18 +433,18 @@ class StallWatch:
             self._silent_s = 0.0
 
     def look(self, elapsed_s: float) -> None:
-        """``elapsed_s`` since the last look."""
+        """Called regularly, with the seconds since the last call."""
         counted_s = min(elapsed_s, 2 * self._limits.look_every_s)
         self._silent_s += counted_s
         self._step_s += counted_s
 
     @property
     def silent_s(self) -> int:
-        """Whole seconds; 0 while that is too short to be mentioned."""
+        """Whole seconds; 0 while the time is too short to report."""
         return int(self._silent_s) if self._silent_s >= self._limits.notice_s else 0
 
     def error(self) -> ModelError | None:
-        """Why the engine has to be ended; None while it does not."""
+        """Why the engine must be killed; None if it need not."""
         limits = self._limits
         if limits.silent_s and self._silent_s >= limits.silent_s:
             return ModelError(

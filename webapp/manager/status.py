@@ -1,4 +1,4 @@
-"""What a page shows about the model, and a board on which a change of it can be waited for."""
+"""The model's status for pages, and a board on which callers can wait for a change."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One moment. ``revision`` grows by one with every change.
+    """The status at one moment. ``revision`` increases by one with every change.
 
-    ``model``, ``model_path``, ``strategy``, ``adapter`` (a file's name) and ``state`` say what is loaded or being
-    loaded, else what is chosen.
-    ``error`` (a RoostError's dict) is what the last load or the engine ended with; it may stand beside phase ``ready``
-    when another model was to replace the one that stays. ``notice`` says why a state was dropped. ``engine_bytes`` is
-    the resident memory of the engine process when this was written; it alone makes no new revision. ``silent_s``:
-    for so many seconds the engine, or the one that loads, has given no sign of life; 0 while all is well.
-    ``chosen_strategy`` is ``auto`` where ``strategy`` is what that came to; ``engine_note`` then says why it did not
-    come to a faster one, or "" (see :mod:`.automatic`).
-    ``step``, ``step_done``, ``step_total``: as of LoadProgress, while it loads.
+    ``model``, ``model_path``, ``strategy``, ``adapter`` (a file name) and ``state`` describe what is loaded or loading,
+    otherwise what is chosen. ``error`` (a RoostError's dict) is the error of the last load or of the engine. It may
+    occur with phase ``ready`` if a model could not replace the loaded one. ``notice`` says why a state was dropped.
+    ``engine_bytes``: resident memory of the engine process at that time; its change alone makes no new revision.
+    ``silent_s``: seconds since the last sign of life of the engine or of a loading one; 0 while that is normal.
+    ``chosen_strategy`` is ``auto`` if ``auto`` chose ``strategy``; ``engine_note`` then says why it is not a faster
+    one, or "" (see :mod:`.automatic`). ``step``, ``step_done``, ``step_total``: as in LoadProgress, during a load.
     """
 
     revision: int = 0
@@ -66,7 +64,7 @@ def describe(
     held: int,
     error: RoostError | None,
 ) -> ModelStatus:
-    """One status from what the supervisor holds; ``held`` requests wait for a model."""
+    """The status for the supervisor's values; ``held`` requests wait for a model."""
     names = described_target(goal) if goal else {}
     progress: dict[str, Any] = vars(loading.progress) if loading else {}
     counts: dict[str, Any] = {}
@@ -90,7 +88,7 @@ def describe(
 
 
 def described_target(target: Target) -> dict[str, Any]:
-    """The fields of a status that say what is chosen."""
+    """The status fields that describe the choice."""
     return {
         "model": target.name,
         "model_path": target.path,
@@ -117,7 +115,7 @@ class StatusBoard:
         return self._status
 
     def publish(self, status: ModelStatus) -> None:
-        """Its revision is set here."""
+        """Sets the status's revision."""
         with self._changed:
             now = replace(status, revision=self._status.revision, engine_note=self._note)
             is_new = now != self._status
@@ -131,11 +129,11 @@ class StatusBoard:
         self.publish(self._status)
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Called after every change, in the thread that made it; it must return at once."""
+        """Calls ``listener`` after every change, in the thread that made it; it must return at once."""
         self._listeners.append(listener)
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
-        """The status once it is another than ``revision``, or after the time."""
+        """The status once its revision differs from ``revision``, or the current one after the timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._status.revision != revision, timeout_s)
             return self._status

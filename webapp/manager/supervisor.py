@@ -1,7 +1,7 @@
-"""Which engine runs: one state machine for what serves, loads and drains, what comes next, and who waits.
+"""Which engine runs: one state machine for the engines that serve, load and drain, the next change, and the queue.
 
-Everything here and in the sessions is guarded by one lock, :attr:`Supervisor.changed`. Handles have a lock of their
-own, taken last. What takes time (loading, draining, ending) is done by a worker thread, one change after the other.
+One lock, :attr:`Supervisor.changed`, guards everything here and in the sessions. Handles have their own lock, taken
+last. A worker thread does the slow work (loading, draining, ending), one change after the other.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Change:
-    """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can. A patient one
-    lets the answers of the old engine finish, however long they are; while it ``is_beside``, the old engine takes new
-    requests until the new one is in place."""
+    """``target`` None is an unload. A cancelled change contains its error and ends as soon as possible. A patient
+    change waits until the old engine has finished all its answers; while it ``is_beside``, the old engine accepts new
+    requests until the new one replaces it."""
 
     target: Target | None
     error: RoostError | None = None
@@ -43,14 +43,14 @@ class Change:
 
 
 class Supervisor:
-    """Holds at most one engine that serves (``session``), one that loads and one that drains.
+    """Has at most one engine that serves (``session``), one that loads and one that drains.
 
-    ``goal`` is what is chosen: the target of the load at hand, else what is loaded, else what was loaded last or is to
-    be loaded first. ``error`` is what the last load or engine ended with, or why ``_refused`` was not loaded.
-    ``_crashes`` in a row have no answer between.
+    ``goal`` is the chosen target: that of the current load, else the loaded one, else the last loaded or the first to
+    load. ``error``: the error of the last load or engine, or why ``_refused`` was not loaded. ``_crashes``: crashes in
+    a row without an answer in between.
 
     ``has_room(target)`` decides whether a new model is loaded before the old one ends. A swap with room: load the new
-    one while the old one answers, put it in place, drain and end the old one. Without: drain and end the old one first.
+    model while the old one answers, replace it, drain and end the old one. Without: drain and end it first.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Supervisor:
     ) -> None:
         lock = threading.RLock()
         self.changed = threading.Condition(lock)
-        self._work_came = threading.Condition(lock)  # of its own: an answer's end need not wake the worker
+        self._work_came = threading.Condition(lock)  # separate: the end of an answer need not wake the worker
         self.goal: Target | None = None
         self.session: EngineSession | None = None
         self.error: RoostError | None = None
@@ -89,17 +89,17 @@ class Supervisor:
         self._worker: threading.Thread | None = None
         self._ahead: EngineAhead | None = None
 
-    # what can be asked
+    # queries
 
     @property
     def loaded_target(self) -> Target | None:
-        """Of the load at hand, else of the engine that serves."""
+        """The target of the current load, otherwise of the serving engine."""
         with self.changed:
             return self._load_at_hand or (self.session.target if self.session else None)
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is loaded, and no load is coming."""
+        """Nothing is loaded or going to be loaded."""
         with self.changed:
             return self.session is None and self._load_at_hand is None
 
@@ -110,13 +110,13 @@ class Supervisor:
 
     @property
     def _is_serving(self) -> bool:
-        """New requests go straight to ``session``."""
+        """New requests go directly to ``session``."""
         is_free = self._running is None or self._running.is_beside
         return self.session is not None and is_free and self._next is None
 
     @property
     def _load_at_hand(self) -> Target | None:
-        """What is going to be loaded, cancelled loads aside."""
+        """The target that is going to be loaded, ignoring cancelled loads."""
         change = self._next or self._running
         return change.target if change is not None and change.error is None else None
 
@@ -126,7 +126,7 @@ class Supervisor:
 
     @property
     def _phase(self) -> str:
-        """As of ModelStatus."""
+        """As in ModelStatus."""
         change = self._next or self._running
         if change is not None and not self._is_serving:
             return "loading" if change.target else "unloading"
@@ -135,14 +135,14 @@ class Supervisor:
         return "failed" if self.error and self.error.code != "load_cancelled" else "empty"
 
     def wait_settled(self, timeout_s: float | None) -> bool:
-        """Until no load waits or runs; False after the time."""
+        """Waits until no load is waiting or running; False on timeout."""
         with self.changed:
             return self.changed.wait_for(lambda: not (self._next or self._running) or self.is_closing, timeout_s)
 
     # changes
 
     def request_load(self, target: Target, anyway: bool = False) -> None:
-        """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already. Raises
+        """For a person's request: resets the crash count. Does nothing if the same target is loaded or loading. Raises
         ``model_does_not_fit`` unless ``anyway``."""
         with self.changed:
             self._check_open()
@@ -159,14 +159,14 @@ class Supervisor:
             self._request(Change(target))
 
     def request_refused(self) -> None:
-        """Loads what was refused last because it does not fit; ``no_model`` when nothing was."""
+        """Loads the target that was last refused because it does not fit; raises ``no_model`` if there is none."""
         with self.changed:
             if self._refused is None:
                 raise ModelError("no_model")
             self.request_load(self._refused, anyway=True)
 
     def request_renewal(self, target: Target) -> None:
-        """Loads the same model in another way, unless anything else is going on. Costs no answer."""
+        """Loads the same model with another strategy, unless another change is running. No answer is lost."""
         with self.changed:
             is_free = self._is_serving and self._running is None and not self.is_closing
             if is_free and self.session is not None and not self.session.target.is_same_engine(target):
@@ -180,13 +180,13 @@ class Supervisor:
             self._tell()
 
     def cancel_load(self) -> None:
-        """What was loaded before, if it is still there, stays."""
+        """The previously loaded model stays if it is still there."""
         with self.changed:
             if self._load_at_hand is not None:
                 self._replace_changes(None)
 
     def ensure_loading(self, target: Target) -> None:
-        """Begins a load unless there is a model or one is coming; ``crash_loop`` when that has failed too often,
+        """Starts a load unless a model is loaded or loading. Raises ``crash_loop`` after too many failures, and
         ``model_does_not_fit``."""
         with self.changed:
             self._check_open()
@@ -198,8 +198,8 @@ class Supervisor:
             self._request(Change(target))
 
     def prepare(self, target: Target) -> None:
-        """Starts the process of the engine that will load ``target``, unless one serves, loads or is started; nothing
-        where engines have no process of their own. It holds no model yet, and ends when none is loaded for long."""
+        """Starts the engine process for a later load of ``target``, unless one serves, loads or is started already.
+        Does nothing if engines have no own process. It has no model yet, and ends if none is loaded for a long time."""
         from webapp.manager.client import EngineAhead
 
         with self.changed:
@@ -208,7 +208,7 @@ class Supervisor:
                 self._ahead.prepare(target.strategy)
 
     def set_goal(self, target: Target) -> None:
-        """Chooses what the next load will load; what is loaded or being loaded gets its state at once."""
+        """Chooses the target of the next load; an engine that is loaded or loading gets its state at once."""
         with self.changed:
             for change in (self._next, self._running):
                 if change and change.target and change.target.is_same_model(target):
@@ -221,7 +221,7 @@ class Supervisor:
             self._tell()
 
     def close(self) -> None:
-        """Everything ends; returns when the engine and the worker are gone. May be called again, and by many."""
+        """Ends everything; returns when engine and worker are gone. May be called repeatedly, from any thread."""
         with self.changed:
             self.is_closing = True
             self._replace_changes(None, ModelError("shutting_down"))
@@ -236,7 +236,7 @@ class Supervisor:
             raise ModelError("shutting_down")
 
     def _check_fit(self, target: Target, by_hand: bool = False) -> None:
-        """Raises ``model_does_not_fit``, which the pages show too."""
+        """Raises ``model_does_not_fit``, which pages show too."""
         reclaimable = self.session.engine_bytes if self.session else 0
         refusal = self._fit.refusal(target, reclaimable, by_hand)
         if refusal is not None:
@@ -252,7 +252,7 @@ class Supervisor:
             self._worker.start()
 
     def _replace_changes(self, change: Change | None, error: RoostError | None = None) -> None:
-        """``change`` instead of the one at hand, which is cancelled if it is a load."""
+        """Replaces the current change with ``change``; cancels it if it is a load."""
         error = error or ModelError("load_cancelled")
         dropped, self._next = self._next, change
         if self._running is not None and self._running.target is not None:
@@ -272,8 +272,8 @@ class Supervisor:
     # requests
 
     def admit(self, handle: RequestHandle, target: Target) -> bool:
-        """Sends the request to the engine, or holds it until there is one. False when ``target``, for which it was
-        checked, is not the model it would run on (any more)."""
+        """Sends the request to the engine, or queues it until there is one. False if ``target``, for which it was
+        checked, is not (any more) the model that would run it."""
         with self.changed:
             self._check_open()
             self._check_room(handle.request_id)
@@ -315,7 +315,7 @@ class Supervisor:
             yield from session.open_handles()
 
     def _take_waiting(self) -> list[tuple[RequestHandle, Target]]:
-        """All but those for what the next change is still to load."""
+        """All waiting requests, except those for a model that the next change is going to load."""
         later = self._next.target if self._next else None
         stay = [later is not None and target.is_same_model(later) for _, target in self._waiting]
         taken = [pair for pair, stays in zip(self._waiting, stay, strict=True) if not stays]
@@ -342,7 +342,7 @@ class Supervisor:
         self._end_all()
 
     def _take_change(self) -> Change | None:
-        """Makes the next change the running one. None after tidying up a dead engine, or at the end."""
+        """Makes the next change the running one. None after cleaning up a dead engine, or at the end."""
         with self.changed:
             self._running = None
             self._tell()
@@ -361,7 +361,7 @@ class Supervisor:
         return None
 
     def _idle_left_s(self) -> float | None:
-        """Until an idle model has to be unloaded, or it is time to look whether it is idle; None for never."""
+        """Seconds until an idle model must be unloaded or idleness must be checked again; None for never."""
         session = self.session
         limit = session.target.options.idle_unload_s if session is not None else None
         if not limit or session is None:
@@ -382,7 +382,7 @@ class Supervisor:
             self._retire(old, change)
 
     def _load(self, change: Change, target: Target) -> None:
-        # Brings msgspec and subprocess, which a start does without.
+        # Imports msgspec and subprocess, which a start does not need.
         from webapp.manager.client import start_engine_process
         from webapp.manager.session import EngineSession, load_command
 
@@ -401,7 +401,7 @@ class Supervisor:
         except RoostError as exc:
             if session.has_crashed:
                 self._count_crash(session)
-            session.kill()  # told to stop, it may still be deep in native code
+            session.kill()  # it was told to stop, but may still be in native code
             session.close(exc, CLOSE_GRACE_S)
             raise
 
@@ -420,10 +420,10 @@ class Supervisor:
                     session.submit(handle)
                 else:
                     handle.finish(FinishReason.ERROR, ModelError("model_unloaded"))
-            self._session_changed(session)  # it may have died between its last word and here
+            self._session_changed(session)  # it may have died after its last message
 
     def _retire(self, old: EngineSession, change: Change) -> None:
-        """Lets what runs finish for a while, then ends the engine. A load cancelled meanwhile leaves it be."""
+        """Gives running answers some time, then ends the engine. If the load is cancelled meanwhile, keeps it."""
         with self.changed:
 
             def is_over() -> bool:
@@ -444,7 +444,7 @@ class Supervisor:
             self._tell()
 
     def _report_failure(self, change: Change, error: RoostError) -> None:
-        """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
+        """After a failed swap the goal is the previous model: still loaded, or the next request loads it again."""
         level = logging.INFO if error.code in ("load_cancelled", "shutting_down") else logging.WARNING
         logger.log(level, "a change to %s failed: %s", change.target.name if change.target else "no model", error)
         with self.changed:
@@ -470,7 +470,7 @@ class Supervisor:
             self._fail_waiting(ModelError("shutting_down"))
             self._tell()
 
-    # what engines do
+    # events of engines
 
     def _session_changed(self, session: EngineSession) -> None:
         """Called with the lock held, from the engine's threads."""
@@ -492,13 +492,13 @@ class Supervisor:
         self._tell()
 
     def _load_again(self, target: Target) -> None:
-        """After an engine that hung."""
+        """Loads the model again after an engine hung."""
         is_free = self._running is None and self._next is None and not self.is_closing
         if is_free and self._crashes < self._settings.crash_tries:
             self._replace_changes(Change(target))
 
     def _with_count(self, error: RoostError) -> RoostError:
-        """``crash_loop``, when it was one too many: the next request will not load again."""
+        """``crash_loop`` if there were too many crashes: the next request will not load again."""
         if self._crashes < self._settings.crash_tries:
             return error
         return ModelError("crash_loop", tries=self._crashes, reason=self._last_crash)
@@ -514,6 +514,6 @@ class Supervisor:
         """Publishes the status and wakes every thread that waits for a change."""
         held, goal, loading = len(self._waiting), self.goal, self._loading
         if self.session is not None and self._is_serving and self._running is not None:
-            goal, loading = self.session.target, None  # what loads beside it is told once it serves
+            goal, loading = self.session.target, None  # a parallel load is reported once it serves
         self._publish(describe(self._phase, goal, self.session, loading, held, self.error))
         self.changed.notify_all()

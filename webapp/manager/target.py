@@ -1,4 +1,4 @@
-"""What is to be loaded: a choice of names, and the same resolved to a file that was looked into and a start."""
+"""What to load: a choice of names (Choice), and its resolved form with an inspected file and a state (Target)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
 
 ZERO_STATE = "-"
-"""The name of the beginning without any state, also where one is merged in the model; no file has it."""
+"""The name for no initial state, even if one is merged in the model; no file has this name."""
 KEPT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
 class StateInfo:
-    """A state in use: its file's name, as it stands in the folder of states, and digest; both "" for the model's own
-    beginning."""
+    """The state in use: the name of its file in the folder of states, and its digest; both "" for the model's own
+    initial state."""
 
     name: str = ""
     digest: str = ""
@@ -40,7 +40,7 @@ class StateInfo:
 
 @dataclass(frozen=True)
 class Start:
-    """``state`` None is the model's own beginning, which only the engine knows."""
+    """``state`` None is the model's own initial state, which only the engine knows."""
 
     info: StateInfo = StateInfo()
     state: RecurrentState | None = field(default=None, compare=False, repr=False)
@@ -51,9 +51,9 @@ _Key = tuple[str, int, int, ModelConfig]
 
 
 class StartReader:
-    """Reads each file once a change, keeps those used last up to :data:`KEPT_BYTES`, and hands out the same object.
+    """Reads each file once per change, caches the last used ones up to :data:`KEPT_BYTES`, and returns the same object.
 
-    ``trusted`` names may lie anywhere on disk (see :class:`.target.TargetResolver`). Safe to use from any thread.
+    ``trusted`` names may be anywhere on disk (see :class:`.target.TargetResolver`). Safe to use from any thread.
     """
 
     def __init__(self, library: ModelLibrary, trusted: frozenset[str]) -> None:
@@ -63,7 +63,7 @@ class StartReader:
         self._kept: OrderedDict[_Key, Start] = OrderedDict()
 
     def start(self, name: str, config: ModelConfig) -> Start:
-        """Of a name as a person gives it. FileMissing, ``state_mismatch`` or another WeightsError."""
+        """The initial state for a name that a person enters. FileMissing, ``state_mismatch``, WeightsError."""
         if not name:
             return OWN_START
         if name == ZERO_STATE:
@@ -114,7 +114,7 @@ BUILT_IN_TOKENIZERS = ("world", "byte")
 
 @dataclass(frozen=True)
 class Choice:
-    """Names as a person gave them; "" is the starter model, or the model's own beginning."""
+    """Names as a person entered them; "" is the starter model, or the model's own initial state."""
 
     model: str = ""
     strategy: str = AUTOMATIC
@@ -122,17 +122,17 @@ class Choice:
     options: EngineOptions = field(default_factory=EngineOptions)
 
     def changed(self, **given: Any) -> Choice:
-        """None keeps what is chosen."""
+        """A changed copy; None keeps the current value."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class Target:
-    """Everything needed to load, already checked. ``stamp`` tells a file from its replacement of the same name.
+    """Everything needed for a load, already checked. ``stamp`` distinguishes a file from a new file with the same name.
 
-    ``options`` are the choice's over the settings', with the files of tokenizer and adapter found. ``notice`` says why
-    a state that was in use before is not any more. ``automatic`` is what the choice's ``auto`` came to, else "".
-    ``adapter_stamps`` tell the adapter's files from their replacements.
+    ``options`` are those of the choice and then of the settings, with full paths of tokenizer and adapter. ``notice``
+    says why a state is not in use any more. ``automatic``: the strategy that ``auto`` chose, else "".
+    ``adapter_stamps`` distinguish the adapter's files from new ones.
     """
 
     choice: Choice
@@ -149,17 +149,17 @@ class Target:
 
     @property
     def strategy(self) -> str:
-        """The one it is run with; never ``auto``."""
+        """The strategy in use; never ``auto``."""
         return self.automatic or self.choice.strategy
 
     @property
     def name(self) -> str:
-        """As the library prints it: with the folder below the models folder, so that no two files have one name."""
+        """As the library shows it: with the path below the models folder, so that every file has its own name."""
         return self.library_name or Path(self.path).name
 
     @property
     def adapter(self) -> str:
-        """The name of the adapter's file; "" without one."""
+        """The name of the adapter's file; "" if there is none."""
         return Path(self.options.adapter_file).name
 
     @property
@@ -168,15 +168,15 @@ class Target:
 
     @property
     def state(self) -> RecurrentState | None:
-        """None for the model's own beginning."""
+        """None for the model's own initial state."""
         return self.start.state
 
     def is_same_engine(self, other: Target) -> bool:
-        """True when an engine loaded for one serves the other, but for the state and the time it may idle."""
+        """Whether an engine loaded for one can serve the other, ignoring the state and the idle time."""
         return not self.reload_differences(other)
 
     def reload_differences(self, other: Target) -> tuple[str, ...]:
-        """Names of what an engine loaded for ``other`` would have to be loaded again for."""
+        """The names of the parts that require a reload of an engine that was loaded for ``other``."""
         is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
         is_same_strategy = self.strategy.split() == other.strategy.split()
         names = [name for name, same in (("model", is_same_file), ("strategy", is_same_strategy)) if not same]
@@ -186,7 +186,7 @@ class Target:
         return tuple(names)
 
     def is_same_model(self, other: Target) -> bool:
-        """True when a prompt encoded for one means the same to the other."""
+        """Whether a prompt encoded for one means the same for the other."""
         mine, theirs = ((target.path, target.stamp, target.options.tokenizer) for target in (self, other))
         return mine == theirs
 
@@ -196,11 +196,11 @@ class Target:
 
 
 class TargetResolver:
-    """Turns a :class:`Choice` into a :class:`Target`, or says why it cannot be loaded. Loads no weights.
+    """Resolves a :class:`Choice` to a :class:`Target`, or raises why it cannot be loaded. Loads no weights.
 
-    ``trusted`` are names the operator set (command line, config file): they may lie anywhere on disk. All others have
-    to be in the models folder. ``defaults`` are the options where none are chosen. ``automatic(inspection, in_use)``
-    is the strategy ``auto`` stands for; ``in_use`` is the one the file is loaded with by ``auto`` now, or "".
+    ``trusted`` names were set by the operator (command line, config file): they may be anywhere on disk. All others
+    must be in the models folder. ``defaults`` are the options that apply if none are chosen. ``automatic(inspection,
+    in_use)`` is the strategy for ``auto``; ``in_use`` is the one that ``auto`` chose for the loaded file, or "".
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class TargetResolver:
         self._automatic = automatic
         self._starts = StartReader(library, self._trusted)
         self._fitting: tuple[object, ...] = ()
-        """The model and adapter that were found to fit last: asked for again at every page."""
+        """The last model and adapter that were found to fit, because every page asks again."""
 
     def resolve(
         self,
@@ -226,15 +226,15 @@ class TargetResolver:
         loaded: Target | None = None,
         keeps_automatic: bool = False,
     ) -> Target:
-        """``before`` is what was chosen until now: its state is taken over unread when model and state are the same.
-        ``loaded`` is what an engine holds or is about to; with ``keeps_automatic``, ``auto`` is what it came to for
-        that file, and memory and backends are not looked at again.
+        """``before`` is the previous choice: its state is reused without reading if model and state are the same.
+        ``loaded`` is the target of the loaded or loading engine. With ``keeps_automatic``, ``auto`` is the strategy
+        chosen for that file, without checking memory and backends again.
 
-        A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``; so is one that may
-        have been made for the version of the model before.
+        A state that does not fit is an error, or is dropped with a notice if ``may_drop_state``. The same holds for a
+        state that may have been made for the previous model's version.
         """
         if not is_automatic(choice.strategy):
-            resolve_strategy(choice.strategy)  # what is wrong with it is told before what is wrong with the file
+            resolve_strategy(choice.strategy)  # errors in the strategy are reported before errors in the file
         path, stamp, inspection, config = self._look_into(choice.model)
         name = self._library.name_of(Path(path))
         target = Target(choice, path, stamp, inspection, config, self.effective(choice.options), library_name=name)
@@ -247,7 +247,7 @@ class TargetResolver:
         if target.options.adapter_file:
             target = self._with_adapter(target, backend)
         if target.options.tokenizer:
-            tokenizer_of(target)  # one that was named has to fit; none at all is fine
+            tokenizer_of(target)  # a named one must fit; none is allowed
         if before is not None and before.state_info.name and target.is_same_start(before):
             return replace(target, start=before.start)
         try:
@@ -261,29 +261,29 @@ class TargetResolver:
             return replace(self.with_state(target, ""), notice=notice.to_dict())
 
     def is_same(self, choice: Choice, loaded: Target) -> bool:
-        """Whether the names alone show that it comes to what is loaded, but for the state; cheap, for pages."""
+        """Whether the names alone show that the choice is loaded, ignoring the state; cheap, for pages."""
         before = loaded.choice
         if (choice.strategy, choice.options) != (before.strategy, before.options):
             return False
         path = self._library.find(choice.model, allow_outside=choice.model in self._trusted)
         try:
             stamps = _adapter_stamps(loaded.options)
-        except OSError:  # it is gone; resolving says so
+        except OSError:  # it is gone; resolve() reports it
             return False
         return (str(path), stamp_of(path), stamps) == (loaded.path, loaded.stamp, loaded.adapter_stamps)
 
     def with_state(self, target: Target, name: str) -> Target:
-        """``state_mismatch``, or another WeightsError, when the file cannot be this model's beginning."""
+        """Raises ``state_mismatch`` or another WeightsError if the file cannot be this model's initial state."""
         choice = replace(target.choice, state=name)
         return replace(target, choice=choice, start=self.start(target, name), notice=None)
 
     def start(self, target: Target, name: str) -> Start:
-        """Where a sequence of the target's model begins with this state. Errors as of ``with_state``."""
+        """The initial state of a sequence of the target's model. Errors as in ``with_state``."""
         return self._starts.start(name, target.config)
 
     def effective(self, options: EngineOptions) -> EngineOptions:
-        """Over the settings' options, with the files of vocabulary and adapter found; FileMissing or ModelNotFound when
-        there is none."""
+        """These options over the settings', with full paths of vocabulary and adapter. Raises FileMissing or
+        ModelNotFound."""
         found = options.over(self._defaults)
         if found.adapter_file:
             file, start = (self._adapter_path(one) for one in (found.adapter_file, found.adapter_start))
@@ -300,7 +300,7 @@ class TargetResolver:
         return str(self._library.find(name, allow_outside=name in self._trusted)) if name else ""
 
     def _with_adapter(self, target: Target, backend: type[Backend]) -> Target:
-        """``lora_mismatch``, ``conversion_refused`` or StrategyError when it cannot be merged while this is loaded."""
+        """Raises ``lora_mismatch``, ``conversion_refused`` or StrategyError if the load cannot merge the adapter."""
         options = target.options
         if all(option.name != "adapter_file" for option in backend.OPTIONS):
             raise StrategyError(
@@ -330,13 +330,13 @@ class TargetResolver:
 
 
 def _adapter_stamps(options: EngineOptions) -> tuple[tuple[int, int], ...]:
-    """OSError when a file of the adapter is gone."""
+    """Raises OSError if a file of the adapter is gone."""
     return tuple(stamp_of(path) for path in (options.adapter_file, options.adapter_start) if path)
 
 
 def check_same_version(target: Target, before: Target) -> None:
-    """``state_mismatch`` for a state that comes along from a model of another version. Its file cannot say which it was
-    made for, or it would not have fitted one of the two. It can be chosen again."""
+    """Raises ``state_mismatch`` if a state is taken over from a model of another version. The file does not say for
+    which version it was made, as it fits both. A person can choose it again."""
     name, major = before.state_info.name, before.config.major
     if name in ("", ZERO_STATE) or target.choice.state != before.choice.state or target.config.major == major:
         return
@@ -348,8 +348,8 @@ _reading = threading.Lock()
 
 
 def tokenizer_of(target: Target) -> Tokenizer:
-    """Of the target's vocabulary, or the vocabulary file beside the model; kept for the two used last, and read once
-    where two threads want it at a time."""
+    """The tokenizer for the target's vocabulary, or the vocabulary file next to the model. The last two are cached, and
+    two threads never read the same one twice."""
     with _reading:
         return _tokenizer(target.config.vocab_size, target.path, target.options.tokenizer)
 
@@ -360,7 +360,7 @@ def _tokenizer(vocab_size: int, path: str, override: str) -> Tokenizer:
 
 
 def tokenizer_or_none(target: Target) -> Tokenizer | None:
-    """None for a vocabulary Roost has no tokenizer for: such a model still takes token ids."""
+    """None if Roost has no tokenizer for the vocabulary: such a model still accepts token ids."""
     try:
         return tokenizer_of(target)
     except RoostError:
