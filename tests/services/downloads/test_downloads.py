@@ -319,6 +319,25 @@ def test_a_full_disk_is_told_and_keeps_the_choice_there_was(
     assert [path.name for path in settings.data_dir.iterdir() if "hub" in path.name] == ["hub.json"]
 
 
+def test_of_two_changes_of_the_hubs_at_a_time_both_are_kept(
+    open_downloads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubs = open_downloads(hub_url="").hubs
+    other = threading.Thread(target=hubs.set_token, args=("huggingface", "hf_secret"))
+    keep = hubs._keep
+
+    def keep_late(values: dict[str, Any]) -> None:
+        if other.ident is None:
+            other.start()
+            other.join(0.1)  # time to come between; it waits
+        keep(values)
+
+    monkeypatch.setattr(hubs, "_keep", keep_late)
+    hubs.choose("modelscope")
+    other.join()
+    assert hubs.choice == "modelscope" and hubs.has_token("huggingface")
+
+
 def test_the_choice_of_a_hub_is_kept_and_decides_the_order(open_downloads: Any, settings: Settings) -> None:
     hubs = open_downloads(hub_url="").hubs
     assert hubs.choice == AUTOMATIC and [hub.name for hub in hubs.order()] == ["huggingface", "hf-mirror"]
