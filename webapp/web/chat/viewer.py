@@ -22,11 +22,11 @@ from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.people import Person
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
+from webapp.web.chat.chat_list import chat_list
 from webapp.web.chat.live import PRESETS, STATUS, ChatContext, LiveRendering, LiveView, chat_topic
 from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, Panel, load_offer, panel_of
 from webapp.web.chat.views import (
     attached,
-    chat_list,
     chat_title,
     fingerprint,
     group_print,

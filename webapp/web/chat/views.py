@@ -1,4 +1,4 @@
-"""What the chat page shows, as plain values for its templates: the list, the messages of a branch, the whole page.
+"""What the chat page shows, as plain values for its templates: the whole page and the messages of a branch.
 
 Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`` is HTML that
 :mod:`webapp.web.kit.markdown` has sanitised.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from hashlib import blake2s
 from pathlib import Path
@@ -32,13 +31,14 @@ from webapp.services.chat.turns import REWRITTEN, can_continue
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.presets.presets import file_name
 from webapp.storage.attachments import Attachment
-from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
+from webapp.storage.records import Chat, StoredMessage
 from webapp.tools.definition import Approval
+from webapp.web.chat.chat_list import chat_list, title_of
 from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, preset_groups, tool_switch
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
-from webapp.web.kit.page import Choice, Toast, Translator, Values, browser_zone, parameters_text
+from webapp.web.kit.page import Toast, Translator, Values, parameters_text
 from webapp.web.models.downloads import best_offer
 from webapp.web.personas import face, find_persona, personas_of
 from webapp.web.presets.form import shown_name
@@ -52,14 +52,7 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 SHOWN_PERSONAS = 12
-PAGE = 20
-MOST = 2000
 MOST_TALLIED = 12
-IN_FOLDER = 5
-"""Chats of a folder that the list shows."""
-ROWS = 100
-"""Of the page of all chats."""
-HITS = 40
 NEEDS_MODEL = {"model_not_found", "no_model", "load_failed", "crash_loop", "out_of_memory", "model_does_not_fit"}
 NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_reading_failed", *STATUSES[WeightsError]}
 """Errors that another model would not have."""
@@ -157,10 +150,6 @@ def switcher(page: ChatContext, chat: Chat) -> Values:
     }
 
 
-def title_of(title: str, t: Translator) -> str:
-    return title or t("chat.list.untitled")
-
-
 def welcome(page: ChatContext, chat: Chat) -> Values:
     """What a chat without messages says; one with a persona begins with its greeting."""
     persona = find_persona(page, chat.persona_id)
@@ -217,144 +206,6 @@ def _came_at(path: Path) -> int:
         return path.stat().st_ctime_ns
     except OSError:
         return 0
-
-
-# the list and the search
-
-
-def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Values:
-    """``chat/_list.html``: what is pinned, the folders, and the ``count`` other chats last used, grouped by day.
-    ``more`` is how many to ask for next, 0 when these are all; ``longer_count`` how many were asked for, 0 for the
-    usual number."""
-    count = min(max(count, PAGE), MOST)
-    writing = set(page.turns.writing())  # before the rows are read: what ends in between is told as news
-    placed, found = page.store.placed(), page.store.loose(count + 1)
-    folders: dict[str, list[ChatSummary]] = {}
-    for row in placed:
-        if not row.is_pinned:
-            folders.setdefault(row.folder, []).append(row)
-    ages = by_age(found[:count], time.time(), browser_zone())
-    parts = [(page.t("chat.list.pinned"), "", [row for row in placed if row.is_pinned])]
-    parts += [(name, name, folders[name]) for name in sorted(folders, key=str.casefold)]
-    parts += [(page.t(f"chat.list.{age}"), "", rows) for age, rows in ages.items()]
-    groups = [_group(page, current_id, writing, *part) for part in parts if part[2]]
-    more = count + PAGE if len(found) > count else 0
-    folder_names = sorted({row.folder for row in placed} - {""}, key=str.casefold)
-    return {"groups": groups, "more": more, "longer_count": count if count > PAGE else 0, "folders": folder_names}
-
-
-def _group(
-    page: ChatContext, current_id: str, writing: set[str], label: str, folder: str, rows: Sequence[ChatSummary]
-) -> Values:
-    """Of a folder the chats last used, and the one that is shown; ``more`` says how many others it has."""
-    last = [row for place, row in enumerate(rows) if not folder or place < IN_FOLDER or row.id == current_id]
-    shown = [_list_row(page, row, current_id, row.id in writing) for row in last]
-    return {"label": label, "folder": folder, "rows": shown, "more": len(rows) - len(last)}
-
-
-FILTERS = ("q", "folder", "archived", "pinned", "since", "until", "preset", "model")
-"""Of the page of all chats, as its address names them."""
-
-
-def all_chats(page: ChatContext, chosen: dict[str, str], first: int, toasts: tuple[Toast, ...]) -> Values:
-    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on. ``chosen``: what of :data:`FILTERS` is asked for; days
-    are those of the reader's calendar, ``until`` the last of them."""
-    zone = browser_zone()
-    rows = page.store.list(
-        chosen.get("q", ""),
-        ROWS + 1,
-        first,
-        chosen.get("folder"),
-        "archived" in chosen,
-        True if "pinned" in chosen else None,
-        _day(chosen.get("since", ""), zone),
-        _day(chosen.get("until", ""), zone, 1),
-        chosen.get("preset"),
-        chosen.get("model"),
-    )
-    presets = [Choice(preset.id, shown_name(preset, page.t)) for preset in page.presets.list()]
-    return {
-        "page_title": page.t("chat.all.title"),
-        "commands_url": "/chats/all/do",
-        "toasts": toasts,
-        "rows": [
-            {
-                "id": row.id,
-                "title": title_of(row.title or row.snippet[:60], page.t),
-                "folder": row.folder,
-                "is_pinned": row.is_pinned,
-                "used_iso": datetime.fromtimestamp(row.updated_at, timezone.utc).isoformat(timespec="seconds"),
-                "used": datetime.fromtimestamp(row.updated_at, zone).strftime("%Y-%m-%d %H:%M"),
-                "snippet": row.snippet,
-            }
-            for row in rows[:ROWS]
-        ],
-        "chosen": chosen,
-        "folders": page.store.folders(),
-        "presets": presets,
-        "models": page.store.models(),
-        "previous": max(0, first - ROWS) if first else None,
-        "next": first + ROWS if len(rows) > ROWS else None,
-    }
-
-
-def _day(text: str, zone: tzinfo | None, later: int = 0) -> float | None:
-    """When it begins, in Unix seconds; None for what is no date."""
-    try:
-        return (datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=zone) + timedelta(days=later)).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def by_age(rows: Iterable[ChatSummary], now: float, zone: tzinfo | None = None) -> dict[str, list[ChatSummary]]:
-    """Today, yesterday and earlier, by the calendar of ``zone`` (None: the server's); order within each is kept."""
-    today = datetime.fromtimestamp(now, zone).date()
-    found: dict[str, list[ChatSummary]] = {"today": [], "yesterday": [], "earlier": []}
-    for row in rows:
-        day = datetime.fromtimestamp(row.updated_at, zone).date()
-        age = "today" if day >= today else "yesterday" if day == today - timedelta(days=1) else "earlier"
-        found[age].append(row)
-    return found
-
-
-def _list_row(page: ChatContext, row: ChatSummary, current_id: str, is_answering: bool) -> Values:
-    return {
-        "id": row.id,
-        "title": title_of(row.title or row.snippet[:60], page.t),
-        "folder": row.folder,
-        "is_pinned": row.is_pinned,
-        "is_current": row.id == current_id,
-        "is_answering": is_answering,
-        "is_incomplete": row.status not in ("complete", "streaming"),
-    }
-
-
-def search_results(page: ChatContext, query: str) -> Values:
-    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again. ``is_cut``: there is
-    more than what is shown."""
-    query = query.strip()
-    found = page.store.search(query, HITS + 1) if query else []  # of titles and of messages each
-    titles = [hit for hit in found if not hit.message_id][:HITS]
-    messages = [hit for hit in found if hit.message_id][:HITS]
-    hits = [_hit(hit, page.t) for hit in titles + messages]
-    return {"query": query, "hits": hits, "is_cut": len(hits) < len(found)}
-
-
-def _hit(hit: SearchHit, t: Translator) -> Values:
-    url = f"/chat/{hit.chat_id}"
-    if hit.message_id:
-        url += f"?at={hit.message_id}#m-{hit.message_id}"
-    return {"url": url, "title": title_of(hit.title, t), "excerpt": excerpt_parts(hit.excerpt, hit.positions)}
-
-
-def excerpt_parts(excerpt: str, positions: Iterable[tuple[int, int]]) -> list[tuple[str, bool]]:
-    """(text, is it a match), in order."""
-    parts, done = [], 0
-    for start, end in positions:
-        parts += [(excerpt[done:start], False), (excerpt[start:end], True)]
-        done = end
-    parts.append((excerpt[done:], False))
-    return [part for part in parts if part[0]]
 
 
 # the messages of a branch
