@@ -1,8 +1,11 @@
 """Templates are compiled at the first start alone, whatever becomes of the files that keep them."""
 
+import os
+
 import pytest
 from flask import Flask
 from jinja2 import Environment
+from jinja2.ext import Extension
 
 from webapp.web.app import KeptTemplates
 
@@ -21,11 +24,12 @@ def compiled(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Environment, "compile", counted)
 
-    def show():
+    def show(folder=tmp_path, shown="Hello 2", **options):
         times.clear()
-        app = Flask(__name__, template_folder=str(tmp_path))
+        app = Flask(__name__, template_folder=str(folder))
+        app.jinja_options = options
         app.jinja_env.bytecode_cache = KeptTemplates.in_cache_dir()
-        assert app.jinja_env.get_template("page.html").render() == "Hello 2"
+        assert app.jinja_env.get_template("page.html").render() == shown
         return len(times)
 
     return show
@@ -35,6 +39,31 @@ def test_the_next_start_compiles_nothing_until_a_template_changes(compiled, tmp_
     assert [compiled(), compiled()] == [1, 0]
     (tmp_path / "page.html").write_text("Hello {{ 2 }}")
     assert [compiled(), compiled()] == [1, 0]
+
+
+class Louder(Extension):
+    def preprocess(self, source, name, filename=None):
+        return source.replace("Hello", "HELLO")
+
+
+def test_an_update_that_reads_the_same_template_in_another_way_compiles_it_again(compiled):
+    assert [compiled(), compiled(shown="HELLO 2", extensions=[Louder])] == [1, 1]
+    assert [compiled(trim_blocks=True), compiled(trim_blocks=True)] == [1, 0]
+
+
+def test_several_roosts_of_a_user_take_the_room_of_one(compiled, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "page.html").write_text("Hello {{ 1 + 1 }}")
+        assert compiled(tmp_path / name) == 1
+    assert len(list((tmp_path / "cache/templates").iterdir())) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
+def test_code_from_a_folder_that_others_may_write_to_is_not_run(compiled, tmp_path):
+    compiled()
+    (tmp_path / "cache/templates").chmod(0o777)
+    assert [compiled(), compiled()] == [1, 1]
 
 
 @pytest.mark.parametrize("left", [0, 3, 20, 60], ids=lambda left: f"{left} bytes")

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jinja2
 from flask import Flask, Response, jsonify, request
-from jinja2 import FileSystemBytecodeCache
+from jinja2 import Environment, FileSystemBytecodeCache
 from jinja2.bccache import Bucket
 from werkzeug.routing import Rule
 
@@ -141,17 +142,29 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
 
 class KeptTemplates(FileSystemBytecodeCache):
     """Compiled templates in the user's cache (2 MB): compiling takes half of the first page, and a second of the
-    processor until all are."""
+    processor until all are. What is kept of a template counts for one place, one Jinja and the source as our extensions
+    have left it; another Roost of this user replaces it."""
 
     @classmethod
     def in_cache_dir(cls) -> KeptTemplates | None:
-        """None where the folder cannot be made; templates are then compiled at each start."""
+        """None where the folder cannot be made, or others may write to it, whose code would run here; templates are
+        then compiled at each start."""
         folder = cache_dir() / "templates"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.stat()
         except (OSError, RuntimeError):  # RuntimeError: the user has no home
             return None
-        return cls(str(folder))
+        is_own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+        return cls(str(folder)) if is_own else None
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        return super().get_cache_key(name)
+
+    def get_bucket(self, environment: Environment, name: str, filename: str | None, source: str) -> Bucket:
+        read = environment.preprocess(source, name, filename)
+        options = (environment.trim_blocks, environment.lstrip_blocks)
+        return super().get_bucket(environment, name, filename, f"{filename} {jinja2.__version__} {options}\n{read}")
 
     def load_bytecode(self, bucket: Bucket) -> None:
         try:
