@@ -1,8 +1,8 @@
 """The owner's links and key, in files of the data folder that only the owner's account may read.
 
-A link holds a secret that works once. ``links/`` keeps an empty file for each, named by the secret's hash: anyone who
-can write into the data folder can make a link (`roost open`), nobody can read one out of it, and removing the file is
-what uses it up, so of two requests with one secret only one gets in.
+A link contains a secret that works once. ``links/`` has an empty file for each, named by the secret's hash. Anyone who
+can write to the data folder can make a link (`roost open`), but nobody can read a secret from it. Removing the file
+uses the link up, so only one of two requests with the same secret succeeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECRET_BYTES = 24
 
 
 class OwnerProof:
-    """``data_dir`` exists. Raises StorageError when it cannot be written."""
+    """``data_dir`` exists. Raises StorageError if it is not writable."""
 
     def __init__(self, data_dir: Path) -> None:
         self._links = data_dir / LINKS_NAME
@@ -35,7 +35,7 @@ class OwnerProof:
         self._key = ""
 
     def prepare(self) -> None:
-        """Reads the key, or makes one; drops links nobody used."""
+        """Reads the key or creates one; deletes unused old links."""
         try:
             self._key = self._read_key()
             self._links.mkdir(mode=0o700, exist_ok=True)
@@ -53,10 +53,10 @@ class OwnerProof:
         return is_plausible and hmac.compare_digest(text.encode("utf-8", "replace"), self._key.encode())
 
     def new_secret(self, is_for_own_account: bool = False) -> str:
-        """A secret for a link, good once and for :data:`LINK_LIFETIME_S`.
+        """A secret for a link, valid once and for :data:`LINK_LIFETIME_S`.
 
-        ``is_for_own_account``: it is about to stand in a browser's command line, which other accounts can read; then
-        only connections of this account may use it, where the system says whose they are.
+        ``is_for_own_account``: the link appears in a browser's command line, which other accounts can read. So only
+        connections of this account may use it, if the system can tell the account of a connection.
         """
         secret = secrets.token_urlsafe(SECRET_BYTES)
         try:
@@ -82,7 +82,7 @@ class OwnerProof:
         return False
 
     def note_addresses(self, urls: list[str]) -> None:
-        """For `roost open`: where the server of this data folder answers, this machine's own address first."""
+        """For `roost open`: the URLs of this data folder's server, the URL for this machine first."""
         with contextlib.suppress(OSError):
             self._addresses.write_text("\n".join(urls), encoding="utf-8")
 
@@ -91,7 +91,7 @@ class OwnerProof:
             self._addresses.unlink()
 
     def addresses(self) -> list[str]:
-        """Empty when no server runs, as far as the folder shows."""
+        """Empty if the folder shows no running server."""
         try:
             return self._addresses.read_text(encoding="utf-8").split()
         except OSError:
@@ -102,7 +102,7 @@ class OwnerProof:
             key = self.key_path.read_text(encoding="ascii", errors="replace").strip()
             if len(key) >= len(KEY_PREFIX) + SECRET_BYTES:
                 return key
-            self.key_path.unlink()  # cut off by a full disk
+            self.key_path.unlink()  # truncated by a full disk
         key = KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         with os.fdopen(os.open(self.key_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(key + "\n")
@@ -110,7 +110,7 @@ class OwnerProof:
 
 
 def owner_link(url: str, secret: str) -> str:
-    """``url`` is the server's, with a slash at its end."""
+    """``url`` is the server's URL, ending with a slash."""
     return f"{url}{LINK_PATH}?secret={secret}"
 
 

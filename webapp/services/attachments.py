@@ -1,7 +1,7 @@
-"""Files in a chat: how they come in, what they cost to read, and their texts for prompts and searches.
+"""Files attached to a chat: upload, number of tokens, and their texts for prompts and searches.
 
-What a file is is told by its bytes: text (UTF-8, UTF-16, UTF-32 or GB18030), or a PDF or Word file, whose text a
-process of its own extracts (:mod:`webapp.weights.file_reader`). Its name says nothing. Only the text is kept.
+The type of a file is detected from its bytes, never from its name: text (UTF-8, UTF-16, UTF-32 or GB18030), or a PDF or
+Word file, whose text a separate process extracts (:mod:`webapp.weights.file_reader`). Only the text is stored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.attachment_search import NAME, NamedText
 from webapp.tools.definition import Behaviour
 
-BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+BOMS = (  # UTF-32 first: its little-endian BOM begins with the BOM of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -35,7 +35,7 @@ BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 KNOWN = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP, Word, Excel"), (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"))
-"""Kinds that people take for text, or attach most often, by their first bytes."""
+"""Types that people often attach or confuse with text, by their first bytes."""
 COMMON_CONTROLS = frozenset("\t\n\r\f\v\b\x1b\x1a")
 MOST_CONTROLS = 0.01
 LEAST_COMMON_CHINESE = 0.8
@@ -49,7 +49,7 @@ class DecodedText:
 
 
 def decode_text(name: str, data: bytes) -> DecodedText:
-    """Raises ``attachment_not_text`` if it is no text; ``name`` is only used in the message."""
+    """Raises ``attachment_not_text`` if it is not text; ``name`` is used only in the message."""
     for mark, kind in KNOWN:
         if data.startswith(mark):
             raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.file_kind", kind=kind))
@@ -82,7 +82,7 @@ def _without_mark(data: bytes) -> DecodedText | None:
 
 
 def _strict(data: bytes, encoding: str) -> str | None:
-    """UTF-8 with NUL in it decodes, but is UTF-16 without its mark, or no text."""
+    """Text that contains NUL decodes as UTF-8, but is UTF-16 without a BOM, or not text."""
     if encoding == "utf-8" and b"\0" in data:
         return None
     try:
@@ -92,7 +92,7 @@ def _strict(data: bytes, encoding: str) -> str | None:
 
 
 def _utf16_order(data: bytes) -> str:
-    """Spaces, line ends and Latin letters have a zero byte, all on one side; "" where that does not show."""
+    """Detects UTF-16 by the zero bytes of spaces, line ends and Latin letters, all on one side; "" if undecided."""
     head = data[:MIXED_BYTES]
     if len(data) % 2 or b"\0" not in head:
         return ""
@@ -103,7 +103,7 @@ def _utf16_order(data: bytes) -> str:
 
 
 def _is_chinese(data: bytes) -> bool:
-    """Nearly any bytes are GB18030: Chinese are those whose pairs lie, mostly, in the square of GB 2312."""
+    """Almost any bytes are valid GB18030: text is Chinese if most of its pairs are in the range of GB 2312."""
     pairs = common = position = 0
     while position < len(data):
         if data[position] < 0x80:
@@ -124,7 +124,7 @@ def _is_binary(text: str) -> bool:
 
 
 def document_kind(data: bytes) -> str:
-    """``pdf`` or ``docx`` (Word); "" for what may be text, also one about PDF. A PDF may begin up to 1 KB late."""
+    """``pdf`` or ``docx`` (Word); "" for possible text, also text about PDF. A PDF may begin up to 1 KB later."""
     head = data[:1024]
     if head.startswith(b"%PDF-") or (b"%PDF-" in head and b"%%EOF" in data[-1024:]):
         return "pdf"
@@ -137,10 +137,10 @@ DOCUMENT_BYTES = 20_000_000
 DOCUMENT_LIMIT = "20 MB"
 ROOM = Room(most_files=20, most_bytes=8_000_000, text="8 MB")
 WHOLE_TOKENS = 8_000
-"""Up to here a file is read whole unless the person says otherwise: a minute of reading on a slow machine, and about
-what the small models were trained to keep in mind."""
+"""Up to this size a file goes into the prompt as a whole by default: a minute of prefill on a slow machine, and about
+the context for which small models were trained."""
 WHOLE_CHARACTERS = 16_000
-"""The same where there is no model to count tokens with."""
+"""The same limit if there is no model to count tokens with."""
 
 
 class Attachments:
@@ -152,8 +152,8 @@ class Attachments:
         self._most_tokens = settings.max_prompt_tokens
 
     def check(self, name: str, data: bytes) -> str:
-        """The text in a file. Stores nothing. Raises the ``attachment_error`` that says why there is none,
-        for documents ``document_unreadable`` or FileReadingFailed."""
+        """Extracts the text of a file; stores nothing. Raises the matching ``attachment_error``; for documents
+        ``document_unreadable`` or FileReadingFailed."""
         shown, kind = display_name(name), document_kind(data)
         if len(data) > (DOCUMENT_BYTES if kind else FILE_BYTES):
             raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT if kind else FILE_LIMIT)
@@ -163,8 +163,8 @@ class Attachments:
         return text
 
     def attach(self, chat_id: str, name: str, data: bytes, text: str | None = None) -> Attachment:
-        """Stores it in the chat for the next message. ``text``: what :meth:`check` found; without it, it is asked, and
-        raises. Raises ``attachments_full``."""
+        """Stores a file in the chat for the next message. ``text``: the result of :meth:`check`; without it, calls
+        :meth:`check` and raises its errors. Raises ``attachments_full``."""
         shown, text = display_name(name), self.check(name, data) if text is None else text
         tokenizer = self._tokenizer()
         tokens = _count(shown, text, tokenizer) if tokenizer else None
@@ -182,13 +182,13 @@ class Attachments:
             return self._manager.library.reader.document_text(path, kind, name)
 
     def pending(self, chat_id: str) -> list[Attachment]:
-        """Counted with the vocabulary of the model that is chosen now."""
+        """Token counts use the vocabulary of the currently chosen model."""
         found = self.store.pending(chat_id) if chat_id else []
         tokenizer = self._tokenizer() if found else None
         return [self._counted(file, tokenizer) for file in found]
 
     def toggle(self, chat_id: str, attachment_id: str) -> None:
-        """From whole to searched and back; raises ``prompt_too_long`` for one that no prompt can hold."""
+        """Switches between whole and searched; raises ``prompt_too_long`` for a file that fits into no prompt."""
         file = self.store.get(chat_id, attachment_id)
         mode = ReadMode.SEARCH if file.mode is ReadMode.WHOLE else ReadMode.WHOLE
         if mode is ReadMode.WHOLE and (file.tokens or 0) > self._most_tokens:
@@ -213,12 +213,12 @@ class Attachments:
 
 
 def _count(name: str, text: str, tokenizer: Tokenizer) -> int:
-    """Of the file as it stands in a prompt."""
+    """Counts the tokens of the file as it appears in a prompt."""
     return len(tokenizer.encode(fenced(name, text)))
 
 
 def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore) -> list[Message]:
-    """As a prompt has them: each person's message with its files below its words."""
+    """The messages for a prompt: each user message followed by its files."""
     files = [file for message in messages for file in attached_files(message) if file.mode is ReadMode.WHOLE]
     texts = store.texts(chat_id, [file.id for file in files]) if files else {}
     return [
@@ -230,7 +230,7 @@ def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore
 
 
 def texts_before(path: Iterable[StoredMessage], store: AttachmentStore) -> list[NamedText]:
-    """Of all files on a branch, those read whole too, each once, in the order they came."""
+    """The texts of all files on a branch, whole ones too, each once, in the order in which they were attached."""
     rows = list(path)
     names = {file.id: file.name for stored in rows for file in attached_files(stored.message)}
     texts = store.texts(rows[0].chat_id, list(names)) if names else {}
@@ -241,8 +241,8 @@ AUTOMATIC_ID = "builtin.search_attachments"
 
 
 def with_search(tools: Sequence[StoredTool], store: ToolStore) -> list[StoredTool]:
-    """With the search among them: a person's own copy of it, whose words and approval they chose, else the built-in.
-    A person's other tool of the same name replaces it."""
+    """Adds the search tool: the user's own copy, with its text and approval, or the built-in one. Another tool of the
+    user with the same name replaces it."""
     if any(_searches(tool) or tool.definition.name == NAME for tool in tools):
         return list(tools)
     names = {tool.definition.name for tool in tools}

@@ -1,9 +1,9 @@
-"""The authority of this server's own certificates, and the certificates it signs.
+"""The certificate authority for this server's own certificates, and the certificates that it signs.
 
-A device that trusts the authority lets it vouch for this machine and the local network only (name constraints, RFC
-5280, 4.2.1.10), for no site of the internet. A certificate is good for 397 days and made again 30 days before the end.
+A device that trusts it accepts its certificates only for this machine and the local network (name constraints, RFC
+5280, 4.2.1.10), for no site on the internet. A certificate is valid for 397 days and renewed 30 days before it expires.
 
-Needs ``cryptography`` (extra ``tls``), so it is imported only where a certificate is made here (:mod:`.certificates`).
+Needs ``cryptography`` (extra ``tls``), so it is imported only if a certificate is created here (:mod:`.certificates`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCAL_NETWORKS = (
 
 
 def make_authority(names: Iterable[str]) -> tuple[x509.Certificate, Any, bytes]:
-    """For the local network and, of ``names``, what lies outside it. Certificate, key, and both as PEM."""
+    """For the local network and for those of ``names`` outside it. Returns certificate, key, and both as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     local = [ip_network(text) for text in LOCAL_NETWORKS]
     domains, networks = list(LOCAL_DOMAINS), list(LOCAL_NETWORKS)
@@ -60,8 +60,8 @@ def make_authority(names: Iterable[str]) -> tuple[x509.Certificate, Any, bytes]:
 
 
 def read_authority(content: bytes) -> tuple[x509.Certificate, Any] | None:
-    """Certificate and key; None where it ends before a certificate of it would. ValueError or TypeError for what is no
-    authority."""
+    """Certificate and key; None if the authority expires before a new certificate would. Raises ValueError or TypeError
+    for invalid content."""
     found, key = x509.load_pem_x509_certificate(content), load_pem_private_key(content, None)
     return (found, key) if found.not_valid_after_utc - now() > timedelta(days=LEAF_DAYS) else None
 
@@ -82,7 +82,7 @@ def make_leaf(authority: x509.Certificate, authority_key: Any, names: Iterable[s
 
 
 def is_good(leaf: bytes, authority: x509.Certificate, wanted: Sequence[str]) -> bool:
-    """Whether that PEM is a certificate of the authority for all these names, and does not end soon."""
+    """Whether this PEM is a certificate of the authority for all these names that does not expire soon."""
     try:
         found = x509.load_pem_x509_certificate(leaf)
         found.verify_directly_issued_by(authority)
@@ -94,7 +94,7 @@ def is_good(leaf: bytes, authority: x509.Certificate, wanted: Sequence[str]) -> 
 
 
 def is_covered(name: str, authority: x509.Certificate) -> bool:
-    """Whether the authority may vouch for a name or an address; other names need a certificate that is given."""
+    """Whether the authority may sign for a name or IP address; other names need a certificate from elsewhere."""
     permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
     try:
         address = ip_address(name)

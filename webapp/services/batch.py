@@ -1,6 +1,5 @@
-"""One prompt made of each line of a list or row of a table, all answered as a job: several at once, so that the engine
-computes them together. Each answer is stored when it is complete; what is stopped or breaks off goes on with the
-rest."""
+"""Batch: one prompt for each line of a list or row of a table, answered as a job, several at once so that the engine
+computes them together. Each complete answer is stored; an interrupted batch continues with the remaining rows."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from webapp.storage.records import OWNER_ID
 
 KIND = "batch"
 LINE = "line"
-"""The column of a list without columns."""
+"""The column name of a list without columns."""
 MOST_ROWS = 50_000
 MOST_AT_ONCE = 32
 TEMPLATE_CHARS = 100_000
@@ -37,11 +36,11 @@ DELETED_KEPT_S = 86_400.0
 POLL_S = 0.25
 STOP_WAIT_S = 10.0
 RETRY_S = 1.0
-"""After the queue was full."""
+"""Seconds until the next attempt after the queue was full."""
 
 
 class BatchRuns:
-    """``app.extensions["batches"]``. Lists what a server that ended has left as paused jobs."""
+    """``app.extensions["batches"]``. Lists unfinished batches of an earlier server as paused jobs."""
 
     def __init__(
         self,
@@ -68,8 +67,8 @@ class BatchRuns:
         person_id: str = OWNER_ID,
     ) -> Batch:
         """``settings``: ``template`` (text with ``{column}``), ``is_chat`` (each text is a message, with the preset's
-        system prompt and format, or a text to continue), ``preset`` ("" is the active one), ``max_tokens``,
-        ``at_once``. ``batch_invalid`` for no rows, too many, or a column that is not there."""
+        system prompt and format; otherwise a text to continue), ``preset`` ("" is the active one), ``max_tokens``,
+        ``at_once``. Raises ``batch_invalid`` for no rows, too many rows, or an unknown column."""
         if not rows or len(rows) > MOST_ROWS:
             reason = Text("reason.services.batch_rows", found=len(rows), limit=MOST_ROWS)
             raise RoostError("batch_invalid", reason=reason)
@@ -83,11 +82,11 @@ class BatchRuns:
         return batch
 
     def job_of(self, batch_id: str) -> Job | None:
-        """The newest of its jobs."""
+        """The batch's newest job."""
         return next((job for job in self._jobs.jobs(KIND) if job.details.get("batch") == batch_id), None)
 
     def resume(self, batch_id: str) -> None:
-        """What was stopped for good goes on with its rest, too."""
+        """Continues with the remaining rows, even after a final stop."""
         batch, job = self.store.get(batch_id), self.job_of(batch_id)
         if job is not None and self._jobs.can_resume(job):
             self._jobs.resume(job.id)
@@ -96,7 +95,7 @@ class BatchRuns:
             self._list(batch, WAITING)
 
     def delete(self, batch_id: str) -> Batch:
-        """Stops it, and takes its jobs off the list: they lead nowhere any more."""
+        """Stops the batch and removes its jobs from the list, because they have no result any more."""
         batch = self.store.delete(batch_id)
         for job in self._jobs.jobs(KIND):
             if job.details.get("batch") == batch_id:
@@ -120,7 +119,7 @@ class BatchRuns:
         )
 
     def _run(self, batch_id: str, running: Running) -> None:
-        """In threads, each with a row at a time. The first error that is not of a row alone ends them all."""
+        """Runs in threads, one row at a time in each. An error that concerns more than one row ends all."""
         batch = self.store.get(batch_id)
         rows, lock = self.store.waiting(batch_id), threading.Lock()
         failures: list[Exception] = []
@@ -146,7 +145,7 @@ class BatchRuns:
                         self.store.answer(batch_id, row.place, *answered)
                         done += 1
                         running.report(done, batch.total)
-            except Exception as exc:  # told as the job's
+            except Exception as exc:  # reported as the job's error
                 failures.append(exc)
                 stop()
 
@@ -161,13 +160,13 @@ class BatchRuns:
         if failures:
             raise failures[0]
         if running.wish and done < batch.total:
-            raise ModelError("load_cancelled")  # the job is what it was asked to be
+            raise ModelError("load_cancelled")  # the job is already paused or cancelled
         self.store.end(batch_id)
 
     def _answered(
         self, batch: Batch, row: BatchRow, running: Running, live: set[Completion]
     ) -> tuple[str, dict[str, Any]] | None:
-        """(answer, about it); None where the job was asked to stop meanwhile."""
+        """(answer, metadata); None if the job was asked to stop meanwhile."""
         completion = None
         try:
             while completion is None:
@@ -180,7 +179,7 @@ class BatchRuns:
             for _ in completion.events(POLL_S):
                 if running.wish:
                     return None
-        except RequestError as exc:  # this row's own: the others can be answered
+        except RequestError as exc:  # concerns this row only: the others can be answered
             return "", {"error": exc.to_dict()}
         finally:
             if completion is not None:
@@ -211,7 +210,7 @@ class BatchRuns:
 
 
 def _waited(running: Running, seconds: float) -> bool:
-    """Whether it is to stop, after at most so long."""
+    """Waits at most this long; returns whether to stop."""
     for _ in range(int(seconds / POLL_S)):
         if running.wish:
             return True
@@ -224,8 +223,8 @@ def filled(template: str, values: Mapping[str, str]) -> str:
 
 
 def table_in(text: str, kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """(columns, rows) of a text: ``kind`` "lines" (each that is not empty), "csv" (its first row names the columns;
-    separated by comma, semicolon or tab) or "jsonl" (objects). ``batch_invalid``."""
+    """Parses a text to (columns, rows). ``kind``: "lines" (each non-empty line), "csv" (the first row names the
+    columns; separated by comma, semicolon or tab) or "jsonl" (objects). Raises ``batch_invalid``."""
     if kind == "csv":
         return _csv(text)
     if kind == "jsonl":

@@ -1,7 +1,7 @@
-"""The certificate the server shows: one it is given, or one of an authority of its own, made and renewed here.
+"""The server's TLS certificate: a given one, or one of its own authority, created and renewed here.
 
-The authority's key never leaves ``tls/`` in the data folder. A certificate is made again 30 days before its end
-(:mod:`.authority`), or when the machine has got another address or name.
+The authority's key never leaves ``tls/`` in the data folder. A certificate is renewed 30 days before it expires
+(:mod:`.authority`), or when the machine has a new IP address or name.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOCAL_NAMES = ("roost.local", *(f"roost-{number}.local" for number in range(2, 10)))
-"""What a server can be called on its network: the first that no other machine there has."""
+"""Possible names of a server on its network: the first one that no other machine uses."""
 LOOK_EVERY_S = 60.0
 
 
 class Certificates:
-    """``context`` is what a connection that comes now is met with. Raises ``settings_invalid`` for a certificate or a
-    key that cannot be used, and ``tls_needs_package``."""
+    """``context`` is used for new connections. Raises ``settings_invalid`` for an unusable certificate or key, and
+    ``tls_needs_package``."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.tls_key and not settings.tls_cert:
@@ -49,7 +49,7 @@ class Certificates:
 
     @property
     def authority_path(self) -> Path | None:
-        """The authority's certificate (PEM), for devices to trust; None where a certificate was given."""
+        """The authority's certificate (PEM), for devices to trust; None if a certificate was given."""
         return None if self._given else self._folder / "authority.crt"
 
     def fingerprint(self) -> str:
@@ -63,7 +63,7 @@ class Certificates:
         return ssl.PEM_cert_to_DER_cert(self.authority_path.read_text(encoding="ascii"))
 
     def refresh(self) -> bool:
-        """Looks whether files, addresses or the date ask for another certificate; True when ``context`` is new."""
+        """Checks whether files, addresses or the date require another certificate; True if ``context`` is new."""
         if self._given:
             path, key = self._given
             loaded: Any = (_stamp(path), _stamp(key or path))
@@ -79,7 +79,7 @@ class Certificates:
         return True
 
     def watch(self) -> None:
-        """Refreshes once a minute, until :meth:`close`. What fails then is logged, and the old certificate stays."""
+        """Refreshes once a minute, until :meth:`close`. Logs failures and keeps the old certificate."""
 
         def look() -> None:
             while not self._is_over.wait(LOOK_EVERY_S):
@@ -95,7 +95,7 @@ class Certificates:
         self._is_over.set()
 
     def _prepare(self) -> bytes:
-        """The digest of the certificate and key in ``server.pem``, which are made where they are not what is needed."""
+        """The digest of the certificate and key in ``server.pem``; creates them if they do not match."""
         try:
             from webapp.services.authority import is_covered, is_good, make_leaf
         except ImportError as exc:
@@ -116,7 +116,7 @@ class Certificates:
             raise RoostError("settings_invalid", name="tls", value=True, reason=reason) from exc
 
     def _authority(self) -> tuple[x509.Certificate, Any]:
-        """Read, or made where there is none or it ends soon; its certificate alone lies beside it."""
+        """The authority, created if there is none or it expires soon. Its certificate is also stored alone."""
         from webapp.services.authority import make_authority, public_pem, read_authority
 
         path = self._folder / "authority.pem"
@@ -140,14 +140,14 @@ class Certificates:
 
 
 def machine_names(host: str, more: Iterable[str] = ()) -> list[str]:
-    """Names and addresses that this machine may be asked for by."""
+    """Names and IP addresses by which clients may reach this machine."""
     import psutil
 
     machine = socket.gethostname().lower()
     names = ["localhost", *LOCAL_NAMES, machine, f"{machine.partition('.')[0]}.local", *more, host]
     addresses = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries]
     for text in ("127.0.0.1", "::1", *addresses):
-        with contextlib.suppress(ValueError):  # a hardware address, or one with a zone
+        with contextlib.suppress(ValueError):  # a MAC address, or an address with a zone
             address = ip_address(text)
             if not (address.is_link_local or address.is_unspecified or address.is_multicast):
                 names.append(str(address))
@@ -155,7 +155,7 @@ def machine_names(host: str, more: Iterable[str] = ()) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, for its owner alone."""
+    """Writes the whole file or nothing, readable only by its owner."""
     new = path.with_name(path.name + ".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
@@ -175,7 +175,7 @@ def _context(certificate: str, key: str | None, setting: str) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
 
-    def no_password() -> str:  # else OpenSSL asks in the terminal, and waits
+    def no_password() -> str:  # otherwise OpenSSL prompts in the terminal and waits
         raise ValueError("the key has a password")
 
     try:

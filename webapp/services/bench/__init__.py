@@ -1,1 +1,1 @@
-"""Benches: how well the loaded model calls tools (the tool bench), and how fast it runs here (:mod:`.speed`)."""
+"""Benches: how well the loaded model calls tools (tool bench), and how fast it runs on this machine (:mod:`.speed`)."""

@@ -1,5 +1,5 @@
-"""llama.cpp beside Roost, through the package ``xllamacpp`` where it is installed: its own server, in a process of its
-own, asked with token ids (:mod:`.llama_worker`). It reads a GGUF file, so the same model has to be there in that form.
+"""llama.cpp as a comparison for Roost, through the package ``xllamacpp`` if it is installed: its own server, in its own
+process, with token ids as input (:mod:`.llama_worker`). It needs the same model as a GGUF file.
 """
 
 from __future__ import annotations

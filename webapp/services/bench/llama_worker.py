@@ -1,7 +1,7 @@
-"""The process of llama.cpp in ``roost bench --against llama.cpp``: no module of Roost is in its memory.
+"""The llama.cpp process of ``roost bench --against llama.cpp``: it imports no module of Roost.
 
-``argv`` has the file, the threads and how many answers are written at once. Each line of standard input is one
-measurement: [answers at once, tokens of the prompt, tokens to write]; each is answered with one line of figures.
+``argv``: file, threads, maximum number of simultaneous answers. Each line of standard input is one measurement:
+[simultaneous answers, prompt tokens, tokens to write]. The reply is one line of figures.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 def serve() -> None:
     path, threads, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what the library prints
+    os.dup2(2, 1)  # redirects the library's output
     import xllamacpp  # type: ignore[import-not-found]
 
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.n_parallel = most
-    params.n_ctx = 8192 * most  # divided by the answers
+    params.n_ctx = 8192 * most  # shared by the answers
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.verbosity = 0
     server = xllamacpp.Server(params)

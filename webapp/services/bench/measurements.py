@@ -1,4 +1,4 @@
-"""Measuring this machine from a page: the speed bench as a job, its history, and how fast models are by it."""
+"""Measurements of this machine from a page: the speed bench as a job, its history, and estimated speeds of models."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PLANS = ("quick", "thorough")
 
 
 class Measurements:
-    """``app.extensions["measurements"]``. Each measurement has an engine of its own, beside the one that answers.
-    ``start_engine`` as of ModelManager. Safe to use from any thread."""
+    """``app.extensions["measurements"]``. Each measurement starts its own engine, next to the serving one.
+    ``start_engine`` as in ModelManager. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Measurements:
         return self._jobs.start(KIND, model, work, details, unit="steps")
 
     def _measure(self, model: str, strategy: str, is_quick: bool, running: Running) -> dict[str, Any]:
-        # Brings psutil and msgspec, which a start does without.
+        # Imports psutil and msgspec, which a start does not need.
         from webapp.services.bench.speed import Plan, RoostContestant, bench_document, measurement_count
 
         plan = Plan(sequences=(1, 8), prefills=(512,)) if is_quick else Plan()
@@ -80,16 +80,16 @@ class Measurements:
         return {"measurement": made.id, "strategy": document["model"]["strategy"]}
 
     def history(self) -> list[Measurement]:
-        """Of this machine; the newest first."""
+        """The measurements on this machine, newest first."""
         return self._store.of_machine(machine_key())
 
     def delete(self, measurement_id: str) -> None:
-        """``measurement_not_found``."""
+        """Raises ``measurement_not_found``."""
         self._store.delete(measurement_id)
         self._forget()
 
     def speed(self, inspection: Inspection, strategy: str) -> Speed | None:
-        """How fast one answer of that model would be here; None while nobody can tell."""
+        """The speed of one answer of that model on this machine; None if it cannot be estimated."""
         key = (inspection.path, inspection.size_bytes, strategy)
         with self._lock:
             if self._known is None:
@@ -107,6 +107,6 @@ class Measurements:
 
 
 def machine_key() -> str:
-    """The same as long as processor and cards are."""
+    """Stays the same as long as CPU and GPUs do."""
     found = probe()
     return ", ".join([f"{found.cpu_name} x {found.threads}", *(gpu.name for gpu in found.gpus)])

@@ -1,5 +1,5 @@
-"""What a run of the tool bench found: of each answer what is kept, of each mode the figures, and which tool was called
-in place of which."""
+"""Results of a tool bench run: the stored data of each answer, the figures of each mode, and which tool was called
+instead of which."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from webapp.tools.bench import FIGURES, CallScore, shares
 CONSTRAINED, FREE = "constrained", "free"
 MODES = (CONSTRAINED, FREE)
 Answer = dict[str, Any]
-"""What is kept of one case in one mode; :func:`reports` reads it:
+"""The stored data of one case in one mode, which :func:`reports` reads:
 
-``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (what the model read after the offer, which
-all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something began as a call does), ``score``,
-``finish_reason``, ``tokens``, and ``error`` where the case could not be asked.
+``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (the prompt after the tool definitions that
+all cases share), ``raw`` (the whole output), ``called``, ``sets_out`` (the beginning of a call was written), ``score``,
+``finish_reason``, ``tokens``, and ``error`` if the case failed.
 """
 NO_CALL, OTHER = "", "?"
-"""In the confusion table, where no tool's name can be: no call; a call that cannot be read or of no offered tool."""
+"""Entries of the confusion table that no tool name can equal: no call; an invalid call or one of an unknown tool."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """``counts`` of (expected, called), by calls: an answer with two calls counts twice. Names in the order they were
-    offered, then NO_CALL, then (only called) OTHER."""
+    """``counts`` of (expected, called), per call: an answer with two calls counts twice. Names are in the order of the
+    definitions, then NO_CALL, then (only for called) OTHER."""
 
     expected: tuple[str, ...]
     called: tuple[str, ...]
@@ -40,8 +40,8 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ModeReport:
-    """``shares`` from 0 to 1 by the names of :data:`FIGURES`, None where no case has the figure; ``counts`` are what
-    they are made of: (right, of)."""
+    """``shares``: from 0 to 1 by the names of :data:`FIGURES`, None if no case has the figure. ``counts``: their
+    (right, total)."""
 
     mode: str
     cases: int
@@ -52,7 +52,7 @@ class ModeReport:
 
 
 def reports(setup: Mapping[str, Any], answers: Sequence[Answer]) -> tuple[ModeReport, ...]:
-    """One a mode that has answers, constrained first."""
+    """One report for each mode that has answers, constrained mode first."""
     names = tuple(str(tool["name"]) for tool in setup["tools"])
     by_mode = {mode: [answer for answer in answers if answer["mode"] == mode] for mode in MODES}
     return tuple(_report(mode, names, found) for mode, found in by_mode.items() if found)
@@ -63,14 +63,14 @@ def is_right(answer: Answer) -> bool:
 
 
 def wrong_first(answers: Sequence[Answer]) -> list[Answer]:
-    """Then by case, so that both modes of one stand together."""
+    """Wrong answers first, then by case, so that both modes of a case are next to each other."""
     return sorted(answers, key=lambda answer: (is_right(answer), answer["place"], MODES.index(answer["mode"])))
 
 
 def document(
     setup: Mapping[str, Any], answers: Sequence[Answer], error: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """JSON. A run that was cut short has fewer answers than ``asked``."""
+    """For JSON. An interrupted run has fewer answers than ``asked``."""
     return {
         "setup": dict(setup),
         "answered": len(answers),
@@ -101,7 +101,7 @@ def _confusion(names: tuple[str, ...], answers: Sequence[Answer]) -> Confusion:
 
 
 def _pairs(answer: Answer, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What was expected beside what came, call by call."""
+    """Pairs of expected and actual calls, in order."""
     expected = [call["name"] for call in answer["expected"]] or [NO_CALL]
     called = [call["name"] if call["name"] in names else OTHER for call in answer["called"]]
     if not called and (answer["sets_out"] or "error" in answer):

@@ -1,8 +1,8 @@
-"""How fast a model runs on this machine: load, first token, reading, writing one to many answers at once, memory.
+"""How fast a model runs on this machine: load, first token, prefill, decode with one to many answers, memory.
 
-Everything is measured as a person gets it: through the manager, the engine process, its pipe and the text of the
-answer. Contestants (:class:`RoostContestant`, :class:`.llama_cpp.LlamaContestant`) are loaded together and take turns
-in every round, so that a machine whose speed drifts treats them alike; a ratio is the median of the rounds' ratios.
+All times include the manager, the engine process, its pipe and the decoding to text, as users experience them.
+Contestants (:class:`RoostContestant`, :class:`.llama_cpp.LlamaContestant`) are loaded together and take turns in every
+round, so that changes of the machine's speed affect them equally. A ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from webapp.settings import Settings
 TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
 GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
 RUN_S = 2.0
-"""About how long one run of writing takes where the number of tokens is left open."""
+"""Approximate duration of one decode run if the number of tokens is not given."""
 MOST_RUN_S = 40.0
-"""A measurement that would take longer is left out."""
+"""A measurement that would take longer is skipped."""
 FEWEST_TOKENS, MOST_TOKENS = 16, 256
 WARM_UP_TOKENS = 8
 FIRST_PROMPT_TOKENS = 16
@@ -48,8 +48,8 @@ FIRST_PROMPT_TOKENS = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """``tokens`` to write in one answer, 0: as many as take about :data:`RUN_S`. ``prefills`` are lengths of a prompt
-    read alone; ``prompt_tokens`` is the prompt of each answer that is written."""
+    """``tokens``: tokens per answer; 0: as many as take about :data:`RUN_S`. ``prefills``: prompt lengths for prefill
+    without decode. ``prompt_tokens``: prompt length of each answer."""
 
     sequences: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     prefills: tuple[int, ...] = (64, 512, 4096)
@@ -57,39 +57,39 @@ class Plan:
     tokens: int = 0
     repeat: int = 3
     busy: int = 0
-    """Other processes that keep a core busy in a second pass; 0 for no second pass."""
+    """Number of other processes that each keep a core busy in a second pass; 0 for no second pass."""
 
 
 class Contestant(Protocol):
-    """One way to run the model. ``decode`` and ``prefill`` return figures by name, tokens a second among them."""
+    """One way to run the model. ``decode`` and ``prefill`` return figures by name, including tokens per second."""
 
     name: str
 
     def load(self) -> dict[str, float]:
-        """``load_s``, and ``cold_ms`` from nothing loaded to the first token."""
+        """``load_s``, and ``cold_ms`` from no loaded model to the first token."""
 
     def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]: ...
 
     def prefill(self, tokens: int) -> dict[str, float]: ...
 
     def memory(self) -> dict[str, float | None]:
-        """``rss_mb`` now and ``peak_mb`` at most."""
+        """``rss_mb`` now and the maximum, ``peak_mb``."""
 
     def close(self) -> None: ...
 
 
 class AskedContestant:
-    """One that is asked for answers, a number at once; all else it tells follows from theirs."""
+    """A contestant that is asked for several answers at once; all figures follow from these answers."""
 
     def start(self) -> None:
-        """Returns when the model can be asked."""
+        """Returns when the model is ready."""
         raise NotImplementedError
 
     def answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
         raise NotImplementedError
 
     def pid(self) -> int | None:
-        """Of the process that has the model."""
+        """The process that has the model."""
         raise NotImplementedError
 
     def load(self) -> dict[str, float]:
@@ -114,12 +114,12 @@ class AskedContestant:
 
 @dataclass
 class Rounds:
-    """What one contestant gave, round after round: (kind, size) -> figures."""
+    """The results of one contestant, round by round: (kind, size) -> figures."""
 
     figures: defaultdict[tuple[str, int], list[Mapping[str, float]]] = field(default_factory=lambda: defaultdict(list))
     loaded: dict[str, float] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=dict)
-    """Answers at once -> tokens written in each."""
+    """Simultaneous answers -> tokens written in each."""
     left_out: set[tuple[str, int]] = field(default_factory=set)
 
     def rate(self, kind: str, size: int) -> list[float]:
@@ -129,8 +129,8 @@ class Rounds:
 def compete(
     contestants: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
 ) -> dict[str, Rounds]:
-    """By name. ``report`` hears ``loaded``, ``measured`` (after each measurement) and ``round`` (after each round) for
-    progress; what it raises ends the bench."""
+    """Results by name. ``report`` is called with ``loaded``, ``measured`` (after each measurement) and ``round`` (after
+    each round) for progress; an exception from it ends the bench."""
     found = {contestant.name: Rounds() for contestant in contestants}
     for contestant in contestants:
         rounds = found[contestant.name]
@@ -146,7 +146,7 @@ def run_rounds(
     found: dict[str, Rounds],
     report: Callable[[str, Contestant, Rounds], object],
 ) -> dict[str, Rounds]:
-    """Of contestants that are loaded; fills and returns ``found``."""
+    """For loaded contestants; fills and returns ``found``."""
     for number in range(plan.repeat):
         order = contestants if number % 2 == 0 else contestants[::-1]
         for kind, size in _measurements(plan):
@@ -191,8 +191,8 @@ def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: R
 
 
 def _writing(contestant: Contestant, size: int, plan: Plan, tokens: int) -> dict[str, float]:
-    """The figures of :meth:`Contestant.decode`. Of several answers the first writes while the prompts of the others are
-    still read; so what the same answers take for one token is taken off."""
+    """The figures of :meth:`Contestant.decode`. While prompts of several answers are prefilled, the first answer
+    already decodes, so the time of the same answers for one token is subtracted."""
     run = contestant.decode(size, plan.prompt_tokens, tokens)
     if size > 1:
         begun = contestant.decode(size, plan.prompt_tokens, 1)
@@ -205,7 +205,7 @@ def _writing(contestant: Contestant, size: int, plan: Plan, tokens: int) -> dict
 
 
 class RoostContestant(AskedContestant):
-    """``settings`` choose model and strategy. Nothing is cached between prompts: a hit would not be reading."""
+    """``settings`` choose model and strategy. Prompts are not cached, because a cache hit is not prefill."""
 
     def __init__(
         self,
@@ -232,8 +232,8 @@ class RoostContestant(AskedContestant):
         self.manager.close()
 
     def describe(self) -> dict[str, Any]:
-        """Of the model that is loaded, ``remarks`` of its backend (plain Texts), and ``bytes_a_token``: what one
-        written token reads of weights and state, None where that is not known."""
+        """The loaded model, ``remarks`` of its backend (plain Texts), and ``bytes_a_token``: the bytes of weights and
+        state read per decoded token; None if unknown."""
         status, info = self.manager.status(), self.manager.model_info()
         config = info.config.to_dict() if info.config else {}
         facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
@@ -255,7 +255,7 @@ class RoostContestant(AskedContestant):
         wall_s = time.monotonic() - started
         first = [stat["queued_s"] + stat["prefill_s"] for stat in stats]
         ended = max(begin + stat["decode_s"] for begin, stat in zip(first, stats, strict=True))
-        writing_s = ended - min(first)  # answers that had to wait for a place are in it
+        writing_s = ended - min(first)  # includes answers that had to wait for a slot
         written = sum(stat["decoded_tokens"] - 1 for stat in stats)
         return {
             "tokens_per_s": written / writing_s if writing_s > 0 else 0.0,
@@ -266,7 +266,7 @@ class RoostContestant(AskedContestant):
 
 
 def prompt_ids(manager: ModelManager, count: int, number: int = 0) -> tuple[int, ...]:
-    """So many tokens of English and Chinese; another text for each ``number``."""
+    """This many tokens of English and Chinese; a different text for each ``number``."""
     ids = [*manager.tokenizer().encode(f"{number} ") * (number > 0), *manager.tokenizer().encode(TEXT)]
     return tuple((ids * (count // len(ids) + 1))[:count])
 
@@ -284,8 +284,8 @@ def _stats_of(answer: Generation) -> Mapping[str, Any]:
 def bench_document(
     ours: RoostContestant, others: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
 ) -> dict[str, Any]:
-    """Runs the whole bench, closes the contestants, and gives what was found as one JSON document. ``busy`` in it: what
-    of each speed is lost beside :attr:`Plan.busy` other processes, in per cent."""
+    """Runs the whole bench, closes the contestants, and returns one JSON document. Its ``busy``: the loss of each speed
+    in per cent while :attr:`Plan.busy` other processes run."""
     contestants: list[Contestant] = [ours, *others]
     threads = ours.threads or default_threads()
     try:
@@ -326,8 +326,8 @@ def bench_document(
 def share_of_bandwidth(
     rounds: Rounds, bytes_a_token: int | None, found: list[float], threads: int
 ) -> dict[str, Any] | None:
-    """What memory gives, and how much of it one answer alone reads (None where that is not known). A share above 1 is
-    that of weights that stay in a cache."""
+    """Memory bandwidth, and the share of it that one answer uses (None if unknown). A share above 1 means that weights
+    stay in a CPU cache."""
     rates = rounds.rate("decode", 1)
     if not found:
         return None
@@ -337,7 +337,7 @@ def share_of_bandwidth(
 
 
 def document_of(rounds: Rounds, plan: Plan, memory: Mapping[str, float | None]) -> dict[str, Any]:
-    """One contestant's figures: medians, and ``spread`` from the lowest to the highest run."""
+    """One contestant's figures: medians, and ``spread`` between the lowest and the highest run."""
     return {
         "load_s": round(rounds.loaded["load_s"], 3),
         "memory": memory,
@@ -378,7 +378,7 @@ def _summary(runs: Sequence[Mapping[str, float]], names: Mapping[str, str], more
 
 
 def ratios(ours: Rounds, theirs: Rounds, plan: Plan) -> list[dict[str, Any]]:
-    """Ours over theirs in the same round, for each measurement both have."""
+    """Our figures divided by theirs in the same round, for each measurement that both have."""
     found = []
     for kind, size in _measurements(plan):
         pairs = zip(ours.rate(kind, size), theirs.rate(kind, size), strict=False)
@@ -390,7 +390,7 @@ def ratios(ours: Rounds, theirs: Rounds, plan: Plan) -> list[dict[str, Any]]:
 
 
 def losses(alone: Rounds, beside: Rounds, plan: Plan) -> list[dict[str, Any]]:
-    """How many per cent slower than alone, of medians; negative where it was faster."""
+    """The slowdown in per cent, from medians; negative if it was faster."""
     found = []
     for kind, size in _measurements(plan):
         before, now = ([], []) if kind == "first" else (alone.rate(kind, size), beside.rate(kind, size))
@@ -402,7 +402,7 @@ def losses(alone: Rounds, beside: Rounds, plan: Plan) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """``count`` processes that do nothing but keep a core busy, until the end."""
+    """Runs ``count`` processes that each keep a core busy, until the end of the context."""
     spin = "while True: pass"
     running = [subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.DEVNULL) for _ in range(count)]
     try:
@@ -415,7 +415,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def read_bandwidth(threads: int) -> float | None:
-    """Bytes a second that ``threads`` threads read from memory, the best of three; None without the native library."""
+    """Bytes per second that ``threads`` threads read from memory, best of three; None without the native library."""
     from webapp.backends.native import building, library
     from webapp.backends.native.model import measured_bandwidth
 

@@ -1,8 +1,7 @@
-"""A run of the tool bench: every case asked of one loaded model, a few at a time, each answer scored as it comes.
+"""A run of the tool bench: asks the loaded model every case, a few at a time, and scores each answer at once.
 
-One run at a time, as a job whose answers are stored. Its requests wait in the same queue as all others, as one client,
-so chats go on beside it. All answers are from the model, strategy and state of the first one: when those change, the
-run ends.
+One run at a time, as a job with stored answers. Its requests use the same queue as all others, as one client, so chats
+continue during a run. All answers must come from the same model, strategy and state; if these change, the run ends.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ from webapp.tools.bench import (
 )
 
 MAX_TOKENS = 400
-"""Of one answer: room for a call with long arguments, and an end for a model that rambles."""
+"""Per answer: enough for a call with long arguments, and a limit for a model that does not stop."""
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=MAX_TOKENS)
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """``definitions`` are OpenAI `function` objects, all offered with every prompt. ``dialect`` "" is what fits the
-    model. With two ``modes`` every case is asked twice."""
+    """``definitions`` are OpenAI `function` objects, offered with every prompt. ``dialect`` "" is the model's own. With
+    two ``modes`` every case is asked twice."""
 
     definitions: tuple[Mapping[str, Any], ...]
     cases: tuple[BenchCase, ...]
@@ -68,7 +67,7 @@ class BenchRequest:
 
     @property
     def askable(self) -> tuple[BenchCase, ...]:
-        """The cases whose tools are offered."""
+        """The cases whose tools are all offered."""
         return tuple(case for case in self.cases if case.tool_names <= self.tool_names)
 
 
@@ -84,8 +83,8 @@ def checked(request: BenchRequest) -> BenchRequest:
 
 
 def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: int, per_tool: int) -> MadeCases:
-    """As :func:`make_cases`, with patterns judged by the engine's own automata; fewer a tool where there are so many
-    tools that all would not find room."""
+    """As :func:`make_cases`, with patterns checked by the engine's own automata. Fewer cases per tool if there would be
+    too many in total."""
     most = max(1, (MAX_CASES * 3 // 4) // max(1, len(definitions)))
     return make_cases(definitions, language, seed, min(per_tool, most), matches)
 
@@ -96,8 +95,7 @@ RETRY_S = 0.3
 
 
 class BenchRunner:
-    """Raises at once what can be known before asking: BenchRefused, GrammarInvalid, and what keeps the model from being
-    used."""
+    """Raises errors that are known before the first request: BenchRefused, GrammarInvalid, and errors of the model."""
 
     def __init__(self, manager: ModelManager, request: BenchRequest, at_once: int = AT_ONCE) -> None:
         self._manager = manager
@@ -118,11 +116,11 @@ class BenchRunner:
 
     @property
     def is_stopped(self) -> bool:
-        """Because of :meth:`stop`."""
+        """True after :meth:`stop`."""
         return self._stopped.is_set() and self._failure is None
 
     def setup(self) -> dict[str, Any]:
-        """What the figures are figures of. ``asked``: answers there will be; ``left_out``: cases whose tools are not
+        """The conditions of the run. ``asked``: the planned number of answers; ``left_out``: cases whose tools are not
         offered."""
         status, request = self._manager.status(), self._request
         service = self._service or Service(status.model, status.strategy)
@@ -143,19 +141,19 @@ class BenchRunner:
         }
 
     def run(self, keep: Callable[[Answer], object]) -> None:
-        """Runs until the last answer, a stop, or an error, which is raised. ``keep`` gets the answers one at a time."""
+        """Runs until the last answer, a stop, or an error, which is raised. ``keep`` receives one answer at a time."""
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="roost-bench") as pool:
             try:
                 for work in [pool.submit(self._work, keep) for _ in range(self._at_once)]:
                     work.result()
-            except BaseException:  # Ctrl-C: the pool would wait for every case there is
+            except BaseException:  # Ctrl-C: the pool would otherwise wait for all cases
                 self.stop()
                 raise
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """From any thread. What is being written is not kept."""
+        """From any thread. Unfinished answers are dropped."""
         with self._lock:
             self._stopped.set()
             self._tasks.clear()
@@ -175,7 +173,7 @@ class BenchRunner:
                     if answer is None or self._failure is not None:
                         return
                     keep(answer)
-            except Exception as exc:  # told by run(), once the others have ended
+            except Exception as exc:  # raised by run() after the others have ended
                 self._fail(exc)
                 return
 
@@ -185,7 +183,7 @@ class BenchRunner:
         self.stop()
 
     def _answer(self, place: int, mode: str) -> Answer | None:
-        """None when it was stopped."""
+        """None if it was stopped."""
         case = self._request.askable[place]
         rendered = self._rendered(case)
         sent = rendered.text.removeprefix(self._opening())
@@ -193,7 +191,7 @@ class BenchRunner:
         answer["expected"] = [call_to_dict(call) for call in case.calls]
         try:
             found = self._ask(rendered, mode)
-        except RequestError as exc:  # this prompt is too long, say; the others may do
+        except RequestError as exc:  # such as a prompt that is too long; the others may work
             return {**answer, **_judged(case, Reading(sets_out=not case.calls)), "error": exc.to_dict()}
         if found is None:
             return None
@@ -203,7 +201,7 @@ class BenchRunner:
         return {**answer, **_judged(case, reading), **written}
 
     def _ask(self, rendered: RenderedPrompt, mode: str) -> tuple[AnswerText, Finished] | None:
-        """None when it was stopped. The text is wanted as it came, calls and all, hence no tools to look for."""
+        """None if it was stopped. The text is needed unparsed, including calls, so no tools are passed."""
         constraint = self._constraint if mode == CONSTRAINED else None
         prompt = prepare(self._model, replace(rendered, tools=None), self._request.params, constraint)
         generation = Generation(self._manager, prompt, CLIENT)
@@ -227,7 +225,7 @@ class BenchRunner:
         return generation.text, end
 
     def _start(self, generation: Generation) -> None:
-        """Waits for room where the queue is full: a bench has time."""
+        """Waits if the queue is full: a bench has time."""
         while True:
             try:
                 return generation.start()
@@ -245,7 +243,7 @@ class BenchRunner:
         return render(self._template, [Message(Role.USER, case.prompt)], tools=self._offer)
 
     def _opening(self) -> str:
-        """The piece all prompts begin with: the offer."""
+        """The part that all prompts begin with: the tool definitions."""
         return self._rendered(self._request.askable[0]).pieces[0].text
 
 
@@ -266,7 +264,7 @@ log = logging.getLogger(__name__)
 
 
 class ToolBench:
-    """``app.extensions["tool_bench"]``; every method from any thread."""
+    """``app.extensions["tool_bench"]``; every method may be called from any thread."""
 
     def __init__(self, manager: ModelManager, database: Database, jobs: Jobs, at_once: int = AT_ONCE) -> None:
         self.store = BenchStore(database)
@@ -278,12 +276,12 @@ class ToolBench:
 
     @property
     def running(self) -> str:
-        """Id of the run that goes on, "" for none."""
+        """Id of the current run, "" for none."""
         return next((job.details["run_id"] for job in self.jobs.jobs(KIND) if not job.is_over), "")
 
     def start(self, request: BenchRequest, facts: Mapping[str, Any] | None = None) -> StoredRun:
-        """Begins at once; loads the model if need be. BenchRefused, ``shutting_down``, and what :class:`BenchRunner`
-        raises. ``facts`` are kept with the run's setup."""
+        """Starts a run at once; loads the model if needed. Raises BenchRefused, ``shutting_down``, and errors of
+        :class:`BenchRunner`. ``facts`` are stored with the run's setup."""
         if self.running:
             raise BenchRefused(reason=Text("tool_bench.problem.running"))
         runner = BenchRunner(self._manager, request, self._at_once)
@@ -298,17 +296,17 @@ class ToolBench:
         return run
 
     def stop(self, run_id: str) -> None:
-        """Of the run that goes on; what it has is kept. Nothing happens for any other."""
+        """Stops the current run and keeps its answers; ignores any other id."""
         for job in self.jobs.jobs(KIND):
             if job.details["run_id"] == run_id:
                 self.jobs.cancel(job.id)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether no run goes on any more."""
+        """Waits for the end of the current run; False on timeout."""
         return all(self.jobs.wait(job.id, timeout_s).is_over for job in self.jobs.jobs(KIND) if not job.is_over)
 
     def _final_setup(self, run: StoredRun, runner: BenchRunner) -> dict[str, Any]:
-        """With what the first answer told of the model, and the figures that lists of runs show."""
+        """Adds the model facts from the first answer, and the figures for lists of runs."""
         setup = {**run.setup, **runner.setup()}
         found = reports(setup, self.store.answers(run.id))
         return {**setup, "figures": {row.mode: {"cases": row.cases, **row.shares} for row in found}}
@@ -327,7 +325,7 @@ class ToolBench:
             runner.run(keep)
             if runner.is_stopped:
                 status = STOPPED
-        except Exception as exc:  # told on the page
+        except Exception as exc:  # shown on the page
             error = as_roost_error(exc)
             if error is not exc:
                 log.error("the tool bench broke", exc_info=exc)
@@ -337,7 +335,7 @@ class ToolBench:
         try:
             self.store.change_setup(run.id, self._final_setup(run, runner))
             self.store.end_run(run.id, status, error.to_dict() if error else None)
-        except Exception:  # the disk is full, say: the next start finds it abandoned
+        except Exception:  # such as a full disk: the next start marks the run as abandoned
             log.exception("the end of a run of the tool bench could not be stored")
         if error is not None:
             raise error

@@ -1,1 +1,1 @@
-"""A chat's turns: the answer being written, who watches it, and what its calls do."""
+"""A chat's turns: generating the answer, the viewers that follow it, and its tool calls."""

@@ -1,8 +1,8 @@
-"""The tokens of a stored answer: how likely the model found each, and what else could have stood in its place.
+"""The tokens of a stored answer: the model's probability of each, and the alternatives to it.
 
-An answer keeps the ids it was sampled as, so nothing is guessed: the model reads the prompt and these ids once more,
-from the nearest snapshot on, and says its probabilities (temperature 1, before penalties and grammar). The state
-before a token that was looked at is kept: an answer that goes on from there reads nothing again.
+An answer stores the ids that were sampled, so nothing is guessed: the model prefills the prompt and these ids again
+from the nearest snapshot and returns probabilities (temperature 1, before penalties and grammar). The state before an
+inspected token is kept, so a new version from there needs no prefill.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from webapp.storage.records import StoredMessage
 from webapp.tokenizer import Tokenizer
 
 WINDOW = 256
-"""Tokens scored at a time. A long answer has a snapshot as often."""
+"""Tokens scored at a time. A long answer has snapshots at the same distance."""
 MOST_ALTERNATIVES = 8
 END_OF_TEXT = 0
 
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """``text``: U+FFFD stands for bytes that are no whole character by themselves. ``probability`` is from 0 to 1."""
+    """``text``: U+FFFD replaces bytes that are not a complete character. ``probability``: from 0 to 1."""
 
     token_id: int
     text: str
@@ -54,8 +54,8 @@ class TokenWindow:
 
 
 class AnswerTokens:
-    """Everything raises ``answer_without_tokens`` or ``answer_of_another_model`` where the answer's tokens are not
-    known or mean nothing to the model in use, and what reading raises."""
+    """All methods raise ``answer_without_tokens`` or ``answer_of_another_model`` if the answer's tokens are unknown or
+    belong to another model, and errors of the prefill."""
 
     def __init__(self, manager: ModelManager, store: ChatStore, presets: Presets) -> None:
         self._manager = manager
@@ -70,7 +70,7 @@ class AnswerTokens:
         return TokenWindow(start, len(ids), tuple(AnswerToken.of(scores[0], model.tokenizer) for scores in found))
 
     def alternatives(self, message_id: str, position: int) -> tuple[AnswerToken | None, tuple[AnswerToken, ...]]:
-        """The token at ``position``, None behind the last, where the answer ended; and the likeliest ones there."""
+        """The token at ``position`` (None after the last token) and the most likely tokens there."""
         stored, model = self._readable(message_id)
         ids = stored.message.token_ids
         place = check_position(stored, position)
@@ -97,14 +97,14 @@ class AnswerTokens:
 
 
 def check_position(stored: StoredMessage, position: int) -> int:
-    """``answer_without_tokens`` for one that is not in the answer, nor right behind it."""
+    """Raises ``answer_without_tokens`` unless the position is in the answer or directly after it."""
     if not 0 <= position <= len(stored.message.token_ids):
         raise RoostError("answer_without_tokens")
     return position
 
 
 def model_of_answer(manager: ModelManager, stored: StoredMessage) -> PromptModel:
-    """The model in use, if it is the one that wrote the answer and the answer's tokens are known."""
+    """The model in use, if it wrote the answer and the answer's tokens are known."""
     if stored.message.role is not Role.ASSISTANT or stored.status == "streaming" or not stored.message.token_ids:
         raise RoostError("answer_without_tokens")
     loaded, model = manager.status().model, PromptModel.chosen(manager)

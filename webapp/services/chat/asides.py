@@ -1,5 +1,5 @@
-"""What the model is asked about a chat beside it: a title, what to ask next, a summary. It goes on from the chat's
-state, so that only the question about it is read; nothing of it stays in the chat."""
+"""Side questions to the model about a chat: a title, follow-up questions, a summary. They start from the chat's state,
+so only the question needs prefill, and nothing is added to the chat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.records import StoredMessage
 
 MAX_TOKENS = {"title": 32, "questions": 120, "summary": 300}
-"""Of each kind of answer."""
+"""For each kind of answer."""
 MOST_QUESTIONS = 3
 _MARKS = re.compile(r"^(?:\d+[.)、]|[-*•#>]+)\s*|[*_`]+")
 _QUOTES = "\"'“”‘’「」《》"
@@ -26,9 +26,9 @@ _QUOTES = "\"'“”‘’「」《》"
 def ask_aside(
     manager: ModelManager, presets: Presets, store: ChatStore, chat_id: str, kind: str, question: str, client: str = ""
 ) -> tuple[list[str], int]:
-    """Lines of the answer to ``question``, which is of ``kind`` "title" (one line), "questions" (at most
-    :data:`MOST_QUESTIONS`) or "summary"; and how many tokens were read for it. Raises ``prompt_empty`` for a chat
-    without messages, and whatever the model ends with."""
+    """Lines of the answer to ``question``, whose ``kind`` is "title" (one line), "questions" (at most
+    :data:`MOST_QUESTIONS`) or "summary"; and how many tokens were prefilled. Raises ``prompt_empty`` for a chat without
+    messages, and errors of the generation."""
     chat = replace(store.get(chat_id), think_mode=ThinkMode.NONE)
     path = [row for row in store.branch(chat_id) if row.status != "streaming"]
     if not path:

@@ -1,4 +1,4 @@
-"""A conversation as a file, ``.rwkvchat``: what was said, with every branch, and the states its branches end in.
+"""A conversation as a file, ``.rwkvchat``: its messages on all branches, and the states at the ends of its branches.
 
 A safetensors file (:mod:`webapp.engine.tensor_file`) of two kinds of tensors:
 
@@ -6,9 +6,9 @@ A safetensors file (:mod:`webapp.engine.tensor_file`) of two kinds of tensors:
     tip.N.tokens    U32: the tokens that made the state of the N-th tip, from the beginning of the chat
     tip.N.<array>   the state after them, each array in the narrowest format that holds it; ``tip.N.logits`` too
 
-Opened with the same weights (the digest of the model's file says so) it goes on with nothing read again, on another
-machine and by another backend too. The states are found by this chat alone (``origin``): whoever made the file can
-mislead nobody else. With other weights the transcript is there and is read again.
+With the same weights (compared by the digest of the model's file) the chat continues without prefill, even on another
+machine or backend. Only this chat can find the states (``origin``), so a manipulated file cannot affect other chats.
+With other weights, the transcript is opened and prefilled again.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from webapp.weights.model_folder import content_digest, stamp_of
 ENDING = ".rwkvchat"
 FORMAT = "rwkvchat-1"
 MOST_TIPS = 16
-"""Ends of branches whose states go along, the newest first."""
+"""Branch ends that are stored with their states, newest first."""
 MOST_HEADER_BYTES = 1 << 20
 PROMPT_FIELDS = ("sampling", "stop", "template", "think_mode", "system_prompt", "tool_dialect", "tools")
-"""What of a preset decides how a chat is read and answered."""
+"""The preset fields that affect how a chat is processed and answered."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """``chat_ids`` of what came in, in the file's order. ``states`` of its branches go on with nothing read again.
-    ``made_by`` names the model a chat file was made with where that is not the one in use: it will be read again."""
+    """``chat_ids``: the imported chats, in the file's order. ``states``: how many branches continue without prefill.
+    ``made_by``: the model of a chat file if it is not the one in use; the chat must then be prefilled again."""
 
     chat_ids: tuple[str, ...]
     messages: int
@@ -66,7 +66,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Tip:
-    """The state after ``token_ids``, on the way to message ``message_id``."""
+    """The state after ``token_ids``, on the branch of message ``message_id``."""
 
     message_id: str
     token_ids: Sequence[int]
@@ -74,9 +74,9 @@ class Tip:
 
 
 class ChatFiles:
-    """Cheap to make; every method either succeeds or raises a RoostError and changes nothing. ``may_choose``: the model
-    is chosen by the chat, where nobody else uses the manager. ``may_add_presets``: else what a file says of its preset
-    becomes the chat's own, as far as a chat has it."""
+    """Cheap to create. Every method either succeeds or raises a RoostError and changes nothing. ``may_choose``: a chat
+    file may choose the model, if nobody else uses the manager. ``may_add_presets``: otherwise the file's preset fields
+    become the chat's own, as far as a chat has them."""
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class ChatFiles:
         self._presets = presets
         self._tools = ToolStore(store.database)
 
-    # out
+    # export
 
     def save(self, chat_id: str) -> list[memoryview]:
-        """The file in pieces. Its states are those that are kept, of the model in use where that answered last; a
-        branch without one is read when it goes on."""
+        """The file in pieces. It contains the existing states, if the model in use wrote the last answer; a branch
+        without a state is prefilled when it continues."""
         chat = self._store.get(chat_id)
         preset = self._presets.of_chat(chat)
         document = self._store.export_json(chat_id)
@@ -126,7 +126,7 @@ class ChatFiles:
                 self._manager.choose(model=made_by[-1])
             model = PromptModel.chosen(self._manager)
             about = model_sheet(self._manager)
-        except RoostError:  # no model that could be asked: the transcript alone
+        except RoostError:  # no usable model: only the transcript
             return [], {}
         parents = {row["parent_id"] for row in rows}
         leaves = [row["id"] for row in rows if row["id"] not in parents and row["status"] != "streaming"]
@@ -146,7 +146,7 @@ class ChatFiles:
         return tips, about
 
     def _prompt(self, chat: Chat, model: PromptModel, path: list[StoredMessage]) -> PreparedPrompt:
-        """What the next answer below this path begins with."""
+        """The prompt of the next answer on this path."""
         is_answered = path[-1].message.role is Role.ASSISTANT
         ends = path if is_answered else [*path, path[-1]]
         prompt, _ = prompt_of_path(
@@ -154,11 +154,11 @@ class ChatFiles:
         )
         return prompt
 
-    # in
+    # import
 
     def open(self, name: str, data: bytes) -> Opened:
-        """A chat file, or whatever :func:`.imports.read_chats` knows. ``chat_file_invalid`` or
-        ``chat_import_invalid`` says why it cannot be read."""
+        """Opens a chat file, or any file that :func:`.imports.read_chats` can read. Raises ``chat_file_invalid`` or
+        ``chat_import_invalid`` with the reason."""
         if name.lower().endswith(ENDING) or _is_tensor_file(data):
             return self._open_own(name, data)
         found = read_chats(name, data)
@@ -168,7 +168,7 @@ class ChatFiles:
         return Opened(tuple(ids), sum(len(chat.messages) for chat in found), left_out)
 
     def duplicate(self, chat_id: str, title: str) -> Chat:
-        """With every branch and file; it goes on from the same states."""
+        """Copies all branches and files; the copy continues from the same states."""
         chat = self._store.get(chat_id)
         imported = of_document(chat.title, self._store.export_json(chat_id))
         messages, ids = with_new_ids(imported)
@@ -204,13 +204,13 @@ class ChatFiles:
                 self._manager.put_snapshot(ids, snapshot, self._presets.start_state(chat), origin)
                 for (ids, _), snapshot in zip(tips, snapshots, strict=True)
             ]
-        except (RoostError, DamagedFile):  # no model, one that does not load, or a state that is none
+        except (RoostError, DamagedFile):  # no model, a failed load, or an invalid state
             return replace(made, made_by=made_by)
         self._store.note_snapshots(chat.id, names)
         return replace(made, states=len(names))
 
     def _choose(self, digest: Any) -> None:
-        """The model of the library that has these bytes, where there is one."""
+        """Chooses the library's model with this digest, if there is one."""
         for entry in self._manager.library.list():
             if entry.inspection is not None and content_digest(str(entry.path), stamp_of(entry.path)) == digest:
                 self._manager.load(model=entry.name)
@@ -254,7 +254,7 @@ class ChatFiles:
         return True
 
     def _preset_id(self, imported: ImportedChat, fields: Any) -> str:
-        """A preset that reads and answers like the one of the file; made where there is none. "" for none at all."""
+        """A preset equivalent to the file's; created if there is none. "" if the file has none."""
         if not isinstance(fields, dict):
             return ""
         try:
@@ -265,14 +265,14 @@ class ChatFiles:
         for known in self._presets.list():
             if all(getattr(known, name) == getattr(wanted, name) for name in PROMPT_FIELDS):
                 return known.id
-        if not self._may_add_presets:  # prompt, format, mode and sampling stand in the chat
+        if not self._may_add_presets:  # prompt, format, mode and sampling become the chat's own
             imported.left_out["preset"] += 1
             return ""
         return self._presets.add([wanted])[0].id
 
 
 def _is_local(name: str) -> bool:
-    """Fields of a preset that mean something on its own machine alone."""
+    """Whether a preset field is meaningful only on its own machine."""
     from webapp.services.presets.fields import BY_NAME
 
     row = BY_NAME.get(name)
@@ -285,14 +285,14 @@ def _is_tensor_file(data: bytes) -> bool:
 
 
 def model_sheet(manager: ModelManager) -> dict[str, Any]:
-    """The model in use, as a chat file names it. Raises what :meth:`ModelManager.model_info` does."""
+    """The model in use, as described in a chat file. Raises errors of :meth:`ModelManager.model_info`."""
     info = manager.model_info()
     about = {"name": manager.status().model, "digest": manager.model_digest()}
     return {**about, "architecture": require_model(info).architecture}
 
 
 def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """The document and the other tensors. ``chat_file_invalid`` for a file that is torn or no chat."""
+    """The document and the other tensors. Raises ``chat_file_invalid`` if it is damaged or no chat."""
     if len(data) > MOST_BYTES:
         raise RoostError("too_large", found=len(data), limit=MOST_BYTES)
     try:
@@ -313,7 +313,7 @@ def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, St
 def read_tips(
     name: str, document: Mapping[str, Any], tensors: Mapping[str, Stored], message_ids: set[str]
 ) -> list[tuple[tuple[int, ...], dict[str, Stored]]]:
-    """Tokens and arrays of each state. ``chat_file_invalid`` where tensors and document do not agree."""
+    """Tokens and arrays of each state. Raises ``chat_file_invalid`` if tensors and document do not match."""
     rows = document.get("tips", [])
     if not isinstance(rows, list) or len(rows) > MOST_TIPS:
         raise RoostError("chat_file_invalid", name=name[-200:], reason="its tips make no sense")
@@ -333,7 +333,7 @@ def read_tips(
 
 
 def snapshot_of(arrays: Mapping[str, Stored], config: ModelConfig) -> Snapshot:
-    """DamagedFile unless these are the arrays of a state of this model: their sizes first, then their values."""
+    """Raises DamagedFile unless these are the arrays of a state of this model: checks sizes first, then values."""
     expected = {**state_shapes(config), **({"logits": (config.vocab_size,)} if "logits" in arrays else {})}
     if {name: stored.shape for name, stored in arrays.items()} != expected:
         raise DamagedFile("its states are of another model")
@@ -342,7 +342,7 @@ def snapshot_of(arrays: Mapping[str, Stored], config: ModelConfig) -> Snapshot:
     return Snapshot(RecurrentState(config.architecture, values), logits)
 
 
-# one state, for programs
+# single states, for programs
 
 STATE_FORMAT = "rwkvstate-1"
 
@@ -361,7 +361,7 @@ class StateArrays(NamedTuple):
     arrays: Mapping[str, Stored]
 
     def snapshot(self, config: ModelConfig) -> Snapshot:
-        """``invalid_parameter`` where they are those of another model."""
+        """Raises ``invalid_parameter`` if the arrays belong to another model."""
         try:
             return snapshot_of(self.arrays, config)
         except DamagedFile as exc:
@@ -369,8 +369,8 @@ class StateArrays(NamedTuple):
 
 
 def unpack_state(data: bytes) -> tuple[dict[str, str], tuple[int, ...], StateArrays, int]:
-    """What is said about it, its tokens, its arrays, and how many of the tokens those have read. ``invalid_parameter``
-    for what is torn or no such file."""
+    """Metadata, tokens, arrays, and how many of the tokens the state has consumed. Raises ``invalid_parameter`` for a
+    damaged or other file."""
     try:
         about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
         tokens = tensors.pop("tokens", None)

@@ -1,4 +1,4 @@
-"""What a chat's state is now, and what its last answer changed of it. Nothing is read for it: both are snapshots."""
+"""A chat's current state, and how its last answer changed it. Uses existing snapshots; nothing is prefilled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatState:
-    """``state`` has absorbed the first ``tokens`` of the ``total`` up to the last answer's end: the very last one is
-    read with the next message. ``before`` had absorbed ``before_tokens``, those up to that answer where that state is
-    still kept, else fewer; None where there is none. Tokens count what was read into a prefix, too."""
+    """``state`` has consumed ``tokens`` of the ``total`` tokens up to the end of the last answer: the very last one is
+    processed with the next message. ``before``: the state before that answer if it is still stored, otherwise an
+    earlier one (after ``before_tokens``), or None. Counts include the tokens of a prefix."""
 
     state: RecurrentState
     tokens: int
@@ -34,8 +34,8 @@ class ChatState:
 
 
 def state_of_chat(manager: ModelManager, store: ChatStore, presets: Presets, chat_id: str) -> ChatState | None:
-    """Of the shown branch with the model that is loaded; None where nothing of it is kept, or nothing is answered yet.
-    Raises ChatNotFound, and what is wrong with the chat's preset, state or template."""
+    """For the shown branch and the loaded model; None if no state of it is stored or there is no answer yet. Raises
+    ChatNotFound, and errors in the chat's preset, state or template."""
     chat = store.get(chat_id)
     answers = [stored for stored in store.branch(chat_id) if stored.message.role is Role.ASSISTANT]
     if not answers:
@@ -47,7 +47,7 @@ def state_of_chat(manager: ModelManager, store: ChatStore, presets: Presets, cha
     ids, answer = prompt.token_ids, len(prompt.encoded.beginning)
 
     def after(token_ids: tuple[int, ...]) -> tuple[int, Snapshot] | None:
-        """With one token more, since a prompt that ends with its snapshot would ask for the logits too."""
+        """With one more token, because a prompt that ends at its snapshot would also need the logits."""
         return manager.snapshot((*token_ids, END_OF_TEXT), prompt.state, chat.origin)
 
     found = after(ids)

@@ -1,4 +1,4 @@
-"""Chats from elsewhere: what a file holds, told by its content, as conversations to be stored.
+"""Imports of chats from other programs: detects the format by content and returns conversations to store.
 
     ChatGPT       ``conversations.json``, alone or in its .zip (OpenAI's data export): a tree of nodes by id
     Open WebUI    its export: a list of chats with ``history.messages`` by id and ``currentId``
@@ -6,8 +6,8 @@
     RWKV-Runner   .txt or .md: "User: …" and "Assistant: …", or "**User**" with a line of the time
     Roost         its JSON, and the document inside a ``.rwkvchat`` (:mod:`.chat_file`)
 
-Everything in a file is a stranger's: sizes and counts are bounded before they are believed, ids are made anew, and what
-a chat cannot hold (pictures, sounds, steps of tools) is counted by kind and named where it stood.
+File content is untrusted: sizes and counts are limited before use, ids are replaced, and content that a chat cannot
+store (images, audio, tool steps) is counted by kind and mentioned at its position.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from webapp.storage.records import StoredMessage
 LEFT_OUT = (
     "attachment", "audio", "comment", "file", "image", "preset", "state_file", "tool", "tool_step", "video",
 )  # fmt: skip
-"""Kinds of what is left out."""
+"""Kinds of content that is left out."""
 MOST_BYTES = 256 << 20
-"""Of one document, unpacked."""
+"""Per document, uncompressed."""
 MOST_CHATS, MOST_MESSAGES = 20_000, 500_000
 MOST_CHARS = 4 << 20
-"""Of one message."""
+"""Per message."""
 TITLE_CHARS, ID_CHARS, SHORT_CHARS = 200, 200, 500
 MOST_TOKEN_ID = (1 << 24) - 1
 LATEST = 253_402_300_799.0
-"""Unix time of the end of the year 9999, which is the last that a calendar can show."""
+"""Unix time of the end of the year 9999, the last year that a calendar can show."""
 
 Json = Mapping[str, Any]
 
 
 @dataclass
 class ImportedChat:
-    """``messages`` stand parents first, with the file's own ids; ``head`` is the last of the branch to be shown.
-    ``left_out`` counts what the chat cannot hold, by kind (``chat.import.left_out.<kind>``)."""
+    """``messages``: parents first, with the file's own ids. ``head``: the last message of the branch to show.
+    ``left_out``: number of items that the chat cannot store, by kind (``chat.import.left_out.<kind>``)."""
 
     title: str = ""
     messages: list[StoredMessage] = field(default_factory=list)
@@ -80,7 +80,7 @@ class ImportedChat:
 
 
 def read_chats(name: str, data: bytes) -> list[ImportedChat]:
-    """What the file called ``name`` holds. ``chat_import_invalid`` says why it is none of those above."""
+    """The chats in the file ``name``. Raises ``chat_import_invalid`` if it has none of these formats."""
     if len(data) > MOST_BYTES:
         raise RoostError("too_large", found=len(data), limit=MOST_BYTES)
     if data.startswith(b"PK\x03\x04"):
@@ -104,7 +104,7 @@ MEMBER = re.compile(r"(?:.*/)?conversations(?:[-_]\d{1,6})?\.json")
 
 
 def _members(name: str, data: bytes) -> Iterable[bytes]:
-    """The conversations inside a data export; never more bytes than :data:`MOST_BYTES`, whatever its table says."""
+    """The conversations inside a data export; never more than :data:`MOST_BYTES`, whatever the archive claims."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [info for info in archive.infolist() if MEMBER.fullmatch(info.filename)]
@@ -128,7 +128,7 @@ def _members(name: str, data: bytes) -> Iterable[bytes]:
 def _of_text(name: str, data: bytes) -> list[ImportedChat]:
     try:
         text = decode_text(name, data).text
-    except RoostError as exc:  # its way out is that of a file for a message
+    except RoostError as exc:  # its way out is for attachments
         raise RoostError("chat_import_invalid", name=name[-SHORT_CHARS:], reason=exc.params["reason"]) from exc
     start = text.lstrip()[:1]
     if start not in ("{", "["):
@@ -165,7 +165,7 @@ def _of_text(name: str, data: bytes) -> list[ImportedChat]:
     return chats
 
 
-# what a value may be
+# conversion of values
 
 
 def _text(value: Any, most: int = MOST_CHARS) -> str:
@@ -177,7 +177,7 @@ def _count(value: Any) -> int | None:
 
 
 def _time(value: Any) -> float:
-    """Unix seconds, of a number (milliseconds and nanoseconds too) or of a date as text; 0 for what is neither."""
+    """Unix seconds from a number (also milliseconds or nanoseconds) or a date text; 0 for anything else."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip().replace("Z", "+00:00")).timestamp()
@@ -200,7 +200,7 @@ def _dict(value: Any) -> Json:
 
 
 def _left(chat: ImportedChat, kind: str, name: str = "") -> str:
-    """Counts it; the line that stands in its place."""
+    """Counts an item that is left out; returns the line that replaces it."""
     chat.left_out[kind] += 1
     label = " ".join(name.split())[:SHORT_CHARS]
     return f"[{kind.replace('_', ' ')} left out{': ' + label if label else ''}]"
@@ -218,7 +218,7 @@ def _add(
 
 
 def _finish(chat: ImportedChat, head: str | None) -> ImportedChat:
-    """With a title, and the branch that was shown there."""
+    """Adds a title, and the branch that was shown in the other program."""
     if head is not None and any(stored.id == head for stored in chat.messages):
         chat.head = head
     times = [stored.created_at for stored in chat.messages if stored.created_at]

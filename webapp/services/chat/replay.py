@@ -1,5 +1,5 @@
-"""Whether a stored answer comes out once more: with the same model, engine, options, seed and beginning its tokens have
-to be the very same. What that takes is stored with every answer; where something is another now, that is said."""
+"""Replays a stored answer: with the same model, engine, options, seed and initial state, the tokens must be identical.
+Every answer stores what that needs; if something has changed since, the result says so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.records import StoredMessage
 
 BEYOND = 16
-"""Tokens written past the end of an answer that was stopped: enough to know that it went on as it does now."""
+"""Tokens generated beyond the end of a stopped answer: enough to know that it would have continued like this."""
 
 
 class Replays:
@@ -37,8 +37,8 @@ class Replays:
         self._tell = tell
 
     def start(self, message_id: str, client: str = "") -> threading.Thread:
-        """Writes the answer once more in the background and stores in its figures, as ``replay``, how that went; the
-        thread. ``cannot_replay`` says what is missing or has changed."""
+        """Generates the answer again in the background and stores the result in its statistics as ``replay``; returns
+        the thread. Raises ``cannot_replay`` with what is missing or has changed."""
         stored = self._store.message(message_id)
         prompt = self._prompt(stored)
         thread = threading.Thread(target=self._run, args=(stored, prompt, client), name="replay", daemon=True)
@@ -47,7 +47,7 @@ class Replays:
 
     def _prompt(self, stored: StoredMessage) -> PreparedPrompt:
         stats = stored.stats
-        seed = stats.get("seed") or stats.get("sampling", {}).get("seed")  # one that was stopped at once has no figures
+        seed = stats.get("seed") or stats.get("sampling", {}).get("seed")  # no statistics if stopped at once
         if stored.message.role is not Role.ASSISTANT or stored.status not in ("complete", "stopped", "interrupted"):
             _refuse("replay_no_answer")
         if not isinstance(seed, int) or not stats.get("prompt_digest") or not stored.message.token_ids:
@@ -60,7 +60,7 @@ class Replays:
         chat = self._store.get(stored.chat_id)
         model = PromptModel.chosen(self._manager)
         path, message = self._store.path_to(stored.id), stored.message
-        forced = forced_count(message)  # of a version that began with another answer's tokens
+        forced = forced_count(message)  # for a version that begins with tokens of another answer
         if forced:
             path[-1] = replace(stored, message=replace(message, token_ids=message.token_ids[:forced]))
         params = SamplingParams.from_dict({**stats.get("sampling", {}), "seed": seed})
@@ -87,7 +87,7 @@ class Replays:
                 generation.begin(prompt.encoded.beginning)
             generation.start()
             generation.finish()
-        except Exception as exc:  # whatever ended it, the person who waits is told
+        except Exception as exc:  # report any error to the person who waits
             self._keep(stored, {"error": as_roost_error(exc).to_dict()})
             return
         own, again = stored.message.token_ids, generation.text.kept_token_ids()[0]
@@ -103,13 +103,13 @@ class Replays:
 
 
 def forced_count(message: Message) -> int:
-    """How many of its tokens a person chose, with those before: the answer was written from there on."""
+    """How many of its first tokens a person chose: the model wrote the rest."""
     forked = message.metadata.get("forked")
     return int(forked["position"]) + 1 if isinstance(forked, dict) else 0
 
 
 def compared(own: Sequence[int], again: Sequence[int]) -> dict[str, object]:
-    """``tokens`` of the stored answer; ``differs_at`` is the place of the first other token, from 1, None for none."""
+    """``tokens``: number in the stored answer; ``differs_at``: position of the first difference, from 1, or None."""
     shared = next((n for n, (a, b) in enumerate(zip(own, again, strict=False)) if a != b), min(len(own), len(again)))
     is_equal = shared == len(own) == len(again)
     return {"tokens": len(own), "differs_at": None if is_equal else shared + 1}

@@ -1,8 +1,8 @@
-"""Answers side by side: several to one question, of which a person keeps some.
+"""Answers side by side: several answers to one question, from which a person keeps some.
 
-They are versions of each other like any others, so a reload, a restart and every page find them. What they have in
-common stands in the metadata of each (:data:`BESIDE`); what was decided about them stands in the question's
-(:data:`DECIDED`), because an answer that is being written is its writer's alone.
+They are versions of one answer like any others, so every page finds them after a reload or restart. Their common data
+is in the metadata of each (:data:`BESIDE`); decisions are in the question's metadata (:data:`DECIDED`), because only
+its writer may change an answer that is being generated.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ VARIANTS = ("preset", "model", "state")
 
 @dataclass(frozen=True)
 class Variant:
-    """What an answer is asked of in place of what its chat says. ``kind``: "" for nothing else, or one of
-    :data:`VARIANTS`; ``value``: a preset's id, a model's name, a state file's ("" for none). ``label`` is its name."""
+    """What differs from the chat for this answer. ``kind``: "" for nothing, or one of :data:`VARIANTS`. ``value``: a
+    preset id, model name or state file ("" for none). ``label``: the name to show."""
 
     kind: str = ""
     value: str = ""
@@ -37,7 +37,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Beside:
-    """``place`` counts from 0; a seed that is given is another one at each place."""
+    """``place`` counts from 0; a given seed is changed for each place."""
 
     group: str
     place: int
@@ -50,7 +50,7 @@ class Beside:
 
 
 def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """The metadata of so many answers. ``chat_error`` for too few or too many."""
+    """The metadata for these answers. Raises ``chat_error`` for too few or too many."""
     if not FEWEST_ANSWERS <= len(variants) <= MOST_ANSWERS:
         reason = Text("reason.services.answers_beside", least=FEWEST_ANSWERS, most=MOST_ANSWERS)
         raise RoostError("chat_error", reason=reason)
@@ -59,7 +59,7 @@ def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
 
 
 def as_asked(chat: Chat, message: Message) -> Chat:
-    """The chat as this answer's variant wants it. A preset counts whole: nothing the chat set itself stays."""
+    """The chat with the changes of this answer's variant. A preset replaces all of the chat's own settings."""
     beside = Beside.of(message)
     variant = beside.variant if beside is not None else Variant()
     if variant.kind == "preset":
@@ -69,7 +69,7 @@ def as_asked(chat: Chat, message: Message) -> Chat:
 
 
 def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> dict[str, Any] | None:
-    """What ``ModelManager.load`` has to be given for it; None where what is in use will do. PresetNotFound."""
+    """The arguments for ``ModelManager.load``; None if no load is needed. Raises PresetNotFound."""
     if variant.kind == "model" and manager.status().model != variant.value:
         return {"model": variant.value, "strategy": presets.usual_strategy(variant.value)}
     if variant.kind != "preset":
@@ -80,7 +80,7 @@ def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> d
 
 @dataclass(frozen=True)
 class Tally:
-    """``won`` of ``count`` votes in which an answer of this variant stood."""
+    """``won`` of the ``count`` votes in which an answer of this variant took part."""
 
     variant: Variant
     won: int
@@ -88,7 +88,7 @@ class Tally:
 
 
 def tally(store: ChatStore) -> list[Tally]:
-    """The votes in these chats by preset, model and state; the most often preferred first."""
+    """The votes in these chats by preset, model and state; the most preferred first."""
     found: dict[tuple[str, str], Tally] = {}
     for asked, message_id, metadata in store.answers_to(VOTES):
         beside = Beside.of(Message(Role.ASSISTANT, "", metadata=metadata))
@@ -102,15 +102,15 @@ def tally(store: ChatStore) -> list[Tally]:
 
 
 class SideBySide:
-    """What is decided about answers beside each other. Raises ``message_not_found``, and ``chat_error`` where an answer
-    stands beside no other."""
+    """Decisions about answers side by side. Raises ``message_not_found``, and ``chat_error`` for an answer without
+    others."""
 
     def __init__(self, store: ChatStore) -> None:
         self._store = store
 
     def undecided(self, stored: StoredMessage) -> list[StoredMessage]:
-        """All of the group this answer belongs to, in order, with what is written so far; [] where there is none, only
-        one of it is left, or a person has chosen."""
+        """All answers in this answer's group, in order, with the text so far; [] if there is no group, only one answer
+        is left, or a person has decided."""
         beside = Beside.of(stored.message)
         if beside is None or stored.parent_id is None:
             return []
@@ -125,7 +125,7 @@ class SideBySide:
         return [row for other, row in found if other is not None and other.group == beside.group]
 
     def vote(self, message_id: str) -> StoredMessage:
-        """For this one, in place of any other of its group; once more takes it back."""
+        """Votes for this answer and against the others in its group; a second vote removes it."""
         stored, beside, question = self._place(message_id)
         votes = dict(question.message.metadata.get(VOTES, {}))
         if votes.get(beside.group) == message_id:
@@ -136,12 +136,12 @@ class SideBySide:
         return stored
 
     def voted(self, stored: StoredMessage, beside: Beside) -> str:
-        """The id of the answer that has the vote; "" for none."""
+        """The id of the answer with the vote; "" for none."""
         question = self._store.message(stored.parent_id or "")
         return str(question.message.metadata.get(VOTES, {}).get(beside.group, ""))
 
     def decide(self, message_id: str, keep: Sequence[str]) -> list[str]:
-        """Keeps these of the group of ``message_id`` and deletes the others, whose ids come back."""
+        """Keeps these answers in the group of ``message_id`` and deletes the others; returns the deleted ids."""
         with self._store.database.transaction():
             stored, beside, question = self._place(message_id)
             members = [row.id for row in self.group(stored, beside)]
@@ -156,7 +156,7 @@ class SideBySide:
             return discarded
 
     def undo(self, question_id: str) -> str:
-        """What was discarded last of the answers to this question is back, and undecided; the id of the chat."""
+        """Restores the last discarded answers to this question, undecided; returns the chat's id."""
         with self._store.database.transaction():
             question = self._store.message(question_id)
             decided = dict(question.message.metadata.get(DECIDED, {}))
@@ -167,7 +167,7 @@ class SideBySide:
             return question.chat_id
 
     def _place(self, message_id: str) -> tuple[StoredMessage, Beside, StoredMessage]:
-        """The answer, its place, and the question."""
+        """The answer, its position in the group, and the question."""
         stored = self._store.message(message_id)
         beside = Beside.of(stored.message)
         if beside is None or stored.parent_id is None:

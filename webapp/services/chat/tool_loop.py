@@ -1,7 +1,7 @@
-"""Rounds of function calling in a chat: calls wait for approval, run, and their results bring the next answer.
+"""Rounds of function calling in a chat: calls wait for approval, run, and their results start the next answer.
 
-What has happened to each call is kept in its message's metadata, so a reload, a second device or a restart finds the
-round where it was. Results become messages only when every call of the answer has one; then the answer goes on.
+The status of each call is in its message's metadata, so a round continues after a reload, on a second device or after a
+restart. Results become messages only when every call of the answer has one; then the next answer starts.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
 
 MAX_ROUNDS = 8
-"""Answers with calls in a row before a person has to say something."""
+"""Answers with calls in a row before a person must write again."""
 CALLS = "calls"
 REFUSED = Text("reason.services.call_refused")
 STOPPED = "the person stopped this call"
 
 Key = tuple[str, str]
-"""Message and call."""
+"""Message id and call id."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CallState:
-    """``status``: "waiting" for approval, "running", "asking" for a result to be typed, "done". ``tool`` None: there
-    is none of that name among the chat's tools."""
+    """``status``: "waiting" for approval, "running", "asking" for a typed result, "done". ``tool`` None: the chat has
+    no tool with this name."""
 
     call: ToolCall
     tool: StoredTool | None
@@ -49,15 +49,15 @@ class CallState:
     result: str = ""
     is_error: bool = False
     by: str = ""
-    """Who gave the result: "tool", "person", "refused", or "stopped" while it ran."""
+    """The source of the result: "tool", "person", "refused", or "stopped" during the run."""
     reason: Text | str = ""
-    """Why there is no better result, for a person; a Text where it can be said in their language."""
+    """Why there is no better result; a Text if it can be translated."""
 
 
 class ToolLoop:
-    """``offered(chat)`` are the tools its model may call; ``go_on(message_id, results)`` stores the results below an
-    answer and begins the next one; ``tell(chat_id)`` is called when a call has its result; ``remote`` runs calls of
-    MCP tools; ``files(message_id)`` are the texts attached on the way to an answer."""
+    """``offered(chat)``: the tools that its model may call. ``go_on(message_id, results)``: stores the results below an
+    answer and starts the next one. ``tell(chat_id)``: called when a call has its result. ``remote``: runs calls of MCP
+    tools. ``files(message_id)``: the texts attached on the path to an answer."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ToolLoop:
         self._running = RunningCalls()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
-        """What stands of an answer's calls."""
+        """The status of an answer's calls."""
         if not stored.message.tool_calls:
             return ()
         chat = self._store.get(stored.chat_id)
@@ -92,15 +92,15 @@ class ToolLoop:
         )
 
     def is_waiting(self, stored: StoredMessage) -> bool:
-        """True while a person has to do something about a call."""
+        """Whether a person must act on a call."""
         return any(state.status != "done" for state in self.calls(stored))
 
     def running(self, message_id: str) -> tuple[str, ...]:
-        """The ids of an answer's calls that are being run; asks no database."""
+        """The ids of an answer's running calls; no database query."""
         return self._running.of(message_id)
 
     def advance(self, message_id: str) -> None:
-        """Runs what may run unasked, and goes on when every call has its result. Safe to call at any time."""
+        """Runs the calls that need no approval, and continues when all calls have results. Safe to call at any time."""
         stored = self._store.message(message_id)
         chat = self._store.get(stored.chat_id)
         for state in self.calls(stored):
@@ -126,12 +126,12 @@ class ToolLoop:
         self._finish_round(message_id)
 
     def resume(self, message_id: str) -> None:
-        """Goes on where the limit of rounds, or another answer being written, left off."""
+        """Continues after the limit of rounds, or after another answer was running."""
         self._finish_round(message_id, is_asked=True)
 
     def approve(self, message_id: str, call_id: str, arguments: str | None = None, for_chat: bool = False) -> None:
-        """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
-        do not fit. ``for_chat``: this tool is not asked about again in this chat."""
+        """Runs a waiting call, with edited ``arguments`` (JSON text) if given; raises ToolInvalid if they are not
+        valid. ``for_chat``: needs no further approval of this tool in this chat."""
         if not self._running.claim((message_id, call_id)):
             raise RoostError("chat_error", reason=Text("reason.services.call_running"))
         with self._running.given_back_on_error((message_id, call_id)):
@@ -139,13 +139,13 @@ class ToolLoop:
             self._start(lambda: self._run_approved(message_id, call, tool))
 
     def give(self, message_id: str, call_id: str, result: str) -> None:
-        """A person's own result, for a tool that asks or in place of running one."""
+        """Sets a person's own result, for a tool that asks for it or instead of a run."""
         self._open_call(message_id, call_id)
         self._record(message_id, call_id, ToolResult(bounded(result)), "person")
         self._finish_round(message_id)
 
     def refuse(self, message_id: str, call_id: str) -> None:
-        """The model is told that it was not allowed, or that it was stopped where it runs already."""
+        """Tells the model that the call was not allowed, or was stopped if it is running."""
         self._open_call(message_id, call_id)
         reason, by = (STOPPED, "stopped") if self._running.stop((message_id, call_id)) else (REFUSED, "refused")
         self._record(message_id, call_id, error_result(reason), by)
@@ -154,7 +154,7 @@ class ToolLoop:
     def _approved(
         self, message_id: str, call_id: str, arguments: str | None, for_chat: bool
     ) -> tuple[ToolCall, StoredTool]:
-        """The call as it is to run, kept so."""
+        """The call to run; its approved form is stored."""
         stored, state = self._open_call(message_id, call_id)
         if state.tool is None:
             raise RoostError("chat_error", reason=Text("reason.services.tool_is_gone"))
@@ -176,7 +176,7 @@ class ToolLoop:
             self._tell(self._store.message(message_id).chat_id)
             self._run(message_id, call, tool)
             self._finish_round(message_id)
-        except RoostError as exc:  # the chat was deleted meanwhile, or the server ends
+        except RoostError as exc:  # the chat was deleted meanwhile, or the server is shutting down
             log.info("the result of a call was left: %s", exc)
 
     def _open_call(self, message_id: str, call_id: str) -> tuple[StoredMessage, CallState]:
@@ -187,7 +187,7 @@ class ToolLoop:
         raise RoostError("chat_error", reason=Text("reason.services.call_has_result"))
 
     def _edit(self, stored: StoredMessage, call: ToolCall, tool: StoredTool) -> None:
-        """The sampled ids say something else now, so the message goes back as text."""
+        """The sampled ids do not match the edited call, so the message is stored as text."""
         problems = check_call(call, tool.definition, matches)
         if problems:
             field = f"arguments.{problems[0].path}" if problems[0].path else "arguments"
@@ -196,7 +196,7 @@ class ToolLoop:
         self._store.change_message(stored.id, replace(stored.message, tool_calls=calls, token_ids=()))
 
     def _run(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
-        """What was claimed; it is given back when its result is kept."""
+        """Runs a claimed call; releases it when its result is stored."""
         key = (message_id, call.id)
         try:
             if call.id not in self._store.message(message_id).message.metadata.get(CALLS, {}):
@@ -211,12 +211,12 @@ class ToolLoop:
         try:
             is_stopped = partial(self._running.is_stopped, (message_id, call.id))
             return run_call(call, definition, hosts, matches, self._remote, lambda: self._files(message_id), is_stopped)
-        except Exception as exc:  # whatever a tool does, the chat goes on
+        except Exception as exc:  # an error of a tool must not stop the chat
             log.exception("the tool %s broke", definition.name)
             return error_result(Text("reason.services.tool_broke", error=type(exc).__name__))
 
     def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
-        """The first result of a call stands."""
+        """Only the first result of a call is stored."""
         with self._store.database.transaction():
             stored = self._store.message(message_id)
             message = stored.message
@@ -238,17 +238,17 @@ class ToolLoop:
             ]
             try:
                 self._go_on(message_id, results)
-            except RoostError as exc:  # the server ends, or another answer is being written
+            except RoostError as exc:  # the server is shutting down, or another answer is running
                 log.warning("the round did not go on: %s", exc)
 
     def _is_last(self, stored: StoredMessage) -> bool:
-        """False where the chat has gone on from it, or another version is shown: an answer below this one would take
-        the place of what the person sees and wrote."""
+        """False if the chat continued after it or shows another version: an answer below this one would replace what
+        the person sees and wrote."""
         return self._store.get(stored.chat_id).head_id == stored.id
 
     def _result_before(self, stored: StoredMessage, call: ToolCall) -> str | None:
-        """What the same call came to in the answer just before this one; None where it was not made there, or failed.
-        A model that asks again for what it was told a moment ago gets it again, and nothing is run twice."""
+        """The result of the same call in the previous answer; None if it was not made there or failed. If the model
+        repeats a call, it gets the same result and nothing runs twice."""
         before = self._answer_before(stored)
         if before is None:
             return None
@@ -262,7 +262,7 @@ class ToolLoop:
         return None
 
     def _turns_in_circles(self, stored: StoredMessage) -> bool:
-        """The answer, and the one before it, ask only for what the answer before had been told."""
+        """Whether this answer and the previous one only repeat calls that already have results."""
         for _ in range(2):
             calls = stored.message.tool_calls
             if not calls or any(self._result_before(stored, call) is None for call in calls):
@@ -274,7 +274,7 @@ class ToolLoop:
         return True
 
     def _answer_before(self, stored: StoredMessage) -> StoredMessage | None:
-        """The one whose results this answer read."""
+        """The answer whose results led to this one."""
         for other in reversed(self._store.path_to(stored.id)[:-1]):
             if other.message.role is Role.USER:
                 return None
@@ -292,8 +292,8 @@ class ToolLoop:
 
 
 class RunningCalls:
-    """The calls being run now, in memory alone: after a restart such a call waits again. Safe from any thread. A call
-    is run by who claims it, and by nobody else until it is given back."""
+    """The running calls, in memory only: after a restart such a call waits again. Thread-safe. Only the thread that
+    claimed a call runs it, until it is released."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -303,11 +303,11 @@ class RunningCalls:
         return key in self._stops
 
     def of(self, message_id: str) -> tuple[str, ...]:
-        """The calls of a message that are being run."""
+        """The running calls of a message."""
         return tuple(sorted(call_id for found_in, call_id in list(self._stops) if found_in == message_id))
 
     def claim(self, key: Key) -> bool:
-        """False where it runs already: nothing runs twice, however many pages press the button."""
+        """False if it already runs: nothing runs twice, however often the button is pressed."""
         with self._lock:
             if key in self._stops:
                 return False
@@ -320,7 +320,7 @@ class RunningCalls:
 
     @contextmanager
     def given_back_on_error(self, key: Key) -> Iterator[None]:
-        """Gives a claimed call back when what prepares it fails."""
+        """Releases a claimed call if its preparation fails."""
         try:
             yield
         except BaseException:
@@ -328,7 +328,7 @@ class RunningCalls:
             raise
 
     def stop(self, key: Key) -> bool:
-        """Whether it ran; who runs it sees :meth:`is_stopped`."""
+        """Returns whether it was running; the running thread sees :meth:`is_stopped`."""
         found = self._stops.get(key)
         if found is not None:
             found.set()
@@ -340,7 +340,7 @@ class RunningCalls:
 
 
 class KeyedLocks:
-    """A lock for each key while somebody holds it or waits for it."""
+    """One lock per key, as long as a thread holds it or waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -373,7 +373,7 @@ def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> 
 
 
 def _recorded(result: ToolResult, by: str) -> dict[str, Any]:
-    """As it is kept in the metadata of the message."""
+    """The form in the message's metadata."""
     reason = plain(result.reason)
     return {"result": result.text, "is_error": result.is_error, "by": by, **({"reason": reason} if reason else {})}
 
@@ -384,7 +384,7 @@ def _may_run(chat: Chat, tool: StoredTool) -> bool:
 
 
 def as_pretty_json(text: str) -> str:
-    """For a card; the text itself where it is no JSON."""
+    """For display; returns the text itself if it is not JSON."""
     try:
         return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
     except ValueError:
@@ -395,5 +395,5 @@ KNOWN_CALLERS = ("roost-starter", "rwkv7-g1", "rwkv7a-g1", "rwkv7b-g1", "mobius"
 
 
 def is_known_to_call(model_name: str) -> bool:
-    """True for families trained on function calling; any other may talk about a call instead of making one."""
+    """True for model families that were trained on function calling; others may describe a call instead."""
     return any(family in model_name.lower() for family in KNOWN_CALLERS)

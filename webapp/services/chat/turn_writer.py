@@ -1,5 +1,5 @@
-"""Writing one answer of a chat, from the stored question to the stored answer, in a thread of its own; and the log of
-it that any number of viewers follow."""
+"""Generates one answer of a chat in its own thread, from the stored question to the stored answer, and writes the event
+log that any number of viewers follow."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from webapp.weights.inspection import Inspection
 
 JOURNAL_S = 0.25
 JOURNAL_TOKENS = 32
-"""What is written is stored when the oldest unstored token is so old, or when there are so many: whichever is first."""
+"""Text is stored when the oldest unstored token reaches this age, or at this number of tokens: whichever is first."""
 
 GATHER_S = 0.05
-"""Tokens written in this time are taken together; pages are drawn ten times a second at most."""
+"""Tokens generated in this time are handled together; pages are rendered at most ten times per second."""
 
 log = logging.getLogger(__name__)
 
 
 class LiveTurn:
-    """The log from its start is always the whole message, for a continued answer too, so a viewer may come any time.
+    """The log always contains the whole message, even for a continued answer, so a viewer may join at any time.
 
-    ``user_message_id`` is "" where an answer has no question. The turn needs no viewer.
+    ``user_message_id`` is "" if the answer has no question. The turn needs no viewer.
     """
 
     def __init__(self, chat_id: str, user_message_id: str, message_id: str) -> None:
@@ -57,10 +57,10 @@ class LiveTurn:
         self.user_message_id = user_message_id
         self.message_id = message_id
         self.finished_at: float | None = None
-        """``time.monotonic()`` of its end."""
+        """Its end as ``time.monotonic()``."""
         self.is_stopping = False
         self.is_closing = False
-        """The server ends: what is there is kept as interrupted, not as stopped."""
+        """The server is shutting down: the text is stored as interrupted, not as stopped."""
         self._events: list[AnswerEvent] = []
         self._changed = threading.Condition()
         self._abort: Callable[[], None] | None = None
@@ -68,19 +68,19 @@ class LiveTurn:
 
     @property
     def is_finished(self) -> bool:
-        """The log is complete and the message stored."""
+        """True when the log is complete and the message is stored."""
         return self.finished_at is not None
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """Why it failed; None while it is written and where it went well."""
+        """Why it failed; None while it runs or after success."""
         last = self._events[-1] if self.is_finished else None
         return last.error if isinstance(last, Failed) else None
 
     def events_after(self, position: int, timeout_s: float) -> tuple[list[AnswerEvent], int]:
-        """Events from ``position`` (0 at first) on, and the position after them.
+        """Events from ``position`` (initially 0) on, and the position after them.
 
-        Waits for the first up to ``timeout_s``; returns at once, maybe with nothing, when the turn is finished.
+        Waits up to ``timeout_s`` for the first; returns at once, possibly without events, if the turn is finished.
         """
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) > position or self.is_finished, timeout_s)
@@ -91,7 +91,7 @@ class LiveTurn:
         return len(self._events)
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Called after every event, in the writer's thread; it must return at once."""
+        """Calls ``listener`` after every event, in the writer's thread; it must return at once."""
         with self._changed:
             self._listeners.add(listener)
 
@@ -104,7 +104,7 @@ class LiveTurn:
             return self._changed.wait_for(lambda: self.is_finished, timeout_s)
 
     def stop(self, is_closing: bool = False) -> None:
-        """Asks for the end and returns; what is written stays."""
+        """Requests the end and returns; the text so far is kept."""
         with self._changed:
             self.is_stopping = True
             self.is_closing = self.is_closing or is_closing
@@ -113,7 +113,7 @@ class LiveTurn:
             abort()
 
     def on_stop(self, abort: Callable[[], None]) -> None:
-        """For the writer: what :meth:`stop` calls; called at once when it came before."""
+        """For the writer: sets what :meth:`stop` calls; calls it at once if stop was already requested."""
         with self._changed:
             self._abort = abort
             is_stopping = self.is_stopping
@@ -130,7 +130,7 @@ class LiveTurn:
             listener()
 
     def finish(self, last: AnswerEvent) -> None:
-        """For the writer: the last event and the end in one."""
+        """For the writer: adds the last event and ends the log in one step."""
         with self._changed:
             self._events.append(last)
             self.finished_at = time.monotonic()
@@ -138,9 +138,9 @@ class LiveTurn:
 
 
 class TurnWriter:
-    """One answer. Whatever goes wrong becomes a Failed and is stored with what was written.
+    """Generates one answer. Any error becomes a Failed event and is stored with the text so far.
 
-    ``offered(chat)`` is called with the chat before the model is asked.
+    ``offered(chat)`` is called before the model is asked.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class TurnWriter:
         self._stats: dict[str, Any] = {}
         self._known_tokens = 0
         self._prefix_tokens = 0
-        """What was read into a prefix before, whether its state can be used now or the text is read again."""
+        """Tokens of a prefix, whether its state is usable now or its text is prefilled again."""
         self._origin = ""
         self._model = ""
         self._started_at = time.monotonic()
@@ -184,17 +184,17 @@ class TurnWriter:
             self.fail(exc)
 
     def fail(self, exc: Exception) -> None:
-        """Ends the turn with what is written so far."""
+        """Ends the turn with the text so far."""
         error = as_roost_error(exc)
         if error is not exc:
             log.error("a turn failed", exc_info=exc)
         if self._generation is not None and self._generation.end is None:
-            self._generation.stop()  # a full disk, say: nobody reads what the engine would write on
+            self._generation.stop()  # for example a full disk: nobody would read the engine's output
             self._live.emit(self._generation.text.finish(is_cut=True))
         failed = Failed(error.to_dict())
         try:
             self._store_answer(failed)
-        except Exception:  # the viewers must hear of the end whatever it is
+        except Exception:  # viewers must see the end in any case
             log.exception("a failed answer could not be stored")
         self._live.finish(failed)
 
@@ -224,8 +224,8 @@ class TurnWriter:
         self._live.finish(self._store_answer(generation.end))
 
     def _prompt(self, stored: StoredMessage) -> tuple[PreparedPrompt, list[StoredMessage]]:
-        """And the messages up to the answer, which ends them."""
-        self._manager.begin_loading()  # while the vocabulary is read and the prompt made
+        """The prompt, and the messages up to and including the answer."""
+        self._manager.begin_loading()  # in parallel with reading the vocabulary and making the prompt
         model = PromptModel.chosen(self._manager)
         chat = as_asked(self._store.get(self._live.chat_id), stored.message)
         self._origin = chat.origin
@@ -252,9 +252,9 @@ class TurnWriter:
         return replace(prompt, constraint=call_constraint(rendered, consumed=begun)), path
 
     def _known_before(self, stored: StoredMessage, path: list[StoredMessage], prompt_tokens: int) -> int:
-        """How many tokens of its prompt an earlier turn had been through, read or written."""
+        """How many tokens of its prompt an earlier turn had already processed or written."""
         if self._continues:
-            return prompt_tokens - 1  # the last token written was never read
+            return prompt_tokens - 1  # the last token was sampled but never processed
         if (beside := Beside.of(stored.message)) is not None and beside.variant.kind:
             return 0  # of another prompt, model or state
         if stored.previous_version_id and self._store.message(stored.previous_version_id).stats.get("decoded_tokens"):
@@ -265,7 +265,7 @@ class TurnWriter:
         return 0
 
     def _note(self, prompt: PreparedPrompt, preset: str, prefix: Prefix | None) -> None:
-        """For the message's figures: how the answer is made."""
+        """Records how the answer is generated, for the message's statistics."""
         status = self._manager.status()
         self._model = status.model
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v not in ({}, ())}
@@ -280,15 +280,15 @@ class TurnWriter:
             self._stats["adapter"] = status.adapter
 
     def _replay(self, generation: Generation) -> None:
-        """Puts text and log where the answer broke off; what they hold back is written again with what follows."""
+        """Restores text and log at the point of interruption; held-back text is generated again."""
         self._live.emit(generation.begin(generation.prompt.encoded.beginning))
-        if not self._message.token_ids:  # known as text alone: its ids hold the opening too
+        if not self._message.token_ids:  # only its text is known: the ids include the opening
             self._message = replace(self._message, think_mode=ThinkMode.NONE)
         self._store.reopen_message(self._live.message_id, self._written())
         self._journaled_tokens = len(generation.text.token_ids)
 
     def _store_answer(self, end: Finished | Failed) -> Finished | Failed:
-        """The same with all figures."""
+        """The same event with all statistics."""
         self._stats |= {**end.stats, "total_s": time.monotonic() - self._started_at}
         if end.stats:
             known = min(self._known_tokens, end.stats.get("prompt_tokens", 0))
@@ -309,7 +309,7 @@ class TurnWriter:
         return replace(end, stats=self._stats)
 
     def _written(self) -> Message:
-        """The message as it is now; untouched while nothing could be written."""
+        """The message as it is now; unchanged if nothing could be generated."""
         if self._generation is None:
             return self._message
         text = self._generation.text
@@ -329,7 +329,7 @@ class TurnWriter:
 
 
 class Unstored:
-    """What was written of one answer and is not stored."""
+    """Text of one answer that is not stored yet."""
 
     def __init__(self) -> None:
         self.content: list[str] = []
@@ -338,10 +338,10 @@ class Unstored:
 
 
 class Journal:
-    """Stores the answers of all chats while they are written: one thread, in one transaction what came since the last.
-    The death of the process loses what was written in the last :data:`JOURNAL_S`, and never what was stored before.
+    """Stores the answers of all chats while they are generated: one thread, and one transaction for everything since
+    the last. If the process dies, at most the last :data:`JOURNAL_S` are lost.
 
-    With a transaction an answer, those of 16 chats stood in line for the database most of the time.
+    With one transaction per answer, the answers of 16 chats waited for the database most of the time.
     """
 
     def __init__(self, store: ChatStore) -> None:
@@ -355,7 +355,7 @@ class Journal:
         self._thread: threading.Thread | None = None
 
     def add(self, message_id: str, events: Sequence[AnswerEvent], token_ids: Sequence[int]) -> None:
-        """What was written since; returns at once. Raises why something of this answer could not be stored."""
+        """Queues new text; returns at once. Raises the error if storing this answer has failed."""
         with self._changed:
             if failure := self._failures.pop(message_id, None):
                 raise failure
@@ -374,7 +374,7 @@ class Journal:
                 self._thread.start()
 
     def end(self, message_id: str) -> None:
-        """Nothing of this answer is stored from now on: the whole of it is going to be."""
+        """Stops storing parts of this answer, because the whole answer will be stored."""
         with self._storing, self._changed:
             self._unstored.pop(message_id, None)
             self._failures.pop(message_id, None)
@@ -382,7 +382,7 @@ class Journal:
                 self._due_at = float("inf")
 
     def close(self) -> None:
-        """Stores what is left."""
+        """Stores the rest."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -424,8 +424,8 @@ def rendered_chat(
     continues: bool,
     prefix: Prefix | None,
 ) -> tuple[RenderedPrompt, PromptTemplate, bool]:
-    """The prompt for the answer that ends ``path``, with what is written of it if it ``continues``; the format; and
-    whether calls in the answer are left unconstrained."""
+    """The prompt for the answer that ends ``path``, including its text so far if it ``continues``; the format; and
+    whether calls in the answer are unconstrained."""
     model.check_answers()
     messages = [_readable(stored.message, model.tokenizer) for stored in (path if continues else path[:-1])]
     files = [file for message in messages for file in attached_files(message)]
@@ -455,8 +455,8 @@ def prompt_of_path(
     continues: bool,
     params: SamplingParams,
 ) -> tuple[PreparedPrompt, bool]:
-    """Of the answer that ends ``path``, as :func:`rendered_chat` renders it, for who lets it be read or written once
-    more; and whether its calls are left unconstrained."""
+    """The prompt of the answer that ends ``path``, rendered by :func:`rendered_chat`, for prefilling or replaying it;
+    and whether its calls are unconstrained."""
     preset, state = presets.of_chat(chat), presets.start_state(chat)
     prefix = find_prefix(manager, state)
     rendered, _, is_free = rendered_chat(store, chat, preset, model, path, continues, prefix)
@@ -469,13 +469,13 @@ def prompt_digest(token_ids: Sequence[int]) -> str:
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
-    """The chat's own choice, else its preset's."""
+    """The chat's own choice, otherwise the preset's."""
     return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
 
 
 def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
-    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's. Only
-    what the person whose chat it is may use."""
+    """The chat's own tools, otherwise the preset's, with the chat's approvals. Only tools that the chat's owner may
+    use."""
     own, store = chat.tools, store.of(chat.person_id)
     if store.is_for_guests and own.is_own:
         known = {tool.id for tool in store.list()}
@@ -490,9 +490,9 @@ def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
 def offered_tools(
     chosen: ChatTools, store: ToolStore, info: Inspection, has_searchable_files: bool = False
 ) -> OfferedTools:
-    """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past.
+    """No definitions if the chat's tools are off or gone, but the dialect still renders past calls.
 
-    Files that can only be searched bring their tool along, also where the chat's tools are off."""
+    Files that can only be searched add the search tool, even if the chat's tools are off."""
     tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
     tools = with_search(tools, store) if has_searchable_files else tools
     definitions = tuple(tool.definition.function for tool in tools)
@@ -500,7 +500,7 @@ def offered_tools(
 
 
 def _readable(message: Message, tokenizer: Tokenizer) -> Message:
-    """Without ids that another model's vocabulary made: its text then has to do."""
+    """Removes ids from another model's vocabulary; the text is used instead."""
     if message.token_ids and message.metadata.get("tokenizer") != tokenizer.name:
         return replace(message, token_ids=())
     return message

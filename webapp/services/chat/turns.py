@@ -1,7 +1,7 @@
-"""Chat turns: every way an answer begins, and the answers being written now.
+"""Chat turns: all ways to start an answer, and the answers that are being generated now.
 
-A turn runs in a thread of its own and belongs to the server: it needs no viewer, and each page that comes later sees
-all of it through its :class:`LiveTurn`. One turn per chat at a time, any number of chats at once.
+A turn runs in its own thread and belongs to the server: it needs no viewer, and a page that opens later sees all of it
+through its :class:`LiveTurn`. One turn per chat at a time, any number of chats at once.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
 MOST_CLIENTS = 1000
-"""Chats whose asker is remembered; a round of calls in an older one goes on without."""
+"""Chats whose client is remembered; a round of calls in an older chat continues without it."""
 REWRITTEN = "rewritten"
-"""In the metadata of an answer: a person changed its words."""
+"""In an answer's metadata: a person changed the text."""
 DELETED_KEPT_S = 86_400.0
-"""What was deleted can be brought back for a day; then the next start removes it for good."""
+"""Deleted messages can be restored for a day; then the next start deletes them permanently."""
 
 
 class ChatTurns:
-    """One per database, else ``data_folder_in_use``. Making it turns answers that a dead server left half written into
-    interrupted ones; they could not be told from those of a living one."""
+    """One per database, otherwise ``data_folder_in_use``: the constructor marks unfinished answers of a dead server as
+    interrupted, and cannot distinguish them from those of a running server."""
 
     def __init__(
         self,
@@ -75,13 +75,13 @@ class ChatTurns:
         self.tools = ToolLoop(
             self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts, in_a_thread
         )
-        """What becomes of an answer's calls."""
+        """Handles the tool calls of answers."""
         self._journal = Journal(self._store)
         self.beside = SideBySide(self._store)
         self._turns: dict[str, list[LiveTurn]] = {}
         self.replays = Replays(manager, self._store, self._presets, self._tell)
-        """Whether stored answers come out once more."""
-        self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
+        """Generates stored answers again to compare them."""
+        self._clients: dict[str, str] = {}  # the last client, for answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
         self._beginning: set[str] = set()
         self._is_closed = False
@@ -91,7 +91,7 @@ class ChatTurns:
 
     def send(self, chat_id: str, text: str, client: str = "", count: int = 1) -> LiveTurn:
         """Stores the message below the shown branch, with the chat's pending files, and starts the answer, or ``count``
-        side by side. ``prompt_empty`` for blank text."""
+        answers side by side. Raises ``prompt_empty`` for blank text."""
         _check_text(text)
         places = beside_each_other([Variant()] * count) if count != 1 else [{}]
 
@@ -107,21 +107,21 @@ class ChatTurns:
         return self._begin(chat_id, begin, client)
 
     def regenerate(self, message_id: str, client: str = "") -> LiveTurn:
-        """A new version beside this answer, or one more answer to this question."""
+        """Starts a new version of this answer, or another answer to this question."""
         stored = self._store.message(message_id)
         parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
         return self._begin(stored.chat_id, lambda: [self._new_answer(stored.chat_id, parent_id)], client)
 
     def several(self, message_id: str, variants: Sequence[Variant], client: str = "") -> LiveTurn:
-        """Answers side by side to this question, or to the one of this answer: all from one reading where none of them
-        needs another model, else in turn, and what was in use before is loaded again then."""
+        """Starts answers side by side to this question, or to the question of this answer. They share one prefill if
+        none needs another model; otherwise they run one by one, and the previous model is loaded again."""
         stored = self._store.message(message_id)
         parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
         places = beside_each_other(variants)
         if parent_id is None:
             raise StorageError("message_not_found")
         for variant in variants:
-            needed_model(self._manager, self._presets, variant)  # a preset that is gone is told now
+            needed_model(self._manager, self._presets, variant)  # report a missing preset now
         in_turn = any(variant.kind in ("preset", "model") for variant in variants)
 
         def begin() -> list[LiveTurn]:
@@ -130,7 +130,7 @@ class ChatTurns:
         return self._begin(stored.chat_id, begin, client, in_turn=in_turn)
 
     def edit(self, message_id: str, text: str, client: str = "") -> LiveTurn:
-        """A new version of a person's message, with the files of the old one, and the answer to it."""
+        """Stores a new version of a user message, with the files of the old one, and starts its answer."""
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.USER:
@@ -144,8 +144,8 @@ class ChatTurns:
         return self._begin(stored.chat_id, begin, client)
 
     def rewrite(self, message_id: str, text: str) -> str:
-        """A new version of an answer in a person's words, which can be continued; its chat. ``chat_error`` for
-        a message that is no answer, and for an answer with calls, as their results follow it."""
+        """Stores a new version of an answer with a person's text, which can be continued; returns its chat. Raises
+        ``chat_error`` for a message that is not an answer, and for an answer with calls, as their results follow it."""
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.ASSISTANT or stored.message.tool_calls:
@@ -156,7 +156,7 @@ class ChatTurns:
         return stored.chat_id
 
     def continue_answer(self, message_id: str, client: str = "") -> LiveTurn:
-        """Goes on with an answer that was cut short. ``nothing_to_continue`` for one that ended by itself."""
+        """Continues an answer that was cut off. Raises ``nothing_to_continue`` for one that ended by itself."""
         chat_id = self._store.message(message_id).chat_id
 
         def begin() -> list[LiveTurn]:
@@ -169,8 +169,8 @@ class ChatTurns:
         return self._begin(chat_id, begin, client, continues=True)
 
     def fork(self, message_id: str, position: int, token_id: int, client: str = "") -> LiveTurn:
-        """A new version that has the answer's first ``position`` tokens and ``token_id``, and goes on from there.
-        ``answer_without_tokens`` or ``answer_of_another_model`` where that cannot be."""
+        """Starts a new version with the answer's first ``position`` tokens and ``token_id``. Raises
+        ``answer_without_tokens`` or ``answer_of_another_model`` if that is impossible."""
         stored = self._store.message(message_id)
         model = model_of_answer(self._manager, stored)
         ids = stored.message.token_ids[: check_position(stored, position)]
@@ -181,7 +181,7 @@ class ChatTurns:
             "forked": {"from": message_id, "position": position},
         }
         beside = Beside.of(stored.message)
-        if beside is not None and beside.variant.kind:  # what it was asked of, it goes on with
+        if beside is not None and beside.variant.kind:  # the same variant continues it
             metadata[BESIDE] = asdict(replace(beside, group=uuid.uuid4().hex))
         mode = stored.message.think_mode
         begun = Message(Role.ASSISTANT, "", token_ids=(*ids, token_id), think_mode=mode, metadata=metadata)
@@ -193,26 +193,26 @@ class ChatTurns:
         return self._begin(stored.chat_id, begin, client, continues=True)
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
-        """Called with a chat's id when something happens in it that nobody asked for just now: an answer has ended
-        (True); the next answer of a round of calls begins, a call has its result (False)."""
+        """``listener`` is called with a chat's id when something happens without a current request: an answer has ended
+        (True); the next answer of a round of calls starts or a call has its result (False)."""
         self._listeners.append(listener)
 
     def stop(self, chat_id: str) -> None:
-        """Asks the chat's answers to end; what is written stays. Nothing happens where none is being written."""
+        """Asks the chat's running answers to stop and keeps their text. Does nothing if none is running."""
         for live in self.answers(chat_id):
             if not live.is_finished:
                 live.stop()
 
     def stop_answer(self, message_id: str) -> None:
-        """The same with one of those side by side."""
+        """The same for one of several answers side by side."""
         chat_id = self._store.message(message_id).chat_id
         for live in self.answers(chat_id):
             if live.message_id == message_id and not live.is_finished:
                 live.stop()
 
     def decide(self, message_id: str, keep: Sequence[str]) -> list[str]:
-        """:meth:`SideBySide.decide`; what is discarded is written no further, and calls in an answer kept alone may
-        run."""
+        """As :meth:`SideBySide.decide`; also stops discarded answers, and runs the calls of an answer that is kept
+        alone."""
         stored = self._store.message(message_id)
         discarded = self.beside.decide(message_id, keep)
         for live in self.answers(stored.chat_id):
@@ -223,8 +223,8 @@ class ChatTurns:
         return discarded
 
     def read(self, chat_id: str, client: str = "") -> threading.Thread:
-        """Has the shown branch read in the background, so that its next answer begins at once; the thread that waits
-        for it. ``turn_running`` while an answer is written."""
+        """Prefills the shown branch in the background, so that its next answer starts at once; returns the waiting
+        thread. Raises ``turn_running`` while an answer is generated."""
         with self._place_for(chat_id):
             chat = self._store.get(chat_id)
         thread = threading.Thread(target=self._read, args=(chat, client), name=f"reading {chat_id[:8]}", daemon=True)
@@ -232,12 +232,12 @@ class ChatTurns:
         return thread
 
     def _read(self, chat: Chat, client: str) -> None:
-        """One token is drawn and dropped: a prompt is read for an answer."""
+        """Samples one token and drops it, because only a generation prefills a prompt."""
         try:
             path = self._store.branch(chat.id)
             model = PromptModel.chosen(self._manager)
             is_answered = bool(path) and path[-1].message.role is Role.ASSISTANT
-            ends = path if is_answered else [*path, path[-1]]  # the last stands for the answer that is to come
+            ends = path if is_answered else [*path, path[-1]]  # the last one is a placeholder for the next answer
             prompt, _ = prompt_of_path(
                 self._manager, self._presets, self._store, chat, model, ends, is_answered, SamplingParams(max_tokens=1)
             )
@@ -250,13 +250,13 @@ class ChatTurns:
         self._tell(chat.id)
 
     def delete(self, chat_id: str) -> None:
-        """Hides the chat; its states go at once, but for those that others go on from. Brought back, it is read
+        """Hides the chat and deletes its states at once, except those that others use. A restored chat is prefilled
         again."""
         self.stop(chat_id)
         self._manager.forget_snapshots(self._store.delete(chat_id))
 
     def delete_all(self, chat_ids: Sequence[str]) -> float:
-        """The same with many, all or none; the moment by which ``ChatStore.restore_all`` knows them."""
+        """The same for several chats, all or none; returns the time by which ``ChatStore.restore_all`` finds them."""
         for chat_id in chat_ids:
             self.stop(chat_id)
         moment, snapshots = self._store.delete_all(chat_ids)
@@ -264,23 +264,23 @@ class ChatTurns:
         return moment
 
     def answers(self, chat_id: str) -> list[LiveTurn]:
-        """Those being written, and those that ended less than :data:`FINISHED_KEPT_S` ago together with them."""
+        """The running answers, and those of their group that ended less than :data:`FINISHED_KEPT_S` ago."""
         with self._lock:
             turns = self._turns.get(chat_id, [])
             return [] if self._are_forgotten(turns) else list(turns)
 
     def live(self, chat_id: str) -> LiveTurn | None:
-        """The first of them that is being written, else the first."""
+        """The first running one of them, otherwise the first."""
         turns = self.answers(chat_id)
         return next((turn for turn in turns if not turn.is_finished), turns[0] if turns else None)
 
     def writing(self) -> list[str]:
-        """The chats in which an answer is being written now."""
+        """The chats with a running answer."""
         with self._lock:
             return [chat_id for chat_id, turns in self._turns.items() if not all(turn.is_finished for turn in turns)]
 
     def close(self) -> None:
-        """Ends every turn, keeps what is written, and waits for that. Later turns raise ``shutting_down``."""
+        """Ends every turn, stores its text, and waits for that. Later turns raise ``shutting_down``."""
         with self._lock:
             self._is_closed = True
             turns = [live for turns in self._turns.values() for live in turns]
@@ -334,15 +334,15 @@ class ChatTurns:
                 try:
                     name = f"turn {written[0].message_id[:8]}"
                     threading.Thread(target=work, name=name, daemon=True).start()
-                except RuntimeError as exc:  # the system has no thread left
+                except RuntimeError as exc:  # the system has no more threads
                     for writer, live in zip(writers, lives, strict=True):
                         if live in written:
                             writer.fail(exc)
             return lives[0]
 
     def _write(self, writer: TurnWriter, live: LiveTurn, before: Sequence[LiveTurn] = ()) -> None:
-        """The turn's thread: the answer, then the calls in it that may run unasked. Answers side by side begin when the
-        first of them writes: by then its reading of the prompt is theirs too."""
+        """The turn's thread: the answer, then its calls that need no approval. Answers side by side start when the
+        first of them is decoding: then they can use its prefill."""
         for earlier in before:
             if _wait_for_words(earlier, live):
                 break
@@ -352,7 +352,7 @@ class ChatTurns:
             self._advance(live.message_id)
 
     def _write_in_turn(self, writers: Sequence[TurnWriter], lives: Sequence[LiveTurn]) -> None:
-        """Answers that may need other models, those that need none first; then what was in use before."""
+        """Runs answers that may need other models, those without a load first; then loads the previous model again."""
         before, is_other = self._manager.choice(), False
         for writer, live in sorted(zip(writers, lives, strict=True), key=lambda each: self._needs(each[1]) is not None):
             try:
@@ -361,7 +361,7 @@ class ChatTurns:
                     self._manager.load(**needed)
                     is_other = True
                 writer.run()
-            except Exception as exc:  # such a model cannot be loaded
+            except Exception as exc:  # this model cannot be loaded
                 writer.fail(exc)
             self._tell(live.chat_id, has_ended=True)
         if is_other and not self._is_closed:
@@ -371,18 +371,18 @@ class ChatTurns:
                 log.warning("what was loaded before a comparison could not be loaded again: %s", exc)
 
     def _needs(self, live: LiveTurn) -> dict[str, Any] | None:
-        """What has to be loaded for an answer beside others, if anything."""
+        """What must be loaded for one of the answers side by side, if anything."""
         beside = Beside.of(self._store.message(live.message_id).message)
         return needed_model(self._manager, self._presets, beside.variant) if beside is not None else None
 
     def _advance(self, message_id: str) -> None:
         try:
             self.tools.advance(message_id)
-        except RoostError as exc:  # deleted meanwhile, or the server ends
+        except RoostError as exc:  # deleted meanwhile, or the server is shutting down
             log.info("the calls of an answer were left: %s", exc)
 
     def _warm(self, chat: Chat) -> None:
-        """MCP servers whose tools the answer may call are connected while it is written."""
+        """Connects the MCP servers whose tools the answer may call, while it is generated."""
         if self._servers is not None and chosen_tools(chat, self._presets.of_chat(chat), self._tool_store).is_on:
             self._servers.warm(tool.definition for tool in self._offered(chat))
 
@@ -395,7 +395,7 @@ class ChatTurns:
         return texts_before(self._store.path_to(message_id), self._files)
 
     def _go_on(self, message_id: str, results: Sequence[Message]) -> None:
-        """The next answer of a round of calls, below their results."""
+        """Starts the next answer of a round of calls, below the results."""
         chat_id = self._store.message(message_id).chat_id
 
         def begin() -> list[LiveTurn]:
@@ -413,7 +413,7 @@ class ChatTurns:
 
     @contextmanager
     def _place_for(self, chat_id: str) -> Iterator[None]:
-        """Holds the chat's one place while a turn begins."""
+        """Reserves the chat's only slot while a turn starts."""
         with self._lock:
             if self._is_closed:
                 raise ModelError("shutting_down")
@@ -440,12 +440,12 @@ class ChatTurns:
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    """A tool may take a minute, and the page that let it run goes on meanwhile."""
+    """A tool may take a minute, and the page that started it continues meanwhile."""
     threading.Thread(target=work, name="tool call", daemon=True).start()
 
 
 def can_continue(stored: StoredMessage) -> bool:
-    """True for an answer that did not end by itself: stopped, failed, interrupted or at its length limit."""
+    """True if the answer did not end by itself: stopped, failed, interrupted or at its length limit."""
     is_done = stored.status == "complete" and stored.finish_reason in ("stop", "tool_calls")
     return stored.message.role is Role.ASSISTANT and not is_done
 
@@ -456,7 +456,7 @@ def _check_text(text: str) -> None:
 
 
 def _wait_for_words(earlier: LiveTurn, live: LiveTurn) -> bool:
-    """Until an answer has begun to be written, or will not be (then False). What it waits for, ``live`` waits for."""
+    """Waits until an answer has text (True) or will not have any (False). Its waiting status is copied to ``live``."""
     position = 0
     while not live.is_stopping:
         events, position = earlier.events_after(position, POLL_S)
