@@ -41,7 +41,7 @@ class Drafter:
         self._ids += token_ids
 
     def draft(self, room: int, least_chance: float) -> tuple[int, ...]:
-        """At most ``room`` tokens, each correct with probability ``least_chance``; () without a match or such token."""
+        """At most ``room`` tokens, each correct with more than ``least_chance``; () without a match or such tokens."""
         start = self._find()
         if not self._match:
             return ()

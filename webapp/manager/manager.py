@@ -224,7 +224,7 @@ class ModelManager:
         return self.status()
 
     def cancel_load(self) -> None:
-        """Starts to unload in the background, after running answers had their grace period; cancels a load."""
+        """Cancels a load. A model that was loaded before stays if it is still there."""
         self._supervisor.cancel_load()
 
     def unload(self) -> None:
