@@ -60,13 +60,13 @@ def sized(monkeypatch):
     ],
 )
 def test_the_first_suggestion_that_runs_and_fits_is_taken_else_the_smallest(free, strategy):
-    assert registry.automatic_strategy(MODEL, free) == strategy
+    assert registry.Candidates(MODEL).best(free) == strategy
 
 
 def test_where_nothing_runs_the_first_reason_is_told(monkeypatch):
     monkeypatch.setattr(Sized, "suggestions", lambda model: [Suggestion("sized never", 0, "")])
     with pytest.raises(StrategyError) as raised:
-        registry.automatic_strategy(MODEL, {RAM: GB})
+        registry.Candidates(MODEL).best({RAM: GB})
     assert raised.value.params["reason"] == "never"
 
 
@@ -74,7 +74,7 @@ def test_a_backend_that_is_not_available_suggests_nothing_and_runs_nothing(monke
     monkeypatch.setattr(Sized, "available", Availability(False, "no licence", "Buy one."))
     assert registry.suggestions(MODEL) == []
     with pytest.raises(StrategyError):
-        registry.automatic_strategy(MODEL, {RAM: 64 * GB})
+        registry.Candidates(MODEL).best({RAM: 64 * GB})
     with pytest.raises(BackendUnavailable) as raised:
         registry.runnable(MODEL, "sized plain")
     assert raised.value.params["reason"] == "no licence"

@@ -13,6 +13,7 @@ from webapp.backends.fake import FakeBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability, Suggestion
 from webapp.errors import BackendUnavailable
+from webapp.manager import automatic
 
 SLOW = "fake script=ab repeat=0 delay_ms=2"
 
@@ -142,3 +143,41 @@ def test_memory_that_has_changed_since_makes_no_reload(make_manager, starter, mo
     manager.load()
     assert manager.wait_ready(60).strategy == "better vocab=256" and len(starter.clients) == 1
     assert manager.reload_reasons() == ()
+
+
+def count_asked(monkeypatch, backend) -> list[str]:
+    """Gets what ``backend`` is asked for."""
+    asked: list[str] = []
+    for name in ("availability", "suggestions", "footprint"):
+        plain = getattr(backend, name)
+        monkeypatch.setattr(backend, name, lambda *args, name=name, plain=plain: asked.append(name) or plain(*args))
+    return asked
+
+
+def test_who_asks_for_the_status_again_makes_no_backend_look_again(make_manager, monkeypatch):
+    monkeypatch.setattr(automatic, "REMEMBERED_S", float("inf"))
+    monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
+    of_better, of_slow = count_asked(monkeypatch, Better), count_asked(monkeypatch, Slow)
+    manager = make_manager("auto")
+    assert manager.status().strategy == SLOW
+    assert "footprint" in of_slow
+    of_better.clear()
+    of_slow.clear()
+    for _ in range(50):
+        status = manager.status()
+    assert (status.strategy, status.engine_note) == (SLOW, "no_compiler")
+    assert of_better == [] and of_slow == ["availability"] * 50, "of the one that is chosen, whether it still runs"
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_load_and_time_make_the_backends_look_again(loads, make_manager, monkeypatch):
+    monkeypatch.setattr(automatic, "REMEMBERED_S", float("inf") if loads else -1.0)
+    monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
+    manager = make_manager("auto")
+    assert manager.status().strategy == SLOW
+    monkeypatch.setattr(Better, "state", Availability(True))
+    if loads:
+        assert manager.status().strategy == SLOW
+        manager.load()
+        manager.wait_ready(60)
+    assert manager.status().strategy == "better vocab=256" and manager.status().engine_note == ""

@@ -20,7 +20,7 @@ from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
 
 AUTOMATIC = "auto"
-"""The strategy that lets Roost choose, as an empty one does: :func:`automatic_strategy`."""
+"""The strategy that lets Roost choose, as an empty one does: :class:`Candidates`."""
 SPARE_BYTES = 256 << 20
 """Must stay free on a device besides a model that is chosen automatically: the machine runs other programs too."""
 
@@ -174,30 +174,51 @@ def is_automatic(strategy: str) -> bool:
     return strategy.strip().lower() in ("", AUTOMATIC)
 
 
-def automatic_strategy(model: ModelFile, free: Mapping[str, int]) -> str:
-    """The strategy for a model when none is chosen: the first suggestion that runs here and fits.
+class Candidates:
+    """The strategies for a model when none is chosen. The constructor asks every backend. That takes milliseconds, as
+    backends look for packages and read the sizes of all tensors. :meth:`best` checks each strategy only once."""
 
-    ``free``: free bytes by device (``ram``, ``cuda:0``). If nothing fits: the suggestion that needs the least memory; a
-    device that is not in ``free`` counts as full. Raises the first suggestion's error if none can run.
-    """
-    least: tuple[int, str] | None = None
-    refusal: RoostError | None = None
-    for one in suggestions(model):
-        try:
-            backend, options = runnable(model, one.strategy)
-        except RoostError as exc:
-            refusal = refusal or exc
-            continue
-        footprint = backend.footprint(model, options)
-        needed = {device: footprint.peak_bytes(device) for device in footprint.devices}
-        if all(size + SPARE_BYTES <= free.get(device, 0) for device, size in needed.items()):
-            return one.strategy
-        if needed.keys() <= free.keys() and (least is None or sum(needed.values()) < least[0]):
-            least = sum(needed.values()), one.strategy
-    if least is None:
-        raise refusal or StrategyError(
+    def __init__(self, model: ModelFile) -> None:
+        self._model = model
+        self.ranks = {one.strategy: one.rank for one in suggestions(model)}
+        """By strategy, in the order in which they are tried."""
+        self._needed: dict[str, dict[str, int] | RoostError] = {}
+
+    def best(self, free: Mapping[str, int]) -> str:
+        """The first strategy that runs here and fits.
+
+        ``free``: free bytes by device (``ram``, ``cuda:0``). If nothing fits: the strategy that needs the least memory;
+        a device that is not in ``free`` counts as full. Raises the first strategy's error if none can run.
+        """
+        least: tuple[int, str] | None = None
+        refusal: RoostError | None = None
+        for strategy in self.ranks:
+            needed = self._bytes_needed(strategy)
+            if isinstance(needed, RoostError):
+                refusal = refusal or needed
+                continue
+            if all(size + SPARE_BYTES <= free.get(device, 0) for device, size in needed.items()):
+                return strategy
+            if needed.keys() <= free.keys() and (least is None or sum(needed.values()) < least[0]):
+                least = sum(needed.values()), strategy
+        if least is not None:
+            return least[1]
+        if refusal is not None:
+            raise refusal.with_traceback(None)
+        raise StrategyError(
             strategy=AUTOMATIC,
             reason=Text("reason.engine.no_backend_runs_it"),
             way_out=Text("reason.engine.choose_another_model"),
         )
-    return least[1]
+
+    def _bytes_needed(self, strategy: str) -> dict[str, int] | RoostError:
+        """By device; or the error if the strategy cannot run."""
+        if strategy not in self._needed:
+            try:
+                backend, options = runnable(self._model, strategy)
+            except RoostError as exc:
+                self._needed[strategy] = exc
+            else:
+                footprint = backend.footprint(self._model, options)
+                self._needed[strategy] = {device: footprint.peak_bytes(device) for device in footprint.devices}
+        return self._needed[strategy]

@@ -131,6 +131,7 @@ class ModelManager:
             if options is None and model is not None and model != choice.model:
                 options = choice.options.with_adapter("")
             wanted = choice.changed(model=model, strategy=strategy, state=state, options=options)
+            self._automatic.ask_again()
             may_drop_state = state is None and (before is not None or model is not None)
             loaded = self._supervisor.loaded_target
             self._supervisor.request_load(self._resolver.resolve(wanted, before, may_drop_state, loaded))
