@@ -1,8 +1,8 @@
-"""Music as page, API and terminal make it: what is asked of a music model, and what comes of its text.
+"""Music for page, API and terminal: requests to a music model, and the conversion of its text.
 
-A :class:`Wish` becomes one :class:`~.generation.generation.Generation` a variation, whose text streams as any answer's
-does: a MIDI model's into a :class:`~webapp.music.events.NoteDecoder`, an ABC model's into a score. :func:`saved` makes
-a file of a whole text, :func:`read_seed` a text of a file.
+A :class:`Wish` becomes one :class:`~.generation.generation.Generation` per variation. Its text streams like any answer:
+from a MIDI model into a :class:`~webapp.music.events.NoteDecoder`, from an ABC model into a score. :func:`saved`
+converts a complete text to a file, :func:`read_seed` a file to text.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from webapp.weights.inspection import Inspection
 
 MIDI_TEXT, ABC_TEXT = "midi", "abc"
 PIECE_TOKENS = 4096
-"""The author's models were trained on pieces of so many tokens."""
+"""The author trained the models on pieces of this many tokens."""
 ENDINGS = {MIDI_TEXT: (".mid", ".txt", ".wav", ".abc"), ABC_TEXT: (".abc", ".txt", ".mid", ".wav")}
 RULES = ("most_at_once", "most_per_s", "most_bpm", "seconds", "bars")
-"""Numbers among the rules; beside them ``instruments``, a list of names."""
+"""The numeric rules; the list ``instruments`` is another rule."""
 GATHER_S = 0.016
-"""What is written within a frame of a page is told together."""
+"""Output within one frame of a page is sent together."""
 PROMPT_BARS = 32
-"""Of a longer piece that is read, not every bar is kept."""
+"""Limit for a piece that is prefilled: not every bar of a longer one has a snapshot."""
 SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """``prompt``: text the music goes on from, of the model's kind; ``token_ids`` in its place go on from exactly
-    these. Of either only what lies behind the last snapshot is read: the engine keeps one where a bar begins, as far
-    as they have room (``PARTS_SHARE`` in :mod:`webapp.engine.sequence_snapshots`), of every 256 tokens and of the end.
-    ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind and the time before; ``sampling``: names of
+    """``prompt``: text of the model's kind that the music continues; ``token_ids`` instead continues from exactly these
+    tokens. Only the part after the last snapshot is prefilled: the engine keeps snapshots at the beginnings of bars,
+    within their memory limit (``PARTS_SHARE`` in :mod:`webapp.engine.sequence_snapshots`), every 256 tokens and at the
+    end. ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind and the time before; ``sampling``:
     SamplingParams that differ from the author's."""
 
     prompt: str = ""
@@ -66,19 +66,19 @@ class Wish:
 
 
 def kind_of(info: Inspection) -> str:
-    """:data:`MIDI_TEXT` or :data:`ABC_TEXT`; ``not_a_music_model`` for any other."""
+    """:data:`MIDI_TEXT` or :data:`ABC_TEXT`; raises ``not_a_music_model`` for other models."""
     if info.kind != "music":
         raise RoostError("not_a_music_model", name=os.path.basename(info.path))
     return ABC_TEXT if info.tokenizer == "abc" else MIDI_TEXT
 
 
 def vocabulary_of(info: Inspection) -> MidiVocabulary:
-    """Of a MIDI model; the larger one for others."""
+    """The vocabulary of a MIDI model; the larger one for others."""
     return MIDI_VOCABULARIES.get(info.config.vocab_size if info.config else 0, MIDI)
 
 
 def prompt_ids(model: PromptModel, prompt: str) -> tuple[int, ...]:
-    """With the token that begins a piece. ``music_unreadable`` for MIDI text with a word that is none."""
+    """Includes the token that begins a piece. Raises ``music_unreadable`` for MIDI text with an invalid word."""
     if kind_of(model.info) == ABC_TEXT:
         return (ABC_BEGIN, *model.tokenizer.encode(prompt))
     read_text(prompt, vocabulary_of(model.info))
@@ -87,8 +87,8 @@ def prompt_ids(model: PromptModel, prompt: str) -> tuple[int, ...]:
 
 
 def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
-    """One not yet started for each variation, all from one reading of the prompt. ``not_a_music_model``,
-    ``music_unreadable``, ``sampling_invalid``, ``grammar_invalid`` (rules that cannot be) where it cannot be asked."""
+    """One Generation per variation, not started yet; all share one prefill. Raises ``not_a_music_model``,
+    ``music_unreadable``, ``sampling_invalid`` or ``grammar_invalid`` (impossible rules)."""
     model = PromptModel.chosen(manager)
     kind = kind_of(model.info)
     if not isinstance(model.tokenizer, (AbcTokenizer, MidiTokenizer)):
@@ -119,21 +119,21 @@ def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
 
 
 def bar_s(most_bpm: float) -> float:
-    """Seconds: four beats of the tempo the piece is held to, or two seconds."""
+    """Seconds per bar: four beats at the piece's tempo limit, or two seconds."""
     return min(240 / most_bpm, 3600.0) if most_bpm else BAR_S
 
 
 def notes_of_text(kind: str, text: str, vocabulary: MidiVocabulary = MIDI) -> list[Note]:
-    """``music_unreadable`` or ``music_too_long`` where it has none, or no end."""
+    """Raises ``music_unreadable`` or ``music_too_long`` if the text has no notes or no end."""
     return read_abc(text) if kind == ABC_TEXT else notes_of(read_text(text, vocabulary), vocabulary)
 
 
 def saved(kind: str, text: str, ending: str, vocabulary: MidiVocabulary = MIDI) -> bytes:
-    """A whole piece, prompt included, as the file of that ending (:data:`ENDINGS`); ``music_ending`` for another."""
+    """Converts a complete piece, with its prompt, to a file with this ending (:data:`ENDINGS`), or ``music_ending``."""
     if ending not in ENDINGS[kind]:
         raise RoostError("music_ending", ending=ending, names=", ".join(ENDINGS[kind]))
     if ending == ".wav":
-        from webapp.music.synthesiser import wav_of  # brings numpy
+        from webapp.music.synthesiser import wav_of  # imports numpy
 
         return wav_of(notes_of_text(kind, text, vocabulary))
     if kind == ABC_TEXT:
@@ -148,13 +148,13 @@ def saved(kind: str, text: str, ending: str, vocabulary: MidiVocabulary = MIDI) 
 
 
 ABC_FIELDS = "SBELMKQV"
-"""What stands above the tunes the ABC models were trained on; titles and the like do not."""
+"""The header fields in the training data of the ABC models; titles and similar fields are not among them."""
 
 
 def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MIDI) -> str:
-    """The text a model of that kind goes on from. A MIDI model takes a tune in ABC as notes of the piano, an ABC model
-    a ``.mid`` of one voice. ``music_ending``, ``music_unreadable``, ``music_many_voices`` or ``music_too_long`` where
-    it cannot be."""
+    """Converts a file to a text that a model of that kind can continue. A MIDI model takes an ABC tune as piano notes,
+    an ABC model a ``.mid`` with one voice. Raises ``music_ending``, ``music_unreadable``, ``music_many_voices`` or
+    ``music_too_long``."""
     ending = os.path.splitext(name)[1].lower()
     if ending not in SEED_ENDINGS:
         raise RoostError("music_ending", ending=ending or name, names=", ".join(SEED_ENDINGS))
@@ -173,8 +173,8 @@ def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MI
 
 
 def text_of_notes(kind: str, notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> str:
-    """What is played or changed by hand, as text a model of that kind goes on from: of an ABC model one voice
-    (``music_many_voices``). ``music_unreadable`` or ``music_too_long`` for notes that cannot be."""
+    """Converts notes that a person played or edited to text that a model of that kind can continue; for an ABC model
+    only one voice (``music_many_voices``). Raises ``music_unreadable`` or ``music_too_long``."""
     events = events_of(notes, vocabulary)
     if kind == ABC_TEXT:
         return write_abc(notes_of(events, vocabulary))

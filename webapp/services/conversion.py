@@ -1,6 +1,6 @@
-"""Conversions of model files asked for on a page: what one would write, and the jobs that write it.
+"""Conversions of model files from a page: the plan of a conversion, and its job.
 
-Each is `roost convert` in a process of its own: the server keeps its memory and answers on, whatever a file does.
+Each job runs `roost convert` in its own process, so a bad file cannot take the server's memory or stop it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAST_WORDS = 300
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """``model`` and ``lora``: names in the library. ``name``: of the new file, "" for the usual one."""
+    """``model`` and ``lora``: names in the library. ``name``: of the new file, "" for the default."""
 
     model: str
     target: str
@@ -46,7 +46,7 @@ class ConversionRequest:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """A request that was checked. ``name``: the new file's in the library; ``planned_bytes``: of its tensors."""
+    """A checked request. ``name``: the new file's name in the library; ``planned_bytes``: the size of its tensors."""
 
     target: str
     source_path: Path
@@ -60,7 +60,7 @@ class ConversionPlan:
         return self.target_path.exists()
 
     def arguments(self) -> list[str]:
-        """Of the `roost` command. Paths are absolute, so none reads as an option."""
+        """Arguments of the `roost` command. Paths are absolute, so that none looks like an option."""
         out = ["convert", str(self.source_path.absolute()), str(self.target_path.absolute()), "--to", self.target]
         options = self.options
         out += [f"--strategy={options.strategy}"] if options.strategy else []
@@ -80,15 +80,15 @@ class Conversions:
         self._lock = threading.Lock()
 
     def strategies(self) -> tuple[str, ...]:
-        """Those a file of the target "fast" is usually made for."""
+        """The usual strategies for a file with target "fast"."""
         from webapp.backends.rwkv_pip.strategy import FAST_FILE_STRATEGIES
 
         return FAST_FILE_STRATEGIES
 
     def check(self, request: ConversionRequest) -> ConversionPlan:
-        """What it would write and where; a file in the way is only named. Reads headers only.
+        """The plan: what to write and where; an existing file is only reported. Reads headers only.
 
-        Raises ModelNotFound, ``file_name_unusable``, ``conversion_refused`` and the like, StrategyError.
+        Raises ModelNotFound, ``file_name_unusable``, ``conversion_refused`` and similar, StrategyError.
         """
         library = self._library
         source = library.find(request.model)
@@ -110,7 +110,7 @@ class Conversions:
         return ConversionPlan(request.target, source, target_path, library.name_of(target_path), planned_bytes, options)
 
     def start(self, request: ConversionRequest) -> Job:
-        """Puts it at the end of the queue. Raises as :meth:`check`, and ``conversion_target_exists``, ``disk_full``."""
+        """Adds a job to the queue. Raises errors of :meth:`check`, ``conversion_target_exists`` and ``disk_full``."""
         plan = self.check(request)
         check_target(plan.target_path, plan.options.overwrite)
         check_free(plan.target_path.parent, plan.planned_bytes)
@@ -134,8 +134,8 @@ class Conversions:
 
 
 def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
-    """Runs `roost convert`; its last event, or what it failed with. It cancels when its standard input ends, also
-    because this process died, and is killed if it does not; neither leaves half a file."""
+    """Runs `roost convert`; returns its last event or raises its error. The program cancels itself when its standard
+    input closes, also if this process dies, and is killed if it does not; no partial file remains."""
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile() as errors:
@@ -174,7 +174,7 @@ def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    """Empty for a line that is not an event: a library may print."""
+    """{} for a line that is not an event, such as output of a library."""
     try:
         found = json.loads(line)
     except ValueError:

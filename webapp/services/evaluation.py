@@ -1,7 +1,7 @@
-"""Evaluation cases the starter model was not trained on, and how answers to them are judged, for any model.
+"""Evaluation cases that were not in the starter model's training data, and the scoring of any model's answers to them.
 
-``held_out.jsonl`` has one case a line, written by ``python -m models.starter.data.heldout``. The cases never change, so
-figures of different models compare. Calls are judged by :mod:`webapp.tools.bench`, as in the tool bench.
+``held_out.jsonl`` has one case per line, written by ``python -m models.starter.data.heldout``. The cases never change,
+so the figures of different models can be compared. :mod:`webapp.tools.bench` scores calls, as in the tool bench.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOP_CHARS = 24
 
 @dataclass(frozen=True)
 class ToolCase:
-    """tools: `function` objects as in the OpenAI API. calls is empty where the right answer is text."""
+    """``tools``: `function` objects as in the OpenAI API. ``calls`` is empty if the correct answer is text."""
 
     kind: str
     language: str
@@ -35,7 +35,7 @@ class ToolCase:
 
 @dataclass(frozen=True)
 class PromptCase:
-    """On topic: the answer contains one of the keywords, upper and lower case alike."""
+    """An answer is on topic if it contains one of the keywords, ignoring case."""
 
     language: str
     topic: str
@@ -48,8 +48,8 @@ class PromptCase:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """``tools``: random tools. ``natural``: tools people really have. ``prompts``: small talk and how-to questions, by
-    language. Half of each is English, half Chinese."""
+    """``tools``: random tools. ``natural``: realistic tools. ``prompts``: small talk and how-to questions, by language.
+    Half of each is English, half Chinese."""
 
     tools: list[ToolCase]
     natural: list[ToolCase]
@@ -58,7 +58,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ToolScore:
-    """``decision``: called where a call was right, and only there. The others are None where no call is expected."""
+    """``decision``: a call was made if and only if one was expected. The others are None if no call is expected."""
 
     kind: str
     language: str
@@ -77,7 +77,7 @@ class PromptScore:
 
 
 def held_out() -> HeldOut:
-    """All cases, in their order."""
+    """All cases, in order."""
     rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
     parts = {part: [row["case"] for row in rows if row["part"] == part] for part in ("tools", "natural", "prompts")}
     prompts = [PromptCase(**{**row, "keywords": tuple(row["keywords"])}) for row in parts["prompts"]]
@@ -89,7 +89,7 @@ def held_out() -> HeldOut:
 
 
 def evenly(cases: list[ToolCase], count: int) -> list[ToolCase]:
-    """``count`` of the cases, spread over all of them: they are sorted by kind."""
+    """``count`` cases, evenly distributed, because the cases are sorted by kind."""
     return [cases[number * len(cases) // count] for number in range(count)]
 
 
@@ -103,13 +103,13 @@ def score_prompt(case: PromptCase, answer: str, ends_turn: bool) -> PromptScore:
 
 
 def has_loop(text: str) -> bool:
-    """True when the end repeats one run of characters :data:`LOOP_TIMES` times over :data:`LOOP_CHARS` characters."""
+    """True if the text ends with one string repeated :data:`LOOP_TIMES` times over :data:`LOOP_CHARS` characters."""
     match = re.search(rf"(.{{1,80}}?)\1{{{LOOP_TIMES - 1},}}\s*\Z", text, re.DOTALL)
     return match is not None and len(match[0]) >= LOOP_CHARS
 
 
 def confusion(scores: Iterable[ToolScore]) -> Mapping[str, int]:
-    """How often each kind of case was decided rightly: ``kind:right`` and ``kind:wrong``."""
+    """Number of correct and wrong decisions by kind of case: ``kind:right`` and ``kind:wrong``."""
     return Counter(f"{score.kind}:{'right' if score.decision else 'wrong'}" for score in scores)
 
 

@@ -1,8 +1,8 @@
-"""Work that takes a while, all in one shape: started, followed, paused, cancelled, kept with its log once it is over.
+"""Jobs: long-running work with one interface: start, progress, pause, cancel, and a log that is kept after the end.
 
-A job is a function that gets a :class:`Running` to report to. A kind of job ("conversion", "download", …) has a queue
-of its own, so that two conversions never run side by side. Jobs that are over are kept in a file for the next start;
-what was running then is the business of the service it belongs to.
+A job is a function that receives a :class:`Running` for its reports. Each kind of job ("conversion", "download", …) has
+its own queue, so that two conversions never run at once. Finished jobs are stored in a file for the next start; each
+service handles its own unfinished ones.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """How a job stands at one moment. ``done`` and ``total`` count ``unit``s: "bytes", "steps", or "" where nothing is
-    counted. ``details`` is JSON: what its page shows and its buttons need. ``speed`` is in units a second.
+    """The status of a job at one moment. ``done`` and ``total`` count ``unit``s: "bytes", "steps", or "" for none.
+    ``details`` is JSON for its page and buttons. ``speed`` is in units per second.
 
-    ``can_pause``: it can go on where it stopped, after a pause as after a failure.
+    ``can_pause``: it can continue where it stopped, after a pause or a failure.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nobody can tell."""
+        """None if unknown."""
         return (self.total - self.done) / self.speed if self.status == RUNNING and self.speed and self.total else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Job:
 
 
 class Running:
-    """The job's side, on the job's thread: reports go out, the wish to stop comes in."""
+    """The job's side, on the job's thread: sends reports, receives requests to stop."""
 
     def __init__(self, jobs: Jobs, job_id: str) -> None:
         self._jobs = jobs
@@ -77,9 +77,9 @@ class Running:
         self._samples: deque[tuple[float, int]] = deque()
         self._on_stop: Callable[[], None] | None = None
         self.wish = ""
-        """What somebody asked for while it runs: PAUSED or CANCELLED."""
+        """A request while it runs: PAUSED or CANCELLED."""
         self.done: int | None = None
-        """How far it is, where the work says so between its reports."""
+        """Progress between reports, if the work provides it."""
 
     def report(self, done: int, total: int | None = None, phase: str | None = None, **details: Any) -> None:
         job = self._jobs.job(self._job_id)
@@ -97,13 +97,13 @@ class Running:
         self._jobs.change(self._job_id, **changes)
 
     def note(self, line: str) -> None:
-        """A line of its log."""
+        """Adds a line to its log."""
         job = self._jobs.job(self._job_id)
         stamped = f"{time.strftime('%H:%M:%S')} {line}"
         self._jobs.change(self._job_id, log=(*job.log, stamped)[-LOG_LINES:])
 
     def on_stop(self, stop: Callable[[], None]) -> None:
-        """``stop`` is called once by who asks for a stop, on that thread; at once if that has happened already."""
+        """``stop`` is called once, in the thread that requests the stop; at once if that has happened already."""
         self._on_stop = stop
         if self.wish:
             stop()
@@ -114,7 +114,7 @@ class Running:
             self._on_stop()
 
     def speed(self) -> float:
-        """Over the last seconds, and sinking while nothing comes."""
+        """Average of the last seconds; falls while there is no progress."""
         if len(self._samples) < 2:
             return 0.0
         (began, first), (_, last) = self._samples[0], self._samples[-1]
@@ -122,11 +122,11 @@ class Running:
 
 
 Work = Callable[[Running], Mapping[str, Any] | None]
-"""Returns details to keep, or raises what it failed with; anything at all when it stops because it was asked to."""
+"""Returns details to store, or raises its error; the result does not matter after a requested stop."""
 
 
 class Jobs:
-    """``app.extensions["jobs"]``. Starts no thread before the first job; every method from any thread."""
+    """``app.extensions["jobs"]``. Starts no thread before the first job; every method may be called from any thread."""
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -143,17 +143,17 @@ class Jobs:
 
     @property
     def revision(self) -> int:
-        """Another number whenever a job would look different."""
+        """Changes whenever a job looks different."""
         return self._revision
 
     def jobs(self, *kinds: str) -> Sequence[Job]:
-        """Of these kinds, or all; the newest first."""
+        """Jobs of these kinds, or all; newest first."""
         with self._changed:
             found = [self._seen(job) for job in self._jobs.values() if not kinds or job.kind in kinds]
         return found[::-1]
 
     def job(self, job_id: str) -> Job:
-        """Raises ``job_not_found`` for one that never was or is no longer listed."""
+        """Raises ``job_not_found`` if it does not exist or is no longer listed."""
         with self._changed:
             if job_id not in self._jobs:
                 raise RoostError("job_not_found")
@@ -174,9 +174,9 @@ class Jobs:
         status: str = WAITING,
         clean: Callable[[], None] | None = None,
     ) -> Job:
-        """At the end of its kind's queue, of which ``at_once`` run side by side. With ``status`` PAUSED it is listed
-        and waits for :meth:`resume`; with DONE it is only listed. ``clean`` is called when it is cancelled, or removed
-        before it is done. ``shutting_down`` once the server ends."""
+        """Adds a job to its kind's queue, of which ``at_once`` run in parallel. With ``status`` PAUSED it waits for
+        :meth:`resume`; with DONE it is only listed. ``clean`` is called when it is cancelled, or removed before it is
+        done. Raises ``shutting_down`` during the shutdown."""
         job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status, done=done)
         job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
         with self._changed:
@@ -190,21 +190,21 @@ class Jobs:
             return self._jobs[job.id]
 
     def check_open(self) -> None:
-        """``shutting_down`` once the server ends."""
+        """Raises ``shutting_down`` during the shutdown."""
         if self.is_closed:
             raise ModelError("shutting_down")
 
     def cancel(self, job_id: str) -> None:
-        """Of one that waits, runs or is paused. Nothing happens to one that is over."""
+        """Cancels a waiting, running or paused job; ignores a finished one."""
         self._stop(job_id, CANCELLED)
 
     def pause(self, job_id: str) -> None:
-        """Nothing happens to one that is over or cannot pause."""
+        """Ignores a job that is finished or cannot pause."""
         if self.job(job_id).can_pause:
             self._stop(job_id, PAUSED)
 
     def resume(self, job_id: str) -> None:
-        """Of one that is paused, or that failed and can go on; at the end of its queue."""
+        """Adds a paused job, or a failed one that can continue, to the end of its queue."""
         with self._changed:
             job = self.job(job_id)
             if job.can_pause and job_id in self._work and job.status in (PAUSED, FAILED):
@@ -217,7 +217,7 @@ class Jobs:
         return job.can_pause and job.status in (PAUSED, FAILED) and job.id in self._work
 
     def remove(self, job_id: str) -> None:
-        """Takes one that is over off the list; what it made stays."""
+        """Removes a finished job from the list; its result stays."""
         with self._changed:
             if self.job(job_id).is_over:
                 self._forget(job_id)
@@ -225,13 +225,13 @@ class Jobs:
                 self._tell()
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """Until it is over or paused, or for so long. ``job_not_found`` also for one that is taken off the list."""
+        """Waits until it is finished or paused, or for the timeout. ``job_not_found`` also for a removed job."""
         with self._changed:
             self._changed.wait_for(lambda: self.job(job_id).status not in (WAITING, RUNNING), timeout_s)
             return self.job(job_id)
 
     def stop_all(self) -> None:
-        """Asks what runs to stop, and takes no more."""
+        """Asks running jobs to stop, and accepts no new ones."""
         with self._changed:
             self.is_closed = True
             running = list(self._running.items())
@@ -239,7 +239,7 @@ class Jobs:
             handle.stop(PAUSED if self._jobs[job_id].can_pause else CANCELLED)
 
     def close(self, timeout_s: float = 20.0) -> None:
-        """Stops what runs and waits for it; may be called twice."""
+        """Stops running jobs and waits for them; may be called twice."""
         self.stop_all()
         threads = list(self._threads.values())
         deadline = time.monotonic() + timeout_s
@@ -275,7 +275,7 @@ class Jobs:
         status, error, found = DONE, None, None
         try:
             found = work(handle)
-        except Exception as exc:  # told on the page
+        except Exception as exc:  # shown on the page
             status, error = (handle.wish, None) if handle.wish else (FAILED, as_roost_error(exc))
             if error is not None and error is not exc and not isinstance(exc, OSError):
                 log.error("a job of kind %s broke", self.job(job_id).kind, exc_info=exc)
@@ -334,7 +334,7 @@ class Jobs:
 
 
 def _read(path: Path | None) -> list[Job]:
-    """Empty where there is no file, or none that was written by :class:`Jobs`."""
+    """Empty if there is no file, or if :class:`Jobs` did not write it."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         rows = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
         told = [(row, row["error"]) for row in rows]

@@ -1,7 +1,7 @@
-"""What one person may use: answers at once, tokens a day, the length of an answer; and what was used today.
+"""Limits for one person: simultaneous answers, tokens per day, length of an answer; and today's usage.
 
-The owner's own requests, and those of programs with the server's own token, have no such limits. Tokens count that were
-read or written for the person; what a snapshot spared costs nothing.
+There are no such limits for the owner, or for programs with the server's own token. Prefilled and sampled tokens count;
+tokens from a snapshot are free.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from webapp.storage.database import Database
 from webapp.storage.people import GUEST, People, Person
 
 PERSON = "person "
-"""Begins the ``client`` of a request that counts for a person; the id follows."""
+"""Prefix of the ``client`` of a request that counts for a person, before the id."""
 KEPT_DAYS = 31
 
 
 @dataclass(frozen=True)
 class Limits:
-    """None is the default (of the settings for guests, none for accounts), 0 is no limit."""
+    """None means the default (from the settings for guests, no limit for accounts), 0 means no limit."""
 
     answers: int | None = None
     day_tokens: int | None = None
@@ -33,7 +33,7 @@ class Limits:
 
 
 class PersonQuota(Quota):
-    """Safe to share between threads. Used tokens are stored when the person asks again, and by :meth:`store`."""
+    """Thread-safe. Usage is stored at the person's next request, and by :meth:`store`."""
 
     def __init__(self, database: Database, people: People, settings: Settings) -> None:
         self._database, self._people = database, people
@@ -49,7 +49,7 @@ class PersonQuota(Quota):
         self._used = Counter({(row["person_id"], row["day"]): row["tokens"] for row in used})
 
     def own(self, person_id: str) -> Limits:
-        """What was set for this person."""
+        """The limits that were set for this person."""
         return self._own.get(person_id, Limits())
 
     def set(self, person_id: str, limits: Limits) -> None:
@@ -60,7 +60,7 @@ class PersonQuota(Quota):
         self._own[person_id] = limits
 
     def of(self, person_id: str) -> Limits:
-        """What holds: no field is None."""
+        """The effective limits: no field is None."""
         person = self._people.find(person_id)
         if person is None or person.may_own:
             return Limits(0, 0, 0)
@@ -74,7 +74,7 @@ class PersonQuota(Quota):
         return self._used[person_id, _today()]
 
     def fitted(self, request: GenerationRequest) -> GenerationRequest:
-        """With a shorter answer where the person's limit asks for it. Raises ``person_tokens_used``."""
+        """Shortens the answer to the person's limit if needed. Raises ``person_tokens_used``."""
         person_id = person_of(request.client)
         if not person_id:
             return request
@@ -100,7 +100,7 @@ class PersonQuota(Quota):
             self._unstored[key] += tokens
 
     def store(self) -> None:
-        """What could not be stored now is tried again."""
+        """Usage that cannot be stored now is stored later."""
         with self._lock:
             changed, self._unstored = self._unstored, Counter()
         if not changed:
@@ -118,7 +118,7 @@ class PersonQuota(Quota):
 
 
 def person_of(client: str) -> str:
-    """The id; "" for a client that is no person."""
+    """The person's id; "" for a client that is not a person."""
     return client[len(PERSON) :] if client.startswith(PERSON) else ""
 
 

@@ -1,8 +1,8 @@
-"""A text that the model goes on with as it is, without a chat's format: continued, stopped, taken back, and looked into
-token by token.
+"""Notebooks: plain texts that the model continues without a chat's format, with stop, undo, and alternatives for each
+token.
 
-A notebook keeps the token ids its text was read and written as (:class:`webapp.storage.notebooks.Draft`), and only what
-a person changed is encoded anew: what stands before goes on from its snapshot.
+A notebook stores the token ids of its text (:class:`webapp.storage.notebooks.Draft`). Only the parts that a person
+changed are encoded again; the text before a change continues from its snapshot.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from webapp.tokenizer import Tokenizer
 
 POLL_S = 0.05
 SAVE_EVERY_S = 1.0
-"""While it is being written; a killed process loses no more."""
+"""During generation; a killed process loses no more than this."""
 
 
 @dataclass(frozen=True)
 class Fork:
-    """Go on with ``token_id`` in the place of the token at ``place``; what follows it goes."""
+    """Replaces the token at ``place`` with ``token_id`` and continues; the tokens after it are removed."""
 
     place: int
     token_id: int
@@ -40,7 +40,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Written:
-    """What a step of a continuation added; ``tokens`` as far as they are whole."""
+    """The text added by one step of a continuation; ``tokens``: those that are complete."""
 
     text: str
     tokens: tuple[AnswerToken, ...] = ()
@@ -50,7 +50,7 @@ Step = Written | AnswerEvent | None
 
 
 class Notebooks:
-    """One an app. A notebook is continued once at a time: ``notebook_busy``."""
+    """One per app. Only one continuation per notebook at a time: ``notebook_busy``."""
 
     def __init__(self, manager: ModelManager, presets: Presets, store: NotebookStore, completions: Completions) -> None:
         self.store = store
@@ -58,11 +58,11 @@ class Notebooks:
         self._presets = presets
         self._completions = completions
         self._running: dict[str, Completion | None] = {}
-        self._unwanted: set[str] = set()  # stopped before there was anything to stop
+        self._unwanted: set[str] = set()  # stopped before the generation started
         self._lock = threading.Lock()
 
     def preset(self, notebook: Notebook) -> Preset:
-        """The notebook's own while it exists, else the active one."""
+        """The notebook's own preset if it still exists, otherwise the active one."""
         return self._presets.chosen(notebook.settings.get("preset", ""))
 
     def is_running(self, notebook_id: str) -> bool:
@@ -77,12 +77,12 @@ class Notebooks:
             completion.close()
 
     def delete(self, notebook_id: str) -> None:
-        """Stops it; its states go at once."""
+        """Stops it and deletes its states at once."""
         self.stop(notebook_id)
         self._manager.forget_snapshots(self.store.delete(notebook_id))
 
     def draft_with(self, notebook: Notebook, text: str) -> Draft:
-        """The notebook's text as a person has it now; the tokens before the first change stay known."""
+        """The notebook with a person's current text; the tokens before the first change stay known."""
         draft = notebook.draft
         if text == draft.text or not draft.token_ids:
             return replace(draft, text=text)
@@ -95,10 +95,10 @@ class Notebooks:
     def continued(
         self, notebook_id: str, text: str, client: str = "", gap: int | None = None, fork: Fork | None = None
     ) -> Steps:
-        """Queues a continuation of ``text``, of which undo takes back the whole; its steps, None now and then while
-        nothing happens. ``gap``: what is missing at this character is written, where the model can.
+        """Queues a continuation of ``text``; returns its steps, with None at times while nothing happens. One undo
+        removes the whole continuation. ``gap``: fills in text at this character, if the model supports it.
 
-        Raises what is wrong at once. Whoever stops reading ends it; what was written by then is kept.
+        Raises errors at once. If the caller stops reading, generation ends and its text so far is stored.
         """
         with self._lock:
             if notebook_id in self._running:
@@ -142,8 +142,8 @@ class Notebooks:
         return self._completions.start(wanted)
 
     def alternatives(self, notebook_id: str, place: int) -> tuple[AnswerToken, tuple[AnswerToken, ...]]:
-        """The token at ``place`` and the likeliest ones there. The state before it is kept, so that a fork reads
-        nothing again. ``notebook_token_gone`` for a place that is not known (any more)."""
+        """The token at ``place`` and the most likely tokens there. The state before it is kept, so that a fork needs no
+        prefill. Raises ``notebook_token_gone`` for an unknown position."""
         notebook = self.store.get(notebook_id)
         ids, info, tokenizer = notebook.draft.token_ids, self._manager.model_info(), self._manager.tokenizer()
         if notebook.draft.tokenizer != tokenizer.name or not 0 < place < len(ids):
@@ -153,8 +153,8 @@ class Notebooks:
         return AnswerToken.of(own, tokenizer), tuple(AnswerToken.of(one, tokenizer) for one in best)
 
     def pieces(self, draft: Draft, limit: int) -> tuple[list[tuple[int, str, float | None]], bool]:
-        """The text as (place of its token, text, how likely it was): what a person wrote is one piece with place -1 and
-        None. Only the last ``limit`` tokens come piece by piece; and whether there are more."""
+        """The text as (position of its token, text, probability). Text that a person wrote is one piece with position
+        -1 and None. Only the last ``limit`` tokens are separate pieces; also returns whether there are more."""
         tokenizer = self._tokenizer_of(draft)
         if tokenizer is None:
             return [(-1, draft.text, None)], False
@@ -162,7 +162,7 @@ class Notebooks:
         first = max(0, known - limit)
         found: list[tuple[int, str, float | None]] = []
         typed = b"".join(token_bytes(tokenizer, token_id) for token_id in draft.token_ids[:first])
-        begun, least, data = -1, 1.0, b""  # tokens that are only together a character are one piece
+        begun, least, data = -1, 1.0, b""  # tokens that form one character only together are one piece
         for place in range(first, known):
             chance = draft.chances[place]
             if chance is None:
@@ -181,7 +181,7 @@ class Notebooks:
         return [*found, *([(-1, rest, None)] if rest else [])], has_more
 
     def _tokenizer_of(self, draft: Draft) -> Tokenizer | None:
-        """The chosen model's, where the draft's tokens are of its vocabulary."""
+        """The chosen model's tokenizer, if the draft's tokens belong to its vocabulary."""
         try:
             tokenizer = self._manager.tokenizer()
         except RoostError:
@@ -189,21 +189,21 @@ class Notebooks:
         return tokenizer if tokenizer.name == draft.tokenizer else None
 
     def _read_as(self, draft: Draft, tokenizer: Tokenizer) -> Draft:
-        """All of its text as tokens; those that are known stay."""
+        """Encodes all of its text; known tokens stay."""
         ids, chances = (draft.token_ids, draft.chances) if draft.tokenizer == tokenizer.name else ((), ())
         count, shown = known_tokens(ids, draft.text, tokenizer)
         rest = tuple(tokenizer.encode(draft.text[len(shown) :]))
         return Draft(draft.text, (*ids[:count], *rest), (*chances[:count], *([None] * len(rest))), tokenizer.name)
 
     def _forked(self, notebook: Notebook, draft: Draft, fork: Fork) -> Draft:
-        """The model, which has the state of this place since it was looked at, says how likely the token was."""
+        """The model has the state at this position from :meth:`alternatives`; it returns the token's probability."""
         tokenizer = self._tokenizer_of(draft)
         if tokenizer is None or not 0 < fork.place < len(draft.token_ids):
             raise RoostError("notebook_token_gone")
         ids = (*draft.token_ids[: fork.place], fork.token_id)
         try:
             text = b"".join(token_bytes(tokenizer, token_id) for token_id in ids).decode()
-        except UnicodeDecodeError as exc:  # half a character is no text to go on from
+        except UnicodeDecodeError as exc:  # half a character cannot be continued
             raise RoostError("notebook_token_gone") from exc
         state, info = self._presets.state_of(self.preset(notebook)), self._manager.model_info()
         scores = self._manager.score_tokens(ids, 0, state, fork.place, info)
@@ -217,8 +217,8 @@ class Notebooks:
 
 
 class Steps:
-    """An iterator whose end, by whoever closes it, keeps what was written; closing twice is fine. What is written
-    stands between the texts ``head`` and ``tail``."""
+    """An iterator that stores its text when it is closed, by anyone; it may be closed twice. The generated text is
+    between the texts ``head`` and ``tail``."""
 
     def __init__(
         self, owner: Notebooks, notebook_id: str, completion: Completion, head: Draft, tail: str, has_gap: bool
@@ -249,7 +249,7 @@ class Steps:
         try:
             self._save()
         except RoostError as exc:
-            if exc.code != "notebook_not_found":  # it was deleted meanwhile
+            if exc.code != "notebook_not_found":  # deleted meanwhile
                 raise
         finally:
             self._owner._ended(self._id)
@@ -273,8 +273,8 @@ class Steps:
                 saved = time.monotonic()
 
     def _save(self) -> None:
-        """With the tokens up to where they spell the text; a filled gap was not written after what stands before it, so
-        its tokens say nothing there."""
+        """Stores the tokens as far as they match the text. The text of a filled gap was not generated as a continuation
+        of the text before it, so its tokens are not stored."""
         head, text = self._head, "".join(self._texts)
         ids = head.token_ids if self._has_gap else (*head.token_ids, *(token.token_id for token in self._tokens))
         chances = (*head.chances, *(round(token.probability, 4) for token in self._tokens))[: len(ids)]
@@ -288,7 +288,7 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
 
 
 def known_tokens(token_ids: Sequence[int], text: str, tokenizer: Tokenizer) -> tuple[int, str]:
-    """How many of the tokens spell the beginning of ``text``, and that beginning, which ends with a whole character."""
+    """How many tokens match the beginning of ``text``, and that beginning, which ends with a complete character."""
     data, size, count, whole = text.encode("utf-8", "replace"), 0, 0, 0
     for number, token_id in enumerate(token_ids, 1):
         piece = token_bytes(tokenizer, token_id)
@@ -301,5 +301,5 @@ def known_tokens(token_ids: Sequence[int], text: str, tokenizer: Tokenizer) -> t
 
 
 def settings_of(preset_id: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a notebook: ``preset_id`` "" follows the active preset, ``sampling`` overrides it."""
+    """A notebook's settings: ``preset_id`` "" uses the active preset, ``sampling`` overrides it."""
     return {"preset": preset_id, "sampling": dict(sampling)}

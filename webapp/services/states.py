@@ -1,5 +1,5 @@
-"""The library of states, ``models/states``: what is in a file, which models it fits, and every change of the files; and
-the states of chats that the engine keeps by itself (:mod:`webapp.engine.snapshot_store`)."""
+"""The library of states, ``models/states``: the content of each file, the models it fits, and all changes to the files;
+and the states of chats that the engine saves itself (:mod:`webapp.engine.snapshot_store`)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Parts = Sequence[tuple[str, float]]
 
 @dataclass(frozen=True)
 class StateEntry:
-    """One file of the library. Exactly one of ``sheet`` and ``error`` is set. ``name`` is relative to the folder of
-    states, with forward slashes. ``fits`` names the models of the library it can be the beginning of."""
+    """One file in the library. Exactly one of ``sheet`` and ``error`` is set. ``name`` is relative to the folder of
+    states, with forward slashes. ``fits``: names of the library's models that can start from it."""
 
     name: str
     path: Path
@@ -51,8 +51,8 @@ class StateEntry:
 
     @property
     def has_unknown_version(self) -> bool:
-        """Nothing in the file says for which version of RWKV it was made: a model of another version and the same
-        sizes takes it, and answers nonsense."""
+        """The file does not say for which RWKV version it was made: a model of another version with the same sizes
+        accepts it, but answers nonsense."""
         return self.sheet is not None and not self.sheet.architecture
 
 
@@ -70,10 +70,10 @@ class StateLibrary:
         self._trash = placing.Trash(self.library.models_dir)
         self._measures: dict[tuple[tuple[Path, Stamp], ...], StateMeasures] = {}
 
-    # what is there
+    # queries
 
     def list(self) -> tuple[StateEntry, ...]:
-        """Sorted by name, subfolders too; what cannot be used is listed with its error."""
+        """Sorted by name, with subfolders; unusable files are listed with their error."""
         models = self.library.list()
         paths = sorted(self._files(), key=lambda path: self._name_of(path).lower())
         with self._lock:
@@ -82,8 +82,8 @@ class StateLibrary:
         return tuple(self._entry(path, models) for path in paths)
 
     def measures(self, name: str, other: str = "") -> StateMeasures:
-        """How strong a state is in each layer and head, and how far the ``other`` is from it. ``state_not_found``,
-        ``state_mismatch``; the last ones asked for are kept."""
+        """The strength of a state in each layer and head, and its distance from ``other``. Raises ``state_not_found``
+        or ``state_mismatch``; the last results are cached."""
         paths = [self._find(each) for each in (name, other) if each]
         key = tuple((path, stamp_of(path)) for path in paths)
         found = self._measures.get(key)
@@ -96,28 +96,28 @@ class StateLibrary:
         return found
 
     def names(self) -> tuple[str, ...]:
-        """Of the files alone; none is opened."""
+        """Names of the files only; none is opened."""
         return tuple(sorted(map(self._name_of, self._files()), key=str.lower))
 
     def entry(self, name: str) -> StateEntry:
-        """Raises ``state_not_found`` when there is none of this name."""
+        """Raises ``state_not_found`` if there is no state with this name."""
         return self._entry(self._find(name), self.library.list())
 
     def merged(self) -> tuple[ModelEntry, ...]:
-        """Models that begin with a state of their own."""
+        """Models whose file contains an initial state."""
         return tuple(entry for entry in self.library.list() if entry.inspection and entry.inspection.has_time_state)
 
-    # use
+    # the state in use
 
     def use(self, name: str) -> StateInfo:
-        """The beginning of every later answer, at once; "" is the model's own, ``-`` none at all."""
+        """Makes it the initial state of all later answers, at once; "" is the model's own, ``-`` none at all."""
         return self.manager.apply_state(name)
 
     # files
 
     def add(self, name: str, stream: BinaryIO) -> str:
-        """A file from elsewhere, checked before it has a place; the name it has. Raises WeightsError,
-        ``file_name_taken`` and others."""
+        """Adds an uploaded file, after a check; returns its name. Raises WeightsError, ``file_name_taken`` and
+        others."""
         clean = placing.safe_name(name, STATE_ENDINGS)
         placing.check_name_free(self.folder / clean)
         with self._part() as part:
@@ -127,17 +127,17 @@ class StateLibrary:
             return self._place(part, clean)
 
     def import_path(self, source_path: str) -> str:
-        """A copy of a file on this machine, given by its absolute path; the name it has."""
+        """Copies a file on this machine, given by its absolute path; returns its name."""
         source = placing.whole_path(source_path)
         clean = placing.safe_name(source.name, STATE_ENDINGS)
-        placing.look_into(self._reader, source, source.name)  # before anything is copied: it may be a model of 10 GB
+        placing.look_into(self._reader, source, source.name)  # before copying, because it may be a model of 10 GB
         self._reader.state_sheet(source, clean)
         placing.check_free(self.library.models_dir, source.stat().st_size)
         with source.open("rb") as stream:
             return self.add(clean, stream)
 
     def delete(self, name: str) -> placing.Trashed:
-        """Into the trash of the models folder; raises ``state_in_use`` for the one new answers begin with."""
+        """Moves it to the models folder's trash; raises ``state_in_use`` for the initial state of new answers."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
             raise RoostError("state_in_use", name=name)
@@ -147,7 +147,8 @@ class StateLibrary:
         return self._name_of(self._trash.restore(item_id))
 
     def rename(self, name: str, new_name: str) -> str:
-        """The name it has now; its ending stays. ``state_in_use``, ``file_name_taken``, ``file_name_unusable``."""
+        """The new name, with the same extension. ``state_in_use``, ``file_name_taken``,
+        ``file_name_unusable``."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
             raise RoostError("state_in_use", name=name)
@@ -156,26 +157,26 @@ class StateLibrary:
             placing.take_place(path, path.with_name(clean))
         return self._name_of(path.with_name(clean))
 
-    # new ones
+    # new files
 
     def blend(self, parts: Parts, new_name: str) -> str:
-        """A new file with the weighted mean of several; ``-`` among them is no state, which weakens the others."""
+        """A new file with the weighted mean of several states; ``-`` means no state and weakens the others."""
         found = [(None if name == ZERO_STATE else self._find(name), name, weight) for name, weight in parts]
         note = "blend of " + ", ".join(f"{name} x {weight:g}" for name, weight in parts)
         return self._made(new_name, lambda part: self._reader.blend(found, part, note))
 
     def copy_out(self, model: str, new_name: str) -> str:
-        """The state merged in a model file, as a file of its own."""
+        """Saves the state merged in a model file as a separate file."""
         path = self.library.find(model)
         return self._made(new_name, lambda part: self._reader.copy_out(path, part, f"merged in {path.name}"))
 
     def make(self, text: str, new_name: str) -> Job:
-        """Lets the chosen model read a text, and keeps what it remembers of it as a file: a job, for a long text takes
-        minutes on a slow machine.
+        """Prefills a text with the chosen model and saves the resulting state to a file. Runs as a job, because a long
+        text takes minutes on a slow machine.
 
-        Only what a state file can hold is kept (``att_kv``), not the last token's activations, so a sequence that
-        starts from it goes on as after a new beginning, with the text in mind. What is wrong with name, model or text
-        is raised at once: ``file_name_taken``, ``state_mismatch``, ``prompt_empty``, ``prompt_too_long``, …
+        Only the part that a state file can contain is saved (``att_kv``), not the last token's activations. So a
+        sequence that starts from it continues as after a new beginning, with the text in memory. Errors in name, model
+        or text are raised at once: ``file_name_taken``, ``state_mismatch``, ``prompt_empty``, ``prompt_too_long``, …
         """
         name = self.free_name(new_name)
         if require_model(self.manager.model_info()).major == 4:
@@ -198,13 +199,13 @@ class StateLibrary:
         return self.jobs.start(MAKING, name, read, about, unit="")
 
     def free_name(self, new_name: str) -> str:
-        """As a new file would be called; ``file_name_taken``, ``file_name_unusable``."""
+        """The name of a new file. Raises ``file_name_taken``, ``file_name_unusable``."""
         name = placing.safe_name(_with_ending(new_name, NEW_ENDING), (NEW_ENDING,))
         placing.check_name_free(self.folder / name)
         return name
 
     def read_text(self, data: bytes, kind: str, name: str) -> str:
-        """Of a document, ``pdf``, ``docx`` or ``html``; errors as of :meth:`FileReader.document_text`."""
+        """The text of a document: ``pdf``, ``docx`` or ``html``. Errors as in :meth:`FileReader.document_text`."""
         with self._part() as part:
             with placing.writing(self.folder):
                 part.write_bytes(data)
@@ -213,7 +214,7 @@ class StateLibrary:
     def write_running(
         self, name: str, state: RecurrentState, note: str, about: Mapping[str, str], is_new: bool = True
     ) -> None:
-        """A whole state (RWKV-5 to 7) as a file, with ``about`` in its metadata; in place of the one there unless it
+        """Saves a whole state (RWKV-5 to 7) to a file, with ``about`` in its metadata; replaces an existing file unless
         ``is_new``."""
         import numpy as np
 
@@ -234,7 +235,7 @@ class StateLibrary:
             found="RWKV 4",
         )
 
-    # smaller parts
+    # internal functions
 
     def _files(self) -> Iterator[Path]:
         for folder, subfolders, names in os.walk(self.folder):
@@ -255,7 +256,7 @@ class StateLibrary:
         return StateEntry(name, path, size, changed_at, sheet=found, fits=_fitting(found, models))
 
     def _sheet(self, path: Path) -> StateSheet | RoostError:
-        """Read once a change. The error of a file that is no state: others are listed all the same."""
+        """Read once per change. Returns the error of an invalid file, because the other files are listed anyway."""
         stamp = stamp_of(path)
         with self._lock:
             seen = self._sheets.get(path)
@@ -265,7 +266,7 @@ class StateLibrary:
             found: StateSheet | RoostError = self._reader.state_sheet(path)
         except FileReadingFailed as exc:  # the reader remembers it, and when it may be tried again
             return exc
-        except Exception as exc:  # whatever is wrong with one file
+        except Exception as exc:  # any error in one file
             found = as_roost_error(exc)
         with self._lock:
             self._sheets[path] = (stamp, found)
@@ -281,7 +282,7 @@ class StateLibrary:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
 
     def _made(self, new_name: str, write: Callable[[Path], None], replaces: bool = False) -> str:
-        """A new file that ``write`` makes at the path it is given, or one in place of that of the whole name."""
+        """A new file, which ``write`` writes to a given path; replaces a file with the same name if ``replaces``."""
         clean = new_name if replaces else self.free_name(new_name)
         with self._part() as part:
             with placing.writing(self.folder):
@@ -301,7 +302,7 @@ class StateLibrary:
 
     @contextlib.contextmanager
     def _part(self) -> Iterator[Path]:
-        """Where a file is written before it has a place; gone at the end if it got none."""
+        """A temporary path for a new file; deleted at the end if it was not moved."""
         part = self.folder / f".{uuid.uuid4().hex}.part"
         with placing.writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -321,10 +322,10 @@ def _with_ending(name: str, ending: str) -> str:
 
 
 def snapshot_use(settings: Settings) -> tuple[int, int]:
-    """How many snapshots of chats are on disk, and their bytes."""
+    """The number of snapshots of chats on disk, and their bytes."""
     return folder_use(settings.snapshot_dir)
 
 
 def clear_snapshots(settings: Settings) -> int:
-    """How many went. Chats are read again when they go on, but for those a running engine has in memory."""
+    """Returns the number deleted. Chats are prefilled again when they continue, except those in an engine's memory."""
     return clear_folder(settings.snapshot_dir)

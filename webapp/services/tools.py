@@ -1,9 +1,9 @@
-"""Tools and MCP servers: which servers are kept and connected, their tools as stored tools, and a tool's first try.
+"""Tools and MCP servers: stored servers and their connections, their tools as stored tools, and trying a tool.
 
-Chats, approval and the prompt treat a server's tool like any other. It keeps its id and name here as long as the server
-lists it under the same name, also after times when it did not. What a server says about its tools is checked and
-bounded; what Roost could not hold a model to is refused with the reason. When a tool's description or parameters change
-after a person has let it run unasked, the person is asked again.
+Chats, approval and prompt treat a server's tool like any other tool. It keeps its id and name here as long as the
+server lists it under the same name, even after a time without it. A server's data about its tools is checked and
+limited; tools that Roost could not enforce are refused with the reason. If a tool's description or parameters change
+after a person allowed it to run without approval, the person is asked again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from webapp.tools.mcp.server_config import ServerConfig, ServerKind, ServerState
 from webapp.tools.runner import IsStopped, ToolResult, error_result, never, run_call
 
 DELETED_KEPT_S = 86_400.0
-"""A removed server can be brought back for a day; then the next start removes it with its secrets."""
+"""A removed server can be restored for a day; then the next start deletes it with its secrets."""
 
 if TYPE_CHECKING:
     from webapp.tools.mcp.client import McpClient
@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 
 class McpServers:
-    """One per database. Nothing is started before a person or a call asks for it. Who may change servers is decided
-    where the request comes in: a program runs with all rights of the account that runs Roost, and an address may be one
-    that only this machine reaches."""
+    """One per database. Starts nothing before a person or a call needs it. The caller must check who may change
+    servers: a program runs with all rights of Roost's account, and a URL may be one that only this machine can
+    reach."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.store = McpServerStore(database)
@@ -60,7 +60,7 @@ class McpServers:
         return self._client.state(server.id) if server.is_on else ServerState("off")
 
     def tools(self, server_id: str) -> list[StoredTool]:
-        """Those offered now."""
+        """The tools that it currently offers."""
         return self._tools.of_server(server_id)
 
     def may_change(self, config: ServerConfig) -> RoostError | None:
@@ -68,14 +68,14 @@ class McpServers:
         return McpError("mcp_programs_off") if self._is_barred(config) else None
 
     def add(self, config: ServerConfig) -> StoredServer:
-        """Kept, switched on, and being connected when this returns."""
+        """Stores the server, switched on; it is connecting when this returns."""
         self._check(checked_server(config))
         server = self.store.create_all([config], is_on=True)[0]
         self._client.start(server.id, config)
         return server
 
     def import_text(self, text: str) -> list[StoredServer]:
-        """Adds all servers of another program's JSON, switched off, so that a person looks at each before it runs."""
+        """Adds all servers from another program's JSON, switched off, so that a person checks each before it runs."""
         configs = read_servers(text)
         for config in configs:
             self._check(config)
@@ -90,7 +90,7 @@ class McpServers:
         return server
 
     def connect(self, server_id: str) -> None:
-        """Connects again, even if it is connected, and asks for the list of tools again."""
+        """Connects again, even if connected, and requests the list of tools again."""
         server = self._allowed(server_id)
         if not server.is_on:
             raise McpError("mcp_server_off", name=server.config.name)
@@ -131,7 +131,7 @@ class McpServers:
         return server
 
     def try_out(self, config: ServerConfig) -> tuple[ServerState, Listing]:
-        """Connects as the form has it and takes nothing over; waits for the answer, McpError when there is none."""
+        """Connects with the form's values, stores nothing and waits for the answer. Raises McpError without one."""
         self._check(checked_server(config))
         server_id = f"try-{uuid.uuid4().hex}"
         try:
@@ -147,8 +147,8 @@ class McpServers:
         approvals: Mapping[str, Approval],
         for_guests: Collection[str] | None = None,
     ) -> None:
-        """``hidden`` are the server's names of tools not to be offered; ``approvals`` by the ids of stored tools, of
-        which those ``for_guests`` are for everybody's chats (None: as it is)."""
+        """``hidden``: the server's names of tools not to offer; ``approvals``: by stored tool id; ``for_guests``: tools
+        for everybody's chats (None: unchanged)."""
         with self._lock:
             server = self._allowed(server_id)
             tools = replace(server.tools, hidden=tuple(name for name in server.tools.names if name in hidden))
@@ -164,7 +164,7 @@ class McpServers:
             bring_back(self._tools, replace(server, tools=tools))
 
     def warm(self, definitions: Iterable[ToolDefinition]) -> None:
-        """Begins to connect the servers of tools a model may be about to call; what fails is said at the call."""
+        """Starts to connect the servers of tools that a model may call; the call reports errors."""
         for server_id in {row.mcp.server_id for row in definitions if row.mcp.server_id}:
             try:
                 server = self.store.get(server_id)
@@ -176,7 +176,7 @@ class McpServers:
     def call(
         self, definition: ToolDefinition, arguments: Mapping[str, Any], is_stopped: IsStopped = never
     ) -> ToolResult:
-        """For :func:`webapp.tools.runner.run_call`: never raises for what a server does wrong."""
+        """For :func:`webapp.tools.runner.run_call`: never raises for errors of a server."""
         try:
             server = self.store.get(definition.mcp.server_id)
             if not server.is_on:
@@ -189,7 +189,7 @@ class McpServers:
 
     @property
     def _client(self) -> McpClient:
-        """Made when it is needed: it brings asyncio, which a start does without."""
+        """Created when needed: it imports asyncio, which a start does not need."""
         from webapp.tools.mcp.client import McpClient
 
         with self._making:
@@ -216,11 +216,11 @@ class McpServers:
         return config.kind is ServerKind.STDIO and not self._settings.mcp_stdio
 
     def _listed(self, server_id: str, listing: Listing) -> None:
-        """In a thread of the client's: a server has said what it offers."""
+        """Called in a thread of the client: a server has sent its list of tools."""
         with self._lock:
             try:
                 server = self.store.get(server_id)
-            except McpServerNotFound:  # only tried, or removed meanwhile
+            except McpServerNotFound:  # only a trial, or removed meanwhile
                 return
             if server.is_on:
                 self.store.set_tools(server_id, sync(self._tools, server, listing))
@@ -228,11 +228,11 @@ class McpServers:
 
 NAME_CHARS = 64
 MAX_SCHEMA_CHARS = 20_000
-"""A fifth of what a person may write: it comes unasked, and the model reads all of it."""
+"""A fifth of a person's limit: it comes without review, and the model processes all of it."""
 
 
 def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
-    """Brings the stored tools in line with a listing; returns the resulting list."""
+    """Updates the stored tools from a listing; returns the resulting list."""
     before = {tool.definition.mcp.name: tool for tool in store.of_server(server.id, deleted=True)}
     living = {tool.definition.mcp.name: tool for tool in store.of_server(server.id)}
     before |= living
@@ -258,8 +258,8 @@ def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
 
 
 def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool | None) -> ToolDefinition:
-    """Raises ToolInvalid for what could not be offered. What has not changed stays, approval included; what
-    has is for the owner alone until it is marked again."""
+    """Raises ToolInvalid for a tool that could not be offered. An unchanged tool keeps its approval; a changed one is
+    for the owner only until it is shared again."""
     known = before.definition if before else ToolDefinition(safe_name(remote.name))
     parameters = remote.parameters or known.parameters
     mcp = McpTool(server.id, remote.name, remote.hints)
@@ -297,14 +297,14 @@ def keep(
 
 
 def take_away(store: ToolStore, server_id: str) -> None:
-    """Its tools are no longer offered; :func:`bring_back` knows them again."""
+    """Its tools are no longer offered; :func:`bring_back` restores them."""
     with store.database.transaction():
         for tool in store.of_server(server_id):
             store.delete(tool.id)
 
 
 def bring_back(store: ToolStore, server: StoredServer) -> None:
-    """Offers what the server listed last, without asking it."""
+    """Offers the tools of the last listing, without asking the server."""
     kept_out = {*server.tools.hidden, *(name for name, _ in server.tools.refused)}
     wanted = set(server.tools.names) - kept_out - {tool.definition.mcp.name for tool in store.of_server(server.id)}
     with store.database.transaction():
@@ -315,7 +315,7 @@ def bring_back(store: ToolStore, server: StoredServer) -> None:
 
 
 def free_name(store: ToolStore, server: StoredServer, definition: ToolDefinition) -> str:
-    """The tool's own name, with the server's before it where another tool has that name."""
+    """The tool's own name, prefixed with the server's name if another tool has the same name."""
     taken = {tool.definition.name for tool in store.list()}
     return next(name for name in names_for(server.config.name, definition) if name not in taken)
 
@@ -330,7 +330,7 @@ def names_for(server_name: str, definition: ToolDefinition) -> Iterator[str]:
 
 
 def safe_name(text: str, fallback: str = "tool") -> str:
-    """What OpenAI's format allows in a name; servers may use dots, slashes and any letter."""
+    """Replaces characters that OpenAI does not allow in names; servers may use dots, slashes and any letter."""
     return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")[:NAME_CHARS] or fallback
 
 
@@ -351,5 +351,5 @@ def usable(definition: ToolDefinition) -> ToolDefinition:
 
 
 def try_call(definition: ToolDefinition, arguments: str, allowed_hosts: Collection[str]) -> ToolResult | None:
-    """None where a person would be asked for the result."""
+    """None if a person would be asked for the result."""
     return run_call(ToolCall("try", definition.name, arguments), definition, allowed_hosts, matches)

@@ -1,1 +1,1 @@
-"""Models fetched from the hubs they are published on: the list of them, the hubs, the transfer, the queue."""
+"""Downloads of published models: the catalogue, the hubs, the transfer, the queue."""

@@ -1,10 +1,10 @@
-"""The list of published RWKV models: what each is for, how large it is, where it lies, what fits this machine.
+"""The catalogue of published RWKV models: purpose, size and location of each, and which fit this machine.
 
-``catalogue.json`` is data and nothing more: names, sizes, dates and checksums as their publisher and RWKV-Runner's
-manifest give them. A checksum nobody gave is null; a size nobody gave is that of the tensors, two bytes a weight.
+``catalogue.json`` contains only data: names, sizes, dates and checksums from the publisher and RWKV-Runner's manifest.
+An unknown checksum is null; an unknown size is estimated from the tensors, two bytes per weight.
 
-A newer list of the same form may take its place: fetched when a person asks, kept in the data folder, and believed only
-while its checksum is the one in the settings.
+A newer list of the same form can replace it: fetched when a person asks for it, stored in the data folder, and used
+only while its checksum equals the one in the settings.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FAMILIES = ("g1", "world7", "world6", "world5", "world4", "music", "states")
 USES = ("try", "chat", "reasoning", "code", "languages", "older", "midi", "abc", "state")
 BEST_FAMILY = "g1"
 QUICK_BYTES = 5 * 10**9
-"""A processor reads all weights for each token: 5 tokens/s, as fast as one reads, where memory gives 25 GB/s."""
-ROUND_BYTES = 256 << 20  # two looks at one machine find the same
+"""A CPU reads all weights for each token: 5 tokens/s, the speed of a human reader, at 25 GB/s of memory bandwidth."""
+ROUND_BYTES = 256 << 20  # so that two measurements of one machine give the same
 MOST_ROWS = 2000
 FILE = re.compile(r"[A-Za-z0-9][\w. /-]{0,150}\.(pth|safetensors|st)")
 FOLDER = re.compile(r"[A-Za-z0-9][\w./-]{0,150}")
@@ -42,11 +42,11 @@ PAGES = "https://huggingface.co/"
 
 @dataclass(frozen=True)
 class KnownModel:
-    """``file`` is its path in ``repo``; of a folder in Hugging Face's form (``is_folder``) the folder's, or the
-    repository's own name where that is the folder. ``parameters`` as its publisher says it ("1.5B"), ``size_bytes`` of
-    the 16-bit file or all files together, to the byte or of the tensors alone; ``context`` the tokens it was trained on
-    at once; ``published`` an ISO date; ``sha256`` "" where it is not known. ``modelscope``: the same repository there,
-    "" for none."""
+    """``file``: path in ``repo``; for a folder in Hugging Face's format (``is_folder``) the folder's path, or the
+    repository's name if the repository is the folder. ``parameters``: the publisher's text ("1.5B"). ``size_bytes``: of
+    the 16-bit file or all files, exact or tensors only. ``context``: the trained context length in tokens.
+    ``published``: ISO date. ``sha256``: "" if unknown. ``modelscope``: the same repository on ModelScope, "" for
+    none."""
 
     file: str
     family: str
@@ -67,11 +67,11 @@ class KnownModel:
 
     @property
     def folder(self) -> str:
-        """Where in ``repo`` the folder is, "" for the repository itself."""
+        """The folder's path in ``repo``, "" for the repository itself."""
         return "" if self.file == self.repo.rpartition("/")[2] else self.file
 
     def is_twin_of(self, other: KnownModel) -> bool:
-        """Whether both are the same weights, as a file and as a folder."""
+        """Whether both contain the same weights, one as a file and one as a folder."""
         return (self.family, self.parameters, self.published) == (other.family, other.parameters, other.published)
 
     @property
@@ -81,7 +81,7 @@ class KnownModel:
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a published model would run here: the strategy taken, "" for none, and the memory it needs."""
+    """How a published model would run here: its strategy ("" for none) and the memory it needs."""
 
     strategy: str
     needed_bytes: int
@@ -90,7 +90,7 @@ class Fitting:
 
 
 def known_models() -> tuple[KnownModel, ...]:
-    """In the order of the file: families as in FAMILIES, small before large."""
+    """In the order of the file: families as in FAMILIES, small models before large ones."""
     return _newer or _shipped()
 
 
@@ -103,7 +103,7 @@ _newer: tuple[KnownModel, ...] = ()
 
 
 def use_newer(path: Path, sha256: str) -> None:
-    """Takes the list at ``path`` where it is there and has this checksum, else the one that came with Roost."""
+    """Uses the list at ``path`` if it exists and has this checksum, otherwise the one that comes with Roost."""
     global _newer
     _newer = ()
     with contextlib.suppress(OSError, ValueError):
@@ -113,7 +113,7 @@ def use_newer(path: Path, sha256: str) -> None:
 
 
 def read_catalogue(content: bytes) -> tuple[KnownModel, ...]:
-    """ValueError for anything but a list of whole rows: it may come from elsewhere, and its names become files'."""
+    """Raises ValueError unless all rows are valid: the list may be downloaded, and its names become file names."""
     rows = json.loads(content)
     if not isinstance(rows, list) or not 0 < len(rows) <= MOST_ROWS:
         raise ValueError("not a list of models")
@@ -151,13 +151,13 @@ def _is_whole(model: KnownModel) -> bool:
 
 
 def find(name: str) -> KnownModel | None:
-    """By its file's name, with or without the ending, in any case."""
+    """Finds a model by file name, with or without extension, ignoring case."""
     wanted = name.strip().casefold().removesuffix(".pth")
     return next((model for model in known_models() if model.file.casefold().removesuffix(".pth") == wanted), None)
 
 
 def fitting(model: KnownModel, hardware: Hardware, reclaimable_bytes: int = 0) -> Fitting:
-    """In the memory that is free now, with what the model that is loaded would give back."""
+    """With the memory that is free now plus what unloading the current model would free."""
     rounded = replace(
         hardware,
         ram_available=(hardware.ram_available + reclaimable_bytes) // ROUND_BYTES * ROUND_BYTES,
@@ -176,8 +176,8 @@ def _fitting(model: KnownModel, hardware: Hardware) -> Fitting:
 
 
 def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
-    """The largest current chat model that fits with room to spare and is quick enough; of two of a size the newer, and
-    the file, whose checksum may be known, before the folder."""
+    """The largest current chat model that fits with a reserve and is fast enough. Ties: the newer one, and a file,
+    whose checksum may be known, before a folder."""
     for model in sorted(
         (model for model in known_models() if model.family == BEST_FAMILY),
         key=lambda model: (float(model.parameters.removesuffix("B")), model.published, not model.is_folder),
@@ -192,7 +192,7 @@ def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
 
 @functools.lru_cache(64)
 def as_inspected(model: KnownModel) -> Inspection:
-    """What looking into the file would find, as far as memory goes: its matrices by the published sizes."""
+    """An estimate of the file's inspection, for memory only: matrices according to the published sizes."""
     layers, width = model.layers or 24, model.width
     if width is None:
         width = round(math.sqrt(model.size_bytes / 2 / layers / 13) / 64) * 64
@@ -229,13 +229,13 @@ def as_inspected(model: KnownModel) -> Inspection:
 
 
 STARTER, STARTER_CONTEXT = "roost-starter-v7", 512
-"""The starter model and the tokens it was trained on at once (docs/starter-model.md)."""
+"""The starter model and its trained context length in tokens (docs/starter-model.md)."""
 NAMED_CONTEXT = re.compile(r"(?i)(?<![a-z])ctx(\d{3,7})(?!\d)")
 
 
 def trained_context(name: str) -> int | None:
-    """The tokens a model was trained on at once, by its file's name: as the list of published models has it, else as
-    the name says (``…-ctx8192``); None where neither tells."""
+    """A model's trained context length in tokens, by file name: from the catalogue, otherwise from the name
+    (``…-ctx8192``); None if neither contains it."""
     base = name.rpartition("/")[2]
     known = next((model.context for model in known_models() if model.file.rpartition("/")[2] == base), 0)
     if known or base.startswith(STARTER):

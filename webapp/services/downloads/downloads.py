@@ -1,4 +1,4 @@
-"""The queue of downloads into the library: by name from the list of published models, from a repository, by address."""
+"""The queue of downloads into the library: by catalogue name, from a repository, or by URL."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ HF_ADDRESS = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/[^/]+/(.+)")
 
 
 class Downloads:
-    """``app.extensions["downloads"]``. What an earlier process left unfinished is listed as paused; no host is asked
-    for anything before :meth:`start` or a job's going on."""
+    """``app.extensions["downloads"]``. Unfinished downloads of an earlier process are listed as paused. No host is
+    contacted before :meth:`start` or before a job resumes."""
 
     def __init__(self, library: ModelLibrary, jobs: Jobs, settings: Settings) -> None:
         self.jobs = jobs
@@ -41,13 +41,13 @@ class Downloads:
 
     @property
     def catalogue_host(self) -> str:
-        """Of the newer list of published models; "" where the settings name none, or not its checksum."""
+        """Host of the newer catalogue; "" if the settings do not name its URL or checksum."""
         found = self._settings
         return urlsplit(found.catalogue_url).netloc if found.catalogue_sha256 else ""
 
     def refresh_catalogue(self) -> None:
-        """Fetches that list now. ``download_wrong_hash`` unless it is the one the settings name, and then nothing of
-        it is kept; ``download_not_a_file`` for what is no such list."""
+        """Fetches that list now. Raises ``download_wrong_hash``, and stores nothing, unless its checksum equals the one
+        in the settings; ``download_not_a_file`` for other content."""
         url, pinned = self._settings.catalogue_url, self._settings.catalogue_sha256.lower()
         name = urlsplit(url).path.rpartition("/")[2] or url
         if not self.catalogue_host:
@@ -69,8 +69,8 @@ class Downloads:
         return self._settings.data_dir / "catalogue.json"
 
     def named(self, wanted: str) -> Source:
-        """Of a published model's name, ``OWNER/REPOSITORY/FILE``, or an address. ``OWNER/REPOSITORY``, with a folder
-        behind it where it has several, is a whole model: which files belong to it the hub is asked now.
+        """The source for a catalogue name, ``OWNER/REPOSITORY/FILE``, or a URL. ``OWNER/REPOSITORY``, followed by a
+        folder if there are several, is a whole model; its files are requested from the hub now. Raises
         ``download_link_invalid`` for anything else."""
         model = find(wanted)
         if model is not None and model.is_folder:
@@ -91,7 +91,7 @@ class Downloads:
         )
 
     def of_repository(self, repo: str, file: HubFile, hub: str = "", modelscope: str = "") -> Source:
-        """``hub`` "" is the order of the person's choice; ``modelscope``: what the repository is called there."""
+        """``hub`` "" uses the user's preferred order; ``modelscope``: the repository's name there."""
         if not REPOSITORY.fullmatch(repo) or ".." in file.path.split("/"):
             raise DownloadError(
                 "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_form")
@@ -102,7 +102,7 @@ class Downloads:
         return Source(placing.safe_name(file.path), f"{repo}/{file.path}", urls, file.size_bytes, file.sha256)
 
     def of_folder(self, repo: str, path: str, hub: str = "") -> Source:
-        """A model of several files, as the first hub that answers lists them. ``download_not_found``."""
+        """A model with several files, as listed by the first hub that answers. Raises ``download_not_found``."""
         hubs = (self.hubs.hub(hub),) if hub else self.hubs.order()
         for number, one in enumerate(hubs, 1):
             try:
@@ -122,7 +122,7 @@ class Downloads:
         return Source(name, key, members[0].urls, found.size_bytes, members=tuple(members))
 
     def start(self, source: Source) -> Job:
-        """At the end of the queue; one that is listed already goes on. ``file_name_taken``, ``disk_full``,
+        """Adds a job to the queue; continues a listed one. Raises ``file_name_taken``, ``disk_full``,
         ``download_link_invalid``."""
         for one in (source, *source.members):
             for url in one.urls:
@@ -189,7 +189,7 @@ class Downloads:
         return {"model": self._library.name_of(path), "size_bytes": size_bytes, "sha256": transfer.source.sha256}
 
     def _fetch_folder(self, source: Source, part: Part, running: Running) -> dict[str, Any]:
-        """Each file as one of its own; they come together when all are whole, and get their name in one rename."""
+        """Downloads each file separately; when all are complete, they get their final name in one rename."""
         part.describe(source)
         before = 0
         for member in source.members:

@@ -1,7 +1,7 @@
-"""One HTTP request to a hub: redirects, refusals, and every way a connection fails as an error with a code.
+"""One HTTP request to a hub: redirects, refusals, and connection failures as errors with a code.
 
-httpx does the protocol: certificates are always checked, the proxies of the environment are used. It is imported at the
-first request.
+httpx implements the protocol: certificates are always checked, the environment's proxies are used. It is imported at
+the first request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 15.0
 STALL_S = 30.0
-"""Without a byte; the transfer watches for a trickle besides."""
+"""Without any byte; the transfer also detects very slow connections."""
 MOST_REDIRECTS = 8
 LONGEST_WAIT_S = 3600
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,9 +41,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Answer:
-    """The headers of an answer, its own and those of the redirects before it. ``start`` is the offset of its first
-    byte; ``total`` the whole file's size, 0 where it is not told; ``etag`` says which file it is, ``sha256`` its
-    checksum where the hub tells it."""
+    """The headers of a response, including those of its redirects. ``start``: offset of its first byte. ``total``: size
+    of the whole file, 0 if unknown. ``etag`` identifies the file. ``sha256``: its checksum if the hub sends it."""
 
     host: str
     start: int
@@ -54,7 +53,7 @@ class Answer:
 
 
 class Http:
-    """Safe to use from any thread. ``plain_hosts`` may be asked over http, as this machine itself may."""
+    """Thread-safe. ``plain_hosts`` may be requested over http, like this machine itself."""
 
     def __init__(self) -> None:
         self.token_for: Callable[[str], str] = lambda url: ""
@@ -63,7 +62,7 @@ class Http:
         self._lock = threading.Lock()
 
     def get(self, url: str, limit_bytes: int, name: str) -> bytes:
-        """A small answer, whole."""
+        """The whole body of a small response."""
         with self.open(url, 0, name, is_page_fine=True) as answer, self.failures(answer.host, name):
             content = b""
             for piece in answer.response.iter_bytes():
@@ -76,7 +75,7 @@ class Http:
 
     @contextlib.contextmanager
     def open(self, url: str, start: int, name: str, is_page_fine: bool = False) -> Iterator[Answer]:
-        """The answer for the file from byte ``start`` on, its body unread; refusals as errors about ``name``."""
+        """The response for the file from byte ``start`` on, with unread body; refusals are errors about ``name``."""
         self.check(url, name)
         origin = url
         seen: dict[str, str] = {}
@@ -113,7 +112,7 @@ class Http:
 
     @contextlib.contextmanager
     def failures(self, host: str, name: str) -> Iterator[None]:
-        """What httpx raises, as an error of Roost."""
+        """Converts exceptions of httpx to errors of Roost."""
         import httpx
 
         try:
@@ -129,11 +128,11 @@ class Http:
             raise DownloadError("download_link_invalid", name=name, reason=str(exc)) from exc
         except (httpx.HTTPError, httpx.StreamError, OSError) as exc:
             if isinstance(exc, OSError) and not isinstance(exc, (ConnectionError, ssl.SSLError)):
-                raise  # of the disk
+                raise  # a disk error
             raise DownloadError("download_interrupted", host=host, name=name, done="?") from exc
 
     def check(self, url: str, name: str) -> None:
-        """``download_link_invalid`` where it is not encrypted, unless its host is this machine or was set."""
+        """Raises ``download_link_invalid`` for an unencrypted URL, unless its host is this machine or configured."""
         parts = urlsplit(url)
         is_plain_fine = parts.hostname in LOOPBACK or parts.netloc in self.plain_hosts
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -169,7 +168,7 @@ class Http:
 
 
 def interrupt(response: httpx.Response) -> None:
-    """From another thread: the read that waits for bytes ends at once."""
+    """From another thread: a read that waits for bytes ends at once."""
     stream = response.extensions.get("network_stream")
     found = stream.get_extra_info("socket") if stream is not None else None
     if found is not None:
@@ -209,7 +208,7 @@ def _number(text: str | None) -> int:
 
 
 def _retry_after(headers: Any) -> int:
-    """Seconds; a date counts as one minute, as nobody's clock is sure."""
+    """Seconds; a date counts as one minute, because clocks may differ."""
     text = headers.get("Retry-After", "")
     return min(_number(text), LONGEST_WAIT_S) if text.isdigit() else 60
 

@@ -1,6 +1,6 @@
-"""The hubs models are published on: addresses of files, what a repository holds, a person's choice and tokens.
+"""The hubs where models are published: URLs of files, content of repositories, the user's choice and tokens.
 
-Nothing here asks a host by itself: :meth:`Hubs.look` does when a person presses the button.
+Nothing here contacts a host by itself; :meth:`Hubs.look` does it when a person presses the button.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_FILES = 2000
 
 @dataclass(frozen=True)
 class Hub:
-    """``kind`` is whose addresses it speaks: "hf" or "modelscope"."""
+    """``kind``: the URL scheme of the hub, "hf" or "modelscope"."""
 
     name: str
     url: str
@@ -62,8 +62,8 @@ MODELSCOPE = Hub("modelscope", "https://modelscope.cn", "modelscope")
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository that could be a model. ``sha256`` "" where the hub does not say. ``members``: of a folder
-    that is one, the files to fetch; its ``path`` is "" where that is the repository itself."""
+    """A file in a repository that may be a model. ``sha256`` is "" if the hub does not send it. ``members``: for a
+    folder that is a model, the files to fetch; ``path`` is "" if that folder is the repository itself."""
 
     path: str
     size_bytes: int
@@ -72,13 +72,13 @@ class HubFile:
 
 
 class Hubs:
-    """The choice and the tokens lie in ``hub.json`` of the data folder, for its owner's eyes only; a token goes to its
-    own hub and is never shown again or logged. ``ROOST_HUB_URL`` takes the place of the hubs for published models."""
+    """The choice and the tokens are in ``hub.json`` in the data folder, readable only by its owner. A token is sent
+    only to its own hub and is never shown again or logged. ``ROOST_HUB_URL`` replaces the hubs for published models."""
 
     def __init__(self, settings: Settings, http: Http) -> None:
         self._path = settings.data_dir / "hub.json"
         self._http = http
-        self._changing = threading.Lock()  # of two changes at a time neither undoes the other
+        self._changing = threading.Lock()  # two simultaneous changes must not overwrite each other
         custom = [Hub(CUSTOM, settings.hub_url.rstrip("/"))] if settings.hub_url else []
         self.all: tuple[Hub, ...] = (*custom, HUGGING_FACE, HF_MIRROR, MODELSCOPE)
         http.token_for = self.token_for
@@ -97,7 +97,7 @@ class Hubs:
         return found if any(hub.name == found for hub in self.all) else AUTOMATIC
 
     def order(self) -> tuple[Hub, ...]:
-        """The hubs that published models are asked of, one after the other where one cannot be reached."""
+        """The hubs for published models, in the order in which to try them."""
         if self.choice != AUTOMATIC:
             return (self.hub(self.choice),)
         return self.all[:1] if self.all[0].name == CUSTOM else (HUGGING_FACE, HF_MIRROR)
@@ -112,7 +112,7 @@ class Hubs:
         return name in self._kept().get("tokens", {})
 
     def set_token(self, name: str, token: str) -> None:
-        """ "" forgets it. ``settings_invalid`` for what can be none."""
+        """ "" removes it. Raises ``settings_invalid`` for an impossible token."""
         self.hub(name)
         if token and not TOKEN.fullmatch(token):
             raise RoostError("settings_invalid", name="token", value="…", reason=Text("reason.services.not_one_word"))
@@ -121,7 +121,7 @@ class Hubs:
             self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
 
     def token_for(self, url: str) -> str:
-        """ "" for an address that is of no hub with a token, or not encrypted."""
+        """ "" for a URL that is unencrypted or does not belong to a hub with a token."""
         parts = urlsplit(url)
         for hub in self.all:
             own = urlsplit(hub.url)
@@ -132,8 +132,8 @@ class Hubs:
         return ""
 
     def look(self, name: str, repo: str) -> tuple[HubFile, ...]:
-        """What of a repository could be a model, asked of the hub now; the largest list it gives is 2,000 files. A
-        folder of Hugging Face's form stands first, in place of its parts."""
+        """Files in a repository that may be models, requested from the hub now; at most 2,000 files. A folder in
+        Hugging Face's format comes first, instead of its parts."""
         if not REPOSITORY.fullmatch(repo):
             raise DownloadError(
                 "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_form")
@@ -150,7 +150,7 @@ class Hubs:
         return (*folders, *files)[:MOST_FILES]
 
     def folder(self, name: str, repo: str, path: str) -> HubFile:
-        """The folder at ``path`` of a repository, asked of the hub now; ``download_not_found`` where it is no model."""
+        """The folder ``path`` in a repository, requested from the hub now; ``download_not_found`` if it is no model."""
         found = next((file for file in self.look(name, repo) if file.members and file.path == path), None)
         if found is None:
             where = f"{repo}/{path}".rstrip("/")
@@ -169,7 +169,7 @@ class Hubs:
 
 MEMBER_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model")
 MOST_SIDE_BYTES = 64 << 20
-"""Of a tokenizer or a template."""
+"""Limit for a tokenizer or a template."""
 
 
 def _model_folders(files: list[HubFile]) -> list[HubFile]:

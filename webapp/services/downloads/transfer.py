@@ -1,8 +1,8 @@
-"""The transfer of one file into a ``.part`` beside its description: it goes on after a pause, a kill or a reboot.
+"""The transfer of one file into a ``.part`` with a description: it can resume after a pause, a kill or a reboot.
 
-What may pass (a lost connection, a silent server, a server with too much to do) is tried again, on the next mirror if
-there is one; everything else ends the transfer with an error of its own. The file is whole and its checksum right
-before :meth:`Transfer.fetch` returns.
+Temporary failures (a lost connection, a silent or overloaded server) are tried again, on the next mirror if there is
+one; other failures end the transfer with their own error. When :meth:`Transfer.fetch` returns, the file is complete and
+its checksum is correct.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from webapp.weights.model_folder import stamp_of
 
 PARTS = ".downloads"
 TRIES, PROGRESS_BYTES = 5, 1 << 20
-"""In a row without that much progress, over all mirrors."""
+"""Number of failures in a row without this much progress, over all mirrors."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 TRICKLE_S, TRICKLE_BYTES = 60.0, 64 << 10
-"""A connection that brings less in that time is given up."""
+"""A connection that delivers less in this time is closed."""
 CHECK_BYTES = 32 << 20
 PIECE_BYTES = 1 << 20
 REPORT_S = 0.2
@@ -51,9 +51,9 @@ PASSING = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """What to fetch. ``key`` says which file it is whichever mirror it comes from; ``urls``: the mirrors in order.
-    ``size_bytes`` 0, ``sha256`` and ``etag`` "" while they are not known. ``members``: the files of a folder, which
-    ``size_bytes`` counts; ``folder``: of a member, the name of that folder."""
+    """What to fetch. ``key`` identifies the file on every mirror; ``urls``: the mirrors in order. ``size_bytes`` 0,
+    ``sha256`` "" and ``etag`` "" mean unknown. ``members``: the files of a folder, whose sum is ``size_bytes``;
+    ``folder``: for a member, the name of the folder."""
 
     name: str
     key: str
@@ -66,8 +66,8 @@ class Source:
 
 
 class Part:
-    """``<id>.part`` and ``<id>.json`` in the hidden folder of the models folder. One process at a time. Of a folder,
-    ``<id>.folder`` is where its members come together once each is whole."""
+    """``<id>.part`` and ``<id>.json`` in the hidden folder of the models folder, for one process at a time. For a
+    folder, complete members are collected in ``<id>.folder``."""
 
     def __init__(self, models_dir: Path, source: Source) -> None:
         self.folder = models_dir / PARTS
@@ -84,7 +84,7 @@ class Part:
         return sum(part.size_bytes for part in self._members)
 
     def source(self) -> Source | None:
-        """As it was described; None where nothing is there."""
+        """The stored description; None if there is none."""
         return _read(self._about)
 
     def describe(self, source: Source) -> None:
@@ -97,12 +97,12 @@ class Part:
             shutil.rmtree(self.path, ignore_errors=True)
         for path in (self.path, self._about):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the last one takes the folder with it
+        with contextlib.suppress(OSError):  # remove the folder after its last file
             self.folder.rmdir()
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[FileIO]:
-        """Unbuffered: a disk that is full says so at the write. ``download_elsewhere`` while another process has it."""
+        """Unbuffered, so that the write detects a full disk. ``download_elsewhere`` if another process uses it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path.open("ab").close()
         with self.path.open("rb+", buffering=0) as file:
@@ -119,13 +119,13 @@ class Part:
 
 
 def unfinished(models_dir: Path) -> list[Source]:
-    """What earlier processes began here; a folder stands for its files."""
+    """Unfinished downloads of earlier processes; a folder counts once for all its files."""
     found = [source for path in sorted((models_dir / PARTS).glob("*.json")) if (source := _read(path))]
     return [source for source in found if not source.folder]
 
 
 def _read(path: Path) -> Source | None:
-    """None for what this module did not write; a name that would lead elsewhere is never taken from a file."""
+    """None for a file that this module did not write; a stored name may never lead to another folder."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RoostError):
         found = json.loads(path.read_text(encoding="utf-8"))
         source = _source(found if isinstance(found, dict) else {})
@@ -144,7 +144,7 @@ def _is_safe(source: Source) -> bool:
 
 
 class ShareOfJob:
-    """A member's side of the job that fetches its folder: what it reports is added to ``before``, what is there
+    """A member's share of the job that fetches its folder: reports are added to ``before``, the bytes that are complete
     already."""
 
     def __init__(self, running: Running, before: int) -> None:
@@ -166,12 +166,12 @@ class ShareOfJob:
         self._running.done = self._before + value
 
     def report(self, done: int, total: int | None = None, phase: str | None = None, **details: Any) -> None:
-        """``total`` is the member's; the job's stays."""
+        """``total`` is the member's and is ignored; the job's stays."""
         self._running.report(self._before + done, None, phase, **details)
 
 
 class Transfer:
-    """One attempt of a job; made anew when the job goes on."""
+    """One attempt of a job; a new one is created when the job resumes."""
 
     def __init__(self, source: Source, part: Part, http: Http, running: Running | ShareOfJob) -> None:
         self.source = source
@@ -183,7 +183,7 @@ class Transfer:
         running.on_stop(self._interrupt)
 
     def fetch(self) -> None:
-        """Until the part is whole and right. Raises InterruptedError when the job is to stop."""
+        """Downloads until the part is complete and verified. Raises InterruptedError if the job must stop."""
         known = self._part.source()
         if known is not None:
             known = replace(known, folder=self.source.folder)
@@ -217,7 +217,7 @@ class Transfer:
                 self._wait(exc, failures)
 
     def _wait(self, exc: RoostError, failures: int) -> None:
-        """What a server asks for is kept to, up to a few minutes."""
+        """Respects the delay that a server requests, up to a few minutes."""
         wait_s = min(FIRST_WAIT_S * 2 ** (failures - 1), LONGEST_WAIT_S)
         if exc.code == "download_rate_limited":
             if exc.params["seconds"] > 10 * LONGEST_WAIT_S:
@@ -252,7 +252,7 @@ class Transfer:
             self._answer = None
 
     def _agree(self, answer: Answer, file: FileIO, done: int) -> int:
-        """Whether it is the file that was begun, and of the size it should have; where to go on."""
+        """Checks that the response is for the same file and size; returns the position to continue from."""
         source, total = self.source, answer.total
         hashes = source.sha256 and answer.sha256
         if source.size_bytes and total and total != source.size_bytes:
@@ -272,13 +272,13 @@ class Transfer:
         )
         self._part.describe(self.source)
         check_free(self._part.folder, max(self.source.size_bytes - done, 0))
-        if answer.start != done:  # it begins at the beginning whatever it was asked for
+        if answer.start != done:  # the server ignores the requested range
             self._running.note(f"{answer.host} does not go on in the middle; it is fetched from the beginning")
             self._begin_again(file)
         return answer.start
 
     def _refuse_other(self, answer: Answer, done: int) -> None:
-        """``download_changed`` where the part is of another file; the next try begins with nothing of it."""
+        """Raises ``download_changed`` if the part belongs to another file; the next try starts from zero."""
         if done:
             self._part.discard()
             raise DownloadError("download_changed", name=self.source.name, host=answer.host)
@@ -323,7 +323,7 @@ class Transfer:
             self.source = replace(source, size_bytes=done)
 
     def _verify(self, file: FileIO) -> None:
-        """Read back from the disk: what counts is what lies there."""
+        """Reads the file back from disk, because only the bytes on disk count."""
         source = self.source
         if not source.sha256:
             self._running.note("no checksum is known of this file; only its size was compared")

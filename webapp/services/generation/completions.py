@@ -1,6 +1,6 @@
 """Answers for programs: nothing is stored, every choice is a :class:`.generation.Generation`.
 
-The events of :class:`Completion` are the same whether an API streams them or adds them up, so both give the same text.
+:class:`Completion` produces the same events for streaming and for complete responses, so both give the same text.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = 0
 EMBEDDED = "ffn_x_prev"
 GATHER_S = 0.02
-"""Tokens that come faster than this are taken together; the first and the last of them are not kept waiting."""
+"""Tokens that come faster than this are sent together; the first and the last are sent at once."""
 
 
 class StateReader(Protocol):
@@ -60,13 +60,13 @@ class StateReader(Protocol):
 
 
 def embeddings(manager: StateReader, texts: Iterable[Sequence[int]]) -> Iterator[list[float]]:
-    """Each text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: ``prompt_too_long``,
+    """Each text as a vector: ``n_embd`` numbers of length 1. Raises errors of the prefill: ``prompt_too_long``,
     ``token_out_of_range``, a failed load.
 
-    It is ``ffn_x_prev`` of the last layer in the state after the text and the token that ends a text: the normalised
-    activation that the last channel-mixing layer got, in every architecture from 4 to 7. Its mean over the vector's own
-    entries is taken away, then it is scaled to length 1, so that a dot product is a cosine. The models were not trained
-    to make embeddings: near means alike in wording and topic, no more.
+    It is ``ffn_x_prev`` of the last layer in the state after the text and the end-of-text token: the normalised
+    activation that enters the last channel-mixing layer, in all architectures from 4 to 7. The mean of the vector's own
+    entries is subtracted, then it is scaled to length 1, so that a dot product is a cosine. The models were not trained
+    for embeddings: near vectors only mean similar wording and topic.
     """
     for state in manager.read_states(([*text, END_OF_TEXT] for text in texts), (EMBEDDED,)):
         yield normalised(state.arrays[EMBEDDED][-1])
@@ -84,9 +84,9 @@ NO_STRUCTURE = Structure()
 
 
 class Completions:
-    """What a request leaves open is the active preset's, but for its system prompt: a program writes its own messages.
+    """The active preset fills what a request leaves open, except its system prompt: programs write their own messages.
 
-    ``overrides`` are what Runner's ``/update-config`` has set since the start: they come before the preset.
+    ``overrides`` were set by Runner's ``/update-config`` since the start; they take priority over the preset.
     """
 
     def __init__(self, manager: ModelManager, presets: Presets) -> None:
@@ -95,7 +95,7 @@ class Completions:
         self._presets = presets
 
     def start(self, request: AnswerRequest) -> Completion:
-        """Queues the first choice of every prompt. Raises what is wrong with the request, and what submit raises."""
+        """Queues the first choice of every prompt. Raises errors in the request, and errors of submit."""
         model = PromptModel.chosen(self._manager)
         stops = self._presets.active().stop if request.stop is None else request.stop
         choices: list[list[Generation]] = []
@@ -128,7 +128,7 @@ class Completions:
         return Completion(choices)
 
     def _state_of(self, request: AnswerRequest) -> str | None:
-        """``state_not_found`` for a prefix that is none; its name may stand without its ending."""
+        """Raises ``state_not_found`` for an unknown prefix; its name may be given without extension."""
         if request.prefix_id is None:
             return request.state
         if request.state is not None:
@@ -140,21 +140,21 @@ class Completions:
         return found
 
     def prompt_token_ids(self, prompt: Prompt, structure: Structure = NO_STRUCTURE) -> tuple[int, ...]:
-        """What an answer to this prompt would read."""
+        """The tokens that an answer to this prompt would start from."""
         model = PromptModel.chosen(self._manager)
         return prepare(model, self._rendered(prompt, structure, model), SamplingParams()).token_ids
 
     def default_sampling(self) -> SamplingParams:
-        """Of a text as it is, where a request asks for nothing."""
+        """The sampling of a plain text for which the request sets nothing."""
         return self._sampling({}, self._manager.model_info(), PLAIN)
 
     def template(self, info: Inspection) -> PromptTemplate:
-        """The one of conversations that name none."""
+        """The template of conversations that do not name one."""
         return template_of(info, self._presets.active().template)
 
     def _sampling(self, asked: Mapping[str, Any], info: Inspection, mode: str) -> SamplingParams:
-        """``sampling_invalid`` for a value that cannot be. A longer answer than the server allows is the manager's to
-        refuse where it is asked for; what was set before for all requests asks for as much as there is."""
+        """Raises ``sampling_invalid`` for an invalid value. The manager refuses an answer longer than the server allows
+        if the request asks for it; a limit set for all requests is reduced to the allowed one."""
         given = {**self.overrides, **asked}
         if "max_tokens" in asked:
             del given["max_tokens"]
@@ -166,12 +166,12 @@ class Completions:
     def _rendered(
         self, prompt: Prompt, structure: Structure, model: PromptModel, prefix: Prefix | None = None
     ) -> RenderedPrompt:
-        """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued;
+        """Raises ``invalid_parameter`` for an unknown template or a conversation that cannot be continued, and
         ``model_writes_music`` for a conversation with a music model."""
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
             raw = raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
-            if prompt.suffix and FLOWER not in raw.stop_strings:  # what parts the texts of a gap also ends its filling
+            if prompt.suffix and FLOWER not in raw.stop_strings:  # the separator of the gap also ends the filling
                 raw = replace(raw, stop_strings=(*raw.stop_strings, FLOWER))
             before = written(prefix.source, model, preset.template).pieces if prefix else ()
             return replace(raw, pieces=(*before, *raw.pieces))
@@ -192,7 +192,7 @@ class Completions:
         if is_going_round and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
         told = ""
-        if structure == Structure():  # nothing is asked of the answer
+        if structure == Structure():  # no constraint
             tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
         else:
             tools = offered_by(structure, model.info, preset.tool_dialect)
@@ -215,7 +215,7 @@ class Completions:
         return render(template, messages, system, self._think_mode(prompt), prompt.continue_last, tools, spoken)
 
     def _think_mode(self, prompt: Prompt) -> ThinkMode:
-        """What is asked for, before the format has its say; a text as it is asks for none."""
+        """The requested mode, before the format is considered; none for plain text."""
         if not isinstance(prompt, ChatPrompt):
             return ThinkMode.NONE
         if prompt.think_mode is not None:
@@ -224,17 +224,17 @@ class Completions:
 
 
 class Completion:
-    """Its events come in one thread, from :meth:`events`; :meth:`close` may come from any, at any time, twice.
+    """One thread reads :meth:`events`; :meth:`close` may be called from any thread, at any time, twice.
 
-    Answers to one prompt begin when the first of them writes: by then its reading of the prompt is theirs too.
+    Answers to one prompt start when the first of them is decoding: then they can use its prefill.
     """
 
     def __init__(self, choices: list[list[Generation]]) -> None:
         self.answers = [answer for of_prompt in choices for answer in of_prompt]
-        """Prompt by prompt; events number them so."""
+        """Grouped by prompt; events number them in this order."""
         self.prompts = [of_prompt[0].prompt for of_prompt in choices]
         self.has_more = False
-        """Behind the event that was given last there is another at once."""
+        """Another event follows the last one immediately."""
         self._later = {id(first): later for first, *later in choices if later}
         self._wake, self._end_came = threading.Event(), threading.Event()
         self._is_closed = False
@@ -249,8 +249,8 @@ class Completion:
         return sum(prompt.prompt_tokens for prompt in self.prompts)
 
     def events(self, poll_s: float) -> Iterator[tuple[int, AnswerEvent] | None]:
-        """(number of the answer, event) until every answer is finished; None after ``poll_s`` without news. Raises what
-        broke an answer, and ends the others then."""
+        """(number of the answer, event) until every answer is finished; None after ``poll_s`` without an event. Raises
+        the error of an answer, and then ends the others."""
         told_at = -math.inf
         try:
             while any(answer.end is None for answer in self.answers):
@@ -271,14 +271,14 @@ class Completion:
             self.close()
 
     def _read(self, answer: Generation) -> Iterator[AnswerEvent]:
-        """All that is there of it."""
+        """All events that are available now."""
         while (events := answer.read(0)) is not None:
             if answer.text.token_ids or answer.end is not None:
                 self._start(self._later.pop(id(answer), ()))
             yield from events
 
     def close(self) -> None:
-        """Ends what is still being written; its slots are free at once."""
+        """Ends running answers; their slots are free at once."""
         self._is_closed = True
         for answer in self.answers:
             answer.stop()
@@ -292,13 +292,13 @@ class Completion:
             raise
 
     def _hear(self, answer: Generation) -> None:
-        """Of everything that comes of it, in the engine's thread."""
+        """Called for every event of the answer, in the engine's thread."""
         if answer.is_written:
             self._end_came.set()
         self._wake.set()
 
     def _is_told(self, event: AnswerEvent) -> bool:
-        """Raises what broke an answer. The end of one that was closed is told to nobody."""
+        """Raises the error of an answer. The end of a closed answer is not reported."""
         if isinstance(event, Failed):
             raise error_from_dict(event.error)
         if isinstance(event, Finished) and event.finish_reason == "abort":
@@ -309,7 +309,7 @@ class Completion:
 
 
 def _with_gap(prompt: TextPrompt, info: Inspection) -> str:
-    """``unsupported_parameter`` where a gap is to be filled and the model was not trained to."""
+    """Raises ``unsupported_parameter`` if a gap is to be filled and the model was not trained for that."""
     if not prompt.suffix:
         return prompt.text
     if not fills_gaps(model_name(info)) or prompt.token_ids:
@@ -318,33 +318,33 @@ def _with_gap(prompt: TextPrompt, info: Inspection) -> str:
 
 
 def _with_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """With this below the system prompt that begins them, or as one."""
+    """Appends this text to the leading system message, or adds it as one."""
     if not messages or messages[0].role is not Role.SYSTEM:
         return (Message(Role.SYSTEM, text), *messages)
     return (replace(messages[0], content=f"{messages[0].content}\n{text}"), *messages[1:])
 
 
 def _after(before: tuple[int, ...], prompt: PreparedPrompt) -> PreparedPrompt:
-    """The prompt behind tokens that were read before."""
+    """The prompt after tokens that were processed before."""
     encoded = prompt.encoded
     boundaries = (len(before), *(len(before) + boundary for boundary in encoded.boundaries))
     return replace(prompt, encoded=replace(encoded, token_ids=(*before, *encoded.token_ids), boundaries=boundaries))
 
 
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:
-    """The end is where n answers to one prompt, or to the same prompt again, begin."""
+    """Marks the end as a boundary, from which n answers to one prompt, or later ones to the same prompt, start."""
     boundaries = tuple(sorted({*prompt.encoded.boundaries, len(prompt.token_ids)}))
     return replace(prompt, encoded=replace(prompt.encoded, boundaries=boundaries))
 
 
 def _numbered(prompt: PreparedPrompt, number: int) -> PreparedPrompt:
-    """For the ``number``-th answer to a prompt; with a seed, each has its own."""
+    """The prompt for the ``number``-th answer; with a seed, each answer has its own."""
     seed = prompt.params.seed
     return prompt if seed is None else replace(prompt, params=replace(prompt.params, seed=seed + number))
 
 
 def _named(template: PromptTemplate, names: Iterable[str]) -> PromptTemplate:
-    """With other words for user, assistant and system, stops included, where the format has such words."""
+    """Uses other names for user, assistant and system, also in stops, if the format has such names."""
     user, assistant, system = names
     if not (user or assistant or system) or not template.user_prefix.endswith(": ") or template.jinja:
         return template

@@ -1,7 +1,7 @@
 """One answer of the engine as a stream of events.
 
-Everything that lets the model write goes through :class:`Generation`: chat turns, the APIs (:mod:`.completions`), the
-terminal's commands and the tool bench only render what it reads.
+All generation goes through :class:`Generation`: chat turns, the APIs (:mod:`.completions`), the terminal's commands and
+the tool bench only render its events.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from webapp.tokenizer import StreamDecoder, Tokenizer
 
 
 class AnswerText:
-    """One answer while it is written: token ids in, events out, and at the end the ids worth keeping. ``content``,
-    ``reasoning``, ``tool_calls`` and ``tokens`` are what the events so far add up to.
+    """One answer while it is generated: takes token ids, returns events, and at the end the ids to store. ``content``,
+    ``reasoning``, ``tool_calls`` and ``tokens`` are the sum of the events so far.
 
-    Stages: characters, then the template's stops and the thinking, then calls where tools are offered, then the
-    request's own stops, on the content that is left. Fed token by token, so that the events join to the same text
-    however the engine's outputs were cut.
+    Stages: characters, then the template's stops and the thinking, then calls if tools are offered, then the request's
+    own stops in the remaining content. Processed token by token, so that the events give the same text however the
+    engine's outputs were split.
 
-    ``stops`` are the request's own; ``stopped_by`` is the one that came. Calls are looked for where the prompt offers
-    tools; their text is not content. ``streams_calls``: arguments come as they are written, where a grammar constrains
-    the answer. ``router`` replaces the prompt's own. ``params``: how long nothing ends it (``min_tokens``,
-    ``ignore_eos``; the latter not for ``stops``).
+    ``stops`` are the request's own; ``stopped_by`` is the one that occurred. Calls are parsed if the prompt offers
+    tools; their text is not content. ``streams_calls``: arguments are sent while they are generated, if a grammar
+    constrains the answer. ``router`` replaces the prompt's own. ``params``: how long nothing ends the answer
+    (``min_tokens``, ``ignore_eos``; the latter does not apply to ``stops``).
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class AnswerText:
     ) -> None:
         self._params = params if params is not None and params.least_tokens else None
         self.token_ids: list[int] = []
-        """Those of a stop too, those after it not."""
+        """Includes the ids of a stop, but none after it."""
         self.tokens: list[AnswerToken] = []
         self.thought = 0
-        """Tokens of the thinking."""
+        """Number of thinking tokens."""
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         self._router = router or rendered.router()
@@ -78,14 +78,14 @@ class AnswerText:
         self._stops = StopFilter(stops := tuple(stops))
         self._has_stops = bool(stops)
         self._raw: list[str] = []
-        self._ends: list[int] = []  # per token: characters of raw text that are certain once it is read
+        self._ends: list[int] = []  # per token: characters of raw text that are certain after it
         self._content: list[str] = []
         self._content_bytes = 0
-        self._content_at: int | None = None  # its first byte in what the model wrote
+        self._content_at: int | None = None  # its first byte in the raw output
         self._written_bytes = 0
         self._reasoning: list[str] = []
         self._calls: dict[str, tuple[str, list[str]]] = {}  # by id: name and pieces of the arguments
-        self._pending: deque[tuple[AnswerToken, int, int]] = deque()  # with the place of their bytes
+        self._pending: deque[tuple[AnswerToken, int, int]] = deque()  # with the position of their bytes
 
     @property
     def tokenizer_name(self) -> str:
@@ -105,7 +105,7 @@ class AnswerText:
 
     @property
     def raw(self) -> str:
-        """Everything the model wrote, stops and tags too."""
+        """The complete output of the model, including stops and tags."""
         return self._tokenizer.decode(self.token_ids)
 
     @property
@@ -114,16 +114,16 @@ class AnswerText:
 
     @property
     def is_stopped(self) -> bool:
-        """A stop string has come; further tokens are not part of the answer."""
+        """A stop string has occurred; further tokens are not part of the answer."""
         return self._stops.stopped_by is not None or self._router.stopped_by is not None
 
     @property
     def is_calling(self) -> bool:
-        """A call, or what may become one, is being written."""
+        """A call, or a possible beginning of one, is being generated."""
         return self._parser is not None and self._parser.is_inside
 
     def feed(self, token_ids: Sequence[int], logprobs: Sequence[tuple[Any, ...]] = ()) -> list[TextEvent]:
-        """``logprobs``: for each token, or none at all."""
+        """``logprobs``: one entry for each token, or none at all."""
         is_watched = self._has_stops or self._parser is not None or self._params is not None
         if not logprobs and not is_watched and self._router.content_begin is not None:
             return self._feed_content(token_ids)
@@ -135,14 +135,14 @@ class AnswerText:
         return joined(events)
 
     def finish(self, is_cut: bool) -> list[TextEvent]:
-        """The rest. A ``cut`` answer could have gone on: half a character at its end is not shown, its ids are kept."""
+        """The remaining events. With ``is_cut``, half a character at the end is hidden and its ids are kept."""
         rest = "" if is_cut or self.is_stopped else self._decoder.flush()
         return joined(self._events(self._router.feed(rest) + self._router.finish(), is_end=True))
 
     def kept_token_ids(self) -> tuple[tuple[int, ...], bool]:
-        """The ids without the format's stop, and whether they already end with what separates messages in it.
+        """The ids without the format's stop, and whether they already end with the format's separator of messages.
 
-        They are the sampled ids up to a token's end; only where a stop begins inside a token is the rest re-encoded.
+        They are the sampled ids up to a token's end. Only if a stop begins inside a token, the rest is encoded again.
         """
         if self._router.stopped_by is None:
             return tuple(self.token_ids), "".join(self._raw).endswith(self._separator)
@@ -157,7 +157,7 @@ class AnswerText:
         return (*self.token_ids[:count], *self._tokenizer.encode(begun)), False
 
     def _tokens_until(self, end: int) -> int:
-        """The fewest tokens whose text is ``end`` characters, else the most whose text is less."""
+        """The fewest tokens whose text has ``end`` characters, else the most whose text has fewer."""
         count = bisect_left(self._ends, end)
         is_exact = end > 0 and count < len(self._ends) and self._ends[count] == end
         return count + 1 if is_exact else count
@@ -166,7 +166,7 @@ class AnswerText:
         return self._ends[count - 1] if count else 0
 
     def _feed_content(self, token_ids: Sequence[int]) -> list[TextEvent]:
-        """All at once: of content that only a stop of the format ends, it is known afterwards which token was last."""
+        """All tokens at once: if a stop of the format ends the content, the last token is known only afterwards."""
         if self.is_stopped:
             return []
         first = len(self._raw)
@@ -180,7 +180,7 @@ class AnswerText:
         return events
 
     def _take(self, token_id: int) -> str:
-        """Its text, as far as that is certain."""
+        """The token's text, as far as it is certain."""
         text = self._decoder.feed((token_id,))
         self._ends.append(self._end_of(len(self._ends)) + len(text))
         self.token_ids.append(token_id)
@@ -221,17 +221,17 @@ class AnswerText:
         return events
 
     def _before_stop(self, piece: TextEvent) -> TextEvent | None:
-        """What of a piece stands before the request's own stop, which takes later calls away too."""
+        """The part of a piece before the request's own stop, which also removes later calls."""
         if isinstance(piece, ContentDelta) and self._has_stops:
             text = self._stops.feed(piece.text)
             return ContentDelta(text) if text else None
         return None if isinstance(piece, CallDelta) and self.stopped_by is not None else piece
 
     def _released(self, is_end: bool) -> tuple[AnswerToken, ...]:
-        """Tokens that are shown as a whole; at the end also what is shown of one.
+        """Tokens whose text is completely shown; at the end also a partly shown token.
 
-        The content is one piece of the raw text, from where the router saw it begin: no call stands before any of it
-        where a grammar holds the answer.
+        The content is one continuous piece of the raw text from its beginning: with a grammar, no call precedes any of
+        it.
         """
         place = self._router.content_begin
         if place is None:
@@ -265,7 +265,7 @@ def new_call_id() -> str:
 
 
 def joined(events: list[TextEvent]) -> list[TextEvent]:
-    """Neighbouring text of one kind as one."""
+    """Merges adjacent text of the same kind."""
     if len(events) < 2:
         return events
     found: list[TextEvent] = []
@@ -290,16 +290,16 @@ def _parser_of(rendered: RenderedPrompt, streams_calls: bool) -> ToolCallParser 
 # the answer of the engine
 
 ABORT_GRACE_S = 5.0
-"""How long an engine may take to confirm the end of an answer before it counts as ended without that."""
+"""How long to wait for the engine's confirmation of a stop before the answer counts as ended."""
 POLL_S = 1.0
 WAITING_INTERVAL_S = 0.2
 
 
 class Generation:
-    """Read in one thread; :meth:`stop` may come from any thread, at any time, more than once.
+    """One thread reads it; :meth:`stop` may be called from any thread, at any time, repeatedly.
 
-    An engine's sequence is never left to write for nobody: ``stop`` before, during or after ``start`` ends it. ``text``
-    replaces the way the answer is read; ``is_kept`` and ``origin`` as in ``GenerationRequest``, ``gather_s`` as of
+    The engine never keeps generating without a reader: ``stop`` before, during or after ``start`` ends it. ``text``
+    replaces the reader of the answer; ``is_kept`` and ``origin`` as in ``GenerationRequest``, ``gather_s`` as in
     :meth:`RequestHandle.next_event`.
     """
 
@@ -316,7 +316,7 @@ class Generation:
         self.prompt = prompt
         self.text = text or AnswerText(prompt.rendered, prompt.model.tokenizer)
         self.end: Finished | Failed | None = None
-        """The last event; None until it was read."""
+        """The last event; None until it is read."""
         self._manager = manager
         self._client = client
         self._is_kept = is_kept
@@ -330,17 +330,17 @@ class Generation:
 
     @property
     def service(self) -> Service:
-        """The model, strategy and state the engine answers with; empty until it was asked."""
+        """The model, strategy and state that answer; empty until the request is sent to the engine."""
         return self._handle.service if self._handle is not None else Service()
 
     @property
     def finish_reason(self) -> str:
-        """Empty while it is written; "error" where it failed."""
+        """Empty during generation; "error" after a failure."""
         return "error" if isinstance(self.end, Failed) else self.end.finish_reason if self.end else ""
 
     @property
     def is_written(self) -> bool:
-        """The engine has given its last, which may still have to be read."""
+        """The engine has sent its last output, which may still be unread."""
         return self._handle is not None and self._handle.is_finished
 
     @property
@@ -348,15 +348,15 @@ class Generation:
         return self._stopped_at is not None
 
     def begin(self, token_ids: Sequence[int]) -> list[AnswerEvent]:
-        """Reads the beginning of an answer that goes on: its events. It does not count as written."""
+        """Processes the beginning of an answer that continues; returns its events. It does not count as generated."""
         events: list[AnswerEvent] = [*self.text.feed(token_ids)]
         self._begun_tokens = len(self.text.token_ids)
         self._begun = len(token_ids)
         return events
 
     def start(self, listener: Callable[[], None] | None = None) -> None:
-        """Queues the request. Raises what ``ModelManager.submit`` does; asks for nothing after :meth:`stop`.
-        ``listener`` is called whenever :meth:`read` may have something."""
+        """Queues the request. Raises errors of ``ModelManager.submit``; does nothing after :meth:`stop`. ``listener``
+        is called whenever :meth:`read` may have something."""
         if self.is_stopping:
             return
         request = GenerationRequest(
@@ -373,13 +373,13 @@ class Generation:
         handle = self._manager.submit(request, self.prompt.model.info, self.prompt.state)
         with self._lock:
             self._handle = handle
-        if self.is_stopping:  # stop() came meanwhile and may not have seen the handle
+        if self.is_stopping:  # stop() was called meanwhile and may not have seen the handle
             handle.abort()
         if listener is not None:
             handle.listen(listener)
 
     def stop(self) -> None:
-        """Asks for the end and returns; the last event still comes, after :data:`ABORT_GRACE_S` at the latest."""
+        """Requests the end and returns; the last event follows within :data:`ABORT_GRACE_S`."""
         with self._lock:
             self._stopped_at = self._stopped_at or time.monotonic()
             handle = self._handle
@@ -387,12 +387,12 @@ class Generation:
             handle.abort()
 
     def events(self) -> Iterator[AnswerEvent]:
-        """To the end, which is a Finished or a Failed; waits for each."""
+        """All events until a Finished or a Failed; waits for each."""
         while self.end is None:
             yield from self.read(POLL_S) or ()
 
     def finish(self) -> Finished:
-        """Reads to the end; raises what broke the answer."""
+        """Reads until the end; raises the answer's error."""
         for _ in self.events():
             pass
         if isinstance(self.end, Failed):
@@ -401,8 +401,8 @@ class Generation:
         return self.end
 
     def read(self, timeout_s: float) -> list[AnswerEvent] | None:
-        """What the next output of the engine comes to, which may be nothing to show. None when none came in time,
-        after the end, and before :meth:`start`."""
+        """The events of the engine's next output, which may be empty. None on timeout, after the end, and before
+        :meth:`start`."""
         if self.end is not None:
             return None
         if self._stopped_at is not None:
@@ -465,7 +465,7 @@ class Generation:
         return []
 
     def _told(self, waiting: Waiting) -> list[AnswerEvent]:
-        """Not more often than people can see."""
+        """Limits the events to a rate that people can see."""
         (phase, since), now = self._waited, time.monotonic()
         if waiting.phase == phase and now - since < WAITING_INTERVAL_S:
             return []
@@ -476,7 +476,7 @@ class Generation:
 def generate(
     manager: ModelManager, rendered: RenderedPrompt, params: SamplingParams, constraint: dict[str, Any] | None = None
 ) -> Generation:
-    """An answer from start to end, for who wants it whole. Raises what the engine raised."""
+    """A complete answer, for callers that do not stream. Raises the engine's error."""
     generation = Generation(manager, prepare(PromptModel.chosen(manager), rendered, params, constraint))
     generation.start()
     generation.finish()
@@ -484,5 +484,5 @@ def generate(
 
 
 def tokens_per_s(stats: SequenceStats) -> float:
-    """After the first token; 0 for an answer of one."""
+    """After the first token; 0 for an answer with one token."""
     return (stats.decoded_tokens - 1) / stats.decode_s if stats.decode_s > 0 and stats.decoded_tokens > 1 else 0.0

@@ -1,11 +1,11 @@
-"""Beginnings of conversations that were read once and are kept as state files: a system prompt, a list of tools, a
-document.
+"""Prefixes: beginnings of conversations that were prefilled once and are stored as state files: a system prompt, a list
+of tools, a document.
 
-The file has the state after exactly the tokens of that beginning, their digest, and the text. A prompt that starts from
-it is written whole, in the model's own format, as if the text stood in the conversation; where its first tokens are
-those of the file and the model is the one that read them, they are left out and the file's state takes their place. So
-the answer is the same with the file and without. Another model, another format, other tools: the text is read like any
-other, and the snapshots of the engine keep it from being read twice.
+The file contains the state after exactly these tokens, their digest, and the text. A prompt that uses it is rendered
+completely, in the model's own format, as if the text were part of the conversation. If its first tokens equal those of
+the file and the same model made the state, they are removed and the file's state is used instead. So the answer is the
+same with and without the file. With another model, format or tools, the text is prefilled normally, and the engine's
+snapshots avoid a second prefill.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ MOST_KEPT = 16
 
 @dataclass(frozen=True)
 class Source:
-    """What a prefix is made of. ``system``: the text of its system message; ``tools``: function objects offered in
-    that message, in ``dialect`` ("": the model's own); ``template`` "" is the model's own."""
+    """The content of a prefix. ``system``: the text of its system message; ``tools``: function objects offered in that
+    message, in ``dialect`` ("": the model's own); ``template`` "" is the model's own."""
 
     kind: str
     title: str
@@ -78,7 +78,7 @@ class Source:
 
     @property
     def spoken(self) -> str:
-        """The message that comes before a conversation's own; tools stand in the conversation's own system message."""
+        """The message before the conversation's own messages; tools are in the conversation's own system message."""
         return "" if self.kind == TOOLS else self.system
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Source:
 
     @classmethod
     def of(cls, sheet: PrefixSheet, told: Mapping[str, Any]) -> Source:
-        """Of a file, which may say anything. ValueError for what makes no sense."""
+        """Parses the data of a file, which is untrusted. Raises ValueError for invalid data."""
         texts = {name: told.get(name, "") for name in ("system", "dialect", "template")}
         tools = told.get("tools", [])
         is_sane = isinstance(tools, list) and all(isinstance(tool, dict) and "name" in tool for tool in tools)
@@ -101,20 +101,20 @@ class Source:
 
 
 def document(title: str, text: str) -> Source:
-    """In a fence, as a file that is attached to a message stands in a prompt."""
+    """In a code fence, like an attached file in a prompt."""
     return Source(DOCUMENT, title, fenced(display_name(title), text))
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """A file of the library. ``name`` as of :meth:`ModelManager.apply_state`."""
+    """A file in the library. ``name`` as in :meth:`ModelManager.apply_state`."""
 
     name: str
     sheet: PrefixSheet
     source: Source
 
     def rest(self, system: str, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
-        """System prompt and messages beside the prefix: one that says the same is not said twice."""
+        """System prompt and messages without those that the prefix already contains."""
         spoken = self.source.spoken
         if self.source.kind == TOOLS:
             is_bare = not system and not any(message.role is Role.SYSTEM for message in messages[:1])
@@ -124,7 +124,7 @@ class Prefix:
         return ("" if system.strip() == spoken.strip() else system), messages
 
     def offered(self, tools: OfferedTools, structure: Structure) -> OfferedTools:
-        """A program that starts from a list of tools and brings none is offered those."""
+        """A program that uses a prefix with tools and sends none gets the prefix's tools."""
         is_meant = self.source.tools and not structure.tools and structure.tool_choice in (None, "auto", "required")
         return replace(tools, definitions=self.source.tools) if is_meant else tools
 
@@ -134,8 +134,8 @@ _kept: OrderedDict[tuple[Path, Stamp], tuple[PrefixSheet, Source] | None] = Orde
 
 
 def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
-    """The prefix in a state file; None where the state (None: the one in use) is none, or cannot be read: what is wrong
-    with it is told by who uses it."""
+    """The prefix in a state file; None if the state (None: the one in use) is not a prefix or cannot be read: the
+    caller that uses the state reports its errors."""
     name = manager.status().state if state is None else state
     if not name or name == ZERO_STATE:
         return None
@@ -158,8 +158,8 @@ def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
 
 
 def starting_from(prompt: PreparedPrompt, prefix: Prefix | None, manager: ModelManager) -> PreparedPrompt:
-    """The prompt without the tokens that are in the prefix's state; whole, from the model's own beginning, where they
-    are not its first ones, or another model read them."""
+    """The prompt without the tokens in the prefix's state. If they are not its first tokens, or another model made the
+    state: the whole prompt, from the model's own initial state."""
     if prefix is None:
         return prompt
     ids, tokens = prompt.encoded.token_ids, prefix.sheet.tokens
@@ -176,7 +176,7 @@ def digest_of(token_ids: Sequence[int]) -> str:
 
 
 def written(source: Source, model: PromptModel, template: str = "") -> RenderedPrompt:
-    """The beginning alone, in the format that ``source`` or else ``template`` names, or the model's own."""
+    """Only the beginning, in the format named by ``source``, otherwise ``template``, or the model's own."""
     offered = OfferedTools(dialect_of(source.dialect, model.info), source.tools)
     chosen, offered = format_of(model.info, (source.template, template), offered, source.dialect)
     system = "" if source.spoken else source.system
@@ -185,26 +185,26 @@ def written(source: Source, model: PromptModel, template: str = "") -> RenderedP
 
 
 class Prefixes:
-    """``app.extensions["prefixes"]``: making them. Every method either starts a job or raises a RoostError."""
+    """``app.extensions["prefixes"]``: creates prefixes. Every method either starts a job or raises a RoostError."""
 
     def __init__(self, states: StateLibrary) -> None:
         self.states = states
         self._manager = states.manager
 
     def is_stale(self, sheet: PrefixSheet) -> bool:
-        """Another model than the chosen one read it; False where none is chosen."""
+        """Whether another model than the chosen one made it; False if none is chosen."""
         try:
             return sheet.made_for != self._manager.model_identity()
         except RoostError:
             return False
 
     def bake(self, source: Source, new_name: str) -> Job:
-        """Has the chosen model read it and keeps the state under a new name. ``file_name_taken``, ``prompt_empty``,
-        ``document_too_long``, ``prompt_too_long``, ``state_mismatch`` (RWKV-4), what is wrong with the model."""
+        """Prefills it with the chosen model and stores the state under a new name. Raises ``file_name_taken``,
+        ``prompt_empty``, ``document_too_long``, ``prompt_too_long``, ``state_mismatch`` (RWKV-4), model errors."""
         return self._bake(source, self.states.free_name(new_name), is_new=True)
 
     def bake_again(self, name: str) -> Job:
-        """The same for the model chosen now, in place of the file. ``state_not_found`` for what is no prefix."""
+        """Replaces the file with one for the currently chosen model. ``state_not_found`` if it is not a prefix."""
         entry = self.states.entry(name)
         prefix = find_prefix(self._manager, entry.name)
         if prefix is None:
@@ -262,7 +262,7 @@ HTML_BEGINS = re.compile(
 
 
 def read_document(states: StateLibrary, name: str, data: bytes) -> str:
-    """The text of a file a person brought: text or Markdown as it is, others by the reader's process. Raises
+    """The text of an uploaded file: text or Markdown unchanged, others by the reader process. Raises
     ``attachment_too_large``, ``attachment_not_text``, ``attachment_empty``, ``document_unreadable`` or
     FileReadingFailed."""
     shown = display_name(name)
@@ -281,7 +281,7 @@ def read_document(states: StateLibrary, name: str, data: bytes) -> str:
 
 
 def source_of_preset(preset: Preset, tools: Sequence[StoredTool], title: str) -> Source:
-    """Its system prompt and its tools (of all there are), or the prompt alone."""
+    """The preset's system prompt and its tools (from all existing ones), or only the prompt."""
     definitions = tuple(tool.definition.function for tool in tools if tool.definition.name in preset.tools)
     kind = TOOLS if definitions else PROMPT
     return Source(kind, title, preset.system_prompt, definitions, preset.tool_dialect, preset.template)

@@ -1,7 +1,7 @@
-"""What a program asks for, in no dialect, and what the engine is asked for it: token ids, stops and sampling for one
-model. What the answer has to look like is read in :mod:`.structure`.
+"""A program's request, independent of any API, and the resulting request to the engine: token ids, stops and sampling
+for one model. :mod:`.structure` handles the required form of the answer.
 
-The APIs translate into these requests; :mod:`.completions` carries them out.
+The APIs translate to these requests; :mod:`.completions` runs them.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from webapp.weights.inspection import Inspection, chat_template, model_name, req
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation. ``think_mode`` None and ``template`` "" are the active preset's, or the model's own.
+    """A conversation. ``think_mode`` None and ``template`` "" mean the active preset's, or the model's own.
 
-    ``continue_last``: the last message, an assistant's, is the beginning of the answer; only what follows it comes
-    back. ``names`` replaces the template's words for user, assistant and system where they are not "".
+    ``continue_last``: the last message, from the assistant, is the beginning of the answer; only the continuation is
+    returned. ``names`` replaces the template's names for user, assistant and system unless they are "".
     """
 
     messages: tuple[Message, ...]
@@ -54,12 +54,12 @@ class ChatPrompt:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """Text, or token ids, as they are: no template, no cleaning."""
+    """Text or token ids, used unchanged: no template, no cleaning."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
     suffix: str = ""
-    """What follows the answer: a model that can fills the gap between the two texts."""
+    """Text after the answer: a model that supports it fills the gap between the two texts."""
 
 
 Prompt = ChatPrompt | TextPrompt
@@ -67,30 +67,30 @@ Prompt = ChatPrompt | TextPrompt
 
 @dataclass(frozen=True)
 class Structure:
-    """What the answer has to look like, as OpenAI's request says it. ``tools`` are OpenAI tool objects."""
+    """The required form of the answer, as in OpenAI's request. ``tools`` are OpenAI tool objects."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: Any = None
     response_format: Mapping[str, Any] | None = None
     is_parallel: bool = True
-    """Several calls in one answer may be made."""
+    """An answer may contain several calls."""
     is_constrained: bool = True
-    """A grammar holds the answer: its calls are of known tools and fit their schemas."""
+    """A grammar constrains the answer: calls use known tools and match their schemas."""
     thinking_tokens: int | None = None
-    """How long a thought may be; it is closed there."""
+    """Maximum number of thinking tokens; thinking is closed there."""
     dialect: str = ""
-    """Of :func:`webapp.chat.tool_dialects.all_dialects`; "" is the preset's, or what fits the model."""
+    """From :func:`webapp.chat.tool_dialects.all_dialects`; "" is the preset's, or the model's own."""
 
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """``choices`` answers to each of ``prompts``. ``sampling`` holds only what was asked for: names of SamplingParams.
+    """``choices`` answers to each of ``prompts``. ``sampling`` has only the requested values: names of SamplingParams.
 
-    ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
-    :meth:`ModelManager.submit`; ``prefix_id`` names one that has a prefix in it, in its place. ``client`` is who asks,
-    for fairness. ``streams_calls``: the caller can use pieces of a call, and with a call the limit of tokens has cut
-    off. ``is_kept``: it is gone on from later. ``before``: tokens that the prompt follows, from ``state`` on, as they
-    are; ``origin`` as in ``GenerationRequest``.
+    ``stop`` None is the preset's; stops apply to the content, not to thinking. ``state`` as in
+    :meth:`ModelManager.submit`; ``prefix_id`` names a state with a prefix instead. ``client`` identifies the caller,
+    for fairness. ``streams_calls``: the caller can handle partial calls, also one that the token limit has cut off.
+    ``is_kept``: the answer will be continued later. ``before``: tokens before the prompt, starting from ``state``, used
+    unchanged; ``origin`` as in ``GenerationRequest``.
     """
 
     prompts: tuple[Prompt, ...]
@@ -109,26 +109,26 @@ class AnswerRequest:
 
 @dataclass(frozen=True)
 class PromptModel:
-    """The model a prompt is made for: its vocabulary and its template."""
+    """The model for which a prompt is made: its vocabulary and its template."""
 
     info: Inspection
     tokenizer: Tokenizer
 
     @classmethod
     def chosen(cls, manager: ModelManager) -> PromptModel:
-        info = manager.model_info()  # first: submit refuses what was made for a model chosen before
+        info = manager.model_info()  # first, because submit refuses prompts for a previous model
         return cls(info, manager.tokenizer())
 
     def check_answers(self) -> None:
-        """``model_writes_music`` for a model that knows notes and no language."""
+        """Raises ``model_writes_music`` for a model that writes notes, not language."""
         if self.info.kind == "music":
             raise RoostError("model_writes_music", name=os.path.basename(self.info.path))
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """``boundaries`` are prefix lengths at which a message ends, ascending. ``beginning`` are the last ids, those of
-    the answer that is being continued; empty for a new one."""
+    """``boundaries``: prefix lengths at which a message ends, ascending. ``beginning``: the last ids, if they belong to
+    the answer that is continued; empty for a new answer."""
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...] = ()
@@ -137,9 +137,9 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """All the engine needs for an answer. ``params`` end at the template's stops too; ``constraint`` is as in
-    ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`. ``prefix_tokens`` of the prompt are in the state
-    already and not in ``encoded``."""
+    """All that the engine needs for an answer. ``params`` include the template's stops. ``constraint`` as in
+    ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`. ``prefix_tokens`` of the prompt are already in
+    the state and not in ``encoded``."""
 
     model: PromptModel
     rendered: RenderedPrompt
@@ -151,7 +151,7 @@ class PreparedPrompt:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """What the engine is given."""
+        """The tokens for the engine."""
         return self.encoded.token_ids
 
     @property
@@ -172,14 +172,14 @@ def prepare(
 
 
 def raw_prompt(text: str, token_ids: tuple[int, ...] = (), info: Inspection | None = None) -> RenderedPrompt:
-    """Text, or token ids, as they are: no format, no cleaning, no tags, and only the stops of the model's family."""
+    """Text or token ids, unchanged: no format, no cleaning, no tags, and only the stops of the model's family."""
     stops = with_family_stops(RAW, model_name(info)).stop_strings if info is not None else ()
     return RenderedPrompt((PromptPiece(text, token_ids),), stops, is_raw=True)
 
 
 def template_of(info: Inspection, *names: str, has_tools: bool = False) -> PromptTemplate:
-    """The first of these formats that exists for the model, else the one that fits it best, which may be another where
-    tools are offered. It stops where models of its family do."""
+    """The first of these formats that exists for the model, otherwise the best match, which may depend on whether tools
+    are offered. It includes the stops of the model's family."""
     name, brought = model_name(info), chat_template(info)
     for wanted in names:
         if wanted == OWN and brought:
@@ -194,10 +194,10 @@ def template_of(info: Inspection, *names: str, has_tools: bool = False) -> Promp
 def format_of(
     info: Inspection, names: Sequence[str], offered: OfferedTools, dialect: str = "", has_calls: bool = False
 ) -> tuple[PromptTemplate, OfferedTools]:
-    """The format of a prompt that offers these tools, and the tools in the dialect that goes with it.
+    """The format of a prompt with these tools, and the tools in the matching dialect.
 
-    ``names`` are formats as for :func:`template_of`, ``dialect`` the one asked for, "" for none. ``has_calls``: calls
-    stand in the history.
+    ``names``: formats as for :func:`template_of`. ``dialect``: the requested one, "" for none. ``has_calls``: the
+    history contains calls.
     """
     follows = dialect in ("", FUNCTION_CALLING.dialect)
     chosen = template_of(info, *names, has_tools=follows and (bool(offered.definitions) or has_calls))
@@ -205,8 +205,8 @@ def format_of(
 
 
 def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = None) -> ToolDialect:
-    """By its name; for "" or an unknown name the one that goes with the model and with the format (None: the format
-    that fits the model)."""
+    """By name; for "" or an unknown name, the dialect that matches the model and the format (None: the format that
+    matches the model)."""
     known = {dialect.name: dialect for dialect in all_dialects()}
     if name in known:
         return known[name]
@@ -217,8 +217,8 @@ MOST_KEPT_TOKENS = 1 << 20
 
 
 class EncodedTexts:
-    """The ids of the texts encoded last, up to :data:`MOST_KEPT_TOKENS` (4 MB): each turn of a chat encodes all of its
-    questions, 3 ms a thousand tokens. Safe to use from any thread."""
+    """Caches the ids of the texts encoded last, up to :data:`MOST_KEPT_TOKENS` (4 MB), because each chat turn encodes
+    all earlier questions again: 3 ms per thousand tokens. Thread-safe."""
 
     def __init__(self, most_tokens: int = MOST_KEPT_TOKENS) -> None:
         self._most_tokens = most_tokens
@@ -245,7 +245,7 @@ _encoded = EncodedTexts()
 
 
 def encode_prompt(rendered: RenderedPrompt, tokenizer: Tokenizer) -> EncodedPrompt:
-    """Piece by piece: no token spans two, so a conversation that grows keeps the ids it had."""
+    """Encodes each piece separately: no token spans two pieces, so a growing conversation keeps its ids."""
     token_ids: list[int] = []
     boundaries: list[int] = []
     beginning: tuple[int, ...] = ()
@@ -260,9 +260,9 @@ def encode_prompt(rendered: RenderedPrompt, tokenizer: Tokenizer) -> EncodedProm
 
 
 def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """The usual spelling of each stop, so that the engine ends there by itself.
+    """The usual encoding of each stop, so that the engine itself ends there.
 
-    A model may spell one otherwise (World has "。\\n" as one token); the text router sees those.
+    A model may encode a stop differently (World has "。\\n" as one token); the text router detects those.
     """
     spelled = (tuple(tokenizer.encode(stop)) for stop in stop_strings)
     return tuple(sequence for sequence in spelled if sequence)

@@ -1,5 +1,5 @@
-"""What an answer has to look like: the tools it may call and the form it is held to, as OpenAI's requests say them,
-read into what the prompt offers and the constraint the engine keeps to."""
+"""The required form of an answer: the tools it may call and its output format, as in OpenAI's requests, converted to
+the tools in the prompt and the constraint for the engine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from webapp.weights.inspection import Inspection
 
 MAX_TOOLS = 128
 MAX_TOOLS_CHARS = 512 * 1024
-"""Of all tools together; each has its own limit beside it."""
+"""Limit for all tools together; each tool has its own limit too."""
 
 
 def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
-    """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
+    """In this dialect ("": the model's own), which renders past calls even if no tools are offered."""
     choice = read_choice(structure.tool_choice)
     definitions = () if choice.names == frozenset() else _definitions(structure.tools)
     if choice.names:
@@ -52,11 +52,11 @@ FORM_TOLD_BESIDE_TOOLS = "When you call no tool, answer in JSON that fits this s
 
 
 def form_told(messages: Sequence[Message], structure: Structure, has_tools: bool) -> str:
-    """What the prompt says of the answer's form: a grammar alone makes JSON that fits, of values that a model which was
-    not told what they stand for can only guess.
+    """The part of the prompt that describes the answer's form. A grammar alone ensures valid JSON, but a model that
+    does not know the meaning of the values can only guess them.
 
-    "" where a message speaks of JSON and names each property, where a call is demanded in place of the form, and where
-    the schema is longer than :data:`MOST_TOLD_CHARS`.
+    "" if a message mentions JSON and names each property, if a call is required instead of the form, or if the schema
+    is longer than :data:`MOST_TOLD_CHARS`.
     """
     form = _form(structure.response_format)
     if form is None or form["kind"] != "json_schema" or read_choice(structure.tool_choice).is_required:
@@ -73,7 +73,7 @@ def _tells(text: str, schema: Any) -> bool:
 
 
 def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
-    """None for free text. GrammarInvalid for a schema that cannot be used, before anything is queued."""
+    """None for free text. Raises GrammarInvalid for an unusable schema, before anything is queued."""
     found = _constraint_of(structure, rendered)
     if structure.thinking_tokens is None or not rendered.starts_in_reasoning:
         return found
@@ -112,9 +112,9 @@ def call_constraint(
     consumed: str = "",
     form: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool; with
-    ``form``, a description as in :mod:`webapp.structured.grammar`, calls or that form. None where nothing is offered.
-    ``consumed`` is the answer's text so far."""
+    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool. With
+    ``form``, a description as in :mod:`webapp.structured.grammar`: calls or that form. None if no tools are offered.
+    ``consumed``: the answer's text so far."""
     tools = rendered.tools
     if tools is None:
         return None
@@ -126,7 +126,7 @@ def call_constraint(
 
 
 def form_of_answer(form: Mapping[str, Any] | None) -> str:
-    """As rules for :class:`ToolRules`; GrammarInvalid for a form that cannot be used, whatever the tools are."""
+    """As rules for :class:`ToolRules`; raises GrammarInvalid for a form that is unusable with any tools."""
     if form is None:
         return ""
     from webapp.structured.grammar import check, form_rules
@@ -136,8 +136,8 @@ def form_of_answer(form: Mapping[str, Any] | None) -> str:
 
 
 def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
-    """``invalid_parameter`` naming the tool whose schema cannot be held to; GrammarInvalid where that is none by
-    itself."""
+    """Raises ``invalid_parameter`` with the tool whose schema cannot be enforced; GrammarInvalid if no single tool is
+    the reason."""
     from webapp.structured.grammar import check
 
     try:
@@ -149,7 +149,7 @@ def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
 
 
 def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
-    """The parameters by themselves first: what is said of them there names the parameter."""
+    """Checks the parameters alone first, because those errors name the parameter."""
     from webapp.structured.grammar import check
 
     grammar = dialect.grammar(ToolRules((definition,), is_required=True))
@@ -181,15 +181,15 @@ def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDial
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Only tools of these ``names`` may be called (None: any). ``is_required``: one of them has to be."""
+    """Only tools with these ``names`` may be called (None: any). ``is_required``: one of them must be called."""
 
     names: frozenset[str] | None = None
     is_required: bool = False
 
 
 def read_choice(choice: Any) -> ToolChoice:
-    """Of ``tool_choice`` in OpenAI's words. Responses have a function's name, and what is allowed, one level higher
-    than chat completions; both are read."""
+    """Parses OpenAI's ``tool_choice``. The Responses API has a function's name and the allowed tools one level higher
+    than chat completions; both are accepted."""
     if not isinstance(choice, Mapping):
         return ToolChoice(frozenset() if choice == "none" else None, choice == "required")
     if choice.get("type") == "allowed_tools":
@@ -245,14 +245,14 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
 
 
 def is_function(tool: Mapping[str, Any]) -> bool:
-    """False for the tools that OpenAI's or Anthropic's own server runs (web_search, file_search …), those that their
-    models know without a schema (bash_20250124), and for free text (custom): nobody could carry them out here, and most
-    programs that send them offer functions beside them."""
+    """False for tools that the servers of OpenAI or Anthropic run (web_search, file_search …), tools that their models
+    know without a schema (bash_20250124), and free text (custom): nothing here can run them, and most programs that
+    send them also offer functions."""
     return "function" in tool or tool.get("type") in (None, "function")
 
 
 def left_out(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The types of those that are not offered, each once, as a header can bear them."""
+    """The types of the tools that are not offered, without repeats, in a form for a header."""
     types = (
         re.sub(r"[^\w.:-]", "", str(tool.get("type")), flags=re.ASCII)[:80] for tool in tools if not is_function(tool)
     )
@@ -267,7 +267,7 @@ def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
 
 
 def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool that is not ``strict`` is never refused for its parameters: what cannot be held to is left out."""
+    """A tool that is not ``strict`` is never refused for its parameters: unsupported constraints are dropped."""
     described = tool.get("function")
     is_strict = (described if isinstance(described, Mapping) else tool).get("strict") is True
     try:
@@ -281,7 +281,7 @@ def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(512)
 def _can_be_held(parameters: str) -> bool:
-    """Kept, because programs send the same tools with every request."""
+    """Cached, because programs send the same tools with every request."""
     from webapp.structured.grammar import check
 
     try:
@@ -292,7 +292,7 @@ def _can_be_held(parameters: str) -> bool:
 
 
 def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """``strict`` refuses a schema with anything that cannot be held to; without it that is left out, as at OpenAI."""
+    """``strict`` refuses a schema with unsupported parts; without it they are dropped, as OpenAI does."""
     kind = (wanted or {}).get("type", "text")
     if wanted is None or kind == "text":
         return None
@@ -319,12 +319,12 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if isinstance(schema, Mapping):
         from webapp.structured.grammar import check_schema
 
-        check_schema(schema)  # its depth, before it is walked
+        check_schema(schema)  # checks the depth before recursion
         schema = held(schema)
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
 
 
 def _described(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where the schema stands: llama.cpp and Together have it beside the type."""
+    """The object with the schema: llama.cpp and Together have it next to the type."""
     found = wanted.get("json_schema")
     return found if isinstance(found, Mapping) else wanted

@@ -1,4 +1,4 @@
-"""Changes of the library's files: import, delete, restore, rename; never of a loaded model."""
+"""Changes to the library's files: import, delete, restore, rename; never of a loaded model."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class ModelFiles:
         self._count = 0
 
     def revision(self) -> str:
-        """Another one whenever the list of files would look different: one of them changed, or which one is loaded."""
+        """Changes whenever the list of files looks different: a file has changed, or another model is loaded."""
         status = self._manager.status()
         return f"{self.library.revision()}-{status.phase}-{status.model}"
 
     def activity(self) -> int:
-        """Another number whenever something was done here."""
+        """Changes whenever this class has changed a file."""
         return self._count
 
     def is_in_use(self, path: Path) -> bool:
-        """True for the model that is loaded, coming or going."""
+        """True for a model that is loaded, loading or unloading."""
         status = self._manager.status()
         return status.phase in HOLDS_A_MODEL and os.path.normpath(status.model_path) == os.path.normpath(path)
 
     def delete(self, name: str) -> placing.Trashed:
-        """Into the trash of its folder; ModelNotFound, ``model_in_use``, ``model_kept``."""
+        """Moves it to its folder's trash. Raises ModelNotFound, ``model_in_use``, ``model_kept``."""
         path = self._changeable(name)
         try:
             trashed = self._trash_of(path).put(path)
@@ -53,7 +53,7 @@ class ModelFiles:
         return trashed
 
     def restore(self, item_id: str) -> str:
-        """The name of the file that is back; ``trash_missing``, ``file_name_taken``."""
+        """Returns the restored file's name. Raises ``trash_missing``, ``file_name_taken``."""
         for trash in self._trashes.values():
             if any(item.id == item_id for item in trash.list()):
                 path = trash.restore(item_id)
@@ -62,25 +62,25 @@ class ModelFiles:
         raise RoostError("trash_missing", name=item_id[:32])
 
     def trashed(self) -> tuple[placing.Trashed, ...]:
-        """Of all folders, the last deleted first."""
+        """From all folders, last deleted first."""
         found = [item for trash in self._trashes.values() for item in trash.list()]
         return tuple(sorted(found, key=lambda item: -item.deleted_at))
 
     def empty_trash(self) -> int:
-        """Deletes for good; returns the bytes freed."""
+        """Deletes permanently; returns the number of bytes freed."""
         freed = sum(trash.empty() for trash in self._trashes.values() if trash.list())
         self._files_changed()
         return freed
 
     def rename(self, name: str, new_name: str) -> str:
-        """In its own folder; the name it has now. ``file_name_unusable``, ``file_name_taken``, and as of
-        :meth:`delete`."""
+        """Renames a file within its folder; returns the new name. Raises ``file_name_unusable``, ``file_name_taken``,
+        and errors of :meth:`delete`."""
         path = self._changeable(name)
         clean = placing.safe_name(new_name, ("",) if path.is_dir() else (path.suffix.lower(),))
         if clean == path.name:
             return self.library.name_of(path)
         target = path.with_name(clean)
-        if not (target.exists() and os.path.samefile(path, target)):  # only upper and lower case differ
+        if not (target.exists() and os.path.samefile(path, target)):  # the names differ only in case
             placing.take_place(path, target)
         else:
             os.rename(path, target)
@@ -94,7 +94,7 @@ class ModelFiles:
         return job
 
     def finish_upload(self, upload_id: str) -> str:
-        """The name of the model that has come; of a state its path in the models folder."""
+        """Returns the name of the uploaded model; for a state, its path in the models folder."""
         path = self.uploads.finish(upload_id)
         self._files_changed()
         return self.library.name_of(path)
@@ -111,7 +111,7 @@ class ModelFiles:
 
     def _trash_of(self, path: Path) -> placing.Trash:
         folder = self.library.folder_of(path)
-        assert folder is not None  # _changeable has seen to it
+        assert folder is not None  # checked by _changeable
         return self._trashes[folder.path]
 
     def _files_changed(self) -> None:

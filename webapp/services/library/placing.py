@@ -1,5 +1,5 @@
-"""How a file comes into the library and out of it: its name, room on the disk, a look into it, its place in one rename,
-and the trash beside the files.
+"""How files enter and leave the library: names, free disk space, inspection, the final rename, and the trash next to
+the files.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
 def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
-    """The last part of ``name``, without what some system does not allow in a file name.
+    """The last part of ``name``, without characters that some system does not allow in file names.
 
-    Raises ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``; a folder may end as it
-    likes: ``("",)``.
+    Raises ``file_name_unusable`` if nothing is left or the name has none of these ``endings``; ``("",)`` allows any,
+    for folders.
     """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     clean = FORBIDDEN.sub("_", last.encode("utf-8", "replace").decode()).strip(" .")
@@ -53,11 +53,11 @@ def _shortened(stem: str, limit_bytes: int) -> str:
 
 
 def whole_path(given: str) -> Path:
-    """A path as a person types or pastes it, quotes and ``~`` allowed; raises ``library_error`` unless it begins at the
-    root, because a browser does not know the folder Roost was started in."""
+    """A path that a person typed or pasted; quotes and ``~`` are allowed. Raises ``library_error`` unless it is
+    absolute, because a browser does not know the folder in which Roost was started."""
     try:
         path = Path(given.strip().strip("\"'")).expanduser()
-    except RuntimeError as exc:  # ~ of nobody
+    except RuntimeError as exc:  # ~ of an unknown user
         raise FileMissing(path=given) from exc
     if not path.is_absolute():
         raise RoostError("library_error", name=given, reason=Text("reason.services.path_not_absolute"))
@@ -70,7 +70,7 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def free_bytes(folder: Path) -> int:
-    """Free on the disk of ``folder``, which need not be there yet."""
+    """Free bytes on the disk of ``folder``, which need not exist yet."""
     for place in (folder, *folder.parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return shutil.disk_usage(place).free
@@ -78,7 +78,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_free(folder: Path, needed_bytes: int) -> None:
-    """Raises ``disk_full`` when writing that much would leave nothing."""
+    """Raises ``disk_full`` if there would be no space left after writing that much."""
     free = max(free_bytes(folder) - RESERVE_BYTES, 0)
     if needed_bytes > free:
         raise RoostError("disk_full", free=size_text(free), needed=size_text(needed_bytes))
@@ -86,7 +86,7 @@ def check_free(folder: Path, needed_bytes: int) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turns the system's refusals into ``disk_full``, ``folder_not_writable`` or ``library_error``."""
+    """Converts errors of the system to ``disk_full``, ``folder_not_writable`` or ``library_error``."""
     try:
         yield
     except OSError as exc:
@@ -104,8 +104,8 @@ _placing = threading.Lock()
 
 
 def look_into(reader: FileReader, path: Path, name: str) -> Inspection:
-    """What a file, or a model's folder, that is to be called ``name`` holds; a WeightsError about ``name`` when it
-    cannot be used."""
+    """Inspects a file or model folder that is going to be named ``name``. Raises a WeightsError about ``name`` if it is
+    unusable."""
     try:
         found = reader.inspect(path, any_name=True)
     except WeightsError as exc:
@@ -123,7 +123,7 @@ def look_into(reader: FileReader, path: Path, name: str) -> Inspection:
 
 
 def home_of(models_dir: Path, name: str, found: Inspection) -> Path:
-    """Where the file belongs: states have a folder of their own."""
+    """The folder for the file: states have their own."""
     return models_dir / STATES / name if found.kind == "state" else models_dir / name
 
 
@@ -133,7 +133,7 @@ def check_name_free(path: Path) -> None:
 
 
 def take_place(part: Path, path: Path) -> None:
-    """``part`` becomes ``path``, never in place of another file; both are on one disk."""
+    """Renames ``part`` to ``path``, but never replaces a file; both are on the same disk."""
     with _placing, writing(path.parent):
         check_name_free(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def take_place(part: Path, path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a small file whole or not at all, for its owner's eyes only; errors as of :func:`writing`."""
+    """Writes a small file completely or not at all, readable only by its owner; errors as in :func:`writing`."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,14 +154,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_all(file: FileIO, piece: bytes) -> None:
-    """All of ``piece``: a raw file may take a part of it, and says at the next write that the disk is full."""
+    """Writes all of ``piece``: a raw file may write only a part, and reports a full disk at the next write."""
     view = memoryview(piece)
     while view:
         view = view[file.write(view) :]
 
 
 def to_disk(part: Path) -> None:
-    """Past the system's buffers, so that a file or folder never has its name before its bytes are safe."""
+    """Flushes to disk, so that a file or folder never gets its name before its bytes are safe."""
     for path in part.iterdir() if part.is_dir() else (part,):
         with writing(part.parent), path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -175,7 +175,7 @@ ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Trashed:
-    """``name`` is where it was, relative to the trash's folder with forward slashes; ``deleted_at`` in Unix seconds."""
+    """``name``: its old path relative to the trash's folder, with forward slashes; ``deleted_at``: Unix seconds."""
 
     id: str
     name: str
@@ -184,15 +184,15 @@ class Trashed:
 
 
 class Trash:
-    """Of the files below ``folder``: deleted ones that can come back. Putting a file there is one rename on its own
-    disk, however large it is; nothing is copied. Nothing is kept in memory, so two processes may share it."""
+    """Deleted files from below ``folder`` that can be restored. Deleting is one rename on the same disk, for any size;
+    nothing is copied. No state is kept in memory, so two processes may share it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))
         self._trash = self.folder / TRASH
 
     def put(self, path: Path) -> Trashed:
-        """Raises FileMissing when it is gone already: two requests may delete it at the same time, and the second gets
+        """Raises FileMissing if it is gone already: two requests may delete it at the same time, and the second gets
         this error."""
         name = path.relative_to(self.folder).as_posix()
         size = path.lstat().st_size if path.is_symlink() else _size(path)
@@ -211,12 +211,12 @@ class Trash:
         return item
 
     def list(self) -> tuple[Trashed, ...]:
-        """The last deleted first. Damaged entries are left out, and removed when the trash is emptied."""
+        """Last deleted first. Damaged entries are skipped, and removed when the trash is emptied."""
         found = [self._read(place) for place in self._trash.iterdir()] if self._trash.is_dir() else []
         return tuple(sorted((item for item in found if item), key=lambda item: -item.deleted_at))
 
     def restore(self, item_id: str) -> Path:
-        """Back to where it was; ``trash_missing``, or ``file_name_taken`` when another file stands there now."""
+        """Moves it back; raises ``trash_missing``, or ``file_name_taken`` if another file has its name now."""
         item = self._read(self._trash / item_id) if ID.fullmatch(item_id) else None
         if item is None:
             raise RoostError("trash_missing", name=item_id)
@@ -226,7 +226,7 @@ class Trash:
         return path
 
     def empty(self) -> int:
-        """Deletes for good; the bytes that were in it."""
+        """Deletes permanently; returns the number of bytes."""
         freed = sum(item.size_bytes for item in self.list())
         with writing(self.folder), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._trash)

@@ -1,10 +1,9 @@
-"""Files that come into the library: uploads in slices, and imports of files on the server's own disks.
+"""New files for the library: uploads in slices, and imports of files from the server's own disks.
 
-The server buffers every request's body before Roost sees it, so a model of 10 GB in one body would be written twice
-and need the temporary folder to hold all of it. Slices of a few MiB need neither, make progress visible, and an upload
-that was cut off goes on where it stopped when the same file is chosen again, within a day. A folder that is one model
-comes as one upload: its files one after the other, by the names and sizes announced at the start. An import copies,
-links or moves, with progress and a way to stop.
+The server buffers every request body before Roost sees it, so a 10 GB model in one body would be written twice and
+would fill the temporary folder. Slices of a few MiB avoid both and allow progress. An interrupted upload continues if
+the same file is chosen again within a day. A folder that is one model is one upload: its files one after another, with
+the names and sizes announced at the start. An import copies, links or moves a file, with progress and cancel.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ _NO_MODEL = ("unknown_format", "file_truncated")
 
 
 Parts = tuple[tuple[str, int], ...]
-"""Names and sizes in bytes of the files of a folder; none for an upload that is one file."""
+"""Names and sizes in bytes of a folder's files; empty for an upload of one file."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """``done_bytes`` is also where the next slice begins; ``touched_at`` in Unix seconds."""
+    """``done_bytes`` is also the offset of the next slice; ``touched_at``: Unix seconds."""
 
     id: str
     name: str
@@ -60,7 +59,7 @@ class Upload:
 
 
 class Uploads:
-    """Into ``models_dir``. What is under way lies in a hidden folder there, and survives a restart."""
+    """Uploads to ``models_dir``. Unfinished uploads are in a hidden folder there, and survive a restart."""
 
     def __init__(self, models_dir: Path, reader: FileReader | None = None) -> None:
         self.models_dir = models_dir
@@ -69,11 +68,11 @@ class Uploads:
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
 
     def start(self, name: str, size_bytes: int, stamp: str = "", parts: Parts = ()) -> Upload:
-        """Begins, or goes on with what is there of the same file or folder (name, size, ``parts`` and ``stamp``, its
-        date).
+        """Starts an upload, or continues an unfinished one of the same file or folder (same name, size, ``parts`` and
+        ``stamp``, its date).
 
-        ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``file_is_directory`` for a folder that is no
-        model, ``disk_full``.
+        Raises ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``file_is_directory`` for a folder that is
+        no model, ``disk_full``.
         """
         clean = placing.safe_name(name, ("",) if parts else MODEL_ENDINGS)
         check_parts(clean, parts)
@@ -109,11 +108,11 @@ class Uploads:
             raise UploadMissing(name=upload_id[:32]) from exc
 
     def write(self, upload_id: str, offset: int, slice_: IO[bytes]) -> Upload:
-        """Adds a slice that begins at byte ``offset`` of the file; raises ``upload_offset`` when that is not the next
-        one.
+        """Adds a slice that begins at byte ``offset`` of the file; raises ``upload_offset`` unless that is the next
+        byte.
 
-        What no model file begins with is refused after the first slice; that, and more bytes than were announced,
-        ends the upload and leaves nothing. A full disk leaves what was there before the slice.
+        A file that does not begin like a model is refused after the first slice. That, and more bytes than announced,
+        ends and removes the upload. If the disk is full, the data before the slice is kept.
         """
         with self._locked(upload_id):
             upload = self.get(upload_id)
@@ -129,9 +128,9 @@ class Uploads:
             return self.get(upload_id)
 
     def finish(self, upload_id: str) -> Path:
-        """The file or folder in its place, once all of it is there and it is one Roost reads.
+        """Moves the complete file or folder to its final place, if Roost can read it.
 
-        Raises WeightsError when it is not, and it is gone; ``file_name_taken`` keeps it.
+        Otherwise raises WeightsError and deletes it; ``file_name_taken`` keeps it.
         """
         with self._locked(upload_id):
             upload = self.get(upload_id)
@@ -161,7 +160,7 @@ class Uploads:
                 self._remove(upload_id)
 
     def pending(self) -> tuple[Upload, ...]:
-        """Those that have begun and not ended; one that nobody went on with for a day is removed."""
+        """Unfinished uploads; those without a new slice for a day are removed."""
         found = []
         for part in sorted(self.folder.glob("*.part")) if self.folder.is_dir() else []:
             with contextlib.suppress(UploadMissing):
@@ -189,7 +188,7 @@ class Uploads:
                 raise
 
     def _check_beginning(self, upload_id: str, before: Upload) -> None:
-        """Of a folder its names have told what it is."""
+        """Not needed for a folder, whose file names were checked."""
         part = self._part(upload_id)
         if before.parts:
             return
@@ -209,14 +208,14 @@ class Uploads:
         for path in (part, self._about(upload_id)):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        with contextlib.suppress(OSError):  # the last one takes the folder with it
+        with contextlib.suppress(OSError):  # remove the folder after its last file
             self.folder.rmdir()
 
     def _part(self, upload_id: str) -> Path:
         return self.folder / f"{upload_id}.part"
 
     def _files(self, upload_id: str, parts: Parts, size_bytes: int) -> list[tuple[Path, int]]:
-        """Where its bytes go, in order, and how many."""
+        """The files for its bytes, in order, and the size of each."""
         part = self._part(upload_id)
         return [(part / name, size) for name, size in parts] or [(part, size_bytes)]
 
@@ -224,13 +223,13 @@ class Uploads:
         return self.folder / f"{upload_id}.json"
 
     def _locked(self, upload_id: str) -> threading.Lock:
-        """One lock may serve several uploads: a request may name any id, and a lock for each would stay for good."""
+        """One lock may serve several uploads: requests may contain any id, and a lock per id would never be freed."""
         return self._locks[hash(upload_id) % LOCKS]
 
 
 def check_parts(folder: str, parts: Parts) -> None:
-    """The names come from a stranger's page: each has to be that of a file in the folder itself, on every system.
-    ``file_name_unusable``; ``file_is_directory`` where they are no model and no adapter."""
+    """The names are untrusted: each must be a valid file name directly in the folder, on every system. Raises
+    ``file_name_unusable``; ``file_is_directory`` if the files are neither a model nor an adapter."""
     names = [name for name, _ in parts]
     for name, size in parts:
         if name.startswith(".") or name != placing.safe_name(name, ("",)) or size < 0:
@@ -242,7 +241,7 @@ def check_parts(folder: str, parts: Parts) -> None:
 
 
 def _placed(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, int]]:
-    """Each file, the byte of all that it begins at, and its size."""
+    """Each file, its offset in the concatenation of all, and its size."""
     begin = 0
     for path, size in files:
         yield path, begin, size
@@ -250,11 +249,11 @@ def _placed(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, int]]:
 
 
 def _write_at(files: list[tuple[Path, int]], position: int, piece: bytes) -> None:
-    """``piece`` at byte ``position`` of all files together."""
+    """Writes ``piece`` at byte ``position`` of the concatenation."""
     for path, begin, size in _placed(files):
         first, last = max(position, begin), min(position + len(piece), begin + size)
         if first < last:
-            # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
+            # Unbuffered: a full disk is reported at the write, and closing the file cannot fail.
             with path.open("rb+", buffering=0) as file:
                 file.seek(first - begin)
                 placing.write_all(file, piece[first - position : last - position])
@@ -266,10 +265,9 @@ COPY_BYTES = 4 << 20
 
 
 def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str, on_done: Callable[[], None]) -> Job:
-    """Looks into the file and begins. A link, and a move within one disk, are done when this returns.
+    """Inspects the file and starts the import. A link, or a move on the same disk, is complete when this returns.
 
-    What is wrong with the file, its name or the room for it is raised at once. ``on_done`` is called from the job's
-    thread.
+    Errors in the file, its name or the free space are raised at once. ``on_done`` is called from the job's thread.
     """
     source = placing.whole_path(source_path)
     if mode not in MODES:
@@ -308,7 +306,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
 
 
 def _at_once(action: Callable[[Path, Path], None], source: Path, path: Path) -> bool:
-    """False when it cannot be done across disks."""
+    """False if it is impossible across disks."""
     with placing.writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -321,7 +319,7 @@ def _at_once(action: Callable[[Path, Path], None], source: Path, path: Path) -> 
 
 
 def _copy(source_path: Path, part: Path, running: Running) -> None:
-    """Of a folder: the files in it, none of those in its folders."""
+    """For a folder: only its files, not those in its subfolders."""
     before = stamp_of(source_path)
     done = 0
     with placing.writing(part.parent, before[1]):
@@ -346,7 +344,7 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
 
 
 def _link(source: Path, path: Path) -> None:
-    """A symbolic link; where the system keeps those for administrators (Windows), a hard one."""
+    """A symbolic link; a hard link if only administrators may create symbolic ones (Windows)."""
     try:
         os.symlink(source, path, target_is_directory=source.is_dir())
     except OSError as exc:
@@ -356,7 +354,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 def _rename(source: Path, path: Path) -> None:
-    """Of the file itself, should ``source`` be a link to it."""
+    """Renames the file itself, even if ``source`` is a link to it."""
     os.rename(os.path.realpath(source), path)
     if source.is_symlink():
         source.unlink()

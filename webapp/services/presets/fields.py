@@ -1,10 +1,10 @@
-"""Every parameter of a preset as one table, and its values as flat fields: read from a form or from JSON, checked, put
-into a preset and taken out.
+"""The table of all parameters of a preset, and their values as flat fields: parsed from a form or JSON, checked, and
+converted to and from a preset.
 
-The preset page and the side panel of a chat draw the table. Its sampling part is
-:data:`webapp.engine.sampling_params.PARAMETERS`. The words are in the catalogue: ``sampling.<name>`` or
-``presets.field.<name>``, ``.label`` and ``.help``. Flat: one name each (as in the table, and ``name`` and ``note``),
-so that a form, a file and an error speak of the same thing.
+The preset page and the chat's side panel are generated from the table. Its sampling part is
+:data:`webapp.engine.sampling_params.PARAMETERS`. The texts are in the catalogue: ``sampling.<name>`` or
+``presets.field.<name>``, ``.label`` and ``.help``. Flat means one name for each value (as in the table, plus ``name``
+and ``note``), so that forms, files and errors use the same names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOTE_CHARS = 2000
 SHOWN_CHARS = 60
 WORDS = {"true": True, "on": True, "1": True, "yes": True, "false": False, "off": False, "0": False, "": False}
 CHAT_MAX_TOKENS = 2000
-"""Room for an answer that thinks first; a person can stop it."""
+"""Enough for an answer with thinking; a person can stop it."""
 MODEL_NAME_CHARS = 500
 STRATEGY_CHARS = 4000
 TOOL_NAME_CHARS = 64
@@ -42,11 +42,11 @@ MOST_TOOLS = 200
 class Parameter:
     """One row.
 
-    ``kind``: float, int, bool, choice, text (lines), line, list (lines, each a value) or file (a name in the library).
-    ``group``: sampling, prompt or model. ``place`` is where a preset keeps it: ``sampling`` or ``options`` (a dict of
-    what differs from the default) or ``preset`` (a field of its own). ``slider_least`` and ``slider_most`` bound the
-    slider; a typed number may go to ``least`` and ``most``. ``default`` None: nothing is set, and ``is_optional`` says
-    that this can be chosen again.
+    ``kind``: float, int, bool, choice, text (lines), line, list (one value per line) or file (a name in the library).
+    ``group``: sampling, prompt or model. ``place``: where a preset stores it: ``sampling`` or ``options`` (a dict of
+    values that differ from the default) or ``preset`` (its own field). ``slider_least`` and ``slider_most`` limit the
+    slider; a typed number may be from ``least`` to ``most``. ``default`` None: not set; ``is_optional``: a person can
+    choose that again.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Parameter:
 
 
 def _sampling(row: SamplingParameter) -> Parameter:
-    """A preset leaves an answer more room than a bare request has (``CHAT_MAX_TOKENS``)."""
+    """A preset allows a longer answer than a bare request (``CHAT_MAX_TOKENS``)."""
     default = CHAT_MAX_TOKENS if row.name == "max_tokens" else row.default
     return Parameter(
         row.name,
@@ -128,8 +128,8 @@ BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}
 
 
 def read_fields(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, PresetError]]:
-    """(typed values, what is wrong by name). Numbers and switches may be text, as forms send them; None, and "" for a
-    number, mean "the default"."""
+    """(typed values, errors by name). Numbers and switches may be text, as in forms; None, and "" for a number, mean
+    "the default"."""
     found: dict[str, Any] = {}
     problems: dict[str, PresetError] = {}
     for name, value in values.items():
@@ -141,7 +141,7 @@ def read_fields(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Pr
 
 
 def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Like :func:`read_fields`, but raises the first problem."""
+    """Like :func:`read_fields`, but raises the first error."""
     found, problems = read_fields(values)
     for problem in problems.values():
         raise problem
@@ -149,7 +149,7 @@ def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_field(name: str, value: Any) -> Any:
-    """The typed value of one field; ``preset_invalid``, ``preset_out_of_range`` or ``preset_too_long``."""
+    """The typed value of one field; raises ``preset_invalid``, ``preset_out_of_range`` or ``preset_too_long``."""
     if name == "name":
         return _name(value)
     if name == "note":
@@ -163,13 +163,13 @@ def read_field(name: str, value: Any) -> Any:
 
 
 def flat(preset: Preset) -> dict[str, Any]:
-    """What the preset sets, by name; sampling and options it leaves at their default are not in it."""
+    """The values that the preset sets, by name, without sampling and options that have their default."""
     fields = {row.name: getattr(preset, row.name) for row in PARAMETERS if row.place == "preset"}
     return {"name": preset.name, "note": preset.note, **fields, **preset.sampling, **preset.options}
 
 
 def put(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`Preset` that typed flat ``values`` change; None takes an override away."""
+    """The fields of :class:`Preset` that these typed flat ``values`` change; None removes an override."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
         row = BY_NAME.get(name)
@@ -184,13 +184,13 @@ def put(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_names(before: Preset, after: Preset) -> tuple[str, ...]:
-    """Parameters whose value differs, in the order of the table; name and note are none."""
+    """Parameters with different values, in the order of the table, without name and note."""
     old, new = flat(before), flat(after)
     return tuple(row.name for row in PARAMETERS if old.get(row.name) != new.get(row.name))
 
 
 def overrides(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a form sets: the given values that are not those its page was drawn with as the defaults."""
+    """The values that a form sets: those that differ from the defaults with which its page was rendered."""
     return {name: value for name, value in given.items() if name not in base or value != base[name]}
 
 
@@ -232,8 +232,8 @@ def _line(row: Parameter, value: Any) -> str:
 
 
 def _file(row: Parameter, value: Any) -> str:
-    """A name in the library. Presets travel between machines: a path would name another file there, or one that is
-    none of the library's."""
+    """A name in the library, not a path: presets are moved between machines, and a path could mean another file there
+    or one outside the library."""
     name = _line(row, value)
     if not is_library_name(name):
         raise invalid(row.name, name, Text("reason.services.not_a_library_name"))
@@ -248,7 +248,7 @@ def is_library_name(name: str) -> bool:
 
 
 def _list(row: Parameter, value: Any) -> tuple[str, ...]:
-    """A list, or text with one item a line; ``\\n`` and ``\\t`` in an item of text stand for line break and tab."""
+    """A list, or text with one item per line, where ``\\n`` and ``\\t`` mean line break and tab."""
     items = value
     if isinstance(value, str):
         items = [unescaped(line) for line in value.replace("\r\n", "\n").split("\n") if line]
@@ -306,7 +306,7 @@ READERS: dict[str, Callable[[Parameter, Any], Any]] = {
 
 
 def escaped(item: str) -> str:
-    """A stop string as one line of a form; :func:`unescaped` reads it back."""
+    """A stop string as one line of a form; :func:`unescaped` is the inverse."""
     return item.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -315,7 +315,7 @@ def unescaped(line: str) -> str:
 
 
 def plain(value: float) -> str:
-    """A number as a person writes it: no exponent, no trailing zeros."""
+    """A number in everyday form: no exponent, no trailing zeros."""
     if float(value) == int(value):
         return str(int(value))
     return f"{value:.6f}".rstrip("0").rstrip(".")

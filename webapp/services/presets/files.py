@@ -1,8 +1,8 @@
-"""Presets as a JSON file of ours: ``{"format": "roost-presets", "version": 1, "presets": [{flat fields}, ...]}``; and
-reading the configurations of RWKV-Runner: its ``config.json``, or one or a list of ``ModelConfig`` objects.
+"""Preset files: Roost's JSON file ``{"format": "roost-presets", "version": 1, "presets": [{flat fields}, ...]}``, and
+the configurations of RWKV-Runner: its ``config.json``, or one or a list of ``ModelConfig`` objects.
 
-Fields as of RWKV-Runner 1.9 (``frontend/src/types/configs.ts``). What Runner allows and Roost does not is brought into
-range; what has no counterpart (port, WebUI) is left out, and a device Roost cannot run becomes what suits this machine.
+Fields as in RWKV-Runner 1.9 (``frontend/src/types/configs.ts``). Values outside Roost's range are clamped; fields
+without an equivalent (port, WebUI) are dropped, and an unsupported device becomes a suitable one for this machine.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def write(presets: Iterable[Preset]) -> str:
 
 
 def read(text: str) -> list[Preset]:
-    """New presets without ids. ``preset_file_invalid`` for another kind of file, ``preset_invalid`` names the preset
-    and the parameter that cannot be."""
+    """New presets without ids. Raises ``preset_file_invalid`` for other files; ``preset_invalid`` names the preset and
+    its invalid parameter."""
     document = load_json(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise PresetError("preset_file_invalid", reason=Text("reason.services.not_a_preset_file"))
@@ -46,13 +46,13 @@ def read(text: str) -> list[Preset]:
 
 
 def is_ours(text: str) -> bool:
-    """Without judging it: :func:`read` says what is wrong."""
+    """Does not validate: :func:`read` reports errors."""
     document = load_json(text)
     return isinstance(document, dict) and "format" in document
 
 
 def preset_of(fields: Mapping[str, Any]) -> Preset:
-    """From flat fields as a file holds them; "name" has to be among them."""
+    """From a file's flat fields, which must include "name"."""
     values, problems = read_fields({"name": None, **fields})
     for name, problem in problems.items():
         raise_named(str(fields.get("name", ""))[:40], name, problem)
@@ -60,7 +60,7 @@ def preset_of(fields: Mapping[str, Any]) -> Preset:
 
 
 def raise_named(preset_name: str, field: str, problem: PresetError) -> NoReturn:
-    """The same problem, saying in which of many presets it lies."""
+    """The same error, with the name of the preset."""
     named = f"{preset_name}: {field}" if preset_name and field != "name" else field
     raise problem.with_params(name=named)
 
@@ -79,7 +79,7 @@ def listed(rows: Any) -> list[dict[str, Any]]:
 
 
 def load_json(text: str) -> Any:
-    """``preset_file_invalid`` for what is too long, no JSON, or nested beyond measure; NaN and the like are no JSON."""
+    """Raises ``preset_file_invalid`` for a text that is too long, invalid JSON (also NaN), or nested too deeply."""
     if len(text) > FILE_CHARS:
         raise PresetError(
             "preset_file_invalid",
@@ -96,7 +96,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def read_runner_presets(text: str) -> list[Preset]:
-    """``preset_file_invalid`` when it is nothing Runner saves."""
+    """Raises ``preset_file_invalid`` unless Runner saved it."""
     document = load_json(text)
     if isinstance(document, dict) and "modelConfigs" in document:
         document = document["modelConfigs"]
@@ -130,8 +130,8 @@ def _fields(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def runner_strategy(model: Mapping[str, Any]) -> str:
-    """The strategy of the first backend that runs Runner's device; "" (what suits this machine) for one that Roost runs
-    in another way or not at all."""
+    """The strategy of the first backend that supports Runner's device; "" (a suitable one for this machine) if Roost
+    does not support it, or only in another way."""
     found = (backend.runner_strategy(model) for backend in backends())
     return next((strategy for strategy in found if strategy is not None), "")[:STRATEGY_CHARS]
 
@@ -147,12 +147,12 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _file_name(path: str) -> str:
-    """Runner names files relative to its own folder; here they lie in the library."""
+    """Runner's file names are relative to its own folder; here the files are in the library."""
     return PurePosixPath(path.replace("\\", "/")).name
 
 
 def _within(name: str, value: Any) -> Any:
-    """A number brought into Roost's range; anything else as it is, for the reader of fields to judge."""
+    """Clamps a number to Roost's range; returns other values unchanged, for the validation of fields."""
     row = BY_NAME[name]
     if row.kind == "bool" or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return value

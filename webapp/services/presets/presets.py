@@ -1,5 +1,5 @@
-"""Presets as page, API and command line use them: making, saving and applying them. Those that come with Roost are
-data in ``shipped.json``, their texts in the catalogue.
+"""Presets for page, API and command line: creating, saving and applying them. The shipped presets are data in
+``shipped.json``, their texts in the catalogue.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ NAMESPACE = uuid.UUID("9f0d1f0e-5a55-4c0b-9a1e-526f6f737400")
 
 @functools.lru_cache(maxsize=1)
 def shipped_presets() -> tuple[Preset, ...]:
-    """In the order to show them; read once. Their ids never change with the values."""
+    """In display order; cached. Their ids do not depend on their values."""
     return tuple(_shipped(row) for row in json.loads(DATA.read_text(encoding="utf-8")))
 
 
 def shipped(key: str) -> Preset:
-    """KeyError for an unknown key."""
+    """Raises KeyError for an unknown key."""
     return {preset.shipped_key: preset for preset in shipped_presets()}[key]
 
 
 def is_as_shipped_name(preset: Preset) -> bool:
-    """Whether its name (and note) are to be shown in the reader's language, as ``presets.shipped.<key>.name``."""
+    """Whether its name (and note) are shown in the reader's language, from ``presets.shipped.<key>.name``."""
     return any(preset.shipped_key == row.shipped_key and preset.name == row.name for row in shipped_presets())
 
 
@@ -74,7 +74,7 @@ PresetList = list[Preset]  # inside the class `list` is the method
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """``applied``: parameters the next answer uses already; ``needs_reload``: what a load would have to change."""
+    """``applied``: parameters that the next answer already uses; ``needs_reload``: those that need a reload."""
 
     preset: Preset
     applied: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class SaveOutcome:
 
 
 class Presets:
-    """One an app, kept in memory. Every method may be called from any thread; listeners hear of every change."""
+    """One per app, cached in memory. Thread-safe. Listeners are called at every change."""
 
     def __init__(self, manager: ModelManager, database: Database, settings: Settings) -> None:
         self._manager = manager
@@ -96,7 +96,7 @@ class Presets:
         self.store.purge_deleted(time.time() - DELETED_KEPT_S)
 
     def list(self) -> PresetList:
-        """A person's own by name, then the shipped ones in their order."""
+        """The person's own presets by name, then the shipped ones in their order."""
         return [*self._read()[1]]
 
     def get(self, preset_id: str) -> Preset:
@@ -109,7 +109,7 @@ class Presets:
         return next((preset for preset in self._read()[1] if preset.id == preset_id), None)
 
     def find(self, name: str) -> Preset:
-        """By name (in any case), by the key of a shipped one, or by id. PresetNotFound."""
+        """By name (ignoring case), key of a shipped preset, or id. Raises PresetNotFound."""
         wanted, living = " ".join(name.split()).casefold(), self.list()
         for key in ("name", "shipped_key", "id"):
             for preset in living:
@@ -118,7 +118,7 @@ class Presets:
         raise PresetNotFound()
 
     def active(self) -> Preset:
-        """The one made active; before that the one for the starter model, or the general one for any other."""
+        """The activated preset; before the first activation the one for the starter model, or the general one."""
         return self._known(self._read()[2]) or self._default()
 
     def is_active(self, preset: Preset) -> bool:
@@ -128,7 +128,7 @@ class Presets:
         return self.chosen(chat.preset_id)
 
     def chosen(self, preset_id: str) -> Preset:
-        """A chat's or a notebook's own choice while it exists, else the active preset."""
+        """The own choice of a chat or notebook if it still exists, otherwise the active preset."""
         return self._known(preset_id) or self.active()
 
     def default_sampling(self, info: Inspection | None = None, mode: str = PLAIN) -> SamplingParams:
@@ -137,26 +137,26 @@ class Presets:
     def sampling(
         self, preset: Preset, overrides: Mapping[str, Any], info: Inspection | None = None, mode: str = PLAIN
     ) -> SamplingParams:
-        """The model's defaults in this mode, then the preset's, then ``overrides``; ``sampling_invalid`` for a value or
-        name that cannot be. An answer is no longer than the setting allows."""
+        """The model's defaults in this mode, then the preset's values, then ``overrides``. Raises ``sampling_invalid``
+        for an invalid value or name. The settings limit the length of an answer."""
         given = {**self.default_sampling(info, mode).to_dict(), **preset.sampling, **overrides}
         params = SamplingParams.from_dict(given)
         limit = self._settings.max_tokens_limit
         return replace(params, max_tokens=limit) if params.max_tokens > limit else params
 
     def start_state(self, chat: Chat) -> str | None:
-        """For ``ModelManager.submit``: the chat's own state, else its preset's."""
+        """For ``ModelManager.submit``: the chat's own state, otherwise its preset's."""
         return self.state_of(self.of_chat(chat)) if chat.state is None else chat.state
 
     def state_of(self, preset: Preset) -> str | None:
         """None is the state in use, which is the active preset's."""
         return None if self.is_active(preset) else preset.state
 
-    # what loading one would take
+    # what a load would need
 
     def differences(self, preset: Preset) -> tuple[str, ...]:
-        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
-        preset leaves open is none of them."""
+        """Parameters that would require a reload of the loaded (or chosen) model, without those that the preset leaves
+        open."""
         model, strategy = preset.model or None, preset.strategy or None
         if model is None and strategy is None and not preset.options:
             return ()
@@ -166,19 +166,19 @@ class Presets:
             return ("model",) if is_other_model else ()
         try:
             return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
-        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
+        except RoostError:  # it cannot be loaded at all; :meth:`problem` says why
             given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
             return tuple(name for name, is_other in given if is_other)
 
     def _is_model(self, name: str, path: str) -> bool:
-        """Whether the file at ``path`` is the one of this name; by its last part where the library finds none."""
+        """Whether ``path`` is the file with this name; compares only file names if the library does not find it."""
         try:
             return str(self._manager.library.find(name)) == path
         except RoostError:
             return file_name(name) == file_name(path)
 
     def problem(self, preset: Preset) -> RoostError | None:
-        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
+        """Why its model cannot be loaded here now, as far as names show it; None if it can."""
         try:
             if preset.model:
                 self._manager.library.find(preset.model)
@@ -200,27 +200,27 @@ class Presets:
         }
 
     def usual_strategy(self, model: str) -> str | None:
-        """For a preset that leaves it open: the operator's, which is ``auto`` unless he chose one. None, as it is, for
-        the model in use."""
+        """For a preset that leaves it open: the operator's choice, by default ``auto``. None, which means no change,
+        for the model in use."""
         usual = self._settings.strategy
         return usual if model or not is_automatic(usual) else None
 
     def resolved_strategy(self, model: str) -> str | None:
-        """What :meth:`usual_strategy` comes to on this machine; None where that cannot be told."""
+        """The strategy that :meth:`usual_strategy` becomes on this machine; None if unknown."""
         usual = self.usual_strategy(model)
         if usual is None or not is_automatic(usual):
             return usual
-        from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
+        from webapp.services.strategy.choice import recommended_strategy  # imports psutil, which a start does not need
 
         return recommended_strategy(self._manager.library, model)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Called after every change, in the thread that made it."""
+        """Calls ``listener`` after every change, in the thread that made it."""
         self._listeners.append(listener)
 
     def _read(self) -> tuple[int, PresetList, str]:
-        """(version, all presets, id of the active one), kept in memory: a page asks for them many times. What was read
-        while something changed bears the version before it, and is read again."""
+        """(version, all presets, id of the active one), cached, because a page asks for them many times. Data read
+        during a change has the version before it, and is read again."""
         version, kept = self._version, self._kept
         if kept is None or kept[0] != version:
             with self._database.newest():
@@ -233,14 +233,14 @@ class Presets:
             listener()
 
     def _default(self) -> Preset:
-        """One of the two is always there to answer with, even if it was deleted."""
+        """Returns one of the two in any case, even if it was deleted."""
         chosen = file_name(self._manager.status().model_path)
         starter = shipped(STARTER_KEY)
         wanted = starter if chosen in ("", starter.model) else shipped(GENERAL_KEY)
         return self._known(wanted.id) or wanted
 
     def create(self, name: str, values: Mapping[str, Any] | None = None) -> Preset:
-        """``values`` are flat fields, checked. ``preset_invalid``, PresetNameTaken, ``too_many_presets``."""
+        """``values`` are flat fields, checked. Raises ``preset_invalid``, PresetNameTaken, ``too_many_presets``."""
         fields = checked_fields({**(values or {}), "name": name})
         made = self.store.create(**put(Preset("", ""), fields))
         self._tell()
@@ -258,7 +258,7 @@ class Presets:
         return renamed
 
     def delete(self, preset_id: str) -> None:
-        """Undone by :meth:`restore` within a day. Chats that had it follow the active preset meanwhile."""
+        """:meth:`restore` can undo it for a day. Meanwhile, its chats use the active preset."""
         self.store.delete(preset_id)
         self._tell()
 
@@ -268,18 +268,18 @@ class Presets:
         return restored
 
     def reset(self, preset_id: str) -> SaveOutcome:
-        """A shipped preset as it came; like saving those values."""
+        """Resets a shipped preset to its original values, like saving them."""
         shipped = self.store.shipped(preset_id)
         if shipped is None:
             raise PresetNotFound()
         return self._change(preset_id, lambda: self.store.reset(preset_id))
 
     def save(self, preset_id: str, changes: Mapping[str, Any], expected: float | None = None) -> SaveOutcome:
-        """Saves flat fields, all or none; None takes an override back. ``preset_changed`` when it was saved since
-        ``expected`` (its ``updated_at``; None: whatever it was).
+        """Saves flat fields, all or none; None removes an override. Raises ``preset_changed`` if the preset was saved
+        after ``expected`` (its ``updated_at``; None: no check).
 
-        What needs no reload holds for the next answer of every chat with this preset. A new state of the active preset
-        becomes the state in use; one that does not fit is refused and nothing is saved.
+        Values that need no reload apply to the next answer of every chat with this preset. A new state in the active
+        preset becomes the state in use; if it does not fit, it is refused and nothing is saved.
         """
         fields = checked_fields(changes)
 
@@ -289,9 +289,9 @@ class Presets:
         return self._change(preset_id, update)
 
     def apply(self, preset_id: str) -> Preset:
-        """Makes it the active preset and loads its model (in the background), unless what runs serves it already.
+        """Makes it the active preset and loads its model in the background, unless the running engine already matches.
 
-        What can be told before loading is raised at once, and the former one stays active.
+        Errors that are known before loading are raised at once, and the previous preset stays active.
         """
         preset = self.store.get(preset_id)
         self._manager.load(**self.choice(preset))
@@ -300,7 +300,7 @@ class Presets:
         return preset
 
     def set_active(self, preset_id: str) -> Preset:
-        """For every chat that follows the active preset; loads nothing, but its state is used if it fits what runs."""
+        """For every chat that uses the active preset; loads nothing, but uses its state if the running model fits."""
         preset = self.store.get(preset_id)
         if not self.differences(preset):
             self._use_state(preset)
@@ -309,19 +309,19 @@ class Presets:
         return preset
 
     def export_json(self, preset_ids: Sequence[str] = ()) -> str:
-        """Of these, or of all of a person's own and edited ones."""
+        """These presets, or all of a person's own and edited ones."""
         found = [self.get(name) for name in preset_ids] if preset_ids else [p for p in self.list() if _is_own(p)]
         return files.write(found)
 
     def import_text(self, text: str) -> PresetList:
-        """Presets of a file of ours or of RWKV-Runner, all or none. ``preset_file_invalid``, ``preset_invalid``,
-        ``too_many_presets``."""
+        """Imports the presets of a Roost or RWKV-Runner file, all or none. Raises ``preset_file_invalid``,
+        ``preset_invalid``, ``too_many_presets``."""
         read = files.read if files.is_ours(text) else read_runner_presets
         return self.add(read(text))
 
     def begin(self) -> None:
-        """At the start of a server: the preset named by the settings becomes the active one, and the first request
-        loads the active one's model, unless the settings name a model. ``settings_invalid`` for a name that is none."""
+        """Called at a server's start: activates the preset named in the settings, and makes the first request load the
+        active preset's model, unless the settings name a model. Raises ``settings_invalid`` for an unknown name."""
         if self._settings.preset:
             self.store.set_active(self._named().id)
             self._tell()
@@ -344,13 +344,13 @@ class Presets:
             raise RoostError("settings_invalid", name="preset", value=self._settings.preset, reason=reason) from exc
 
     def add(self, presets: Sequence[Preset]) -> PresetList:
-        """New ones, under free names."""
+        """Adds new presets, with unused names."""
         made = self.store.create_all(presets)
         self._tell()
         return made
 
     def _change(self, preset_id: str, change: Callable[[], Preset]) -> SaveOutcome:
-        """The new state is tried inside the transaction: refused, it takes the whole change back."""
+        """Tries the new state inside the transaction: a refusal rolls the whole change back."""
         with self._saving, self._database.transaction():
             before = self.store.get(preset_id)
             is_active = self.active().id == preset_id

@@ -1,8 +1,8 @@
-"""How the makers of a model sample it: values by family and by mode, and where each comes from.
+"""The sampling values that the makers of a model recommend, by family and mode, with their sources.
 
-Sources: what was published with the G1 models since 2026-07 for thinking, for answers without thinking and for tool
-calls; the author's ``music/run.py`` (ChatRWKV) for music models; the chat defaults of RWKV-Runner for every model
-before them. ``generation_config.json`` of a model's folder comes before both, value by value.
+Sources: publications with the G1 models since 2026-07, for thinking, for answers without thinking and for tool calls;
+the author's ``music/run.py`` (ChatRWKV) for music models; RWKV-Runner's chat defaults for all earlier models. A
+``generation_config.json`` in a model's folder overrides both, value by value.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ MIDI_MUSIC: Mapping[str, Any] = {
     "logit_bias": {T125: -1.0},
     "rising_bias": ((0, -4.0, 0.002),),
 }
-"""A wait counts for less than a note, the longest wait is made rarer, and the end of the piece likelier with each token
-(up to the 2,000th its logit is lowered, from there on raised)."""
+"""A wait counts less than a note, the longest wait gets a lower probability, and the end of the piece a higher one with
+each token (its logit is lowered up to the 2,000th token and raised after that)."""
 CONFIG_NAMES = {
     PLAIN: ("plain", "no_think", "fake_think"),
     THINK: ("think", "thinking", "open_think"),
     TOOLS: ("tools", "function_calling"),
 }
-"""Under which a ``generation_config.json`` may have values for one mode; those beside them are for all."""
+"""Keys of a ``generation_config.json`` with values for one mode; other values apply to all modes."""
 ALIASES = {
     "alpha_presence": "presence_penalty",
     "alpha_frequency": "frequency_penalty",
@@ -73,25 +73,25 @@ CONFIG_KEYS = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_p
 
 @dataclass(frozen=True)
 class Sampling:
-    """``origins`` says for each value whose it is: runner, tiny, g1h, music or folder; words are
-    ``presets.origin.<it>``."""
+    """``origins``: the source of each value: runner, tiny, g1h, music or folder; the texts are
+    ``presets.origin.<source>``."""
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
 
 
 def mode_of(think_mode: ThinkMode | str, has_tools: bool) -> str:
-    """Tools before thinking: penalties keep a model from repeating a tool's name and its arguments."""
+    """Tools take priority over thinking: penalties prevent a model from repeating a tool's name and arguments."""
     if has_tools:
         return TOOLS
     return PLAIN if ThinkMode(think_mode) in (ThinkMode.NONE, ThinkMode.FAST) else THINK
 
 
 def published_sampling(info: Inspection | None, mode: str = PLAIN) -> Sampling:
-    """For a model, None where none is known; ``mode`` is one of :data:`MODES`.
+    """For a model, or None if there is none; ``mode`` is one of :data:`MODES`.
 
-    A model known to be tiny gets a mild frequency penalty: it has learnt few ways to say a thing, and the full penalty
-    pushes it off every one of them.
+    A tiny model gets a mild frequency penalty: it knows few ways to express something, and the full penalty would
+    suppress all of them.
     """
     values = dict(RUNNER)
     origins = dict.fromkeys(values, "runner")
@@ -109,7 +109,7 @@ def published_sampling(info: Inspection | None, mode: str = PLAIN) -> Sampling:
 
 
 def _configured(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
-    """The values that can be used; one that cannot is passed over, since a stranger wrote it."""
+    """The valid values; invalid ones are ignored, because the file is untrusted."""
     found: dict[str, Any] = {}
     parts = [config, *(config[name] for name in CONFIG_NAMES[mode] if isinstance(config.get(name), Mapping))]
     for key, value in (pair for part in parts for pair in part.items()):
@@ -125,6 +125,6 @@ def _configured(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
 
 
 def default_sampling(settings: Settings, info: Inspection | None = None, mode: str = PLAIN) -> SamplingParams:
-    """How the makers of the model sample it (:func:`published_sampling`), with room for an answer in a chat."""
+    """The recommendation of the model's makers (:func:`published_sampling`), with enough tokens for a chat answer."""
     values = published_sampling(info, mode).values
     return SamplingParams(max_tokens=min(CHAT_MAX_TOKENS, settings.max_tokens_limit), **values)

@@ -1,7 +1,7 @@
-"""How a model is run on this machine.
+"""How to run a model on this machine.
 
-choice      a strategy checked, the recommended one, the one of a load; the tables to compare them by
-fit         whether a model fits into memory, and what else would
-speed       how fast a model would write here
-hardware    processor, memory, cards, disk; answers of backends, kept for a moment
+choice      checks a strategy, recommends one, chooses one for a load; the tables to compare them
+fit         whether a model fits into memory, and the alternatives
+speed       estimated speed of a model on this machine
+hardware    CPU, memory, GPUs, disk; cached answers of backends
 """

@@ -1,5 +1,5 @@
-"""Choosing how a model is run: a strategy checked while it is being written, the one that suits this machine, and the
-tables that help to choose."""
+"""The choice of a strategy: checking one while a person types it, recommending one for this machine, and the tables for
+comparison."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from webapp.weights.inspection import Inspection
 
 @dataclass(frozen=True)
 class StrategyCheck:
-    """``is_valid``: the model can run so here. ``error`` says why not, ``is_elsewhere`` that another machine could.
+    """``is_valid``: the model can run this way here. ``error`` says why not; ``is_elsewhere``: another machine could.
 
-    ``strategy`` is the canonical form (as given when it cannot be read). ``runs`` is empty without a model, when it
-    cannot be placed, and for a backend that keeps all layers alike. ``remarks``: of ``Backend.remarks``.
+    ``strategy`` is the canonical form (unchanged if it cannot be parsed). ``runs`` is empty without a model, if the
+    model cannot be placed, and for a backend that treats all layers alike. ``remarks``: from ``Backend.remarks``.
     """
 
     is_valid: bool
@@ -45,7 +45,7 @@ def kinds_here() -> list[KindEntry]:
 
 @kept
 def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
-    """Loads nothing, raises nothing. Without ``config`` only the writing is checked, not layers or versions."""
+    """Loads nothing, never raises. Without ``config``, only the syntax is checked, not layers or versions."""
     text = strategy.strip()
     if text and is_automatic(text):
         return StrategyCheck(True, text)
@@ -65,8 +65,8 @@ def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """``strategy`` is empty when nothing here can run the file. ``reason`` is a catalogue key over ``params``, or a
-    text; ``fit`` is of the strategy."""
+    """``strategy`` is empty if nothing here can run the file. ``reason``: a catalogue key with ``params``, or a text.
+    ``fit`` belongs to the strategy."""
 
     strategy: str
     reason: str
@@ -75,8 +75,8 @@ class Recommendation:
 
 
 def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int = 0) -> Recommendation:
-    """The first of the backends' suggestions that fits with room to spare; else one that fits at all; else the
-    smallest, which says so."""
+    """The first suggestion of the backends that fits with a reserve; otherwise one that just fits; otherwise the
+    smallest, with a reason that says so."""
     tried = []
     for one in fits.suggested(inspection):
         fit = fits.estimate(
@@ -100,7 +100,7 @@ def _recommended(fit: fits.Fit, reason: str) -> Recommendation:
 
 
 def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
-    """What suits this machine and the model; None where that cannot be told."""
+    """The recommended strategy for the model on this machine; None if unknown."""
     try:
         return recommend(probe(), library.inspect(library.find(model))).strategy
     except RoostError:
@@ -108,8 +108,9 @@ def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
 
 
 def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | None:
-    """For a load that names a model alone, to give to ``ModelManager.load``; None keeps the one in use, also for a
-    model that is not there, which the manager says, and ``auto``. ``in_use`` is ``ModelStatus.chosen_strategy``."""
+    """For a load that names only a model, as an argument for ``ModelManager.load``. None keeps the strategy in use,
+    also for ``auto`` and for a missing model, which the manager reports. ``in_use`` is
+    ``ModelStatus.chosen_strategy``."""
     if is_automatic(in_use):
         return None
     try:
@@ -121,8 +122,8 @@ def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | No
 
 
 def strategy_for(found: Inspection, in_use: str, hardware: Hardware) -> str:
-    """Another than the one in use for a file that was converted for another, and for a version that this one cannot
-    run (int8 and RWKV-7): what suits this machine. A strategy that nothing could be run with stays, and is told."""
+    """A strategy that differs from the one in use if the file was converted for another strategy, or if the model's
+    version does not support it (int8 and RWKV-7). An unusable strategy is not replaced but reported."""
     if is_automatic(in_use):
         return recommend(hardware, found).strategy or in_use
     if not validate(in_use).is_valid:
@@ -134,17 +135,17 @@ def strategy_for(found: Inspection, in_use: str, hardware: Hardware) -> str:
 
 @functools.lru_cache(maxsize=1)
 def comparison() -> dict[str, Any]:
-    """The tables of RWKV-Runner's manual, and what was measured with Roost: ``sizes``, ``memory``, ``kinds``,
-    ``measured``. Read once.
+    """The tables of RWKV-Runner's manual, and Roost's own measurements: ``sizes``, ``memory``, ``kinds``, ``measured``.
+    Cached.
 
-    ``comparison.json`` is the manual. ``sizes`` are the columns of ``memory`` (figures of an i7-10870H with an RTX 3080
-    Laptop, 16 GB, and 32 GB RAM). A row has ``kind``, ``precision``, ``place`` (ram or vram) and ``cells``; a cell
-    ``gb`` (absent: not advised), and where not all layers are quantised ``layers``, ``all_layers`` and ``all_gb``.
-    ``kinds``: file format, kinds of model and stars for speed, out of five.
+    ``comparison.json`` is the manual. ``sizes`` are the columns of ``memory`` (measured on an i7-10870H with an RTX
+    3080 Laptop, 16 GB, and 32 GB RAM). A row has ``kind``, ``precision``, ``place`` (ram or vram) and ``cells``. A cell
+    has ``gb`` (missing: not recommended), and ``layers``, ``all_layers`` and ``all_gb`` if not all layers are
+    quantised. ``kinds``: file format, kinds of model and stars for speed, out of five.
 
-    ``measured.json`` is a list, filled only with figures that a command gave: ``{"kind", "precision", "size",
-    "parameters", "architecture", "peak_gb", "tokens_per_s" or null, "machine", "date", "command"}``; ``size`` is the
-    column of the manual it belongs to.
+    ``measured.json`` is a list with figures from commands only: ``{"kind", "precision", "size", "parameters",
+    "architecture", "peak_gb", "tokens_per_s" or null, "machine", "date", "command"}``; ``size`` is the matching column
+    of the manual.
     """
     manual, measured = (
         json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))

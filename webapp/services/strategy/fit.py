@@ -1,7 +1,7 @@
-"""Whether a model will fit, before it is loaded: bytes needed and free on each device, and room for how many answers.
+"""Whether a model will fit, before it is loaded: needed and free bytes on each device, and how many answers fit.
 
-Bytes come from the shapes in the file's header and from the backend (``Backend.footprint``); nothing is loaded and no
-torch imported. Estimated and real peaks are compared in docs/memory.md and by tests.
+Sizes come from the shapes in the file's header and from the backend (``Backend.footprint``); nothing is loaded and
+torch is not imported. docs/memory.md and tests compare estimated with real peaks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from webapp.weights.inspection import Inspection, require_model
 FITS, TIGHT, DOES_NOT_FIT, CANNOT_RUN = "fits", "tight", "does_not_fit", "cannot_run"
 MOST_ALTERNATIVES = 4
 BREATHING_BYTES = 256 * 2**20
-"""Left free on a device before a fit is called tight: the machine runs other things, too."""
+"""With less free memory than this on a device, a fit is called tight: the machine runs other programs too."""
 CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """One device, ``ram`` or ``cuda:0``. ``peak_bytes``: the most there will be, while an answer is written or during
-    the load. ``free_bytes`` is None for a device that cannot be asked; of one that tells only how large it is, and is
-    too small, all counts as free."""
+    """One device, ``ram`` or ``cuda:0``. ``peak_bytes``: the peak during the load or while an answer is generated.
+    ``free_bytes``: None if unknown; if only the device's total size is known and that is too small, all of it counts as
+    free."""
 
     device: str
     peak_bytes: int
@@ -33,17 +33,17 @@ class DeviceFit:
 
     @property
     def left_bytes(self) -> int | None:
-        """Negative by how much it is too large."""
+        """Negative if it is too large."""
         return None if self.free_bytes is None else self.free_bytes - self.peak_bytes
 
 
 @dataclass(frozen=True)
 class Fit:
-    """``verdict``: fits, tight, does_not_fit or cannot_run; then ``error`` says why, and there are no devices.
+    """``verdict``: fits, tight, does_not_fit or cannot_run; in the last case ``error`` says why, without devices.
 
-    ``seats``: answers that could be written at once by what is free; ``seats_used``: of these, what the settings and
-    the backend allow. None where free memory is not known. ``state_bytes_per_seat`` over all devices.
-    ``alternatives``: other strategies this model could be run with.
+    ``seats``: simultaneous answers that fit into free memory; ``seats_used``: those that settings and backend allow.
+    None if free memory is unknown. ``state_bytes_per_seat``: sum over all devices. ``alternatives``: other strategies
+    for this model.
     """
 
     strategy: str
@@ -57,7 +57,7 @@ class Fit:
 
     @property
     def tightest(self) -> DeviceFit | None:
-        """The device with the least left; the first one where nothing can be told."""
+        """The device with the least free memory left; the first one if unknown."""
         known = [device for device in self.devices if device.left_bytes is not None]
         return min(known, key=lambda device: device.left_bytes or 0) if known else next(iter(self.devices), None)
 
@@ -72,8 +72,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the engine is to hold besides the model. ``reclaimable_bytes``: main memory that the engine running now
-    would give back first."""
+    """What the engine needs besides the model. ``reclaimable_bytes``: main memory that the running engine would free
+    before the load."""
 
     max_sequences: int = 32
     state_cache_bytes: int = CACHE_BYTES
@@ -90,9 +90,9 @@ def estimate(
     reclaimable_bytes: int = 0,
     with_alternatives: bool = True,
 ) -> Fit:
-    """Never raises for a file or a strategy that cannot run: that is a verdict, with its error.
+    """Never raises for a file or strategy that cannot run: the verdict says so, with its error.
 
-    The alternatives are what the backends suggest: at most four that this machine can run, those that fit first.
+    The alternatives are the backends' suggestions: at most four that this machine can run, those that fit first.
     """
     demand = Demand(max_sequences, state_cache_bytes, reclaimable_bytes)
     fit = _one(inspection, strategy, hardware, demand)
@@ -118,13 +118,13 @@ def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Dema
 
 @kept
 def suggested(inspection: Inspection) -> list[Suggestion]:
-    """What the backends of this machine suggest, the best first."""
+    """Suggestions of this machine's backends, best first."""
     return suggestions(inspection)
 
 
 @kept
 def _footprint(inspection: Inspection, strategy: str) -> tuple[Footprint, int] | RoostError:
-    """And how many sequences the backend runs at once, 0 where it does not say before a load."""
+    """Also returns how many sequences the backend runs at once, 0 if unknown before a load."""
     try:
         require_model(inspection)
         backend, options = runnable(inspection, strategy)
@@ -142,8 +142,8 @@ def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand)
 
 
 def _seats(devices: tuple[DeviceFit, ...], footprint: Footprint, demand: Demand) -> int | None:
-    """By the device that runs out first, beside a full state cache (which is in main memory); one at least where the
-    model itself fits. Each further answer costs its state, once more while a step makes the next one out of it."""
+    """Determined by the device that runs out first, with a full state cache (in main memory); at least one if the model
+    itself fits. Each further answer needs its state, and again the same while a step computes the next one."""
     found = []
     for device in devices:
         state = footprint.state.get(device.device, 0)

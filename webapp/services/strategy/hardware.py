@@ -1,7 +1,7 @@
-"""What this machine has and what of it is free: processor, memory, NVIDIA cards, disk. Imports no torch.
+"""The hardware of this machine and its free resources: CPU, memory, NVIDIA GPUs, disk. Does not import torch.
 
-A page asks for this at each visit, so nothing here may make it wait: figures are kept for a moment, and so is what the
-backends said about this machine and a model (:func:`kept`).
+A page asks for this at each visit, so nothing here may be slow: figures are cached for a moment, and so are the
+backends' answers about this machine and a model (:func:`kept`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Answered = TypeVar("Answered", bound=Callable[..., Any])
 
 
 def kept(ask: Answered) -> Answered:
-    """``ask``, which asks backends, at most once in :data:`ANSWERS_KEPT_S` about the same things: they look into files
-    for packages, drivers and compilers, and go through every tensor of a model. For pages; a load asks them itself.
+    """Caches ``ask``, which asks backends, for :data:`ANSWERS_KEPT_S` per arguments, because backends search for
+    packages, drivers and compilers, and process every tensor of a model. For pages; a load asks backends directly.
 
-    Texts and sizes of models are the same when they are equal, any other argument when it is the very same object.
+    Texts and model sizes are compared by value, any other argument by identity.
     """
 
     @functools.wraps(ask)
@@ -49,18 +49,18 @@ def kept(ask: Answered) -> Answered:
 
 
 def forget_answers() -> None:
-    """What was asked with :func:`kept` is asked again."""
+    """Clears the cache of :func:`kept`."""
     _answers.clear()
 
 
 _answers: dict[Any, tuple[float, Any, Any]] = {}
-"""When, what, and the arguments: an ``id`` is another object's only after they are gone."""
+"""Time, result, and the arguments: while they are stored, no other object can get the same ``id``."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Sizes in bytes. ``cores`` are physical, ``threads`` what runs at once. ``ram_available`` is what programs can
-    still get, within a container's limit. ``disk_free`` is of the folder asked about."""
+    """Sizes in bytes. ``cores`` are physical cores, ``threads`` hardware threads. ``ram_available``: what programs can
+    still get, within a container's limit. ``disk_free``: on the disk of the given folder."""
 
     cpu_name: str
     cores: int
@@ -72,7 +72,7 @@ class Hardware:
 
 
 class Probe:
-    """Reads the machine at most every two seconds; safe to call from any thread."""
+    """Reads the machine at most every two seconds; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,12 +104,12 @@ _probe = Probe()
 
 
 def probe(folder: Path | None = None) -> Hardware:
-    """The machine as it is now (two seconds old at the most); ``disk_free`` is of ``folder`` or the current one."""
+    """The current machine (at most two seconds old); ``disk_free`` is for ``folder`` or the current one."""
     return _probe.read(folder or Path())
 
 
 def disk_free(folder: Path) -> int:
-    """Of the nearest folder above that exists; 0 when even that cannot be asked."""
+    """For the nearest existing parent folder; 0 if unknown."""
     for candidate in (folder, *folder.absolute().parents):
         try:
             return shutil.disk_usage(candidate).free
@@ -120,7 +120,7 @@ def disk_free(folder: Path) -> int:
 
 @functools.cache
 def cpu_name() -> str:
-    """As the maker calls it; on systems that do not say, the family."""
+    """The maker's name for it; on systems without that, the family."""
     if platform.system() == "Linux":
         return _linux_cpu_name() or platform.machine()
     if platform.system() == "Windows":

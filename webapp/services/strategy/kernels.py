@@ -1,4 +1,4 @@
-"""The native engine's library on this machine: where it is, what it runs, and building it; and its packed files."""
+"""The native engine's library on this machine: its path, what it supports, building it; and its packed files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from webapp.errors import BackendUnavailable
 
 @dataclass(frozen=True)
 class Kernels:
-    """``path`` is "" while there is no library; ``isa`` its instruction set here, ``compiler`` the command that would
-    build one; each may be ""."""
+    """``path`` is "" if there is no library; ``isa``: its instruction set here; ``compiler``: the command for a build.
+    Each may be ""."""
 
     availability: Availability
     path: str
@@ -38,7 +38,7 @@ def compiler() -> str:
 
 
 def build() -> None:
-    """Also where the compiler has failed before. BackendUnavailable."""
+    """Also after an earlier failure of the compiler. Raises BackendUnavailable."""
     try:
         building.build()
     except building.NativeUnavailable as exc:
@@ -46,12 +46,12 @@ def build() -> None:
 
 
 def packed_files() -> dict[str, str]:
-    """How many there are, how many bytes and where; empty for none."""
+    """Their number, size in bytes and folder; {} if there are none."""
     found = packed_file.all_files()
     total = sum(each.size_bytes for each in found)
     return {"count": str(len(found)), "bytes": f"{total:,}", "folder": str(packed_file.folder())} if found else {}
 
 
 def clear_packed_files() -> int:
-    """Deletes them; returns how many bytes they were. A model that is running goes on."""
+    """Deletes them; returns the number of bytes. A running model is not affected."""
     return packed_file.clear()

@@ -1,7 +1,7 @@
-"""How fast a model would write on this machine: as it was measured here, or by what memory was measured to give.
+"""The speed of a model on this machine: measured here, or estimated from measured memory bandwidth.
 
-One answer alone reads every weight once a token, so where memory is what holds it up (any model beyond the caches) its
-speed is the bytes that memory gives in a second, over the bytes of a token.
+A single answer reads every weight once per token. So if memory is the bottleneck (for any model larger than the CPU
+caches), the speed is the memory bandwidth in bytes per second, divided by the bytes per token.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from webapp.errors import RoostError
 from webapp.weights.inspection import Inspection
 
 LEAST_BYTES = 64 << 20
-"""Of a token. Below it arithmetic and caches decide, and nothing is estimated."""
+"""Bytes per token. Below this, arithmetic and caches matter more, and there is no estimate."""
 
 
 @dataclass(frozen=True)
 class MeasuredSpeed:
-    """Of one answer alone. ``model`` is a file's name, ``size_bytes`` its size."""
+    """Speed of a single answer. ``model``: a file name, ``size_bytes``: its size."""
 
     model: str
     size_bytes: int
@@ -32,8 +32,7 @@ class MeasuredSpeed:
 
 @dataclass(frozen=True)
 class MeasuredMachine:
-    """What was measured here: ``speeds``, the newest first, and what memory gives when it is read (None: never
-    measured)."""
+    """Measurements on this machine: ``speeds``, newest first, and the memory's read bandwidth (None: not measured)."""
 
     speeds: tuple[MeasuredSpeed, ...] = ()
     bytes_per_s: float | None = None
@@ -41,15 +40,14 @@ class MeasuredMachine:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one answer alone; ``is_measured`` of this very model and strategy, else it is an estimate."""
+    """Speed of a single answer; ``is_measured``: with this model and strategy, otherwise an estimate."""
 
     tokens_per_s: float
     is_measured: bool
 
 
 def speed_here(inspection: Inspection, strategy: str, here: MeasuredMachine) -> Speed | None:
-    """None where nothing is known: nothing measured yet, a model so small that memory does not decide, a graphics
-    card."""
+    """None if unknown: no measurement yet, a model so small that memory is not the bottleneck, or a GPU."""
     for one in here.speeds:
         is_this = one.model == os.path.basename(inspection.path) and one.size_bytes == inspection.size_bytes
         if is_this and _is_same(one.strategy, strategy):
@@ -65,8 +63,8 @@ def speed_here(inspection: Inspection, strategy: str, here: MeasuredMachine) -> 
 
 
 def _bytes_per_s(strategy: str, read: int, here: MeasuredMachine) -> float | None:
-    """What weights were read with: by this strategy, else by its backend where formats read alike, in the model whose
-    tokens are nearest in size; else the backend's usual share of what memory gives."""
+    """Read bandwidth for weights: measured with this strategy, otherwise with its backend if all its formats read
+    equally fast, on the model with the nearest bytes per token; otherwise the backend's usual share of bandwidth."""
     backend, _ = resolve_strategy(strategy)
     share = backend.bandwidth_share
     known = [one for one in here.speeds if (one.bytes_a_token or 0) >= LEAST_BYTES]
@@ -81,9 +79,9 @@ def _bytes_per_s(strategy: str, read: int, here: MeasuredMachine) -> float | Non
 
 
 def bytes_a_token(inspection: Inspection, strategy: str) -> int | None:
-    """Weights and states that one written token reads; None where nobody counts: on a card, and where much of the head
-    stays unread because most tokens are never drawn."""
-    from webapp.manager.session import banned_token_ids  # brings msgspec, which a start does without
+    """Bytes of weights and states read per generated token. None if unknown: on a GPU, and if much of the head is
+    skipped because most tokens are never sampled."""
+    from webapp.manager.session import banned_token_ids  # imports msgspec, which a start does not need
 
     config = inspection.config
     if config is None:
@@ -114,7 +112,7 @@ def _backend_of(strategy: str) -> type | None:
 
 
 def speeds_of(documents: Sequence[dict[str, object]]) -> MeasuredMachine:
-    """Of documents of ``roost bench``, the newest first."""
+    """From documents of ``roost bench``, newest first."""
     speeds = []
     rates = [share["gb_per_s"] for one in documents if isinstance(share := one.get("bandwidth"), dict)]
     for one in documents:
