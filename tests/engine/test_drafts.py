@@ -143,8 +143,7 @@ def test_no_answer_of_a_real_model_changes(format, tmp_path):
     ]  # fmt: skip
     answers = []
     for most in (0, 15):
-        backend = load_backend(tmp_path / "m.safetensors", f"native {format}")
-        backend.draft_tokens = most
+        backend = load_backend(tmp_path / "m.safetensors", f"native {format} draft={most}")
         made = LLMEngine(backend, max_sequences=3, state_cache_bytes=1 << 20)
         found = run(made, *requests)
         answers.append([found[each.request_id].token_ids for each in requests])

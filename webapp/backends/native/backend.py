@@ -50,7 +50,7 @@ MAX_COLUMNS = 128
 """Tokens that pass the layers together: running answers and a step's share of the prompts."""
 SMALL_WIDTH = 512
 """Below this ``n_embd`` a token takes tens of microseconds a layer: meeting at its phases eats what a second thread
-brings, unless there are several tokens and a processor is free; and a guessed token costs nearly as much as a step."""
+brings, unless there are several tokens and a processor is free."""
 
 FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
 QUANTISED = ("q8", "q6", "q4")
@@ -112,7 +112,7 @@ class NativeBackend(FlatBackend):
     def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config
         self._free_threads = FreeThreads(model.threads) if config.n_embd < SMALL_WIDTH else None
-        self.draft_tokens = draft_tokens if config.n_embd >= SMALL_WIDTH else 0
+        self.draft_tokens = draft_tokens
         self._model = model
 
     @classmethod
