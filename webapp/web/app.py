@@ -9,7 +9,6 @@ import logging
 import mimetypes
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -290,6 +289,7 @@ class PackedStatic:
         self._view: Callable[..., Any] = app.view_functions["static"]
         self._folder = Path(str(app.static_folder))
         self._packed: dict[str, tuple[str, bytes]] = {}
+        self._dates: dict[str, int] = {}
         self._lock = threading.Lock()
         app.view_functions["static"] = self.send
         app.add_url_rule(f"{app.static_url_path}/v-<version>/<path:filename>", "static")
@@ -299,10 +299,11 @@ class PackedStatic:
     @cached_property
     def version(self) -> str:
         """Of the names and contents of all files, as they were when the first page was drawn."""
-        self._read_at = time.time()
         digest = hashlib.blake2b(digest_size=6)
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-            digest.update(b"%s\0%s\0" % (path.relative_to(self._folder).as_posix().encode(), path.read_bytes()))
+            name = path.relative_to(self._folder).as_posix()
+            self._dates[name] = path.stat().st_mtime_ns
+            digest.update(b"%s\0%s\0" % (name.encode(), path.read_bytes()))
         return digest.hexdigest()
 
     def _name_version(self, endpoint: str, values: dict[str, Any]) -> None:
@@ -312,7 +313,7 @@ class PackedStatic:
     def send(self, filename: str, version: str = "") -> Response:
         response = self._packed_if_wanted(filename)
         is_current = response.status_code in (200, 304) and version == self.version
-        if is_current and (self._folder / filename).stat().st_mtime <= self._read_at:
+        if is_current and (self._folder / filename).stat().st_mtime_ns == self._dates.get(filename):
             response.headers["Cache-Control"] = f"max-age={KEPT_S}, immutable"
         return response
 
