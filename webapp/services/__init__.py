@@ -5,7 +5,7 @@ chat         a chat's answers: generated in a server thread, followed by any num
 tools        MCP servers and their tools; a tool tried by hand
 bench        how fast a model runs on this machine; how well it calls tools, case by case
 evaluation   held-out cases, and the scoring of answers to them
-attachments  text files in a chat: upload, texts for prompts and searches
+attachments  files in a chat: upload, texts for prompts and searches
 compose      pieces of a music model
 notebook     plain texts that the model continues: continuation, undo, alternatives for each token
 batch        one prompt per row of a list or table, many at once, as a job
