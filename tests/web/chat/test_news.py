@@ -1,4 +1,7 @@
+import threading
 import time
+
+import pytest
 
 from webapp.web.chat import live
 from webapp.web.chat.live import ChatNews, chat_topic
@@ -63,3 +66,22 @@ def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for
     assert 0 < viewer.idle_s <= IDLE_WAIT_S / 2
     viewer._list_drawn_at -= IDLE_WAIT_S
     assert viewer.idle_s == 0
+
+
+def test_what_a_command_tells_while_the_page_is_brought_up_to_date_is_sent_whatever_becomes_of_that(roost, monkeypatch):
+    sent = []
+    with roost.app.test_request_context():
+        viewer = Viewer(roost.app, "en", sent.append)
+        telling = threading.Thread(target=viewer.frame, kwargs={"type": "accepted"})
+
+        def show_chat():
+            telling.start()
+            telling.join(0.1)  # it waits for the lock; without one it would be over by now, its frame among the unsent
+            raise RuntimeError("the reading broke")
+
+        monkeypatch.setattr(viewer, "_show_chat", show_chat)
+        viewer.open("", [])
+        with pytest.raises(RuntimeError), viewer._lock:
+            viewer._bring_up_to_date()
+        telling.join(60)
+    assert '{"type": "accepted"}' in sent
