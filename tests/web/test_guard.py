@@ -444,7 +444,7 @@ def test_a_refusal_of_the_api_is_an_openai_error(shared):
 
 def test_a_refusal_of_a_page_is_a_page_in_the_readers_language(local):
     response = ask(local, headers={"Host": "evil.example", "Accept-Language": "zh-CN", "Accept": "text/html,*/*"})
-    assert response.mimetype == "text/html" and "Roost 不响应这个网址" in response.text
+    assert response.mimetype == "text/html" and "Roost 不响应这个主机名" in response.text
     assert 'lang="zh"' in response.text
 
 
