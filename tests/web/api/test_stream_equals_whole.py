@@ -1,4 +1,4 @@
-"""80 seeded requests, streamed and not: the same text, thinking, reason, counts and logprobs.
+"""80 seeded requests, streamed and whole: same text, thinking, reason, counts, logprobs. What a stream writes at once.
 
 ``ROOST_STREAM_CASES=200`` makes more of them."""
 
@@ -9,6 +9,11 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from webapp.chat.events import ContentDelta
+from webapp.errors import EngineCrashed
+from webapp.web.api.answering import StreamWriter, stream
+from webapp.web.api.calls import ClientGone, Record
 
 CASES = int(os.environ.get("ROOST_STREAM_CASES", "80"))
 CHAT = "/v1/chat/completions"
@@ -86,3 +91,53 @@ def test_streamed_and_whole_answers_are_the_same(serve, answer):
         found = list(pool.map(lambda number: same(server, case(number)), range(count)))
     reasons = {choice["finish_reason"] for whole in found for choice in whole["choices"]}
     assert reasons == {"stop", "length"}
+
+
+class Plain(StreamWriter):
+    def write(self, number, event):
+        yield event.text.encode()
+
+    def end(self):
+        yield b"[end]"
+
+    def error(self, body):
+        return f"[{body['error']['code']}]".encode()
+
+
+class Scripted:
+    """An answering of rows (text, whether another event is there at once); None is a look without news."""
+
+    def __init__(self, *rows):
+        self.rows, self.completion, self.has_more = rows, self, False
+        self.record = Record("route", "client")
+        self.is_closed = False
+
+    def events(self):
+        for row in self.rows:
+            if isinstance(row, Exception):
+                raise row
+            if row is not None:
+                text, self.has_more = row
+            yield None if row is None else (0, ContentDelta(text))
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    ("rows", "writes", "is_gone"),
+    [
+        ([("a", False), ("b", True), ("c", True), ("d", False), ("e", False)], ["a", "bcd", "e", "[end]"], False),
+        ([("a", True), None, ("b", False)], ["a", "b", "[end]"], False),  # the other one was told to nobody
+        ([("a", False), ("b", True)], ["a", "b[end]"], False),
+        ([("a", False), ("b", True), EngineCrashed(reason="x")], ["a", "b[engine_crashed]"], False),
+        ([("a", False), ("b", True), ClientGone()], ["a"], True),
+    ],
+)
+def test_what_is_there_at_once_is_one_write_and_nothing_is_held_back(server, rows, writes, is_gone):
+    answering = Scripted(*rows)
+    with server.app.test_request_context(CHAT):
+        response = stream(answering, Plain())
+        assert [piece.decode() for piece in response.response] == writes
+        response.close()
+    assert answering.is_closed and answering.record.is_gone is is_gone
