@@ -1,4 +1,4 @@
-"""Graphics drivers, asked in a process of their own: one that breaks must not take this process with it."""
+"""Queries GPU drivers in a separate process, so that a driver that crashes cannot end this process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TIMEOUT_S = 60
 
 
 class DriverFailed(Exception):
-    """What the process said last, or how it ended."""
+    """Contains the last output of the process, or how it ended."""
 
 
 def printed_by(module: str) -> Any:
-    """The JSON that ``python -m module`` prints last. DriverFailed."""
+    """The JSON that ``python -m module`` prints last. Raises DriverFailed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],
@@ -36,7 +36,7 @@ def printed_by(module: str) -> Any:
 
 
 def _environment() -> dict[str, str]:
-    """Mesa wants a folder of the user's, and says so on the terminal where there is none."""
+    """Mesa needs a folder of the user, and prints a warning on the terminal if there is none."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     return {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ, "PYTHONPATH": places}

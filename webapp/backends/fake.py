@@ -1,8 +1,8 @@
-"""A backend without a model: a small exact recurrence, for tests, demonstrations and measuring what is around a model.
+"""A backend without a model: a small exact recurrence for tests, demonstrations and measuring overhead.
 
-Logits are a function of the slot's state alone, and the state of every token fed, in order, so snapshots, leaks between
-slots and replays show as they would in a real model. Chunking never changes a result. ``load`` reads no file; without a
-config it takes :func:`fake_config`.
+Logits depend only on the slot's state, and the state depends on every token fed, in order. So snapshots, leaks between
+slots and replays are visible as with a real model. Chunking never changes a result. ``load`` reads no file; without a
+config it uses :func:`fake_config`.
 
 The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell where a value has spaces):
 
@@ -63,19 +63,19 @@ from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, StrategyError
 
 HASH_PRIME = 16_777_213  # the largest prime below 2**24: every hash is exact in a float32 of the state
-POISONED = -1  # instead of a hash: the state of a slot that met NaN, which stays
-SCRIPT_LOGIT = 30_000.0  # beyond what any penalty or bias can outweigh
+POISONED = -1  # instead of a hash: the permanent state of a slot that had NaN
+SCRIPT_LOGIT = 30_000.0  # larger than any penalty or bias
 
 
 def fake_config(vocab_size: int = 256, architecture: str = "7") -> ModelConfig:
-    """A tiny model's sizes, for callers that have no model file."""
+    """The sizes of a tiny model, for callers without a model file."""
     n_head, head_size = (0, 0) if architecture == "4" else (2, 8)
     return ModelConfig(architecture, 2, 16, 16, 64, n_head, head_size, vocab_size)
 
 
 @dataclass(frozen=True)
 class FakeOptions:
-    """The options of the module's table; 0 or "" is off."""
+    """The options in the module's table; 0 or "" is off."""
 
     slots: int = 8
     vocab: int = 0
@@ -100,7 +100,7 @@ class FakeOptions:
 
     @classmethod
     def parse(cls, strategy: str) -> FakeOptions:
-        """From ``fake key=value …``; StrategyError on anything else."""
+        """From ``fake key=value …``; raises StrategyError for anything else."""
         return cls.of(resolve_strategy(strategy)[1])
 
     @classmethod
@@ -124,7 +124,7 @@ def _declared(name: str, default: OptionValue) -> BackendOption:
 
 @dataclass
 class _Slot:
-    """The recurrence of one sequence. ``flavour`` stands for an initial ``att_kv`` that is not zero."""
+    """The recurrence of one sequence. ``flavour`` represents a non-zero initial ``att_kv``."""
 
     base: RecurrentState
     flavour: int
@@ -134,7 +134,7 @@ class _Slot:
 
 
 class FakeBackend(Backend):
-    """See the module for its options."""
+    """See the module docstring for its options."""
 
     FORMATS = ("pth", "safetensors", "ggml-bin", "gguf")
     OPTIONS = (
@@ -148,7 +148,7 @@ class FakeBackend(Backend):
         self.config = replace(config, vocab_size=self.options.vocab or config.vocab_size)
         self.max_slots = self.options.slots
         self.step_sizes: deque[tuple[int, ...]] = deque(maxlen=1000)
-        """Tokens fed to each row, one entry a step: what tests count. The last 1,000 steps."""
+        """Tokens fed to each row, one entry per step, for tests. Only the last 1,000 steps."""
         self._script = self.options.script_token_ids()
         self._slots: dict[int, _Slot] = {}
         self._rows: NDArray[np.float32] = np.empty((0, self.config.vocab_size), np.float32)
@@ -253,14 +253,14 @@ class FakeBackend(Backend):
             row.fill(np.nan)
             return
         offset = (slot.hash + slot.flavour) * 7919 % vocab_size
-        # Plus 0 because a plain copy of 256 KB takes ten times as long on some virtual machines.
+        # Adds 0 because a plain copy of 256 KB takes ten times as long on some virtual machines.
         np.add(self._noise[offset : offset + vocab_size], np.float32(0), out=row)
         row[0] = -30.0
         if self._script:
             row[self._script_token(slot.script_position)] = SCRIPT_LOGIT
 
     def _script_token(self, position: int) -> int:
-        """The script's token there; 0 after its end, -1 where there is no script."""
+        """The script's token at this position; 0 after its end, -1 without a script."""
         if not self._script:
             return -1
         if self.options.repeat and position >= len(self._script) * self.options.repeat:
@@ -276,7 +276,7 @@ def _flavour(state: RecurrentState) -> int:
 
 
 def _kill_process() -> None:
-    """As the kernel does when memory runs out: nothing is flushed, no handler runs."""
+    """Like the kernel when memory runs out: nothing is flushed, no handler runs."""
     if hasattr(signal, "SIGKILL"):
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(137)

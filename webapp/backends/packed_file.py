@@ -1,12 +1,12 @@
-"""Packed weights of a model in a file of their own, which the next load maps: no reading, no packing, and processes
-that run the same model share it. Those of the native engine are whole models, made where the option ``packed_file``
-asks for them; those of WebGPU hold the quantised matrices. (The fast files of ``roost convert`` are for the ``rwkv``
-package.)
+"""Packed weights of a model in their own file, which the next load maps: without reading and packing again, and shared
+by processes that run the same model. Files of the native engine contain whole models, created with the option
+``packed_file``; files of WebGPU contain the quantised matrices. (The fast files of ``roost convert`` are for the
+``rwkv`` package.)
 
-The name says of which file and layout it is, and holds a digest of the model file (size, date and samples of its bytes:
-reading 3 GB takes longer than packing saves), of the layout and of what packs. Another digest is another name, so
-nothing old is ever mapped; what an update or a changed model leaves behind goes when its follower is written. It is
-written under another name and renamed, so there is no half of one. Whoever maps one checks what is in it.
+The name contains a digest of the model file (size, date and samples of its bytes: reading 3 GB takes longer than
+packing saves), of the layout and of the packing code. A different digest is a different name, so an outdated file is
+never mapped; files left by an update or a changed model are deleted when their replacement is written. A file is
+written under another name and renamed, so no partial file is used. Users of the file check its content.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from webapp.backends.native import building
 
 SUFFIX, PART = ".packed", ".part"
 PART_LIFE_S = 3600
-"""Without a change, after which one that is not whole was left by a load that was killed."""
+"""Seconds without a change after which an incomplete file counts as left by a killed load."""
 MOST_BYTES = 16 * 2**30
-"""Of all together; the ones longest unused make room."""
+"""Limit for all files together; the least recently used are deleted."""
 SPARE_BYTES = 2**30
-"""What a new one leaves free on the disk."""
+"""Must stay free on the disk after a new file."""
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 def all_files() -> list[PackedFile]:
-    """The longest unused first."""
+    """Least recently used first."""
     return _named(SUFFIX)
 
 
@@ -58,20 +58,20 @@ def _named(suffix: str) -> list[PackedFile]:
 
 
 def clear() -> int:
-    """Deletes all, and what a load that was killed left; returns how many bytes that were. A model that is running
-    keeps what it has mapped."""
+    """Deletes all files, also those left by killed loads; returns the number of bytes. A running model keeps its mapped
+    file."""
     return sum(each.size_bytes for each in (*all_files(), *_named(PART)) if _delete(each.path))
 
 
 def place(model: Path, about: str, packer: str) -> Path:
-    """Where the packed file of this model file is or would be. ``about``: the layout; ``packer``: a digest or version
-    of what packs."""
+    """The path of the packed file for this model file. ``about``: the layout; ``packer``: a digest or version of the
+    packing code."""
     whose = _digest(str(model.resolve()), about)
     return folder() / f"{whose}-{_digest(_identity(model), packer, about, sys.byteorder)}{SUFFIX}"
 
 
 def opened(path: Path) -> mmap.mmap | None:
-    """Mapped, and noted as used; None where there is none."""
+    """Maps the file and marks it as used; None if there is none."""
     try:
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -84,8 +84,8 @@ def opened(path: Path) -> mmap.mmap | None:
 
 
 class Writer:
-    """Writes one of ``size`` bytes in any order. Where the disk has no room or cannot be written, :meth:`finish` is
-    False and nothing is left."""
+    """Writes a file of ``size`` bytes in any order. If the disk is full or not writable, :meth:`finish` returns False
+    and nothing remains."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
@@ -134,7 +134,7 @@ class Writer:
 
 
 def _make_room(path: Path, size: int) -> None:
-    """Deletes older ones of the same model file and layout, what is beyond the bound, and what was left unfinished."""
+    """Deletes older files of the same model and layout, files beyond the limit, and incomplete files."""
     for part in _named(PART):
         with contextlib.suppress(OSError):
             if time.time() - part.path.stat().st_mtime > PART_LIFE_S:
@@ -148,7 +148,7 @@ def _make_room(path: Path, size: int) -> None:
 
 
 def _identity(model: Path) -> str:
-    """Of a model file, or of a folder of them: names, sizes, dates and samples of their bytes."""
+    """Identity of a model file or folder: names, sizes, dates and samples of bytes."""
     digest = hashlib.blake2b(digest_size=16)
     files = sorted(each for each in model.iterdir() if each.is_file()) if model.is_dir() else [model]
     for each in files:

@@ -1,4 +1,4 @@
-"""How many threads a backend may compute with on this machine, and how many are worth it now."""
+"""How many CPU threads a backend may use on this machine, and how many are useful now."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 WATCHED_S = 0.25
 IDLE_S = 2.0
-"""Without a step for so long, what the processors did meanwhile says nothing about the steps."""
+"""After this time without a step, the load of the CPUs says nothing about steps."""
 
 
 def usable_cores() -> int:
-    """The physical cores this process may use: its affinity and a container's quota count."""
+    """The physical cores that this process may use, including its affinity and a container's quota."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -21,7 +21,7 @@ def usable_cores() -> int:
 
 
 def _quota() -> int | None:
-    """Whole processors a container may use (cgroup v2), None without a limit."""
+    """Whole CPUs that a container may use (cgroup v2), None without a limit."""
     try:
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
             limit, period = file.read().split()
@@ -31,12 +31,12 @@ def _quota() -> int | None:
 
 
 class FreeThreads:
-    """How many of ``most`` threads the next step is worth, for a library whose threads spin while they wait for one
-    another: where another program takes one's processor, the others burn theirs, and two threads are several times
+    """How many of ``most`` threads are useful for the next step, for a library whose threads spin while they wait for
+    each other. If another program takes one thread's core, the others waste theirs, and two threads are several times
     slower than one.
 
-    :meth:`begin` before each step: as many as other programs left processors free in the last quarter of a second of
-    steps, at first all. :meth:`end` after it.
+    Call :meth:`begin` before each step: it returns as many threads as other programs left cores free in the last
+    quarter second of steps, initially all. Call :meth:`end` after it.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class FreeThreads:
         own: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``busy``: seconds that all processors this process may use have worked, for whomever, and how many they
-        are; ``own``: those of this process."""
+        """``busy``: seconds that all CPUs available to this process have worked, for any program, and the number of
+        CPUs; ``own``: the CPU seconds of this process."""
         self.most = most
         self._busy, self._own, self._clock = busy or busy_seconds, own, clock
         self._count = most
@@ -73,7 +73,7 @@ class FreeThreads:
 
 
 def busy_seconds() -> tuple[float, int]:
-    """Of :class:`FreeThreads`. In steps of 10 ms or so."""
+    """For :class:`FreeThreads`. Resolution about 10 ms."""
     import psutil
 
     rows = psutil.cpu_times(percpu=True)

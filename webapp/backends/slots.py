@@ -1,4 +1,4 @@
-"""A backend whose loaded model keeps the slots itself."""
+"""A backend whose loaded model manages the slots itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SlotModel(Protocol):
 
 
 class SlotBackend(Backend):
-    """Everything about slots, passed on to ``_model``."""
+    """Passes all slot methods on to ``_model``."""
 
     _model: SlotModel
 
@@ -56,7 +56,7 @@ class SlotBackend(Backend):
 
 
 class FlatModel(SlotModel, Protocol):
-    """Keeps a state as one run of numbers, in its own order."""
+    """Stores a state as one flat array, in its own order."""
 
     def save(self, slot: int) -> NDArray[np.float32]: ...
 
@@ -64,7 +64,7 @@ class FlatModel(SlotModel, Protocol):
 
 
 class FlatBackend(SlotBackend):
-    """Of a :class:`FlatModel`: states are saved and restored without being turned."""
+    """For a :class:`FlatModel`: states are saved and restored without transposing."""
 
     _model: FlatModel
 

@@ -1,4 +1,4 @@
-"""The contract's view of ggml: options, checks, the fit estimate, and a loaded model. Strategy ``rwkv.cpp``."""
+"""The ggml backend: options, checks, memory estimate, and a loaded model. Strategy ``rwkv.cpp``."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from webapp.backends.ggml.model import GgmlModel
 
 WORD = "rwkv.cpp"
-"""First word of its strategies: what the manual and RWKV-Runner call this way to run a model."""
+"""First word of its strategies: the name in RWKV-Runner and its manual."""
 MAX_SLOTS = 64
 PREFILL_TOKENS = 64
-"""At which a prompt's matrices are nearly as fast as ever (measured: 32 are 6 % slower, 128 no faster)."""
+"""Prefill is nearly as fast as possible at this size (measured: 32 are 6 % slower, 128 no faster)."""
 AS_FILE = "auto"
 TYPES = {
     AS_FILE: "q8_0",
@@ -54,7 +54,7 @@ TYPES = {
     "f16": "float16",
     "f32": "float32",
 }
-"""Choice -> dtype of the matrices of a checkpoint. :data:`AS_FILE`: as a .bin or .gguf has them, else 8 bits."""
+"""Choice -> dtype of a checkpoint's matrices. :data:`AS_FILE`: unchanged for a .bin or .gguf, otherwise 8 bits."""
 READABLE = ("float32", "float16", "bfloat16", "float64")
 RUNNER_DEVICE = "CPU (rwkv.cpp)"
 RUNNER_PRECISIONS = {"fp16": "f16", "int8": "q5_1"}
@@ -64,19 +64,19 @@ MIB = 2**20
 BASE_BYTES = 44 * MIB
 """An engine process with numpy and ggml, before the first weight (Linux)."""
 READING_BYTES = {True: 24 * MIB, False: 176 * MIB}
-"""Beside the weights while they are read: of a .bin or .gguf nearly nothing, of a checkpoint rows in work."""
+"""Needed with the weights while they are read: almost nothing for a .bin or .gguf, buffers for a checkpoint."""
 DEVICE = "gpu"
-"""Of the fit estimate: the card ggml takes."""
+"""In the memory estimate: the GPU that ggml uses."""
 MOST_GPU_LAYERS = 999
-"""Or any number above the model's: all."""
+"""Or any number above the model's number of layers: all layers."""
 GRAPHS = 3
-"""Shapes of steps that are met again and again, each with memory of its own."""
+"""Number of cached step shapes, each with its own memory."""
 SMALL_WIDTH = 256
-"""Below this ``n_embd`` a second thread costs more at the barriers than it brings."""
+"""Below this ``n_embd``, a second thread costs more at the barriers than it gains."""
 
 
 class GgmlBackend(FlatBackend):
-    """RWKV-4 to 7 from .bin and .gguf (6 and 7) as they are, and from .pth, .safetensors and .st."""
+    """RWKV-4 to 7 from .bin and .gguf (6 and 7), unchanged, and from .pth, .safetensors and .st."""
 
     FORMATS = ("pth", "safetensors", *OWN_FILES)
     OPTIONS = (
@@ -161,7 +161,7 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def remarks(cls, options: Options) -> Sequence[Text]:
-        """Which ggml runs it."""
+        """Which ggml is used."""
         try:
             ggml = library.load()
         except library.GgmlUnavailable:
@@ -205,7 +205,7 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-        """``rwkv.cpp`` alone where nothing is chosen, for it is all that a .bin takes."""
+        """Only ``rwkv.cpp`` if nothing is chosen, because a .bin accepts nothing else."""
         found = plain_builder(cls.OPTIONS, WORD, given)
         strategy = found.strategy.replace(f"{WORD} {AS_FILE}", WORD)
         return Builder(found.options, found.values, strategy, found.note)
@@ -216,7 +216,7 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def runner_strategy(cls, parameters: Mapping[str, object]) -> str | None:
-        """RWKV-Runner makes a .bin of the precision chosen, unless the model is one already."""
+        """RWKV-Runner converts to a .bin with the chosen precision, unless the model is one already."""
         if parameters.get("device") != RUNNER_DEVICE:
             return None
         is_own = str(parameters.get("modelName", "")).lower().endswith((".bin", ".gguf"))
@@ -225,12 +225,12 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
-        """For the files nothing else runs."""
+        """For files that no other backend runs."""
         return [Suggestion(WORD, 0, "strategy.recommend.ggml_file")] if model.format in OWN_FILES else []
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> GgmlBackend:
-        """Ends by running one token."""
+        """Runs one token at the end."""
         from webapp.backends.ggml.model import GgmlModel
         from webapp.weights.adapter import AdapterChoice
 
@@ -258,7 +258,7 @@ class GgmlBackend(FlatBackend):
 
 
 def _kept_bytes(tensor: TensorSize, wanted: str) -> int:
-    """Of a checkpoint's tensor inside ggml."""
+    """The size of a checkpoint's tensor in ggml."""
     from webapp.backends.ggml.weights import piece_dtype
     from webapp.weights.ggml_layout import Piece
     from webapp.weights.tensor_info import TensorInfo

@@ -1,8 +1,8 @@
 """The computation of RWKV-4 to 7 as ggml graphs, for rows of several lengths at once.
 
-The formulas are those of rwkv.cpp (rwkv_graph.inc); its graphs take one sequence or equal ones, these take a ragged
-step: all rows' tokens pass every matrix together, and only what looks back in time (token shift, attention) is done
-for each group of equally long rows. Tensors keep ggml's order: the row's length first.
+The formulas are those of rwkv.cpp (rwkv_graph.inc). Its graphs accept one sequence or several of equal length; these
+accept a ragged step: the tokens of all rows pass each matrix together, and only operations on the past (token shift,
+attention) run separately for each group of rows of equal length. Tensors use ggml's order: the row's length first.
 
 D: width, N: head size, H: heads, T: tokens of a row, S: rows of a group; "all": the tokens of the whole step.
 """
@@ -23,7 +23,7 @@ F32, I32, I64 = 0, 26, 27  # ggml_type
 ITEM = 4
 NORM_EPS = 1e-5
 GROUP_NORM_EPS = 64e-5
-"""Of the heads' norm in all of BlinkDL's code and models. rwkv.cpp has 1e-5 for RWKV-5."""
+"""For the norm of the heads, in all of BlinkDL's code and models. rwkv.cpp uses 1e-5 for RWKV-5."""
 L2_EPS = 1e-12
 DECAY_V7 = -0.606531  # -exp(-0.5)
 BY_INDEX = -1
@@ -32,8 +32,8 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class Group:
-    """``rows`` sequences of ``tokens`` each. ``first``: their slots are this and the following ones; :data:`BY_INDEX`:
-    any, given with each step."""
+    """``rows`` sequences of ``tokens`` each. ``first``: their slots are this one and the following ones;
+    :data:`BY_INDEX`: any slots, given with each step."""
 
     tokens: int
     rows: int
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass
 class Weights:
-    """What a graph reads: tensors by rwkv.cpp's names, and one a layer and part of the states, ``(elements, slots)``.
+    """The inputs of a graph: tensors by rwkv.cpp's names, and one state per layer and part, ``(elements, slots)``.
 
     ``mix_rank``: of v6's low-rank shift. ``states``: for each layer ffn shift, attention shift, then the matrices, or
     v4's three vectors.
@@ -60,7 +60,7 @@ class Weights:
 
 
 class Graph:
-    """One built computation: inputs to fill, and where its logits are. ``close`` frees it."""
+    """One built computation: its inputs, and the position of its logits. ``close`` frees it."""
 
     def __init__(self, ggml: Ggml, context: Tensor, graph: Tensor) -> None:
         self._ggml = ggml
@@ -76,14 +76,14 @@ class Graph:
         self.nbytes = 0
 
     def allocate(self, buffer_type: Tensor) -> None:
-        """OutOfMemory."""
+        """Raises OutOfMemory."""
         self.allocator = self._ggml.gallocr_new(buffer_type)
         if not self.allocator or not self._ggml.gallocr_alloc_graph(self.allocator, self.graph):
             raise OutOfMemory(reason=Text("reason.backends.ggml_out_of_memory"))
         self.nbytes = self._ggml.gallocr_get_buffer_size(self.allocator, 0)
 
     def schedule(self, backends: Sequence[Tensor]) -> None:
-        """In place of :meth:`allocate` where weights lie with several backends, the processor's last. OutOfMemory."""
+        """Replaces :meth:`allocate` if weights are on several backends, the CPU's last. Raises OutOfMemory."""
         ggml, places = self._ggml, (ctypes.c_void_p * len(backends))(*backends)
         size = ggml.graph_size(self.graph)
         self.scheduler = ggml.backend_sched_new(places, None, len(backends), size, False, False)
@@ -92,7 +92,7 @@ class Graph:
         self.nbytes = sum(ggml.backend_sched_get_buffer_size(self.scheduler, each) for each in backends)
 
     def compute(self, backend: Tensor) -> int:
-        """ggml's status. ``backend`` where the graph was not scheduled."""
+        """Returns ggml's status. ``backend`` is needed if the graph was not scheduled."""
         if self.scheduler:
             return int(self._ggml.backend_sched_graph_compute(self.scheduler, self.graph))
         return int(self._ggml.backend_graph_compute(backend, self.graph))
@@ -108,7 +108,7 @@ class Graph:
 
 
 def build(ggml: Ggml, config: ModelConfig, weights: Weights, groups: Sequence[Group], lines: int) -> Graph:
-    """The graph of one step. ``lines``: how many of all tokens' logits are wanted; 0 none, all without a choice."""
+    """The graph of one step. ``lines``: number of tokens with logits; 0 for none, all without selection."""
     return _Builder(ggml, config, weights, groups).build(lines)
 
 
@@ -130,7 +130,7 @@ class _Builder:
         self.value_of_first_layer: Tensor = None
 
     def _most_nodes(self) -> int:
-        """Generously: where a context is full ggml ends the process. Counted: 7 has 75 a layer and 27 a group."""
+        """A generous limit: if a context is full, ggml ends the process. Counted: 7 has 75 a layer and 27 a group."""
         per_group = 80 if self.config.major > 4 else 60
         unrolled = 50 * sum(group.tokens for group in self.groups) if self.config.major == 4 else 0
         return self.config.n_layer * (200 + per_group * len(self.groups) + unrolled) + 256
@@ -200,7 +200,7 @@ class _Builder:
     # attention
 
     def _attention_v4(self, layer: int, p: str, xx: Tensor, before: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The recurrence is unrolled, a dozen operations a token: ggml has no operation for it."""
+        """The recurrence is unrolled with about twelve operations per token, because ggml has no operation for it."""
         g, c, w, width = self.g, self.c, self.w, self.config.n_embd
         r = g.sigmoid(c, g.mul_mat(c, w[p + "receptance.weight"], self._mixed(p + "time_mix_r", xx, before)))
         k = g.mul_mat(c, w[p + "key.weight"], self._mixed(p + "time_mix_k", xx, before))
@@ -230,7 +230,7 @@ class _Builder:
         return g.mul_mat(c, w[p + "output.weight"], y), states
 
     def _maximum(self, either: Tensor, finite: Tensor) -> Tensor:
-        """``either`` starts at -1e30, at which ``finite`` must survive the sum."""
+        """``either`` starts at -1e30; ``finite`` must not be lost in the sum with it."""
         g, c = self.g, self.c
         return g.add(c, g.relu(c, g.sub(c, either, finite)), finite)
 
@@ -334,7 +334,7 @@ class _Builder:
         return g.add(c, g.mul_mat(c, w[p + "2"], g.mul_mat(c, w[p + "1"], x)), w[p + "0"])
 
     def _recurrence(self, layer: int, run: Callable[[int], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Outputs of all groups ``(D, all)``, and what writes the new states. ggml gives both in one tensor."""
+        """Outputs of all groups ``(D, all)``, and the nodes that write new states. ggml returns both in one tensor."""
         g, c, width = self.g, self.c, self.config.n_embd
         elements = width * self.config.head_size
         outputs, states = [], []
@@ -355,10 +355,10 @@ class _Builder:
         y = y if gate is None else self.g.mul(self.c, y, gate)
         return self.g.mul_mat(self.c, self.w[p + "output.weight"], y)
 
-    # what looks back in time
+    # operations on the past
 
     def _shift(self, layer: int, part: int, xx: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The token before each ``(D, all)``, and what keeps the last of each row in the state."""
+        """The previous token of each ``(D, all)``, and the nodes that store the last one of each row in the state."""
         g, c, width = self.g, self.c, self.config.n_embd
         before, kept = [], []
         for i, group in enumerate(self.groups):
@@ -377,7 +377,7 @@ class _Builder:
         return self._joined(before), kept
 
     def _state(self, layer: int, part: int, group: int) -> Tensor:
-        """``(elements, S)`` of a group's slots, as they were before this step."""
+        """``(elements, S)`` for a group's slots, before this step."""
         g, c, state, found = self.g, self.c, self.weights.states[layer][part], self.groups[group]
         if found.first == BY_INDEX:
             return g.get_rows(c, state, self.out.read_slots[group])
@@ -387,7 +387,7 @@ class _Builder:
     def _keep(self, layer: int, part: int, group: int, value: Tensor) -> Tensor:
         g, c, found = self.g, self.c, self.groups[group]
         if found.first == BY_INDEX:
-            # ggml copies rows one after another from memory it takes as closed.
+            # ggml copies rows one after another from memory that it assumes contiguous.
             value = g.cont(c, value) if part < 2 else value
             return g.set_rows(c, self.weights.states[layer][part], value, self.out.write_slots[group])
         return g.cpy(c, value, self._state(layer, part, group))
@@ -396,14 +396,14 @@ class _Builder:
         config = self.config
         return config.n_embd * (config.head_size if config.major > 4 and part == 2 else 1)
 
-    # small things
+    # small operations
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         g, c = self.g, self.c
         return g.add(c, g.mul(c, g.norm(c, x, NORM_EPS), self.w[name + ".weight"]), self.w[name + ".bias"])
 
     def _mixed(self, name: str, xx: Tensor, before: Tensor) -> Tensor:
-        """v4 and v5: how much of the present token, and of the one before the rest."""
+        """v4 and v5: the factor for the present token; the rest comes from the previous one."""
         g, c, mix = self.g, self.c, self.w[name]
         return g.add(c, g.mul(c, xx, mix), g.sub(c, before, g.mul(c, before, mix)))
 
@@ -414,7 +414,7 @@ class _Builder:
         return g.view_3d(c, x, size, heads, self.groups[group].total, size * ITEM, row, self.starts[group] * row)
 
     def _plane(self, x: Tensor, place: int) -> Tensor:
-        """One of several ``(D, all)`` one after another."""
+        """One of several ``(D, all)`` that are stored one after another."""
         width, total = self.config.n_embd, self.all
         return self.g.view_2d(self.c, x, width, total, width * ITEM, place * width * total * ITEM)
 

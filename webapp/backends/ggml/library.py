@@ -1,9 +1,9 @@
-"""ggml, from whichever installed package carries it, through ctypes.
+"""Loads ggml from an installed package, through ctypes.
 
-The path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them) is taken and nothing else. Without one the first that
-works of llama-cpp-python (built on this machine), libggml-python (which comes with Roost) and xllamacpp. Every function
-of :data:`SIGNATURES` must be there. They are built for a processor: what one was compiled for is compared with the
-processor before anything is computed, because an instruction that it does not have would end the process.
+If ``ROOST_GGML_LIBRARY`` is set (a library or a folder of libraries), only that is used. Otherwise the first that works
+of llama-cpp-python (built on this machine), libggml-python (comes with Roost) and xllamacpp. Every function in
+:data:`SIGNATURES` must exist. Libraries are built for a CPU type: the required instructions are compared with the CPU
+before any computation, because a missing instruction would end the process.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ PACKAGES = (
     (PACKAGE, "libggml", ("lib*", "bin"), ("ggml-base", "ggml-cpu")),
     ("xllamacpp", "xllamacpp", (), ("xllamacpp",)),
 )
-"""Package, module, folders in it (or itself), libraries in them."""
+"""Package, module, folders in it (or itself), libraries in these folders."""
 SPINS = "10000"
-"""Rounds for which the threads of a ggml built with OpenMP (GCC's) wait awake for one another, a few tenths of a
-millisecond, before they sleep. An engine process has none, for torch's sake: with that a token takes three times as
-long, since there are a thousand such waits in it."""
+"""How many rounds the threads of a ggml with OpenMP (GCC's) spin, a few tenths of a millisecond, before they sleep. In
+engine processes, threads do not spin by default, because of torch; then a token takes three times as long, because it
+contains a thousand such waits."""
 NEWEST_PYTHON = (3, 14)
-"""For which libggml-python has wheels."""
+"""The newest version for which libggml-python has wheels."""
 
 
 class InitParams(ctypes.Structure):
@@ -123,7 +123,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     **{f"ggml_{name}": (P, P, P) for name in ("sigmoid", "tanh", "exp", "neg", "sqr", "relu", "silu", "cont")},
     "ggml_sum_rows": (P, P, P),
 }
-"""Result, then arguments, as ggml.h, ggml-alloc.h, ggml-backend.h and ggml-cpu.h of ggml 0.20.2 declare them."""
+"""Result, then arguments, as declared in ggml.h, ggml-alloc.h, ggml-backend.h and ggml-cpu.h of ggml 0.20.2."""
 
 COMPILED_FOR = {
     "ggml_cpu_has_avx": ("avx",),
@@ -141,10 +141,10 @@ COMPILED_FOR = {
     "ggml_cpu_has_matmul_int8": ("i8mm",),
     "ggml_cpu_has_sve": ("sve",),
 }
-"""Answers fixed when ggml was compiled -> Linux's names of the same (/proc/cpuinfo)."""
+"""Queries about how ggml was compiled -> Linux's names for the same features (/proc/cpuinfo)."""
 
 LOG_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
-"""ggml_log_level of ggml.h. Its information is a line a tensor."""
+"""ggml_log_level in ggml.h. Its information level logs one line per tensor."""
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
@@ -158,13 +158,14 @@ GPU_LIBRARIES = {
     "ggml-metal": "ggml_backend_metal_reg",
     "ggml-vulkan": "ggml_backend_vk_reg",
 }
-"""Beside the other libraries, or inside one of them -> what gives the backend. The first with a device is taken."""
+"""In the folder of the other libraries, or inside one of them -> function that returns the backend. The first one with
+a device is used."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """``device``: a ggml_backend_dev_t; ``description``: what its driver calls it; ``memory_bytes``: all it has, 0
-    where it does not tell."""
+    """``device``: a ggml_backend_dev_t; ``description``: its driver's name for it; ``memory_bytes``: total memory, 0 if
+    unknown."""
 
     device: int
     description: str
@@ -172,7 +173,7 @@ class Gpu:
 
 
 class GgmlUnavailable(Exception):
-    """``reason`` and ``way_out``: texts of the catalogues."""
+    """``reason`` and ``way_out``: catalogue texts."""
 
     def __init__(self, reason: Text | str, way_out: Text | str) -> None:
         super().__init__(reason)
@@ -181,12 +182,12 @@ class GgmlUnavailable(Exception):
 
 
 class Ggml:
-    """The functions of :data:`SIGNATURES` without their prefix: ``ggml.mul_mat``. ``paths``: where they come from;
-    ``source``: the package, or the path a person set."""
+    """The functions in :data:`SIGNATURES` without their prefix: ``ggml.mul_mat``. ``paths``: their libraries;
+    ``source``: the package, or the path set by a person."""
 
     def __init__(self, paths: Sequence[Path], source: str = "") -> None:
-        """GgmlUnavailable. Loaded by themselves: two copies of ggml in one process must not see each other."""
-        # A GGML_ASSERT ends the process; with this it does not look for a debugger first.
+        """Raises GgmlUnavailable. Symbols stay local: two copies of ggml in one process must not share them."""
+        # A GGML_ASSERT ends the process; this prevents it from searching for a debugger first.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         self.paths = tuple(paths)
         self.source = source or str(paths[-1])
@@ -206,20 +207,20 @@ class Ggml:
         self.log_set(ctypes.cast(_log, c_void_p), None)
 
     def __getattr__(self, name: str) -> Any:
-        """Only for type checkers: every function was set as an attribute."""
+        """For type checkers only: every function is set as an attribute."""
         raise AttributeError(name)
 
     def has(self, name: str) -> bool:
-        """One of ``ggml_cpu_has_…``: whether this ggml was compiled to use it. False for an unknown name."""
+        """Calls ``ggml_cpu_has_…``: whether this ggml was compiled to use a feature. False for an unknown name."""
         function = self._find(name)
         return function is not None and bool(function())
 
     def has_gpu_backend(self) -> bool:
-        """Whether it was built for graphics cards at all. Starts no driver."""
+        """Whether it was built with GPU support. Starts no driver."""
         return any(self._find(start) or self._beside(name) for name, start in GPU_LIBRARIES.items())
 
     def gpu(self) -> Gpu | None:
-        """The first graphics card ggml can use. Starts its driver."""
+        """The first GPU that ggml can use. Starts its driver."""
         for name, start in GPU_LIBRARIES.items():
             registry = self._gpu_registry(name, start)
             if registry and self.backend_reg_dev_count(registry):
@@ -253,7 +254,7 @@ class Ggml:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Sets a variable that a person did not set, for a moment."""
+    """Temporarily sets a variable, unless a person has set it."""
     if name in os.environ:
         yield
         return
@@ -265,7 +266,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def availability() -> Availability:
-    """Whether a ggml is there and was made for this processor. Opens it (a millisecond), computes nothing."""
+    """Whether there is a ggml for this CPU. Opens it (a millisecond), computes nothing."""
     try:
         load()
     except GgmlUnavailable as exc:
@@ -274,7 +275,7 @@ def availability() -> Availability:
 
 
 def load() -> Ggml:
-    """The one to use. GgmlUnavailable: why the first that is there does not work, or that there is none."""
+    """The ggml to use. Raises GgmlUnavailable: why the first one found does not work, or that there is none."""
     found = _load(os.environ.get(PATH_VARIABLE, ""))
     if isinstance(found, GgmlUnavailable):
         raise found
@@ -298,8 +299,8 @@ def _load(chosen: str) -> Ggml | GgmlUnavailable:
 
 
 def gpu_bytes() -> int:
-    """All memory of the graphics card that :meth:`Ggml.gpu` would take, 0 without one or where it does not tell. Its
-    driver runs in a process of its own, once for each ggml."""
+    """Total memory of the GPU that :meth:`Ggml.gpu` would use, 0 without a GPU or if unknown. Its driver runs in a
+    separate process, once for each ggml."""
     return _gpu_bytes(load().paths)
 
 
@@ -322,7 +323,7 @@ def _opened(paths: Sequence[Path], source: str) -> Ggml:
 
 
 def chosen_libraries(path: Path) -> list[Path]:
-    """Of a path a person set. GgmlUnavailable when there is none."""
+    """The libraries at a path set by a person. Raises GgmlUnavailable if there are none."""
     if path.is_file():
         return [path]
     found = _libraries(path, ("ggml-base", "ggml-cpu"))
@@ -333,7 +334,7 @@ def chosen_libraries(path: Path) -> list[Path]:
 
 
 def installed() -> list[tuple[str, list[Path]]]:
-    """Each package that has some, with its libraries, in the order of :data:`PACKAGES`. Imports none of them."""
+    """Each package that contains ggml, with its libraries, in the order of :data:`PACKAGES`. Imports none of them."""
     found = []
     for package, module, folders, names in PACKAGES:
         try:
@@ -351,7 +352,7 @@ def installed() -> list[tuple[str, list[Path]]]:
 
 
 def _libraries(folder: Path, names: Sequence[str]) -> list[Path]:
-    """All of ``names`` in ``folder``, else none."""
+    """All of ``names`` in ``folder``; empty if one is missing."""
     found = []
     for name in names:
         patterns = (f"lib{name}.so", f"lib{name}.dylib", f"{name}.dll", f"lib{name}.dll", f"{name}*.so", f"{name}*.pyd")
@@ -363,8 +364,8 @@ def _libraries(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def missing_instructions(ggml: Ggml) -> list[str]:
-    """What the library was compiled for and the processor lacks. Nothing where the system does not tell (Windows tells
-    about AVX, AVX2 and AVX-512 only; macOS on Intel about these and the rest)."""
+    """Features for which the library was compiled but which the CPU lacks. Empty if the system does not tell (Windows
+    knows only AVX, AVX2 and AVX-512; macOS on Intel also the others)."""
     known = processor_flags()
     if not known:
         return []
@@ -378,7 +379,7 @@ def missing_instructions(ggml: Ggml) -> list[str]:
 
 @lru_cache(1)
 def processor_flags() -> frozenset[str]:
-    """As Linux names them; empty where it cannot be known."""
+    """With Linux's names; empty if unknown."""
     if sys.platform == "linux":
         try:
             lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
@@ -414,7 +415,7 @@ def _missing() -> GgmlUnavailable:
 
 
 def _install() -> Text:
-    """What to do about it: a newer Python and an Intel Mac have no wheel of libggml-python."""
+    """How to install it: newer Python versions and Intel Macs have no wheel of libggml-python."""
     is_intel_mac = sys.platform == "darwin" and platform.machine() == "x86_64"
     if sys.version_info[:2] > NEWEST_PYTHON or is_intel_mac:
         return Text("reason.backends.install_another_ggml", package="xllamacpp", name=PATH_VARIABLE)

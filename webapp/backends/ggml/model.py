@@ -1,4 +1,4 @@
-"""One model in ggml's memory and the states of its slots: loaded tensor by tensor, then run a ragged step at a time."""
+"""One model in ggml's memory and the states of its slots: loads tensor by tensor, runs ragged steps."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from webapp.weights.ggml_header import GGML_TYPES
 Floats = NDArray[np.float32]
 
 UNROLLED_TOKENS = 16
-"""Of a row of RWKV-4 in one graph: its recurrence is written out token by token."""
+"""Tokens of an RWKV-4 row in one graph: its recurrence is unrolled token by token."""
 MOST_GRAPHS = 16
 MOST_GRAPH_BYTES = 256 * 2**20
 """Limits of the cache of built graphs, which the next step of the same shape uses: number and total size."""
 FIRST_SLOTS = 4
 REPACKED = ("q4_0", "q4_k")
-"""Types that ggml keeps in another order for AVX2, eight rows at a time, and multiplies faster so."""
+"""Types for which ggml has a faster order for AVX2, eight rows interleaved."""
 REPACKED_ROWS = 8
 REPACK = b"CPU_REPACK"
 
 
 class GgmlModel:
-    """One model and its slots. One thread at a time."""
+    """One model and its slots. Not thread-safe."""
 
     def __init__(
         self, ggml: Ggml, config: ModelConfig, threads: FreeThreads | int, max_slots: int, gpu_layers: int = 0
     ) -> None:
-        """``gpu_layers``: so many of the last layers, and the head with them, on a graphics card. BackendUnavailable
-        where ggml finds none."""
+        """``gpu_layers``: how many of the last layers, with the head, are on a GPU. Raises BackendUnavailable if ggml
+        finds none."""
         self.config = config
         self.first_gpu_layer = config.n_layer - min(gpu_layers, config.n_layer)
         self._free_threads = threads if isinstance(threads, FreeThreads) else None
@@ -99,8 +99,8 @@ class GgmlModel:
         adapter: AdapterChoice | None = None,
         gpu_layers: int = 0,
     ) -> GgmlModel:
-        """``wanted``: the dtype of a checkpoint's matrices; .bin and .gguf keep theirs. WeightsError, OutOfMemory, and
-        what ``progress`` raises."""
+        """``wanted``: the dtype for a checkpoint's matrices; .bin and .gguf keep theirs. Raises WeightsError,
+        OutOfMemory, and exceptions of ``progress``."""
         model = cls(ggml, config, threads, max_slots, gpu_layers)
         try:
             with WeightSource(path, wanted, ggml, adapter) as source:
@@ -135,7 +135,7 @@ class GgmlModel:
     # slots
 
     def new_slot(self) -> int:
-        """OutOfMemory when all are taken."""
+        """Raises OutOfMemory if all are in use."""
         slot = next((number for number in range(self._max_slots) if number not in self._used), None)
         if slot is None:
             raise _no_memory()
@@ -146,7 +146,7 @@ class GgmlModel:
         return slot
 
     def _grow(self, slots: int) -> None:
-        """OutOfMemory."""
+        """Raises OutOfMemory."""
         self._forget_graphs()
         try:
             self._states.grow(slots)
@@ -155,7 +155,7 @@ class GgmlModel:
         self._weights.states = self._states.tensors
 
     def free_slot(self, slot: int) -> None:
-        """KeyError when it is not in use."""
+        """Raises KeyError if it is not in use."""
         self._used.remove(slot)
 
     def copy_slot(self, source: int, target: int) -> None:
@@ -163,7 +163,7 @@ class GgmlModel:
         self._states.copy(source, target)
 
     def save(self, slot: int) -> Floats:
-        """The slot's state in this model's own order."""
+        """The slot's state in this model's own layout."""
         self._check_slot(slot)
         return self._states.save(slot)
 
@@ -182,8 +182,8 @@ class GgmlModel:
     # running
 
     def step(self, batch: Sequence[Row]) -> Floats:
-        """``(lines, vocab_size)``, valid until the next step. ValueError or KeyError for a token or slot that is none,
-        before anything is run; EngineCrashed where ggml failed amid the layers."""
+        """``(lines, vocab_size)``, valid until the next step. Raises ValueError or KeyError for an invalid token or
+        slot before anything runs; EngineCrashed if ggml failed in the middle of a step."""
         self._check(batch)
         starts = line_starts(batch)
         if not self._is_unrolled(batch):
@@ -254,7 +254,7 @@ class GgmlModel:
     def _graph(
         self, groups: list[Group], members: list[list[int]], rows: Sequence[tuple[int, Sequence[int], str]]
     ) -> tuple[Graph, list[int]]:
-        """The graph of a step with its inputs filled. Also the number of each wanted line, in the graph's order."""
+        """The graph of a step with its inputs filled in, and the number of each wanted line, in the graph's order."""
         starts = line_starts([Row(slot, ids, want) for slot, ids, want in rows])  # type: ignore[arg-type]
         token_ids: list[int] = []
         places: list[int] = []
@@ -305,7 +305,7 @@ class GgmlModel:
         self._ggml.backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
 
     def _check(self, batch: Sequence[Row]) -> None:
-        """A number out of range would end the process inside ggml."""
+        """An index out of range would end the process inside ggml."""
         slots = [row.slot for row in batch]
         if len(set(slots)) != len(slots) or not self._used.issuperset(slots):
             raise KeyError("the slot is not in use, or named twice")
@@ -371,7 +371,7 @@ class GgmlModel:
         self._ggml.backend_tensor_set(to, data.ctypes.data, 0, data.nbytes)
 
     def _repack_buffer_type(self) -> Any:
-        """ggml's buffer type for weights in the order AVX2 wants, None without AVX2 or in a ggml that has none."""
+        """ggml's buffer type for the AVX2 weight order; None without AVX2 or if this ggml has none."""
         g = self._ggml
         if not g.has("ggml_cpu_has_avx2"):
             return None
@@ -394,7 +394,7 @@ class GgmlModel:
 
 
 def _is_repacked(tensor: WeightTensor) -> bool:
-    """What ggml has a repacked order for; any other in that buffer would end the process."""
+    """Whether ggml has a repacked order for the tensor; any other tensor in that buffer would end the process."""
     return (
         tensor.dtype in REPACKED
         and len(tensor.dimensions) == 2

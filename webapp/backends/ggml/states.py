@@ -1,4 +1,4 @@
-"""The states of a model's slots in ggml's memory, and how they are read and written from outside."""
+"""The states of a model's slots in ggml's memory, and their conversion from and to Roost's layout."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ V4_PARTS = ("att_aa", "att_bb", "att_pp")
 
 
 class States:
-    """``tensors``: for each layer its parts, ``(elements, slots)`` in ggml's order, for graphs to read and write; after
-    :meth:`grow` others. ``capacity``: how many slots there is room for."""
+    """``tensors``: for each layer its parts, ``(elements, slots)`` in ggml's order, which graphs read and write;
+    replaced by :meth:`grow`. ``capacity``: the number of slots that fit."""
 
     def __init__(self, ggml: Ggml, config: ModelConfig, gpu_buffer_type: Any = None, first_gpu_layer: int = 0) -> None:
-        """Those of the layers from ``first_gpu_layer`` on are with ``gpu_buffer_type``, where there is one."""
+        """The states of layers from ``first_gpu_layer`` on use ``gpu_buffer_type`` if it is given."""
         self.tensors: list[list[Any]] = []
         self._ggml = ggml
         self._config = config
@@ -45,7 +45,7 @@ class States:
                 part[target] = part[source]
 
     def save(self, slot: int) -> Floats:
-        """In an order of its own, for :meth:`restore`."""
+        """In the model's own layout, for :meth:`restore`."""
         return np.concatenate([part[slot] for row in self._parts for part in row])
 
     def restore(self, slot: int, saved: Floats) -> None:
@@ -69,12 +69,12 @@ class States:
                 self._parts[layer][number][slot] = values.reshape(-1)
 
     def _is_turned(self, name: str) -> bool:
-        """ggml's operation for v5 and v6 has the key channel in rows; its v7 and every state file the value."""
+        """ggml's operation for v5 and v6 has the key channel in rows; its v7 and all state files the value channel."""
         return name == "att_kv" and self._config.major in (5, 6)
 
     def grow(self, slots: int) -> None:
-        """Room for so many slots; those in use keep their states. Graphs that were built point into the old memory.
-        MemoryError, and then nothing has changed."""
+        """Makes room for this many slots; states in use are kept. Existing graphs still point to the old memory. On
+        MemoryError nothing has changed."""
         sizes = [int(np.prod(shape[1:])) for shape in self._shapes]
         g, is_on_gpu = self._ggml, self._is_on_gpu
         context = g.init(InitParams(g.tensor_overhead() * (len(sizes) * len(is_on_gpu) + 8), None, True))
@@ -121,11 +121,10 @@ class States:
 
 
 class GpuPart:
-    """One part of one layer's states on a graphics card, ``(slots, size)``: a slot is read and written as an array's
-    row is."""
+    """One part of one layer's states on a GPU, ``(slots, size)``: slots are read and written like rows of an array."""
 
     def __init__(self, ggml: Ggml, context: Any, slots: int, size: int) -> None:
-        """Declared in ``context``, which gets its memory afterwards."""
+        """Declared in ``context``, which allocates the memory later."""
         self.tensor = ggml.new_tensor_2d(context, F32, size, slots)
         self.shape = (slots, size)
         self._ggml = ggml
@@ -144,7 +143,7 @@ class GpuPart:
 
 
 def _aligned(slots: int, size: int) -> Floats:
-    """Zeros ``(slots, size)`` at an address ggml takes (a multiple of 32)."""
+    """Zeros ``(slots, size)`` at an address that ggml accepts (a multiple of 32)."""
     raw = np.zeros(slots * size * ITEM + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + slots * size * ITEM].view(np.float32).reshape(slots, size)

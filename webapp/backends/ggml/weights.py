@@ -1,7 +1,7 @@
-"""Which tensors a model gives to ggml, each with its type, its shape, and how its bytes are read.
+"""The tensors of a model for ggml: type, shape, and how to read the bytes of each.
 
-From ``.bin`` and ``.gguf`` they are taken as they are, straight into ggml's memory. From any other checkpoint they are
-made as ``roost convert`` would make a ``.bin`` of the type asked for, tensor by tensor while it is loaded.
+Tensors from ``.bin`` and ``.gguf`` are copied unchanged into ggml's memory. Those of other checkpoints are converted as
+``roost convert`` would do for a ``.bin`` of the requested type, tensor by tensor during the load.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Floats = NDArray[np.float32]
 READ_BYTES = 16 * 2**20
 BLOCK_ELEMENTS = 8 * 2**20
 HELD_BYTES = 64 * 2**20
-"""Pages of a checkpoint that may count as this process's memory while it is read."""
+"""Limit for the pages of a checkpoint in this process's memory while it is read."""
 K_TYPES = ("q4_k", "q5_k", "q6_k")
 FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
-"""For rows that are no multiple of 256: a type of blocks of 32 that is at least as exact, as llama.cpp chooses."""
+"""For rows that are not a multiple of 256: a type with blocks of 32 that is at least as exact, as in llama.cpp."""
 
 Write = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
 class WeightTensor:
-    """``dtype`` as of ``TensorInfo``, ``dimensions`` in ggml's order. ``fill(address)`` writes all its bytes there."""
+    """``dtype`` as in ``TensorInfo``, ``dimensions`` in ggml's order. ``fill(address)`` writes all its bytes there."""
 
     name: str
     dtype: str
@@ -57,10 +57,10 @@ class WeightTensor:
 
 
 class WeightSource:
-    """The tensors of one file for ggml. Use it in a ``with``."""
+    """The tensors of one file for ggml. A context manager."""
 
     def __init__(self, path: str | Path, wanted: str, ggml: Ggml, adapter: AdapterChoice | None = None) -> None:
-        """``wanted``: a dtype for files that are neither .bin nor .gguf. Raises WeightsError."""
+        """``wanted``: a dtype for files other than .bin and .gguf. Raises WeightsError."""
         self.path = Path(path)
         self.rescale_every = 0
         self.initial_state: Floats | None = None
@@ -160,7 +160,7 @@ class WeightSource:
         return WeightTensor(piece.name, dtype, piece.shape[::-1], fill)
 
     def _packed(self, block: Floats, dtype: str, address: int) -> int:
-        """Writes rows; how many bytes."""
+        """Writes rows; returns the number of bytes."""
         block = np.ascontiguousarray(block, np.float32)
         row = block.shape[-1]
         if dtype in BLOCKS:
@@ -198,7 +198,7 @@ class WeightSource:
     # both
 
     def _vector(self, name: str, values: Floats) -> WeightTensor:
-        """float32, in the shape the graph wants it; checked at once."""
+        """float32, in the shape that the graph needs; checked at once."""
         self._check_finite(values, name)
         config, last = self.config, name.rpartition(".")[2]
         heads = config.n_head * config.head_size
@@ -234,7 +234,7 @@ class WeightSource:
 
 
 def piece_dtype(piece: Piece, wanted: str) -> str:
-    """As :func:`stored_dtype`, for the K types too."""
+    """Like :func:`stored_dtype`, also for the K types."""
     if wanted not in K_TYPES:
         return stored_dtype(piece, wanted)
     found = stored_dtype(piece, wanted)
@@ -246,7 +246,7 @@ def _copy(address: int, values: Floats) -> None:
 
 
 def _exp(values: Floats) -> Floats:
-    """In 64 bits: nothing has to be the same bits as another program's here."""
+    """In 64 bits, because the result need not equal another program's to the bit."""
     return np.exp(values.astype(np.float64)).astype(np.float32)
 
 
@@ -259,8 +259,8 @@ def _widened(bits: np.ndarray, dtype: str) -> Floats:
 
 
 def is_on_gpu(name: str, first_layer: int, layers: int) -> bool:
-    """Whether a tensor, in rwkv.cpp's names or llama.cpp's, goes to the graphics card where the layers from
-    ``first_layer`` on do: the head goes with them, the embedding stays."""
+    """Whether a tensor, by rwkv.cpp's or llama.cpp's names, goes to the GPU if the layers from ``first_layer`` on do.
+    The head goes with them; the embedding stays."""
     if first_layer >= layers or name.startswith(("emb.", "token_embd", "blocks.0.ln0.")):
         return False
     kind, _, rest = name.partition(".")

@@ -1,4 +1,4 @@
-"""The contract's view of the native engine: options, checks, the fit estimate, and a loaded model."""
+"""The native backend: options, checks, memory estimate, and a loaded model."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ if TYPE_CHECKING:
 
 MAX_SLOTS = 64
 PREFILL_TOKENS = 64
-"""Of all prompts in a step: eight panels of columns, at which the products are bound by arithmetic."""
+"""For all prompts in a step: eight panels of columns, where matrix products are limited by arithmetic."""
 DRAFT_TOKENS = 15
-"""With the token that is due, two panels."""
+"""Together with the pending token: two panels."""
 MAX_COLUMNS = 128
-"""Tokens that pass the layers together: running answers and a step's share of the prompts."""
+"""Tokens that pass the layers together: running answers and the step's prompt tokens."""
 SMALL_WIDTH = 512
-"""Below this ``n_embd`` a token takes tens of microseconds a layer: meeting at its phases eats what a second thread
-brings, unless there are several tokens and a processor is free."""
+"""Below this ``n_embd``, a token takes tens of microseconds per layer. Barriers then cost as much as a second thread
+gains, unless there are several tokens and a free core."""
 
 FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
 QUANTISED = ("q8", "q6", "q4")
 SUGGESTED = (("q8", 20), ("q6", 21), ("q4", 22))
-"""Format and rank of what is suggested for a model: 8 bits wherever they fit, for a file in 16 or 32 bits too. They
-cost a divergence of 7e-4 (docs/native.md) and are read in half the time of 16 bits, which is what a token takes."""
+"""Format and rank of the suggestions for a model: 8 bits if they fit, also for files in 16 or 32 bits. They cost a
+divergence of 7e-4 (docs/native.md) and are read in half the time of 16 bits, which determines the time per token."""
 SAME = "same"
 FITTED = "fitted"
 READABLE = ("float32", "float16", "bfloat16", "float64")
@@ -64,9 +64,9 @@ WANT = {"nothing": 0, "last": 1, "all": 2}
 
 MIB = 2**20
 BASE_BYTES = 48 * MIB
-"""An engine process with numpy and the library, before the first weight (Linux)."""
+"""An engine process with numpy and the library, before any weight is loaded (Linux)."""
 READING_BYTES = 80 * MIB
-"""Of the file that is held while it is read (``model.HELD_BYTES``), and rows in work."""
+"""Mapped pages of the file during the load (``model.HELD_BYTES``), and buffers for rows."""
 LAYER = re.compile(r"blocks\.\d+\.")
 LOW_RANK = re.compile(r"\.att\.(time_maa_w[12]|time_decay_w[12]|[wavg][12])$")
 
@@ -166,12 +166,12 @@ class NativeBackend(FlatBackend):
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
-        """After a graphics card, before the rwkv package."""
+        """Ranks after a GPU and before the rwkv package."""
         return [Suggestion(f"native {name}", rank, f"strategy.recommend.native_{name}") for name, rank in SUGGESTED]
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> NativeBackend:
-        """Builds the library first if it is not there yet. Ends by running one token."""
+        """Builds the library first if needed. Runs one token at the end."""
         from webapp.backends.native.model import NativeModel
 
         try:
@@ -183,9 +183,7 @@ class NativeBackend(FlatBackend):
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
-        if (
-            self._free_threads is not None
-        ):  # beside other programs a second thread costs a small model more than it does
+        if self._free_threads is not None:  # beside other programs, a second thread slows it down
             self._model.spread(library.LARGE_JOBS if self._free_threads.begin() > 1 else library.NO_JOBS)
         lines = self._model.run(
             [row.slot for row in batch], [row.token_ids for row in batch], [WANT[row.want] for row in batch]
@@ -196,12 +194,12 @@ class NativeBackend(FlatBackend):
 
     @property
     def model(self) -> NativeModel:
-        """For measurements: instruction set, bytes read a token, bandwidth."""
+        """For measurements: instruction set, bytes read per token, bandwidth."""
         return self._model
 
 
 class NativeLogits(Logits):
-    """Lines in the library's memory, computed when they are asked for."""
+    """Lines in the library's memory, computed on request."""
 
     def __init__(self, model: NativeModel, lines: int) -> None:
         self._model = model
@@ -223,7 +221,7 @@ class NativeLogits(Logits):
 
 @dataclass(frozen=True)
 class Formats:
-    """Of matrices, head and low-rank matrices, by name; whether the embedding is kept in 8 bits."""
+    """Formats of matrices, head and low-rank matrices, by name; and whether the embedding is in 8 bits."""
 
     format: str
     head: str
@@ -232,8 +230,8 @@ class Formats:
 
     @classmethod
     def of(cls, options: Options) -> Formats:
-        """``same``: as the matrices, but low-rank matrices are never below 8 bits (nothing is gained by it), and the
-        embedding is in 8 bits where the matrices are quantised."""
+        """``same``: as the matrices, but low-rank matrices are never below 8 bits (there is no gain), and the embedding
+        is in 8 bits if the matrices are quantised."""
         chosen = {name: str(options[name]) for name in ("format", "head", "lora", "embedding")}
         main = chosen["format"]
         is_quantised = main in QUANTISED
@@ -243,7 +241,7 @@ class Formats:
 
 
 def default_threads(config: ModelConfig) -> int:
-    """The physical cores this process may use; two at most for a small model, which takes the second where it pays."""
+    """The physical cores that this process may use; at most two for a small model (the second only if it helps)."""
     return min(2, usable_cores()) if config.n_embd < SMALL_WIDTH else usable_cores()
 
 
@@ -269,18 +267,18 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
 
 
 def _is_fitted(formats: Formats, options: Options) -> bool:
-    """8 bits gain nothing by it (docs/quantisation.md)."""
+    """8 bits gain nothing from it (docs/quantisation.md)."""
     return formats.format in ("q4", "q6") and options["scales"] == FITTED
 
 
 def _calibration_bytes(config: ModelConfig) -> int:
-    """A layer in 8 bits, and the tokens between two layers."""
+    """One layer in 8 bits, and the activations between two layers."""
     layer = config.n_embd * (6 * config.n_att + 3 * config.n_ffn) * 17 // 16
     return layer + 8 * 4 * MOST_TOKENS * (config.n_embd + config.n_att)
 
 
 def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Formats) -> int:
-    """Of one tensor inside the library, as ``Matrix::shape`` in src/tiles.h has it."""
+    """Size of one tensor inside the library, as computed by ``Matrix::shape`` in src/tiles.h."""
     if name.endswith(".time_state"):
         return 0
     if name == "emb.weight":
@@ -298,12 +296,12 @@ def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Forma
 
 
 def _second_head_bytes(model: ModelFile, formats: Formats) -> int:
-    """Of the head of those tokens alone that are ever drawn, where a file says that they are half or less."""
+    """Size of a head with only the tokens that can be sampled, if the file says that they are half or fewer."""
     if not isinstance(model, Inspection) or model.config is None:
         return 0
     try:
         bitmap = used_token_bitmap(model) or b""
-    except WeightsError:  # told by the load
+    except WeightsError:  # the load reports it
         return 0
     usable = int.from_bytes(bitmap, "little").bit_count()
     return _tile_bytes(formats.head, usable, model.config.n_embd) if usable <= model.config.vocab_size // 2 else 0
@@ -318,7 +316,7 @@ def _tile_bytes(format: str, rows: int, inputs: int) -> int:
 
 
 def _state_bytes(config: ModelConfig) -> int:
-    """With the padding of src/engine.cpp."""
+    """Includes the padding in src/engine.cpp."""
     width, head = -(-config.n_embd // 16) * 16, -(-config.head_size // 32) * 32
     attention = -(-config.n_att // 32) * 32 * 3 if config.major == 4 else config.n_head * head * head
     return 4 * config.n_layer * (2 * width + attention)
@@ -334,15 +332,15 @@ def _refuse(options: Options, reason: Text | str) -> NoReturn:
 
 PIECES = Path(__file__).with_name("calibration.json")
 WORLD_VOCABULARY = range(65_525, 65_537)
-"""Sizes that models of the World vocabulary have."""
+"""Vocabulary sizes of World models."""
 MOST_TOKENS = 72
-"""Of a piece."""
+"""Per piece."""
 
 
 def calibration_ids(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
-    """Ids of each piece of the text that scales of 4 and 6 bits are fitted on (``Engine::calibrate``, src/engine.h): a
-    few pieces of English, Chinese, code, tables and function calls, with their ids in the World vocabulary, for a
-    backend has no tokenizer. None for a vocabulary that is not World's."""
+    """Token ids of the calibration text, piece by piece, for fitting the scales of 4 and 6 bits (``Engine::calibrate``,
+    src/engine.h): English, Chinese, code, tables and function calls. The ids are fixed World ids, because a backend has
+    no tokenizer. None for other vocabularies."""
     if config.vocab_size not in WORLD_VOCABULARY:
         return ()
     return tuple(tuple(piece["ids"]) for piece in json.loads(PIECES.read_text(encoding="utf-8")))

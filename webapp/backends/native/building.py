@@ -1,8 +1,8 @@
-"""How the C++ library is come by: where it lies, and how it is compiled from ``src``.
+"""Finds and builds the C++ library: where it is stored, and how it is compiled from ``src``.
 
-It comes with a wheel, or is built once into the user's cache folder by whatever C++17 compiler is there: GCC, clang, or
-the ``ziglang`` package, which also compiles for other systems. The standard library alone is imported, so that the
-build of a wheel (hatch_build.py) can use this.
+It is part of a wheel, or is built once in the user's cache folder with any C++17 compiler: GCC, clang, or the
+``ziglang`` package, which can also cross-compile. This module imports only the standard library, so that the build of a
+wheel (hatch_build.py) can use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from webapp.resources import cache_dir
 
 SOURCES = Path(__file__).with_name("src")
 BUILT = Path(__file__).with_name("built")
-"""Where a wheel carries the library."""
+"""The library's folder in a wheel."""
 
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -37,15 +37,15 @@ FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
     *("-ffp-contract=off", "-fno-math-errno", "-w"),
 )
-"""Never -ffast-math, and no multiply-adds of the compiler's own: see src/kernels.inc."""
+"""Never -ffast-math, and no automatic fused multiply-add: see src/kernels.inc."""
 ZIG_FLAGS = (
     *("-DROOST_NO_CXX_RUNTIME", "-D_LIBCPP_VERBOSE_ABORT(...)=__builtin_abort()"),
     *("-g0", "-fno-sanitize=undefined"),
 )
-"""For its compiler and its linker, which compiles what it links first: no libc++ (of which the headers are used), no
-debug information and no runtime of a sanitizer, so that all takes 45 s of processor time and not two minutes."""
+"""For zig's compiler and linker, which first compiles what it links: without libc++ (only its headers are used), debug
+information and sanitizer runtime, so that the build takes 45 s of CPU time and not two minutes."""
 BUILD_TIMEOUT_S = 600
-"""Of one command for this system; one for another, which only a wheel asks for, has no limit."""
+"""For one command on this system; cross-compiling, which only a wheel needs, has no limit."""
 
 
 LIBRARY_VARIABLE = "ROOST_NATIVE_LIBRARY"  # a library built by hand: sanitizers, another compiler
@@ -53,7 +53,7 @@ CACHE_VARIABLE = "ROOST_NATIVE_CACHE"
 
 
 class NativeUnavailable(Exception):
-    """No library could be had; says why and what would change that."""
+    """No library is available; says why and what would change that."""
 
     def __init__(self, reason: Text | str, way_out: Text | str) -> None:
         super().__init__(reason)
@@ -62,8 +62,8 @@ class NativeUnavailable(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """A system a library is compiled for: ``name`` and ``machine`` as Python has them there (``sys.platform``); zig's
-    ``triple`` and the ``tag`` of a wheel, both empty for this very system."""
+    """A target system: ``name`` and ``machine`` as in Python there (``sys.platform``); zig's ``triple`` and the ``tag``
+    of a wheel, both empty for this system."""
 
     name: str = sys.platform
     machine: str = platform.machine().lower()
@@ -79,7 +79,7 @@ SYSTEMS = {
     "macos-x86_64": System("darwin", "x86_64", "x86_64-macos.11.0", "macosx_11_0_x86_64"),
     "windows-x86_64": System("win32", "amd64", "x86_64-windows-gnu", "win_amd64"),
 }
-"""Those that zig compiles for from anywhere."""
+"""Systems for which zig can cross-compile."""
 
 
 def is_built() -> bool:
@@ -99,7 +99,7 @@ def find_library() -> Path | None:
 
 
 def find_compiler() -> list[str] | None:
-    """The command of a C++ compiler: ``CXX``, GCC or clang by their names, or the one in the package ziglang."""
+    """The command of a C++ compiler: ``CXX``, GCC or clang by name, or the one in the package ziglang."""
     given = os.environ.get("CXX", "").split()
     if given and shutil.which(given[0]):
         return given
@@ -115,7 +115,7 @@ def zig() -> list[str]:
 
 
 def library_name(system: System = HERE) -> str:
-    """Named by what it was made from, so that an update of Roost builds its own."""
+    """The name contains a digest of its sources, so that an update of Roost builds its own."""
     ending = {"win32": ".dll", "darwin": ".dylib"}.get(system.name, ".so")
     return f"roost_native-{system.name}-{system.machine}-{source_digest()}{ending}"
 
@@ -136,8 +136,8 @@ def cache_folder() -> Path:
 
 
 def build_apart() -> None:
-    """:func:`build` in a process of its own with little priority, which goes on if this one ends: it is done in half a
-    minute, and what it makes is there for the next start. Returns when it is over; NativeUnavailable."""
+    """Runs :func:`build` in a separate process with low priority. It continues if this process ends, because it takes
+    only half a minute and the next start can use the result. Waits for it; raises NativeUnavailable."""
     code = (
         "import os, sys; sys.path[:] = sys.argv[1:]; hasattr(os, 'nice') and os.nice(10)\n"
         "from webapp.backends.native import building; building.build()"
@@ -158,8 +158,8 @@ def build_apart() -> None:
 
 
 def build(folder: Path | None = None, system: System = HERE) -> Path:
-    """Compiles the sources into ``folder`` (the cache), unless another process does so meanwhile. Raises
-    NativeUnavailable, and remembers the compiler's words in the cache."""
+    """Compiles the sources into ``folder`` (default: the cache), unless another process does so meanwhile. Raises
+    NativeUnavailable, and stores the compiler's output in the cache."""
     folder = folder or cache_folder()
     target = folder / library_name(system)
     compiler = [*zig(), "-target", system.triple] if system.triple else find_compiler()
@@ -169,7 +169,7 @@ def build(folder: Path | None = None, system: System = HERE) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _lock(folder / "build.lock"):
             if not target.exists():
-                for left in folder.glob("build-*"):  # of a build that was ended
+                for left in folder.glob("build-*"):  # left by a killed build
                     shutil.rmtree(left, ignore_errors=True)
                 _compile(compiler, target, system)
     except OSError as exc:
@@ -207,19 +207,19 @@ def _compile(compiler: list[str], target: Path, system: System) -> None:
 
 
 def linker(compiler: list[str]) -> list[str]:
-    """Zig's for C: the one for C++ brings libc++ along."""
+    """Zig's C linker, because its C++ linker adds libc++."""
     return ["cc" if part == "c++" else part for part in compiler] if "ziglang" in compiler else compiler
 
 
 def link_flags(compiler: list[str], system: System) -> list[str]:
-    """On Windows GCC's own libraries go into the DLL; zig's always do, and with ``-static`` it makes an archive."""
+    """On Windows, GCC's own libraries go into the DLL; zig always does that, and ``-static`` makes it an archive."""
     if system.name == "win32":
         return ["-s"] if "ziglang" in compiler else ["-static", "-s"]
     return [] if system.name == "darwin" else ["-lpthread", "-lm", "-s"]
 
 
 def _run(command: list[str], timeout_s: float | None = BUILD_TIMEOUT_S) -> str:
-    """Empty, or what went wrong."""
+    """Empty, or the error output."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
     except (OSError, subprocess.TimeoutExpired) as exc:
@@ -228,7 +228,7 @@ def _run(command: list[str], timeout_s: float | None = BUILD_TIMEOUT_S) -> str:
 
 
 def _try_out(path: Path) -> str:
-    """Runs the self-tests in a process of their own: a wrong instruction would end it."""
+    """Runs the self-tests in a separate process, because an invalid instruction would end it."""
     code = (
         "import ctypes, sys; l = ctypes.CDLL(sys.argv[1]); t = l.roost_self_test; t.restype = ctypes.c_char_p\n"
         "l.roost_best_isa.restype = ctypes.c_int32\n"
@@ -238,13 +238,13 @@ def _try_out(path: Path) -> str:
 
 
 def _failure_file() -> Path:
-    """Where the words of this compiler are kept if it fails on these sources; another one may do better."""
+    """The file for this compiler's error output on these sources; another compiler may succeed."""
     compiler = hashlib.blake2b(" ".join(find_compiler() or ()).encode(), digest_size=4).hexdigest()
     return cache_folder() / f"{library_name()}.{compiler}.failed"
 
 
 def failure() -> Text | None:
-    """What this compiler said when it failed; None when it was not tried."""
+    """The compiler's output when it failed; None if it was not tried."""
     file = _failure_file()
     return Text("reason.backends.build_failed", error=_first_error(file)) if file.exists() else None
 
@@ -271,7 +271,7 @@ _in_this_process = threading.Lock()
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One build at a time. The system drops the lock when a process dies."""
+    """Allows one build at a time. The system releases the lock if a process dies."""
     with _in_this_process, path.open("a+b") as file:
         if sys.platform == "win32":
             import msvcrt

@@ -1,7 +1,7 @@
-"""The C++ library, loaded and tested; ``building`` says where it comes from.
+"""Loads and tests the C++ library; see ``building`` for its source.
 
-Its instruction set is chosen when it is loaded: the best one the processor has whose kernels pass a self-test. Without
-a library and a compiler nothing here fails: :func:`availability` says what would change it.
+The instruction set is chosen at load: the best one of the CPU whose kernels pass a self-test. Without a library and a
+compiler, nothing here fails: :func:`availability` says what is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ISA_VARIABLE = "ROOST_NATIVE_ISA"
 
 
 def availability() -> Availability:
-    """Whether there is a library, or a compiler that could make it. Starts no program."""
+    """Whether there is a library, or a compiler that could build it. Starts no program."""
     if building.is_built():
         return Availability(True)
     failure = building.failure()
@@ -38,18 +38,18 @@ def availability() -> Availability:
 
 @lru_cache(1)
 def load() -> ctypes.CDLL:
-    """The library, built first if need be. Raises NativeUnavailable."""
+    """The library; builds it first if needed. Raises NativeUnavailable."""
     path = building.find_library() or building.build()
     try:
         return _opened(path)
     except NativeUnavailable:
         if path.parent != building.BUILT:
             raise
-        return _opened(building.build())  # the wheel's is for another system, such as one with musl
+        return _opened(building.build())  # the wheel's library is for another system, such as one with musl
 
 
 def _opened(path: Path) -> ctypes.CDLL:
-    """NativeUnavailable when the system cannot load it, or it is of another version."""
+    """Raises NativeUnavailable if the system cannot load it, or if its version is different."""
     try:
         library = ctypes.CDLL(str(path))
         library.roost_abi.restype = ctypes.c_int32
@@ -66,8 +66,8 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 @lru_cache(None)
 def choose_isa(wanted: str = "") -> str:
-    """``wanted`` (or the environment's ``ROOST_NATIVE_ISA``) if the processor has it, else the best one that passes its
-    self-test here. Raises NativeUnavailable for a wanted one that does not work."""
+    """``wanted`` (or ``ROOST_NATIVE_ISA``) if the CPU supports it, otherwise the best one that passes its self-test
+    here. Raises NativeUnavailable if the wanted one does not work."""
     library = load()
     wanted = wanted or os.environ.get(ISA_VARIABLE, "")
     reasons = []

@@ -1,4 +1,4 @@
-"""A model inside the library: read tensor by tensor from the file, then run. numpy and ctypes, no torch."""
+"""A model inside the library: reads the file tensor by tensor, then runs it. Uses numpy and ctypes, not torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from webapp.weights.checkpoint import Checkpoint
 FORMATS = {"f32": 0, "bf16": 1, "f16": 2, "q8": 3, "q6": 4, "q4": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 PIECE_ROWS = 4096
-"""Of head and embedding, at a time; a multiple of 16."""
+"""Rows of head and embedding that are processed at a time; a multiple of 16."""
 HELD_BYTES = 64 * 2**20
-"""Pages of the file that may count as this process's memory while it is read."""
+"""Limit for the pages of the file in this process's memory while it is read."""
 
 # Statuses of src/engine.h.
 BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, NO_SLOT, BAD_TOKEN, INCOMPLETE, NO_SUCH_ISA = range(-1, -8, -1)
@@ -48,7 +48,7 @@ MATRICES = {
 }
 TURNED = {f"att.{letter}{half}": 8 + 4 * (half - 1) + i for half in (1, 2) for i, letter in enumerate("wavg")}
 TURNED |= {"att.time_decay_w1": DECAY_DOWN, "att.time_decay_w2": DECAY_UP}
-"""Low-rank matrices, which files keep as (inputs, rows)."""
+"""Low-rank matrices, which files store as (inputs, rows)."""
 NORMS = {
     "ln1.weight": 0,
     "ln1.bias": 1,
@@ -69,12 +69,12 @@ BATCH_ARRAYS = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "position", "starts", "ids", "values", "banned"),
     *("mask_of", "masks", "alternatives"),
 )
-"""Of a SamplingBatch; most are one and the same object while the same sequences are drawn from."""
+"""Fields of a SamplingBatch; most are the same object while the same sequences run."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How weights are kept and run. Formats by name; ``isa`` as of ``library.ISAS``."""
+    """How weights are stored and run. Formats by name; ``isa`` as in ``library.ISAS``."""
 
     format: str = "q8"
     head: str = "q8"
@@ -85,15 +85,15 @@ class Layout:
     max_slots: int = 65
     max_columns: int = 128
     calibration: tuple[tuple[int, ...], ...] = ()
-    """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
+    """Token ids for fitting scales, in pieces of at most ``max_columns``; without them scales are not fitted."""
     has_packed_file: bool = False
-    """Whether its packed weights are kept on disk for the next load (:mod:`webapp.backends.packed_file`)."""
+    """Whether packed weights are stored on disk for the next load (:mod:`webapp.backends.packed_file`)."""
     adapter: AdapterChoice | None = None
     """Merged in before the weights are packed."""
 
 
 class NativeModel:
-    """One model and its slots. One thread at a time."""
+    """One model and its slots. Not thread-safe."""
 
     def __init__(self, config: ModelConfig, layout: Layout) -> None:
         self.config = config
@@ -130,8 +130,8 @@ class NativeModel:
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
-        """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
-        raises."""
+        """Raises WeightsError for a tensor that is missing, has another shape or is not finite; and exceptions of
+        ``progress``."""
         kept = _packed_place(Path(path), layout) if layout.has_packed_file else None
         found = cls._from_packed_file(kept, config, layout) if kept is not None else None
         if found is not None:
@@ -150,7 +150,7 @@ class NativeModel:
 
     @classmethod
     def _from_packed_file(cls, path: Path, config: ModelConfig, layout: Layout) -> NativeModel | None:
-        """None where there is none, or one the library does not take."""
+        """None if there is no file, or if the library does not accept it."""
         mapped = packed_file.opened(path)
         if mapped is None:
             return None
@@ -191,7 +191,7 @@ class NativeModel:
 
     @property
     def weight_bytes(self) -> int:
-        """What one decoded token reads, without the states."""
+        """Bytes read for one decoded token, without the states."""
         return int(self._library.roost_weight_bytes(self._open))
 
     @property
@@ -203,11 +203,11 @@ class NativeModel:
         return int(4 * self._state_floats)
 
     def read_bandwidth(self, size: int = 256 * 2**20) -> float:
-        """Bytes a second that all its threads together read from memory."""
+        """Bytes per second that all its threads together read from memory."""
         return float(self._library.roost_read_bandwidth(self._open, size)) * 1e9
 
     def new_slot(self) -> int:
-        """NoSlot (OutOfMemory) when all are taken."""
+        """Raises NoSlot (OutOfMemory) if all are in use."""
         return self._check(self._library.roost_new_slot(self._open))
 
     def free_slot(self, slot: int) -> None:
@@ -237,23 +237,23 @@ class NativeModel:
         return state
 
     def write_state(self, slot: int, state: RecurrentState) -> None:
-        """ValueError for one with NaN or infinity; its shapes were checked."""
+        """Raises ValueError for NaN or infinity; the shapes were checked before."""
         att, ffn, rest = (np.ascontiguousarray(array, np.float32) for array in self._parts(state))
         self._check(self._library.roost_transfer_state(self._open, slot, 1, *_pointers(att, ffn, rest)))
 
     def spread(self, which: int) -> None:
-        """Over its threads, from now on: NO_JOBS, LARGE_JOBS (which gain by it) or ALL_JOBS, as at first."""
+        """Which work uses several threads from now on: NO_JOBS, LARGE_JOBS or ALL_JOBS (default)."""
         if which != self._spread:
             self._spread = self._check(self._library.roost_spread(self._open, which)) or which
 
     def step(
         self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], want: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Feeds ``token_ids[b]`` to ``slots[b]``; ``want`` 0 nothing, 1 the last, 2 all. The :meth:`lines` it makes."""
+        """Feeds ``token_ids[b]`` to ``slots[b]``; ``want``: 0 nothing, 1 last, 2 all. Returns its :meth:`lines`."""
         return self.lines(self.run(slots, token_ids, want))
 
     def run(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], want: Sequence[int]) -> int:
-        """As :meth:`step`, how many lines; they are not computed before somebody asks for them."""
+        """Like :meth:`step`, but returns the number of lines, which are computed on request."""
         try:
             tokens = array("i", chain.from_iterable(token_ids))
         except OverflowError:
@@ -264,7 +264,7 @@ class NativeModel:
         return self._check(self._library.roost_step(self._open, len(token_ids), *addresses))
 
     def lines(self, lines: int) -> NDArray[np.float32]:
-        """The logits of all ``lines`` of the last step, as a view of the library's memory, valid until the next one."""
+        """The logits of all ``lines`` of the last step: a view of the library's memory, valid until the next step."""
         stride = ctypes.c_int64()
         address = self._library.roost_logits(self._open, ctypes.byref(stride)) if lines else None
         if not address:
@@ -308,8 +308,8 @@ class NativeModel:
         return (token_ids, *reports)
 
     def _use_only(self, banned: NDArray[np.int32]) -> None:
-        """Where half of the tokens and more may never be drawn (a model that was trained on a part of its vocabulary),
-        the head is computed for the others alone when a line is only drawn from."""
+        """If at least half of the tokens can never be sampled (a model trained on a part of its vocabulary), the head
+        is computed only for the others when a line is only sampled."""
         if banned is self._banned:
             return
         self._banned = banned
@@ -325,7 +325,7 @@ class NativeModel:
         return self._handle
 
     def _parts(self, state: RecurrentState) -> tuple[NDArray[np.float32], ...]:
-        """As the library hands states over: RWKV-4's three arrays are one."""
+        """In the library's form: RWKV-4's three arrays are one."""
         arrays = state.arrays
         rest = (
             np.stack([arrays[name] for name in ("att_aa", "att_bb", "att_pp")])
@@ -336,7 +336,7 @@ class NativeModel:
 
     @staticmethod
     def _check(status: int) -> int:
-        """The count a call returned, or the error it stands for."""
+        """Returns the count from a call, or raises the error for its status."""
         if status >= 0:
             return status
         if status == NO_MEMORY:
@@ -353,7 +353,7 @@ class NativeModel:
 
 
 class _Loader:
-    """Hands a file's tensors to the library, as they lie in the file, without a copy wherever they can be read so."""
+    """Passes a file's tensors to the library, directly from the file and without a copy if possible."""
 
     def __init__(
         self,
@@ -443,7 +443,7 @@ class _Loader:
     def _read_layer_v4_to_v6(self, layer: int, prefix: str) -> None:
         config = self._model.config
         is_6 = config.major == 6
-        # RWKV-4 and 5 say how much of the present token to take, 6 and 7 how much of the one before.
+        # RWKV-4 and 5 store the factor of the present token, 6 and 7 that of the previous one.
         word = "time_maa" if is_6 else "time_mix"
         letters = "rwkvgx" if is_6 else "rkvg" if config.architecture in ("5.1", "5.2") else "rkv"
         for part, roles in (("att", {x: MIXES[x] for x in letters}), ("ffn", FFN_MIXES)):
@@ -458,7 +458,7 @@ class _Loader:
         self._vector(layer, BONUS, f"{prefix}att.time_first", bonus)
 
     def _decay_and_bonus(self, prefix: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One number a channel. RWKV-5 has one a head up to 5.1, and its bonus as a logarithm in 5.0."""
+        """One value per channel. RWKV-5 up to 5.1 has one per head; the bonus is a logarithm in 5.0."""
         config = self._model.config
         decay = self._values(f"{prefix}att.time_decay").astype(np.float64)
         first = "time_first" if config.architecture in ("4", "5.0") else "time_faaaa"
@@ -498,7 +498,7 @@ class _Loader:
             self._refuse(_not_finite(names[0]))
 
     def _bits(self, name: str) -> np.ndarray:
-        """A view into the file (or what an adapter made of it) in a dtype the library reads, or a float32 copy."""
+        """A view of the file (or of the adapter's result) in a dtype that the library reads, or a float32 copy."""
         bits = self._source.bits(name)
         if self._source.info(name).dtype not in DTYPES:
             bits = bits.astype(np.float32)
@@ -570,7 +570,7 @@ class _Loader:
 
 
 def _packed_place(model: Path, layout: Layout) -> Path:
-    """Instruction sets share it: packed weights are the same for all."""
+    """All instruction sets share it, because packed weights are the same."""
     about = (layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration), layout.adapter)
     stamps = repr(layout.adapter.stamps()) if layout.adapter is not None else ""
     return packed_file.place(model, repr(about), building.source_digest() + stamps)
@@ -585,13 +585,13 @@ def _misshapen(name: str) -> Text:
 
 
 def _address(array: NDArray[Any]) -> int:
-    """As ``array.ctypes.data``, in a third of its time; it is asked for 14 times a step."""
+    """Like ``array.ctypes.data``, in a third of the time; it is called 14 times per step."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def _pointers(*arrays: NDArray[Any]) -> list[int]:
-    """Addresses; the caller keeps the arrays, which are C-contiguous."""
+    """Addresses; the caller must keep the arrays alive. They are C-contiguous."""
     return [array.ctypes.data for array in arrays]
 
 
@@ -599,7 +599,7 @@ READ_BYTES = 256 * 2**20
 
 
 def measured_bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory, without a model."""
+    """Bytes per second that this many threads read from memory, without a model."""
     config = ModelConfig("7", n_layer=1, n_embd=64, n_att=64, n_ffn=64, n_head=1, head_size=64, vocab_size=64)
     model = NativeModel(config, Layout(threads=threads, isa=library.choose_isa(), max_slots=1, max_columns=8))
     try:

@@ -1,6 +1,6 @@
-"""The engine in torch: RWKV-4 to 7, batched, on processors without a C++ compiler and on NVIDIA cards.
+"""The torch engine: RWKV-4 to 7, batched, on CPUs without a C++ compiler and on NVIDIA GPUs.
 
-``strategy`` reads and places the layers, ``linear`` has the matrices in 32 to 4 bits, ``model`` reads a file and runs a
-step of all sequences together, ``recurrence`` is what differs between one token and a chunk of them, ``sampling`` draws
-tokens where the logits are. ``backend`` is the contract's view of it all. torch is imported with the first load.
+``strategy`` parses strategies and places the layers, ``linear`` has the matrices in 32 to 4 bits, ``model`` runs a step
+of all sequences together, ``recurrence`` handles single tokens and chunks, ``sampling`` samples tokens on the device of
+the logits. ``backend`` implements the contract. torch is imported with the first load.
 """

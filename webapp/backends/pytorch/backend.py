@@ -1,4 +1,4 @@
-"""The contract's view of the torch engine: options, checks, the fit estimate, and a loaded model."""
+"""The torch backend: options, checks, memory estimate, and a loaded model."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ PREFILL_TOKENS = 64
 PREFILL_TOKENS_ON_CARD = 1024
 READABLE = ("float32", "float16", "bfloat16", "float64")
 CHUNK_BYTES = 16 * 64 * 4
-"""RWKV-5 and 6, of a channel of a prompt's token: what it sees of the others of its chunk."""
+"""For RWKV-5 and 6, per channel of a prompt token: its interaction with the other tokens of its chunk."""
 PIECES_BYTES = 128 * 2**20
-"""Of a matrix in work while it is read, beside the tensor it comes from."""
+"""Buffer for a matrix while it is read, besides the source tensor."""
 BITS = {"f32": 32, "bf16": 16, "f16": 16, "q8": 8, "q4": 5}
 SUGGESTED = (("torch cuda f16", 12), ("torch cpu q8", 48), ("torch cpu q4", 49))
-"""Strategy and rank. On a card behind the rwkv package, because none was at hand to run this on; on a processor behind
-the native engine and before the package, which writes half as fast alone and a seventh as fast for 32."""
+"""Strategy and rank. On a GPU behind the rwkv package, because no GPU was available for tests. On a CPU behind the
+native engine and before the package, which decodes at half the speed alone and at a seventh for 32 sequences."""
 
 
 class TorchBackend(Backend):
-    """RWKV-4 to 7 from .pth, .safetensors and .st, on processors and NVIDIA cards."""
+    """RWKV-4 to 7 from .pth, .safetensors and .st, on CPUs and NVIDIA GPUs."""
 
     OPTIONS = (
         BackendOption(BY_STRATEGY, "text", strategy.canonical(strategy.NAME)),
@@ -94,7 +94,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-        """A device and a format for all layers."""
+        """One device and one format for all layers."""
         options = tuple(
             BackendOption(
                 name,
@@ -182,7 +182,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> TorchBackend:
-        """Ends by running one token."""
+        """Runs one token at the end."""
         places = strategy.place(str(options[BY_STRATEGY]), config.n_layer)
         requirements.check_torch_devices({place.device for place in places})
         set_threads(int(options["threads"]), config)
@@ -259,7 +259,7 @@ class TorchBackend(Backend):
         return self._open.weight_bytes
 
     def _make_room(self, states: States) -> None:
-        """More than ``max_slots``: the engine's own slot, and that of the graphs."""
+        """More than ``max_slots``: includes the engine's probe slot and the slot of the graphs."""
         most = self.max_slots + 2
         if states.capacity == most:
             raise KeyError("all slots are taken")
@@ -279,7 +279,7 @@ class TorchBackend(Backend):
         return slot
 
     def _check(self, batch: Sequence[Row]) -> None:
-        """Before anything is changed: ValueError for tokens, KeyError for slots."""
+        """Before anything is changed: raises ValueError for tokens, KeyError for slots."""
         slots = [row.slot for row in batch]
         if len(set(slots)) < len(slots) or not self._used.issuperset(slots):
             raise KeyError("the slot is not in use, or named twice")
@@ -292,7 +292,7 @@ class TorchBackend(Backend):
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
-    """Without gradients; running out of memory is an OutOfMemory."""
+    """Without gradients; converts out-of-memory errors to OutOfMemory."""
     import torch
 
     with running(), torch.inference_mode():
@@ -300,7 +300,7 @@ def working() -> Iterator[None]:
 
 
 class Saved:
-    """A state where it was, by kind and layer."""
+    """A state on its own device, by kind and layer."""
 
     def __init__(self, parts: list[list[Tensor]]) -> None:
         self.parts = parts

@@ -1,5 +1,5 @@
-"""Decoding on a card without the processor: a step of single tokens is recorded once for each number of rows and then
-replayed, which starts its hundreds of kernels in one call. Run on a processor in tests alone; not yet on a card."""
+"""CUDA graphs for decoding: a step of single tokens is recorded once per number of rows and then replayed, which starts
+hundreds of kernels in one call. Tested on a CPU only; not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from webapp.backends.pytorch.model import Step, TorchModel
 log = logging.getLogger(__name__)
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Numbers of rows that are recorded; others are filled up with rows for a slot nobody uses."""
+"""Recorded numbers of rows; other steps are padded with rows for an unused slot."""
 WARM_UPS = 2
 VARIABLE = "ROOST_TORCH_GRAPHS"
-"""``0`` in the environment: every step is run kernel by kernel."""
+"""``0`` in the environment: every step runs kernel by kernel."""
 
 Record = Callable[[Callable[[], Tensor], str], tuple[Callable[[], object], Tensor]]
-"""Of the work and its device: what does it again, and where its result then is."""
+"""From the work and its device: a function that repeats it, and the tensor with its result."""
 
 
 def are_wanted(devices: list[str]) -> bool:
-    """All layers on one card: what moves between devices cannot be recorded."""
+    """All layers must be on one GPU: transfers between devices cannot be recorded."""
     return len(set(devices)) == 1 and devices[0].startswith("cuda") and os.environ.get(VARIABLE) != "0"
 
 
 class FixedStep:
-    """A :class:`Step` of single tokens whose numbers can be exchanged."""
+    """A :class:`Step` of single tokens whose values can be replaced."""
 
     is_plain = True
     run = None
@@ -48,7 +48,7 @@ class FixedStep:
 
 
 class DecodeGraphs:
-    """``spare_slot`` belongs to the graphs. Only for models of which :func:`are_wanted` says so."""
+    """``spare_slot`` belongs to the graphs. Only for models for which :func:`are_wanted` is True."""
 
     def __init__(self, model: TorchModel, spare_slot: int, record: Record | None = None) -> None:
         self._model, self._spare_slot, self._record = model, spare_slot, record or record_on_card
@@ -58,12 +58,12 @@ class DecodeGraphs:
         self._is_usable = True
 
     def run(self, step: Step) -> Tensor | None:
-        """As :meth:`TorchModel.run`; None for a step that has to be run without."""
+        """As :meth:`TorchModel.run`; None for a step that cannot use a graph."""
         count = len(step.rows)
         size = next((size for size in SIZES if size >= count), 0)
         if not (self._is_usable and step.is_plain and size):
             return None
-        if self._capacity != self._model.states.capacity:  # the tensors the graphs were recorded on are gone
+        if self._capacity != self._model.states.capacity:  # the recorded tensors do not exist any more
             self._graphs.clear()
             self._capacity = self._model.states.capacity
         if size not in self._graphs:
@@ -88,7 +88,7 @@ class DecodeGraphs:
 
 
 def record_on_card(work: Callable[[], Tensor], device: str) -> tuple[Callable[[], object], Tensor]:
-    """As torch's manual asks: some runs on a stream of their own first."""
+    """As in torch's manual: a few warm-up runs on a separate stream first."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

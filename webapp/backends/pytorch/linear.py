@@ -1,8 +1,8 @@
 """A matrix in 32, 16, 8 or 4 bits and its product with rows of activations.
 
-Rows come in and go out in float32, whatever the matrix is kept in. On a processor torch has kernels of its own for 8
-and 4 bits that are fast for a few rows; for many rows, and where they are missing, a matrix is widened piece by piece
-and multiplied in float32. On a card it is widened to bfloat16, whose range is that of float32.
+Input and output rows are float32, whatever the matrix's format. On a CPU, torch has kernels for 8 and 4 bits that are
+fast for a few rows; for many rows, or without these kernels, a matrix is dequantised piece by piece and multiplied in
+float32. On a GPU it is dequantised to bfloat16, which has the range of float32.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.nn.functional import linear
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 GROUP = 32
-"""Weights of a row that share a scale in 4 bits."""
+"""Weights in a row that share a scale in 4 bits."""
 SHRINKS = (1.0, 0.93, 0.86, 0.79)
-"""Ranges tried for a group in 4 bits, in shares of the whole one: a narrower one clips and has finer steps."""
+"""Ranges that are tried for a 4-bit group, relative to the full range: a narrower one clips but has finer steps."""
 PIECE_WEIGHTS = 2**21
-"""Widened at once: 8 MB in float32."""
+"""Dequantised at a time: 8 MB in float32."""
 FEW_ROWS = {"16": 4, "8": 24}
 """Up to this many rows, a CPU multiplies faster without dequantising. A rough value from one short run on AVX2."""
 
@@ -34,7 +34,7 @@ class Matrix(ABC):
 
     @abstractmethod
     def select(self, rows: Tensor) -> Matrix:
-        """These rows alone, copied."""
+        """A copy of these rows only."""
 
     @property
     @abstractmethod
@@ -42,8 +42,8 @@ class Matrix(ABC):
 
 
 class Dense(Matrix):
-    """In the precision of ``weight``. ``factor`` multiplies what comes out: float16 has a matrix divided by it whose
-    products would pass 65,504."""
+    """In the precision of ``weight``. ``factor`` multiplies the output: in float16, a matrix whose products would
+    exceed 65,504 is divided by it."""
 
     def __init__(self, weight: Tensor, factor: float = 1.0) -> None:
         self._weight, self._factor = weight, factor
@@ -65,7 +65,7 @@ class Dense(Matrix):
 
 
 class Int8(Matrix):
-    """A scale for each row, in bfloat16, from -127 to 127. Activations are rounded to bfloat16 where torch's kernel
+    """One bfloat16 scale per row, values from -127 to 127. Activations are rounded to bfloat16 if torch's kernel
     multiplies them."""
 
     def __init__(self, values: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
@@ -87,10 +87,10 @@ class Int8(Matrix):
 
 
 class Int4(Matrix):
-    """Two weights in a byte; each ``GROUP`` of a row has a scale and the value of 8, in bfloat16."""
+    """Two weights per byte; each ``GROUP`` of a row has a scale and the value of level 8, in bfloat16."""
 
     def __init__(self, packed: Tensor, scales: Tensor, offsets: Tensor, dtype: torch.dtype) -> None:
-        """``packed (rows, inputs / 2)``, the even inputs in the low half; the others ``(rows, inputs / GROUP)``."""
+        """``packed (rows, inputs / 2)``, even inputs in the low half; the others ``(rows, inputs / GROUP)``."""
         self._packed, self._scales, self._offsets, self._dtype = packed, scales, offsets, dtype
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Int4(Matrix):
 
 
 class Int4Kernel(Matrix):
-    """4 bits in the order of torch's kernel for processors."""
+    """4 bits in the layout of torch's CPU kernel."""
 
     def __init__(self, packed: Tensor, scales: Tensor) -> None:
         self._packed, self._scales = packed, scales
@@ -131,8 +131,8 @@ class Int4Kernel(Matrix):
 
 
 def make_matrix(weight: Tensor, format: str, device: str, factor: float = 1.0) -> Matrix:
-    """``weight (rows, inputs)`` in any float dtype, on the CPU. 4 bits become 8 where a row is no whole number of
-    groups. ``factor`` as of :class:`Dense`."""
+    """``weight (rows, inputs)`` in any float dtype, on the CPU. 4 bits become 8 if a row is not a whole number of
+    groups. ``factor`` as in :class:`Dense`."""
     rows, inputs = weight.shape
     if format in DTYPES:
         if factor != 1.0:
@@ -154,7 +154,7 @@ def make_matrix(weight: Tensor, format: str, device: str, factor: float = 1.0) -
 
 
 def quantised_to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and a scale a row: a bfloat16 that is not below the exact one, so that nothing is cut off."""
+    """Values and one scale per row: a bfloat16 not below the exact scale, so that nothing is clipped."""
     exact = (weight.abs().amax(-1) / 127).clamp(min=1e-20)
     scales = (exact * (1 + 2**-8)).bfloat16()
     values = (weight / scales.float().unsqueeze(-1)).round().clamp(-127, 127)
@@ -163,7 +163,7 @@ def quantised_to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantised_to_4_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Values 0 to 15 ``(rows, groups, GROUP)`` uint8, scales and offsets ``(rows, groups)`` in bfloat16: a weight is
-    ``(value - 8) * scale + offset``. Of several ranges the one with the smallest squares of differences."""
+    ``(value - 8) * scale + offset``. Chooses the range with the smallest sum of squared errors."""
     groups = weight.view(len(weight), -1, GROUP)
     low, high = groups.amin(-1), groups.amax(-1)
     middle, half = (low + high) / 2, (high - low) / 2
@@ -192,7 +192,7 @@ def _in_pieces(x: Tensor, weight: Tensor) -> Tensor:
 
 @functools.cache
 def has_int8_kernel() -> bool:
-    """Whether this torch multiplies 8-bit weights on this processor, tried out: the operator is not public."""
+    """Whether this torch multiplies 8-bit weights on this CPU; found by a trial, because the operator is not public."""
     values = torch.arange(-32, 32, dtype=torch.int8).repeat(32, 1)
     x, scales = torch.ones(2, 64, dtype=torch.bfloat16), torch.full((32,), 0.5, dtype=torch.bfloat16)
     try:
@@ -204,7 +204,7 @@ def has_int8_kernel() -> bool:
 
 @functools.cache
 def has_int4_kernel() -> bool:
-    """The same of 4-bit weights."""
+    """The same for 4-bit weights."""
     x = torch.ones(2, 64, dtype=torch.bfloat16)
     scales = torch.tensor([0.5, 1.0], dtype=torch.bfloat16).repeat(2, 32, 1)
     try:

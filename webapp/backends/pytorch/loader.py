@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 LOW_RANK_FORMAT = {"q8": "bf16", "q4": "bf16"}
 """Low-rank matrices are small; quantising them gains nothing."""
 HEAD_FORMAT = {"q4": "q8"}
-"""The head costs most of what 4 bits lose."""
+"""Most of the error of 4 bits comes from the head."""
 HELD_BYTES = 64 * 2**20
-"""Pages of the file that may count as this process's memory while it is read."""
+"""Limit for the pages of the file in this process's memory while it is read."""
 
 
 def load_model(
@@ -35,8 +35,8 @@ def load_model(
     progress: ProgressCallback,
     adapter: AdapterChoice | None = None,
 ) -> TorchModel:
-    """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
-    raises. ``places``: of each layer and the head."""
+    """Raises WeightsError for a tensor that is missing, has another shape or is not finite; and exceptions of
+    ``progress``. ``places``: for each layer and the head."""
     with open_model(path, adapter) as source:
         return _Loader(config, places, source, progress).read()
 
@@ -134,7 +134,7 @@ class _Loader:
         made.vectors = {name: self._vector(f"{att}{name}", layer, self._config.n_att) for name in names}
 
     def _read_low_rank(self, made: Attention, layer: int, att: str, pairs: dict[str, tuple[str, str]]) -> None:
-        """Files keep them as (inputs, rows)."""
+        """Files store them as (inputs, rows)."""
         made.down, made.up = {}, {}
         for name, (first, second) in pairs.items():
             down, up = self._tensor(att + first), self._tensor(att + second)
@@ -145,7 +145,7 @@ class _Loader:
             made.down[name], made.up[name] = (self._made(part.t(), layer, low_rank=True) for part in (down, up))
 
     def _mix_names(self) -> list[str]:
-        """In the order the attention takes them apart."""
+        """In the order that the attention expects."""
         if self._config.major == 7:
             return [f"x_{letter}" for letter in "rwkvag"]
         if self._config.major == 6:
@@ -153,13 +153,13 @@ class _Loader:
         return [f"time_mix_{letter}" for letter in ("rkvg" if self._config.architecture in ("5.1", "5.2") else "rkv")]
 
     def _mix(self, prefix: str, names: list[str], layer: int) -> Tensor:
-        """How much of the token before; RWKV-4 and 5 say how much of the present one."""
+        """The factor of the previous token; RWKV-4 and 5 store that of the present one."""
         vectors = [self._vector(prefix + name, layer, self._config.n_embd) for name in names]
         mixes = torch.stack(vectors).unsqueeze(1)
         return mixes if self._config.major > 5 else 1 - mixes
 
     def _by_channel(self, vector: Tensor, name: str) -> Tensor:
-        """RWKV-5 up to 5.1 has one number a head."""
+        """RWKV-5 up to 5.1 has one value per head."""
         if vector.numel() == self._config.n_head:
             vector = vector.repeat_interleave(self._config.head_size)
         if vector.numel() != self._config.n_att:
@@ -201,7 +201,7 @@ class _Loader:
         )
 
     def _tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """A view into the file. Counted, its shape and values checked."""
+        """A view of the file. Counted; shape and values are checked."""
         if name in self._sizes and name not in self._done:
             self._progress(LoadProgress(self._done_bytes, sum(self._sizes.values()), len(self._done), len(self._sizes)))
             self._done.add(name)

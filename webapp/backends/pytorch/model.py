@@ -1,8 +1,8 @@
-"""A model in torch, run a step of all sequences at once. :mod:`loader` reads it.
+"""A model in torch that runs a step of all sequences at once. :mod:`loader` reads it.
 
-The tokens of all rows lie one after the other, ``(M, n_embd)``, and pass every matrix together; the recurrence alone
-tells the sequences apart (:mod:`recurrence`). Activations are float32 everywhere; what a matrix is kept in is its own
-affair (:mod:`linear`).
+The tokens of all rows are stored one after another, ``(M, n_embd)``, and pass each matrix together; only the recurrence
+handles sequences separately (:mod:`recurrence`). Activations are always float32; matrices have their own formats
+(:mod:`linear`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from webapp.engine.state import ModelConfig, RecurrentState
 
 GROUP_NORM_EPS = 64e-5
 HALVING_LAYERS = 6
-"""In float16 what layers write is divided by 2 after each so many, as in the rwkv package, and multiplied again."""
+"""In float16, outputs of layers are divided by 2 after every this many layers, as in the rwkv package, and restored."""
 
 
 class Step:
-    """Where the tokens of a batch lie: single tokens first, then the prompts, one after the other.
+    """The order of the tokens in a batch: single tokens first, then the prompts, one after another.
 
-    ``rows`` are the batch's rows in this order. Index tensors are on every device the layers use.
+    ``rows`` are the batch's rows in this order. Index tensors are on every device that the layers use.
     """
 
     def __init__(self, batch: Sequence[Row], devices: Sequence[str]) -> None:
@@ -48,14 +48,14 @@ class Step:
         slots = [row.slot for row in self.rows]
         is_run = slots == list(range(slots[0], slots[0] + len(slots)))
         self.run = slice(slots[0], slots[0] + len(slots)) if is_run else None
-        """Where the slots lie side by side their states are used as they are, without a copy."""
+        """If the slots are adjacent, their states are used directly, without a copy."""
         self._index = {
             "slots": slots,
             "ends": [end - 1 for end in starts[1:]],
             "wanted": wanted,
             "lengths": self.lengths,
             "places": self._places(starts),
-            # of each token the one before it, in [what the slots kept, the tokens]
+            # for each token the previous one, as an index into [the slots' stored tokens, the tokens]
             "before": [
                 i if place == 0 else len(slots) + starts[i] + place - 1
                 for i, length in enumerate(lengths)
@@ -68,7 +68,7 @@ class Step:
         }
 
     def _places(self, starts: list[int]) -> list[int]:
-        """``(prompts, longest)`` flat: where each prompt's tokens lie, behind its end any token."""
+        """``(prompts, longest)`` flat: the indices of each prompt's tokens; beyond its end any token."""
         longest = max(self.lengths, default=0)
         return [
             starts[self.singles + i] + min(place, length - 1)
@@ -81,8 +81,8 @@ class Step:
 
 
 class States:
-    """The states of all slots, a tensor a kind and layer: ``att`` and ``ffn (slots, n_embd)``, and ``past (slots, H, N,
-    N)`` or ``(slots, 3, n_att)``."""
+    """The states of all slots, one tensor per kind and layer: ``att`` and ``ffn (slots, n_embd)``, and ``past (slots,
+    H, N, N)`` or ``(slots, 3, n_att)``."""
 
     def __init__(self, config: ModelConfig, devices: Sequence[str], initial: RecurrentState) -> None:
         self.config = config
@@ -95,7 +95,7 @@ class States:
         self.grow(1)
 
     def grow(self, capacity: int) -> None:
-        """Raises what torch raises when memory is out; nothing is changed then."""
+        """On an out-of-memory error of torch, nothing has changed."""
         made = []
         for kind, initial in zip((self.att, self.ffn, self.past), self._initial, strict=True):
             tensors = []
@@ -109,7 +109,7 @@ class States:
         self.capacity = capacity
 
     def put(self, slot: int, parts: Sequence[Sequence[Tensor]] | None = None) -> None:
-        """The parts of :meth:`take` or :meth:`from_value`, or the state a sequence starts in."""
+        """The parts from :meth:`take` or :meth:`from_value`, or the initial state of a sequence."""
         for kind, part in zip((self.att, self.ffn, self.past), parts or self._initial, strict=True):
             for layer, tensor in enumerate(kind):
                 tensor[slot].copy_(part[layer])
@@ -140,14 +140,14 @@ class States:
 
 @dataclass
 class Attention:
-    """Of one layer. What a version does not have is absent; vectors are flat, float32."""
+    """The attention of one layer. Parts that a version does not have are absent; vectors are flat, float32."""
 
     receptance: Matrix
     key: Matrix
     value: Matrix
     output: Matrix
     mix: Tensor
-    """``(mixes, 1, n_embd)``: how much of the token before to take, in the version's own order."""
+    """``(mixes, 1, n_embd)``: the factor of the previous token, in the version's own order."""
     gate: Matrix | None = None
     norm: tuple[Tensor, Tensor] | None = None
     decay: Tensor | None = None
@@ -170,7 +170,7 @@ class Layer:
 
 
 class TorchModel:
-    """One model and its states. One thread at a time, in ``torch.inference_mode``."""
+    """One model and its states. Not thread-safe; use it in ``torch.inference_mode``."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class TorchModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Of everything read from the file."""
+        """Of all tensors read from the file."""
         layers = sum(_bytes_of(layer) for layer in self._layers)
         return layers + _bytes_of((self._embedding, self._norm0, self._norm_out, self.head))
 
@@ -201,13 +201,13 @@ class TorchModel:
         return Step(batch, sorted({*self.devices, self.head_device}))
 
     def run(self, step: Step) -> Tensor:
-        """Feeds a step to its slots: ``(lines, n_embd)`` for :attr:`head`. An error leaves every state as it was."""
+        """Feeds a step to its slots: ``(lines, n_embd)`` for :attr:`head`. An error leaves every state unchanged."""
         hidden, after = self.forward(step.token_ids, step)
         self.commit(step, after)
         return hidden
 
     def forward(self, token_ids: Tensor, step: Step) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """As :meth:`run`, but the states after it are returned, by layer."""
+        """Like :meth:`run`, but returns the new states, by layer."""
         x = self._embedding[token_ids.to(self._embedding.device)].float()
         x = _norm(x.to(self.devices[0]), self._norm0)
         first: list[Tensor] = []
@@ -240,7 +240,7 @@ class TorchModel:
         return kind[step.run] if step.run is not None else kind[step.index("slots", device)]
 
     def _shifted(self, x: Tensor, kind: Tensor, step: Step, device: str) -> tuple[Tensor, Tensor]:
-        """The token before each, and what the slots keep after the step."""
+        """The previous token of each, and the values that the slots store after the step."""
         kept = self._kept(kind, step, device)
         if step.is_plain:
             return kept, x
@@ -369,7 +369,7 @@ class TorchModel:
         return self._heads(padded).transpose(1, 2)
 
     def _is_token(self, step: Step, device: str) -> Tensor | None:
-        """1 for a prompt's token, 0 behind its end, ``(prompts, 1, T, 1)``; None where all are equally long."""
+        """1 for a prompt's token, 0 beyond its end, ``(prompts, 1, T, 1)``; None if all have the same length."""
         longest = max(step.lengths)
         if min(step.lengths) == longest:
             return None

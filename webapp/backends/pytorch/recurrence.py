@@ -1,4 +1,4 @@
-"""What RWKV keeps of the past: one token of many sequences, or chunks of prompts in matrix form.
+"""RWKV's recurrence: one token of many sequences, or chunks of prompts in matrix form.
 
 Shapes: ``B`` sequences, ``T`` tokens of each, ``H`` heads of ``N`` channels. A state is ``(B, H, N, N)``, value channel
 first, as in :class:`webapp.engine.state.RecurrentState`; everything is float32, decays are logarithms. Nothing is
@@ -6,15 +6,15 @@ written in place: an error in the middle of a step leaves every state as it was.
 
 A prompt shorter than the longest of its batch is padded with tokens that change nothing: key 0, decay 1 (logarithm 0).
 
-RWKV-5 and 6: ``S[t] = S[t-1] * w + v k'``, read as ``S[t-1] r + v (u k . r)``. Within a chunk token ``t`` sees token
-``j`` through the decay between them, ``exp(c[t-1] - c[j])`` with the sums ``c`` of logarithms. It is formed channel by
-channel, since its two factors alone would overflow.
+RWKV-5 and 6: ``S[t] = S[t-1] * w + v k'``, output ``S[t-1] r + v (u k . r)``. Within a chunk, token ``t`` sees token
+``j`` through the decay between them, ``exp(c[t-1] - c[j])`` with the cumulative sums ``c`` of the logarithms. It is
+computed per channel, because its two factors alone would overflow.
 
-RWKV-7: ``S[t] = S[t-1] * w + (S[t-1] a) b' + v k'``, read as ``S[t] r``. Decays lie above 0.54, so the two factors can
-be formed for 16 tokens. What the corrections ``u[t] = S[t-1] a`` of a chunk do to each other is a triangular system
-(the WY form; Yang et al. 2024, arXiv 2406.06484), after which a chunk is one product with the state before it.
+RWKV-7: ``S[t] = S[t-1] * w + (S[t-1] a) b' + v k'``, output ``S[t] r``. Decays are above 0.54, so the two factors can
+be computed for 16 tokens. The corrections ``u[t] = S[t-1] a`` within a chunk depend on each other through a triangular
+system (the WY form; Yang et al. 2024, arXiv 2406.06484). Then a chunk is one product with the state before it.
 
-RWKV-4: a weighted mean of values, its weights relative to the largest so far: ``(B, 3, A)`` are numerator, denominator
+RWKV-4: a weighted mean of values, with weights relative to the largest so far: ``(B, 3, A)`` are numerator, denominator
 and the logarithm of that weight.
 """
 
@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 
 CHUNK = 16
 LEAST_LOG_DECAY = -30.0
-"""exp of it is nothing beside 1 in float32; without a bound the sums of a chunk lose their small parts."""
+"""Its exp is negligible against 1 in float32; without this limit, the sums of a chunk lose their small terms."""
 
 
 def mean_token(k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ def mean_chunks(
 def _mean_chunk(
     k: Tensor, v: Tensor, decay: Tensor, bonus: Tensor, state: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The state is one more value, before the first: ``largest`` with the mean ``top / largest``'s weights."""
+    """The state counts as one more value before the first one: the mean with its weight."""
     size = k.shape[1]
     top, bottom, largest = (part.unsqueeze(1) for part in state.unbind(1))
     at = torch.arange(size, device=k.device)
@@ -99,7 +99,7 @@ def linear_token(parts: Sequence[Tensor], bonus: Tensor, state: Tensor) -> tuple
 
 
 def linear_chunks(parts: Sequence[Tensor], bonus: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """RWKV-5 and 6, ``r, k, v, log_decay (B, H, T, N)``: what is read ``(B, H, T, N)``, and the new state."""
+    """RWKV-5 and 6, ``r, k, v, log_decay (B, H, T, N)``: the output ``(B, H, T, N)``, and the new state."""
     r, k, v, log_decay = parts
     length = r.shape[2]
     r, k, v, log_decay = (_in_chunks(part) for part in (r, k, v, log_decay.clamp(min=LEAST_LOG_DECAY)))
@@ -122,8 +122,8 @@ def linear_chunks(parts: Sequence[Tensor], bonus: Tensor, state: Tensor) -> tupl
 
 
 def delta_token(parts: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-    """RWKV-7, one token each: ``r, k, v, log_decay, a, b (B, H, N)``. One pass over the state gives
-    what is removed and what is read."""
+    """RWKV-7, one token each: ``r, k, v, log_decay, a, b (B, H, N)``. One pass over the state computes what is removed
+    and the output."""
     r, k, v, log_decay, a, b = parts
     decay = torch.exp(log_decay)
     read = torch.matmul(state, torch.stack([a, decay * r], -1))
@@ -135,7 +135,7 @@ def delta_token(parts: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]
 
 
 def delta_chunks(parts: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-    """RWKV-7, ``r, k, v, log_decay, a, b (B, H, T, N)``: what is read ``(B, H, T, N)``, and the new state."""
+    """RWKV-7, ``r, k, v, log_decay, a, b (B, H, T, N)``: the output ``(B, H, T, N)``, and the new state."""
     r, k, v, log_decay, a, b = parts
     length = r.shape[2]
     r, k, v, log_decay, a, b = (_in_chunks(part) for part in (r, k, v, log_decay, a, b))
@@ -170,7 +170,7 @@ def delta_chunks(parts: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor
 
 
 def _in_chunks(part: Tensor) -> Tensor:
-    """``(B, H, T, N)`` to ``(B, H, chunks, CHUNK, N)``, filled up with zeros."""
+    """``(B, H, T, N)`` to ``(B, H, chunks, CHUNK, N)``, padded with zeros."""
     missing = -part.shape[2] % CHUNK
     if missing:
         part = pad(part, (0, 0, 0, missing))

@@ -1,7 +1,7 @@
-"""Draws tokens where the logits are, as :mod:`webapp.engine.sampling_batch` defines it; on a processor by numpy.
+"""Samples tokens on the device of the logits, as :mod:`webapp.engine.sampling_batch` defines; on a CPU with numpy.
 
-A model that uses half of its vocabulary or less gets a second head with those rows. A step whose logits are only drawn
-from computes no other.
+A model that uses half of its vocabulary or less gets a second head with only those rows, which is used for steps whose
+logits are only sampled.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from webapp.backends.pytorch.model import TorchModel
 
 FIRST_LOOK = 512
-"""How many of the largest logits top_p is looked for in before all are sorted."""
+"""top_p first searches for its cut among this many of the largest logits, before all are sorted."""
 
 
 class Head:
-    """The model's head, and the part of it that can be drawn."""
+    """The model's head, and its part for tokens that can be sampled."""
 
     def __init__(self, model: TorchModel) -> None:
         self._model = model
@@ -40,7 +40,7 @@ class Head:
         return self._model.head(hidden)
 
     def use_only(self, banned: NDArray[np.int32]) -> Usable | None:
-        """The tokens that are left, where they are half of all or less."""
+        """The remaining tokens, if they are half of all or fewer."""
         if banned is not self._banned:
             size = self._model.config.vocab_size
             ids = np.delete(np.arange(size, dtype=np.int32), banned)
@@ -58,7 +58,7 @@ class Head:
 
 
 class TorchLogits(Logits):
-    """Lines computed when they are asked for, of what the layers made of each wanted token."""
+    """Lines that are computed on request from the output of the layers for each wanted token."""
 
     def __init__(self, head: Head, hidden: Tensor) -> None:
         self._head, self._hidden = head, hidden
@@ -91,7 +91,7 @@ class TorchLogits(Logits):
 
 @dataclass(frozen=True)
 class Usable:
-    """``ids``, ascending, numbered from 0 on: equal logits stay in their order, so the same tokens are drawn."""
+    """``ids``, ascending, numbered from 0: equal logits keep their order, so the same tokens are sampled."""
 
     ids: NDArray[np.int32]
     vocab_size: int
@@ -122,8 +122,8 @@ class Usable:
 
 
 def draw(logits: Tensor, batch: SamplingBatch) -> Sampled:
-    """A token for each line of ``logits (n, vocab_size)`` float32, which is overwritten. Runs on any device that has
-    float64; sums are taken in it."""
+    """Samples a token for each line of ``logits (n, vocab_size)`` float32, which is overwritten. Runs on any device
+    with float64, which is used for sums."""
     device, size = logits.device, logits.shape[1]
     is_finite = torch.isfinite(logits).all(-1)
     most = int(batch.alternatives.max(initial=-1))
@@ -135,7 +135,7 @@ def draw(logits: Tensor, batch: SamplingBatch) -> Sampled:
     _adjust(logits, batch)
     peak = logits.amax(-1, keepdim=True)
     ids = torch.arange(size, device=device)
-    best = torch.where(logits == peak, ids, size).amin(-1)  # of equals the lowest: argmax promises none
+    best = torch.where(logits == peak, ids, size).amin(-1)  # lowest id for ties: argmax does not guarantee it
     token_ids = best
     if (batch.temperature > 0).any():
         weights = torch.exp(logits - peak)
@@ -144,7 +144,7 @@ def draw(logits: Tensor, batch: SamplingBatch) -> Sampled:
         sums = torch.where(is_kept, torch.exp((logits - peak) / temperature), 0.0).double().cumsum(-1)
         uniform = torch.from_numpy(uniforms(batch.seed, batch.position)).to(device).unsqueeze(-1)
         drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).squeeze(-1)
-        last = torch.searchsorted(sums, sums[:, -1:].contiguous()).squeeze(-1)  # rounding leads no further
+        last = torch.searchsorted(sums, sums[:, -1:].contiguous()).squeeze(-1)  # rounding must not lead beyond it
         token_ids = torch.where(column(batch.temperature).squeeze(-1) > 0, torch.minimum(drawn, last), best)
     token_ids = torch.where(peak.squeeze(-1) == -torch.inf, NO_TOKEN, token_ids)
     token_ids = torch.where(is_finite, token_ids, NOT_FINITE)
@@ -175,7 +175,7 @@ def _adjust(logits: Tensor, batch: SamplingBatch) -> None:
 
 
 def _kept(logits: Tensor, peak: Tensor, weights: Tensor, batch: SamplingBatch) -> Tensor:
-    """Which tokens may be drawn, ``(n, vocab_size)``."""
+    """Which tokens may be sampled, ``(n, vocab_size)``."""
     device, size = logits.device, logits.shape[1]
 
     def column(values: NDArray[np.float32] | NDArray[np.int32]) -> Tensor:
@@ -202,6 +202,6 @@ def _kept(logits: Tensor, peak: Tensor, weights: Tensor, batch: SamplingBatch) -
     by_share = torch.where(shares > 1, lowest, largest.gather(-1, cut))
     by_count = torch.where(counts >= size, lowest, largest.gather(-1, (counts.long() - 1).clamp(0, last)))
     is_above, is_edge = logits > by_count, logits == by_count
-    room = counts - is_above.sum(-1, keepdim=True)  # of equals at the edge the lowest ids
+    room = counts - is_above.sum(-1, keepdim=True)  # for ties at the edge: the lowest ids
     within = is_above | (is_edge & (is_edge.cumsum(-1) <= room))
     return is_kept & (logits >= by_share) & torch.where(counts >= size, True, within)

@@ -1,6 +1,6 @@
 """Strategies of the torch engine: ``torch cpu q8``, ``torch cuda f16 *20 -> cpu q8``, ``torch cuda:0 f16 *16 -> cuda:1
-f16``. What follows the word is one part or more; a part is a device, a format and how many layers it takes. The head is
-the last layer. Imports no torch."""
+f16``. One or more parts follow the word; a part is a device, a format and its number of layers. The head counts as the
+last layer. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMATS = ("q8", "q4", "f32", "bf16", "f16")
 DEFAULT_FORMAT = {"cpu": "q8", "cuda": "f16"}
 SPELLINGS = {"fp32": "f32", "fp16": "f16", "int8": "q8", "int4": "q4"}
 MAX_LENGTH = 500
-"""Characters: some thirty parts."""
+"""Characters: about thirty parts."""
 PART = re.compile(
     r"(?:(?P<device>cpu|cuda(?::\d{1,3})?)\s*)?(?P<format>[a-z]+\d+)?(?:\s*\*(?P<count>\d{1,6}))?", re.ASCII
 )
@@ -25,7 +25,7 @@ PART = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """``layers`` is None where the strategy gives no number."""
+    """``layers`` is None if the strategy gives no number."""
 
     device: str
     format: str
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Place:
-    """Of one layer. ``device`` is always spelled with its number: ``cuda:0``."""
+    """The placement of one layer. ``device`` always includes its number: ``cuda:0``."""
 
     device: str
     format: str
@@ -54,13 +54,13 @@ def parse(strategy: str) -> tuple[Part, ...]:
 
 
 def canonical(strategy: str) -> str:
-    """One space between words, every device and format named."""
+    """One space between words, with every device and format."""
     return f"{NAME} " + " -> ".join(str(part) for part in parse(strategy))
 
 
 def place(strategy: str, n_layer: int) -> tuple[Place, ...]:
-    """A place for each layer and the head. A part without a number shares what is left with others of that kind, and
-    the last part takes what remains; StrategyError when a part gets none."""
+    """A place for each layer and the head. Parts without a number share the remaining layers, and the last part takes
+    the rest. Raises StrategyError if a part gets none."""
     parts = parse(strategy)
     counts = [part.layers or 0 for part in parts]
     total = n_layer + 1
@@ -83,7 +83,7 @@ def place(strategy: str, n_layer: int) -> tuple[Place, ...]:
 
 
 def runs(strategy: str, n_layer: int) -> tuple[PlacedRun, ...]:
-    """The layers, those that are kept alike together."""
+    """The layers, grouped by equal placement."""
     places, first, found = place(strategy, n_layer), 0, []
     for at, same in groupby(places):
         count = len(list(same))
@@ -113,6 +113,6 @@ def _part(strategy: str, text: str) -> Part:
 
 
 def _refusal(strategy: str, problem: str, **params: object) -> StrategyError:
-    """``strategy.problem`` in the catalogues, as for the rwkv package's strings."""
+    """``strategy.problem`` in the catalogues, as for the rwkv package's strategies."""
     words = {name: Text(f"strategy.problem.{problem}.{name}", **params) for name in ("reason", "way_out")}
     return StrategyError(strategy=strategy, **words)

@@ -1,6 +1,6 @@
-"""The contract's view of the ``rwkv`` package: as many sequences as there are slots, run one after the other.
+"""The backend for the ``rwkv`` package: one sequence per slot, run one after another.
 
-Nothing heavy is imported with it: the web process asks it what runs here and what it takes.
+Its import is cheap: the web process asks it what runs here and how much memory it needs.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS = 64
 MAX_CHUNK = 256
-"""Most tokens in one call: the package's RWKV-5.0 and 5.1 make tensors of n_head x tokens x tokens."""
+"""Maximum number of tokens in one call: the package's RWKV-5.0 and 5.1 make tensors of n_head x tokens x tokens."""
 
 
 SMALL_WIDTH = 512
-"""Below this ``n_embd`` one thread is as fast as several on an idle machine and far faster on a busy one: a token's
-products take microseconds, meeting at the end of each takes longer (6 x 192: 91 against 78 tokens/s, docs/log.md)."""
+"""Below this ``n_embd``, one thread is as fast as several on an idle machine and much faster on a busy one: a token's
+matrix products take microseconds, and the barriers take longer (6 x 192: 91 against 78 tokens/s, docs/log.md)."""
 V4_ORDER = ("att_x_prev", "att_aa", "att_bb", "att_pp", "ffn_x_prev")
 V5_ORDER = ("att_x_prev", "att_kv", "ffn_x_prev")
-"""The package keeps a state as a flat list of tensors: these of each layer, in this order."""
+"""The package stores a state as a flat list of tensors: these for each layer, in this order."""
 ACTIVATIONS = ("att_x_prev", "ffn_x_prev")  # kept in the layer's precision; the rest is float32 in the package
 # c10/core/impl/alloc_cpu.cpp, mmap under torch's storages, cuBLAS without room for its workspace.
 OUT_OF_MEMORY_WORDS = (
@@ -68,7 +68,7 @@ OUT_OF_MEMORY_WORDS = (
 
 
 def set_threads(count: int, config: ModelConfig) -> None:
-    """How many CPU threads torch uses in this process; 0 is one for a small model, else torch's choice.
+    """Sets how many CPU threads torch uses in this process; 0 is one for a small model, otherwise torch's default.
 
     Imports torch.
     """
@@ -105,7 +105,7 @@ class RwkvPipBackend(Backend):
 
     @classmethod
     def availability_of(cls, name: str) -> Availability:
-        """CUDA needs a card, and the package's own kernels a compiler besides."""
+        """CUDA needs a GPU; the package's own kernels also need a compiler."""
         if name == "custom_cuda":
             return requirements.kernels_availability()
         return requirements.cuda_availability() if name == "cuda" else cls.availability()
@@ -156,7 +156,7 @@ class RwkvPipBackend(Backend):
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
-        """A file made for one strategy has that alone."""
+        """A file converted for one strategy has only that one."""
         if model.converted_strategy is not None:
             return [Suggestion(model.converted_strategy, 0, "strategy.recommend.converted")]
         cuda, cpu = [("cuda fp16", "cuda_fp16")], [("cpu fp32", "cpu_fp32"), ("cpu bf16", "cpu_bf16")]
@@ -171,7 +171,7 @@ class RwkvPipBackend(Backend):
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> RwkvPipBackend:
-        """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
+        """Runs one token at the end, so that a missing tensor is detected here and not in the first answer."""
         from webapp.backends.rwkv_pip import model_loader
         from webapp.weights.adapter import AdapterChoice
 
@@ -260,12 +260,12 @@ class RwkvPipBackend(Backend):
 
 
 def state_names(config: ModelConfig) -> tuple[str, ...]:
-    """Names of the tensors of one layer, in the package's order."""
+    """Names of one layer's tensors, in the package's order."""
     return V4_ORDER if config.major == 4 else V5_ORDER
 
 
 def state_to_tensors(config: ModelConfig, state: RecurrentState, places: Sequence[LayerPlace]) -> list[torch.Tensor]:
-    """Fresh tensors that share no memory with ``state``."""
+    """New tensors that share no memory with ``state``."""
     import numpy as np
     import torch
 
@@ -292,12 +292,12 @@ def state_from_tensors(config: ModelConfig, tensors: Sequence[torch.Tensor]) -> 
 
 
 def _turn(config: ModelConfig, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The package's RWKV-5 and 6 keep ``att_kv[head, key, value]``; its RWKV-7 and Roost ``[head, value, key]``."""
+    """The package's RWKV-5 and 6 store ``att_kv[head, key, value]``; its RWKV-7 and Roost ``[head, value, key]``."""
     return array.swapaxes(-1, -2) if name == "att_kv" and config.major in (5, 6) else array
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """``torch.cuda.OutOfMemoryError`` is a RuntimeError that says ``out of memory``, so torch need not be asked."""
+    """``torch.cuda.OutOfMemoryError`` is a RuntimeError with the text ``out of memory``: torch is not needed."""
     if isinstance(exc, MemoryError):
         return True
     text = str(exc).lower()
@@ -306,7 +306,7 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
-    """Lets everything through but makes running out of memory an OutOfMemory."""
+    """Converts out-of-memory errors to OutOfMemory; passes other exceptions on."""
     try:
         yield
     except RoostError:
@@ -319,7 +319,7 @@ def running() -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(path: str) -> Iterator[None]:
-    """Every exception of the package becomes OutOfMemory or ``load_failed``."""
+    """Converts every exception of the package to OutOfMemory or ``load_failed``."""
     try:
         with running():
             yield
@@ -331,5 +331,5 @@ def loading(path: str) -> Iterator[None]:
 
 
 def first_line(exc: BaseException) -> str:
-    """torch's messages go on for pages."""
+    """torch's messages can be pages long."""
     return (str(exc).strip() or "no reason given").splitlines()[0]

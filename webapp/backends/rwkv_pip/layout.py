@@ -1,15 +1,15 @@
-"""A model's tensors as the package has them once it is loaded (rwkv 0.8.32, model.py), for its loader and for a file.
+"""The layout of a model's tensors in the package after a load (rwkv 0.8.32, model.py), for its loader and for files.
 
-:func:`plan` is the manual's converted model: a .pth whose tensors are what the package makes of them for one strategy,
-so that loading it is reading it. For RWKV-4 to 6 the file is the package's own (what its ``convert_and_save_and_exit``
-writes), block by block; for RWKV-7, which the package cannot convert, it is of the same form with the tensors its
-RWKV-7 class ends up with. A merged ``time_state`` is kept as it is.
+:func:`plan` describes the manual's converted model: a .pth whose tensors are already in the package's form for one
+strategy, so that a load only reads them. For RWKV-4 to 6 the file is identical to the package's own (from
+``convert_and_save_and_exit``), block by block. The package cannot convert RWKV-7; its file has the same form with the
+final tensors of the RWKV-7 class. A merged ``time_state`` is kept.
 
-RWKV-4 to 6 are as ``RWKV.__init__`` leaves them, value for value: a matrix of ``(out, in)`` is kept as ``(in, out)``
-without moving a byte, its columns lie in sequence, as there. RWKV-7 is as ``RWKV_x070.__init__`` ends up with it, which
-turns every matrix and keeps its rows in sequence. Here, on a CPU, its columns are kept in sequence, as in the official
-file: in half precision torch multiplies a vector by such a matrix far faster (12 layers x 768 in bf16 decode 17 tokens
-a second of one core so, 1.9 the package's way), in float32 it makes no difference.
+RWKV-4 to 6 are as in ``RWKV.__init__``, value for value: a matrix ``(out, in)`` becomes ``(in, out)`` without moving a
+byte, with contiguous columns. ``RWKV_x070.__init__`` transposes every matrix and makes its rows contiguous. Here, on a
+CPU, its columns stay contiguous, as in the official file: in half precision, torch multiplies a vector by such a matrix
+much faster (12 layers x 768 in bf16 decode 17 tokens per second on one core, 1.9 in the package's layout); in float32
+there is no difference.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     Rows = Callable[[], Iterable[tuple[int, torch.Tensor]]]
-    """Starts anew at each call: row number and some float32 rows of the file from there on, all of them in order."""
+    """Restarts at each call: yields a row number and some float32 rows of the file from there, all of them in order."""
 
 
 VERSION = "0.7"  # of the package's form; its loader asks for at least this
@@ -48,18 +48,18 @@ V7_TURNED = ("key.weight", "value.weight", "receptance.weight", "output.weight",
 V7_UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2", *NORMALISED[1:])
 LAYOUT_KEY = "_roost_layout"
 V7_LAYOUT = "1"
-"""The mark of a file that this module wrote; the rwkv package writes none for RWKV-7 that anyone could load."""
+"""Marks a file written by this module; the rwkv package writes no usable file for RWKV-7."""
 MOST_TURN_BYTES = 4 * BLOCK_BYTES
 
 
 def plan(source: Source, options: ConversionOptions) -> Plan:
-    """StrategyError for a strategy this model cannot take; the machine need not have its devices."""
+    """Raises StrategyError for a strategy that this model does not support; its devices need not be on this machine."""
     if not options.strategy:
         way_out = Text("reason.backends.name_the_strategy")
         reason = Text("reason.backends.no_strategy_named")
         raise ConversionError.refused(source.path.name, "fast", reason, way_out)
     strategy = canonical_strategy(options.strategy)
-    with contextlib.suppress(BackendUnavailable):  # it may be meant for another machine
+    with contextlib.suppress(BackendUnavailable):  # the file may be for another machine
         check_strategy(source.config, strategy)
     is_v7 = source.config.major == 7
     rescale = 0 if is_v7 else rescale_layer(strategy, source.inspection.kind == "music")
@@ -70,8 +70,8 @@ def plan(source: Source, options: ConversionOptions) -> Plan:
 
 
 def package_tensors(source: Source, strategy: str, is_for_disk: bool = True) -> list[PlannedTensor]:
-    """What the package has once the model is loaded. A file holds the order a device likes best; in memory matrices
-    keep that of the source, which costs no second pass over it."""
+    """The package's tensors after a load. A file uses the best order for its device; in memory, matrices keep the order
+    of the source, which avoids a second pass."""
     names = [name for name in source.infos if not name.endswith(".time_state")]
     if source.config.major == 7:
         return v7_planned(source, names, strategy, is_for_disk)
@@ -80,7 +80,7 @@ def package_tensors(source: Source, strategy: str, is_for_disk: bool = True) -> 
 
 
 def rescale_layer(strategy: str, is_music: bool) -> int:
-    """Every how many layers the package halves its activations; 0 never. As its constructor finds it."""
+    """After how many layers the package halves its activations; 0 for never. As in its constructor."""
     chosen = os.environ.get("RWKV_RESCALE_LAYER", "")
     if chosen.isdigit():
         return int(chosen)
@@ -95,7 +95,7 @@ def _kept(source: Source, name: str) -> PlannedTensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a tensor of this layer becomes. ``divisor``: of the matrices that fp16 rescales."""
+    """The form of a tensor in this layer. ``divisor``: for the matrices that fp16 rescales."""
 
     dtype: str
     is_int8: bool
@@ -169,7 +169,7 @@ def _matrix(source: Source, name: str, layer: Layer) -> list[PlannedTensor]:
 
 
 def _int8_matrix(name: str, n_in: int, n_out: int, dtype: str, rows: Blocks) -> list[PlannedTensor]:
-    """Bytes and scales in this order, so that the scales found for the bytes can be let go with the last of them."""
+    """Data and scales in this order, so that scales can be freed with the last data."""
     kept: list[Int8Matrix] = []
 
     def numbered() -> Iterator[tuple[int, torch.Tensor]]:
@@ -243,7 +243,7 @@ def _bonus(version: str, name: str) -> _Change:
 
 
 def _exp(value: torch.Tensor) -> torch.Tensor:
-    """torch is imported with the first value, not with the plan."""
+    """Imports torch with the first value, not with the plan."""
     import torch
 
     return torch.exp(value.float())
@@ -272,7 +272,7 @@ def _v7_tensor(source: Source, name: str, dtype: str, is_column_major: bool) -> 
 
 
 def _v7_embedding(source: Source, dtype: str) -> Iterator[torch.Tensor]:
-    """Normalised in the model's precision, as the package's RWKV-7 does."""
+    """Normalised in the model's precision, as in the package's RWKV-7."""
     import torch
 
     weight, bias = (cast(source.whole(name), dtype, name) for name in NORMALISED[1:])
@@ -297,7 +297,7 @@ def _v7_matrix(source: Source, name: str, dtype: str, is_column_major: bool) -> 
 def turned_blocks(
     rows: Callable[[], Iterator[torch.Tensor]], n_rows: int, n_columns: int, item_bytes: int
 ) -> Iterator[torch.Tensor]:
-    """The transpose row after row: a band of columns of the matrix at a time, each a pass over its rows."""
+    """The transposed matrix, row by row: reads one band of columns per pass over the rows."""
     import torch
 
     band = max(1, MOST_TURN_BYTES // max(n_rows * item_bytes, 1))
@@ -319,15 +319,15 @@ class Int8Matrix:
 
 
 def quantize(rows: Rows, n_in: int, n_out: int) -> Int8Matrix:
-    """The package's int8, made in pieces. Rows are not written to.
+    """The package's int8 quantisation, done in pieces. Does not write to the rows.
 
-    The package (``RWKV.__init__``) takes up to 12 bytes a weight while it quantises, 1.6 GB for the head of a 1.6 B
-    model. Here the matrix is gone through three times, a few rows of the file at once, with the same operations in the
-    same order: the results are the same to the last bit.
+    The package (``RWKV.__init__``) needs up to 12 bytes per weight while it quantises, 1.6 GB for the head of a 1.6 B
+    model. Here three passes read a few rows of the file at a time, with the same operations in the same order, so the
+    results are identical to the last bit.
     """
     import torch
 
-    is_tall = n_in > n_out  # the package takes the minima of the longer side first
+    is_tall = n_in > n_out  # the package subtracts the minima of the longer side first
     mx, rx = torch.empty(n_out), torch.empty(n_out)
     my, ry = torch.full((n_in,), torch.inf), torch.full((n_in,), -torch.inf)
     for part, piece in _parts(rows):
@@ -354,6 +354,6 @@ def _parts(rows: Rows) -> Iterable[tuple[slice, torch.Tensor]]:
 
 
 def _shifted(piece: torch.Tensor, my: torch.Tensor, mx: torch.Tensor, is_tall: bool) -> torch.Tensor:
-    """Fresh, with its minima taken off in the package's order: floating point knows the difference."""
+    """A new tensor with the minima subtracted in the package's order, because the order affects the rounding."""
     first, second = (my, mx) if is_tall else (mx, my)
     return (piece - first).sub_(second)

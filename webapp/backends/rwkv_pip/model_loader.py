@@ -1,9 +1,9 @@
-"""A model file made a running model of the package, tensor by tensor.
+"""Loads a model file as a running model of the package, tensor by tensor.
 
-The package's constructor reads whole .pth files alone and makes of each tensor what :mod:`layout`
-describes, because a fast file holds just that. So a model is loaded by carrying out the plan of a fast
-file in memory, from any format, and given to a subclass of the package's class with a constructor of its own. Only the
-package's own CUDA kernels, which its constructor compiles, need that constructor and therefore a .pth.
+The package's constructor reads only whole .pth files and converts each tensor as :mod:`layout` describes, because a
+fast file has the same form. So a load executes the plan of a fast file in memory, from any format, and passes the
+tensors to a subclass of the package's class with its own constructor. Only the package's own CUDA kernels, which its
+constructor compiles, need that constructor and therefore a .pth.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 4 * 2**20
-"""Of the file, at a time: small enough for a processor's cache, also widened."""
+"""Read from the file at a time: small enough for a CPU cache, even after conversion to float32."""
 HELD_BYTES = 32 * 2**20
-"""Pages read through a map count as this process's memory until it lets go of them."""
+"""Limit for mapped pages in this process's memory until they are released."""
 STREAMED = ("key.weight", "value.weight", "receptance.weight", "output.weight")
 
 
 @dataclass
 class LoadedModel:
-    """``places``: device and activation precision of each layer. ``initial_state``: where a fresh sequence starts.
-    ``copies_states``: the package's CUDA kernels write into the state they are given."""
+    """``places``: device and activation precision of each layer. ``initial_state``: the state of a new sequence.
+    ``copies_states``: the package's CUDA kernels overwrite their input state."""
 
     model: Any
     places: Sequence[LayerPlace]
@@ -63,7 +63,7 @@ class LoadedModel:
 
     def forward(self, token_ids: list[int], state: Tensors, every: bool) -> tuple[NDArray[np.float32], Tensors]:
         """Float32 logits ``(vocab_size,)``, or ``(len(token_ids), vocab_size)`` after every token, and a new state;
-        ``state`` and its tensors stay as they are."""
+        ``state`` and its tensors are not changed."""
         import torch
 
         with torch.inference_mode():
@@ -75,7 +75,7 @@ class LoadedModel:
             return logits.float().cpu().numpy(), list(after)
 
     def close(self) -> None:
-        """The weights go with the last reference to the model; a GPU's cache of free blocks goes at once."""
+        """The weights are freed with the last reference to the model; a GPU's cache of free blocks at once."""
         import torch
 
         self.model = None
@@ -90,8 +90,8 @@ def load_model(
     progress: ProgressCallback,
     adapter: AdapterChoice | None = None,
 ) -> LoadedModel:
-    """Raises what ``progress`` raises, WeightsError, ``load_failed``, StrategyError, BackendUnavailable, and all the
-    package may."""
+    """Raises exceptions of ``progress``, WeightsError, ``load_failed``, StrategyError, BackendUnavailable, and any
+    exception of the package."""
     inspection = inspect(path)
     _check_file(inspection, strategy)
     requirements.check_torch_devices({part.device for part in parse_strategy(strategy)})
@@ -145,14 +145,14 @@ def switches_for(config: ModelConfig, strategy: str, is_music: bool) -> dict[str
 
 
 def prefer_no_script(strategy: str) -> None:
-    """Before torch is imported: no TorchScript on CPUs, unless somebody asked for it."""
+    """Before torch is imported: disables TorchScript on CPUs, unless it was requested."""
     if all(part.device == "cpu" for part in parse_strategy(strategy)) and os.environ.get("RWKV_JIT_ON") != "1":
         os.environ.setdefault("PYTORCH_JIT", "0")
 
 
 def import_package(switches: dict[str, str]) -> ModuleType:
-    """``rwkv.model`` executed anew, a module for each model: it reads its switches at import and keeps the precision of
-    RWKV-7 in its globals."""
+    """Executes ``rwkv.model`` again, as a separate module for each model: it reads its environment variables at import
+    and stores the precision of RWKV-7 in its globals."""
     os.environ.update(switches)
     sys.modules.pop("rwkv.model", None)
     with _printing_to_log():
@@ -160,7 +160,7 @@ def import_package(switches: dict[str, str]) -> ModuleType:
 
 
 class _Reading(Source):
-    """A raw model, read in small pieces and counted. Raises what ``progress`` raises."""
+    """A raw model, read in small pieces, with progress. Raises exceptions of ``progress``."""
 
     def __init__(
         self, path: str, strategy: str, progress: ProgressCallback, adapter: AdapterChoice | None = None
@@ -172,7 +172,7 @@ class _Reading(Source):
         self.report_done = self._counter.report_done
 
     def blocks(self, name: str, block_bytes: int = PIECE_BYTES) -> Iterator[torch.Tensor]:
-        """NaN is not looked for here: the first token the model reads shows it."""
+        """Does not check for NaN: the first token shows it."""
         self._counter.report()
         yield from self._raw_blocks(name, PIECE_BYTES)
         self._counter.count(name)
@@ -188,7 +188,7 @@ class _Reading(Source):
 
 
 class _Converted:
-    """A fast file: what is in it is what the package has once it is loaded."""
+    """A fast file: its tensors are already in the package's form."""
 
     def __init__(self, path: str, config: ModelConfig, progress: ProgressCallback) -> None:
         self.architecture = config.architecture
@@ -201,7 +201,7 @@ class _Converted:
         self._checkpoint.close()
 
     def check_effect(self) -> None:
-        """No adapter is merged into a fast file."""
+        """An adapter is never merged into a fast file."""
 
     def rescale_layer(self) -> int:
         return int(self._checkpoint.metadata.get("_rescale_layer", 0))
@@ -210,7 +210,7 @@ class _Converted:
         return self._checkpoint.tensor(name).clone()
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """In memory of their own: a model must not run out of a file that someone may overwrite."""
+        """Copied to memory, because the file may be overwritten while the model runs."""
         mapped = 0
         for name, info in self.infos.items():
             if name.endswith(".time_state"):
@@ -224,7 +224,7 @@ class _Converted:
 
 
 class _Counter:
-    """How much of a file has been read."""
+    """Counts how much of a file was read."""
 
     def __init__(self, sizes: dict[str, int], progress: ProgressCallback) -> None:
         self._sizes = sizes
@@ -241,7 +241,7 @@ class _Counter:
         self._progress(LoadProgress(done, self._total, len(self._sizes) - len(self._left), len(self._sizes)))
 
     def report_done(self) -> None:
-        """The last report, of everything, also where the package has no use for a tensor."""
+        """The last report, of all bytes, even if the package does not use some tensors."""
         self._left.clear()
         self.report()
 
@@ -338,7 +338,7 @@ def _check_file(inspection: Inspection, strategy: str) -> None:
 
 
 def _initial_state(source: _Reading | _Converted, config: ModelConfig) -> RecurrentState:
-    """A merged ``time_state`` is Roost's alone to see to: the package's RWKV-7 ignores it, RWKV-5 and 6 round it."""
+    """Only Roost handles a merged ``time_state``: the package's RWKV-7 ignores it, RWKV-5 and 6 round it."""
     names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
     if config.major == 4 or not any(name in source.infos for name in names):
         return RecurrentState.zeros(config)
@@ -348,7 +348,7 @@ def _initial_state(source: _Reading | _Converted, config: ModelConfig) -> Recurr
 
 @contextlib.contextmanager
 def _load_errors(path: str) -> Iterator[None]:
-    """What a conversion would refuse is a failed load here."""
+    """Converts errors of a conversion to a failed load."""
     try:
         yield
     except ConversionError as exc:
@@ -357,7 +357,7 @@ def _load_errors(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _printing_to_log() -> Iterator[None]:
-    """The package prints what it does."""
+    """Redirects the package's printed output to the log."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -368,21 +368,21 @@ def _printing_to_log() -> Iterator[None]:
 
 
 BLOCK_WEIGHTS = 2**20
-"""Widened at a time: 4 MB, which a processor's cache holds."""
+"""Dequantised at a time: 4 MB, which fits into a CPU cache."""
 
 
 def int8_product(
     x: torch.Tensor, w: torch.Tensor, mx: torch.Tensor, rx: torch.Tensor, my: torch.Tensor, ry: torch.Tensor
 ) -> torch.Tensor:
-    """A vector or a few rows times an int8 matrix on a CPU, in place of the package's own, without TorchScript.
+    """A vector or a few rows times an int8 matrix on a CPU, instead of the package's own function, without TorchScript.
 
-    The package (model.py 0.8.32, ``torch_mm8_one`` and ``_seq``) restores the whole matrix, in four passes over float32
-    copies, each time it is used: 1.1 GB for the head of a 1.6 B model, at every token. The scales can be taken out of
-    the sum instead:
+    The package (model.py 0.8.32, ``torch_mm8_one`` and ``_seq``) dequantises the whole matrix at each use, in four
+    passes over float32 copies: 1.1 GB for the head of a 1.6 B model, for every token. Instead, the scales can be taken
+    out of the sum:
 
         y[m] = rx[m] * sum_n (x[n] ry[n]) (w[n, m] + 0.5)  +  sum_n x[n] my[n]  +  mx[m] * sum_n x[n]
 
-    and what is left needs the bytes as numbers, a block of columns at a time.
+    and the rest needs only the bytes as numbers, one block of columns at a time.
 
     ``x (n_in,)`` or ``(T, n_in)``; ``w (n_in, n_out)`` bytes with columns in sequence. Computed in float32.
     """

@@ -1,8 +1,9 @@
-"""What the rwkv package 0.8.32 can run on this machine and how much memory it takes, said without torch.
+"""What the rwkv package 0.8.32 can run on this machine and how much memory it needs, without importing torch.
 
-What is installed is read from files: importing torch takes seconds and a quarter of a gigabyte. The memory follows what
-the package makes of each tensor (model.py, ``RWKV.__init__`` and ``RWKV_x070.__init__``) as this room's loader has it
-do that. ``python -m tests.services.strategy.fit_table`` compares with real loads (docs/memory.md).
+Installed packages are detected from files, because importing torch takes seconds and a quarter of a gigabyte. Memory is
+computed from the package's form of each tensor (model.py, ``RWKV.__init__`` and ``RWKV_x070.__init__``), as this
+package's loader creates it. ``python -m tests.services.strategy.fit_table`` compares it with real loads
+(docs/memory.md).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def package_availability() -> Availability:
 
 
 def cuda_availability() -> Availability:
-    """Whether the packages and a card with its driver are there, and torch was built for it."""
+    """Whether the packages and a GPU with its driver exist, and torch was built for it."""
     found = package_availability()
     if not found.is_available:
         return found
@@ -120,7 +121,7 @@ def _check_v7(strategy: str, parts: tuple[StrategyPart, ...]) -> None:
 
 
 def check_device(device: str) -> None:
-    """Cheap: from traces of drivers and from torch's files. Raises BackendUnavailable."""
+    """Cheap: checks traces of drivers and torch's files. Raises BackendUnavailable."""
     kind = device.partition(":")[0]
     if kind == "cuda":
         _check_cuda(device)
@@ -140,7 +141,7 @@ def _check_cuda(device: str) -> None:
 
 
 def has_gpu_driver() -> bool:
-    """A cheap guess that torch's ``cuda`` could work here; only torch itself knows, and load asks it."""
+    """A cheap guess whether torch's ``cuda`` works here; only torch knows it, and a load asks torch."""
     if sys.platform == "win32":
         system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
         return (system / "nvcuda.dll").exists() or (system / "amdhip64.dll").exists()
@@ -152,7 +153,7 @@ def _is_amd() -> bool:
 
 
 def check_torch_devices(devices: set[str]) -> None:
-    """Imports torch: the last word on devices whose driver seems to be there. Raises BackendUnavailable."""
+    """Imports torch for a definite check of devices that seem to have a driver. Raises BackendUnavailable."""
     import torch
 
     for device in sorted(devices):
@@ -172,7 +173,7 @@ TORCH_REQUIREMENT = '"torch>=2.6,<=2.13.0"'  # as in pyproject.toml; a test hold
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """``cuda`` and ``hip`` are the versions it was built for, empty without."""
+    """``cuda`` and ``hip``: the versions for which it was built, or empty."""
 
     version: str
     cuda: str = ""
@@ -185,7 +186,7 @@ class TorchBuild:
 
 @functools.cache
 def read_torch_build() -> TorchBuild | None:
-    """None when it is not installed or says nothing (then only importing it tells)."""
+    """None if it is not installed or its file has no such data (then only an import tells)."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -196,7 +197,7 @@ def read_torch_build() -> TorchBuild | None:
 
 
 def parse_torch_version(source: str) -> TorchBuild | None:
-    """Of torch/version.py, which its build writes: ``cuda: Optional[str] = '12.6'``."""
+    """Parses torch/version.py, which torch's build writes: ``cuda: Optional[str] = '12.6'``."""
     found = dict(re.findall(r"^(__version__|cuda|hip)\b[^=\n]*= *['\"]([^'\"]*)['\"]", source, re.MULTILINE))
     if "__version__" not in found:
         return None
@@ -204,7 +205,7 @@ def parse_torch_version(source: str) -> TorchBuild | None:
 
 
 def install_command(is_amd: bool = False) -> str:
-    """Brings a torch with GPU support in place of the one without."""
+    """Replaces a torch without GPU support by one with it."""
     return f"pip install --force-reinstall {TORCH_REQUIREMENT} --index-url {WHEELS}/{'rocm6.4' if is_amd else 'cu126'}"
 
 
@@ -223,15 +224,15 @@ BASE_BYTES = 241 * MIB
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 """A CUDA context: in main memory on top of the base, and on each card. Not measured, as no GPU was available."""
 READING_BYTES = 24 * MIB
-"""Of the file that is held while it is read, and the pieces in work (``model_loader``: 32 MB and 4 MB)."""
+"""Mapped pages of the file during a load, and buffers (``model_loader``: 32 MB and 4 MB)."""
 INT8_READING_BYTES = 64 * MIB
-"""More of that where matrices are quantised, in three passes over float32 pieces."""
+"""Additional buffers if matrices are quantised, in three passes over float32 pieces."""
 CHUNK_TOKENS = 64
-"""Of a prompt, in one step: the backend's ``prefill_tokens``."""
+"""Prompt tokens in one step: the backend's ``prefill_tokens``."""
 
 
 def footprint(model: ModelFile, strategy: str) -> Footprint:
-    """For a strategy that ``requirements.check_strategy`` lets through."""
+    """For a strategy that passed ``requirements.check_strategy``."""
     config = model.config
     assert config is not None, "check() comes first"
     places = placements(config, strategy)
@@ -255,7 +256,7 @@ def footprint(model: ModelFile, strategy: str) -> Footprint:
 
 
 def device_name(device: str) -> str:
-    """Main memory for the CPU and for Apple's GPUs, which share it; ``cuda`` is the first card."""
+    """Main memory for the CPU and for Apple's GPUs, which share it; ``cuda`` is the first GPU."""
     return {"cpu": RAM, "mps": RAM, "cuda": "cuda:0"}.get(device, device)
 
 
@@ -267,7 +268,7 @@ def _place(name: str, places: tuple[LayerPlacement, ...]) -> LayerPlacement:
 
 
 def _weights(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement, ...]) -> Iterator[tuple[str, int]]:
-    """Device and bytes, for each tensor and the scales of int8."""
+    """Device and bytes of each tensor, and of the int8 scales."""
     dropped = UNUSED_V7 if config.major == 7 else LN0
     for tensor in model.tensors:
         if tensor.name.endswith(".time_state") or tensor.name in dropped:
@@ -287,7 +288,7 @@ def _weights(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement
 
 
 def _stays_in_ram(name: str, config: ModelConfig, place: LayerPlacement) -> str | None:
-    """RWKV-4 to 6 look the embedding up on the CPU; streamed matrices wait there (pinned)."""
+    """RWKV-4 to 6 keep the embedding on the CPU; streamed matrices are stored there (pinned)."""
     is_embedding = name == EMBEDDING and config.major < 7
     return RAM if is_embedding or (place.is_streamed and name.endswith(STREAMED)) else None
 
@@ -297,13 +298,13 @@ def _is_matrix(tensor: TensorSize) -> bool:
 
 
 def _largest(model: ModelFile, places: tuple[LayerPlacement, ...]) -> int:
-    """A tensor is made in main memory before it goes to a card."""
+    """A tensor is created in main memory before it goes to a GPU."""
     return max(tensor.numel * DTYPE_BYTES[_place(tensor.name, places).dtype] for tensor in model.tensors)
 
 
 def _run_extra(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement, ...]) -> dict[str, int]:
-    """Activations of a chunk of a prompt, a row of logits and its sampling, the state before and after a step and its
-    copies; on a card the matrices of a streamed or int8 layer in work, whole."""
+    """Activations of a prompt chunk, a row of logits and its sampling, the state before and after a step and its
+    copies; on a GPU also the whole matrices of a streamed or int8 layer in use."""
     activations = CHUNK_TOKENS * 4 * (12 * config.n_embd + 3 * config.n_ffn)
     extra = Counter({RAM: 32 * config.vocab_size + 4 * config.state_bytes()})
     for device in {device_name(place.device) for place in places}:
@@ -314,14 +315,14 @@ def _run_extra(model: ModelFile, config: ModelConfig, places: tuple[LayerPlaceme
         if device == RAM or not _is_matrix(tensor) or tensor.name == EMBEDDING:
             continue
         passes = place.is_streamed and tensor.name.endswith(STREAMED)
-        if passes or place.is_int8:  # the package restores int8 in two whole copies
+        if passes or place.is_int8:  # the package dequantises int8 in two whole copies
             needed = activations + tensor.numel * DTYPE_BYTES[place.dtype] * (2 if place.is_int8 else 1)
             extra[device] = max(extra[device], needed)
     return dict(extra)
 
 
 def _state(config: ModelConfig, places: tuple[LayerPlacement, ...]) -> dict[str, int]:
-    """One sequence: what the layers hand on in their precision, the rest in float32."""
+    """One sequence: shifted activations in the layers' precision, the rest in float32."""
     state: Counter[str] = Counter()
     for place in places[: config.n_layer]:
         per_layer = config.n_att * (3 if config.major == 4 else config.head_size) * 4

@@ -1,4 +1,4 @@
-"""Strategy strings of the ``rwkv`` package: what they say, where they put each layer, how the builder writes them.
+"""Strategy strings of the ``rwkv`` package: parsing, placement of the layers, and the strategy builder.
 
 One or more parts joined by ``->``; a part is ``device precision[i8] [*N[+]]``, e.g. ``cuda fp16i8 *20 -> cpu fp32``.
 A model has ``n_layer + 1`` layers to place, the last one being the head. ``*N`` takes N layers, a part without it
@@ -21,9 +21,9 @@ from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text
 
 FAST_FILE_STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")
-"""What people convert a file for. Any other may be written as well."""
+"""The usual choices for a converted file. Any other strategy is possible too."""
 MAX_LENGTH = 500
-"""Characters: some thirty parts."""
+"""Characters: about thirty parts."""
 PART = re.compile(
     r"(?P<device>cuda(?::\d{1,4})?|cpu|mps|dml) (?P<dtype>fp32|fp16|bf16)(?P<int>i\d{1,2})?"
     r"(?: \*(?P<count>\d{1,18})(?P<plus>\+)?)?",
@@ -33,7 +33,7 @@ PART = re.compile(
 
 @dataclass(frozen=True)
 class StrategyPart:
-    """One part. ``layers`` is None where the string gives no number; ``streams`` is the ``+`` after it."""
+    """One part. ``layers`` is None if the string gives no number; ``streams``: a ``+`` follows the number."""
 
     device: str
     dtype: str
@@ -48,7 +48,7 @@ class StrategyPart:
 
 @dataclass(frozen=True)
 class LayerPlacement:
-    """Where one layer runs and how its matrices are kept; a streamed layer's stay in main memory."""
+    """Where one layer runs and the format of its matrices; matrices of a streamed layer stay in main memory."""
 
     device: str
     dtype: str
@@ -65,12 +65,12 @@ def parse_strategy(strategy: str) -> tuple[StrategyPart, ...]:
 
 
 def canonical_strategy(strategy: str) -> str:
-    """The form the package stores in a converted file: one space within a part, `` -> `` between."""
+    """The form that the package stores in a converted file: one space within a part, `` -> `` between parts."""
     return " -> ".join(str(part) for part in parse_strategy(strategy))
 
 
 def place_layers(strategy: str, n_layer: int) -> tuple[LayerPlacement, ...]:
-    """A placement for each of the ``n_layer`` layers and the head; StrategyError when a part would get none."""
+    """A placement for each of the ``n_layer`` layers and the head. Raises StrategyError if a part would get none."""
     parts = parse_strategy(strategy)
     total = n_layer + 1
     counts = _counts(strategy, parts, total)
@@ -112,8 +112,8 @@ def _counts(strategy: str, parts: tuple[StrategyPart, ...], total: int) -> list[
 
 
 def _share_rest(parts: tuple[StrategyPart, ...], counts: list[int], rest: int, streaming: list[int]) -> None:
-    """Adds ``rest`` layers to ``counts`` as the package does: all to the streaming part, else evenly to the parts
-    without a number (the later ones get the odd ones), and what remains to the last part."""
+    """Distributes ``rest`` layers over ``counts`` as the package does: all to the streaming part, otherwise evenly to
+    the parts without a number (later parts get the odd ones), and the remainder to the last part."""
     if streaming:
         counts[streaming[0]] += rest
         return
@@ -125,7 +125,7 @@ def _share_rest(parts: tuple[StrategyPart, ...], counts: list[int], rest: int, s
 
 
 def runs(strategy: str, n_layer: int) -> Iterator[PlacedRun]:
-    """The layers, those that are kept alike together; StrategyError as of :func:`place_layers`."""
+    """The layers, grouped by equal placement; raises StrategyError as :func:`place_layers` does."""
     placements, first = place_layers(strategy, n_layer), 0
     for place, same in groupby(placements):
         count = len(list(same))
@@ -136,7 +136,7 @@ def runs(strategy: str, n_layer: int) -> Iterator[PlacedRun]:
 
 
 def remarks(strategy: str) -> Iterator[Text]:
-    """What could be better about a strategy that works."""
+    """Possible improvements of a valid strategy."""
     parts = parse_strategy(strategy)
     for dtype in ("fp16", "bf16"):
         if any(part.device == "cpu" and part.dtype == dtype and not part.is_int8 for part in parts):
@@ -155,18 +155,18 @@ KINDS = (
     BackendKind(CUSTOM, f"{WORDS}.custom.label", f"{WORDS}.custom.text", order=90, is_text=True),
 )
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp16", "bf16", "int8", "fp32")}
-"""The best first. fp16 on a CPU is left to the custom kind: it is as large as bf16 and overflows sooner."""
+"""Best first. fp16 on a CPU is only in the custom kind: it is as large as bf16 and overflows earlier."""
 INT8_BASE = {"cpu": "fp32", "cuda": "fp16"}
-"""Precision of what int8 leaves as it is, and of the sums."""
+"""Precision of the parts that int8 does not quantise, and of the sums."""
 REST = "cpu fp32"
-"""Where the layers go that do not fit on the GPU: the fastest on a CPU."""
+"""For the layers that do not fit on the GPU: the fastest on a CPU."""
 NOMINAL_LAYERS = 24
-"""Stands for a model's layers while none is known: enough to tell what a string does to all of them."""
+"""Number of layers while no model is known: enough to see what a string does to all of them."""
 
 
 def builder(kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-    """Precision, layers on the card, int8 layers, streaming. Layers are counted with the head as the last one; all of
-    them is the default, of int8 all but the head. Without a model only whole ones can be placed."""
+    """Precision, layers on the GPU, int8 layers, streaming. The head counts as the last layer. The default is all
+    layers; for int8, all but the head. Without a model, only all layers can be placed."""
     if kind == CUSTOM:
         return Builder(strategy=str(given.get("strategy", "")).strip())
     is_v7 = config is not None and config.major == 7
@@ -202,8 +202,8 @@ def _layers(name: str, default: int, most: int) -> BackendOption:
 
 
 def _written(kind: str, precision: str, on_gpu: int, quantized: int, total: int, stream: bool) -> str:
-    """``total`` 0: the layers are not known, or the package can only place all of them. The head stays in the base
-    precision unless it is counted in: in int8 it costs most and gains least."""
+    """``total`` 0: the number of layers is unknown, or the package can only place all of them. The head stays in the
+    base precision unless it is counted: in int8 it costs the most quality and gains the least."""
     if precision != "int8":
         part = f"{kind} {precision}"
         if on_gpu >= total:
@@ -223,7 +223,7 @@ def _written(kind: str, precision: str, on_gpu: int, quantized: int, total: int,
 
 
 def read_builder(strategy: str, config: ModelConfig | None) -> tuple[str, Options] | None:
-    """The values whose strategy places every layer of this model as ``strategy`` does."""
+    """Values whose strategy places every layer of this model as ``strategy`` does."""
     n_layer = config.n_layer if config else NOMINAL_LAYERS
     try:
         wanted, kind = place_layers(strategy, n_layer), parse_strategy(strategy)[0].device
@@ -237,7 +237,7 @@ def read_builder(strategy: str, config: ModelConfig | None) -> tuple[str, Option
 
 
 def _candidates(placements: tuple[LayerPlacement, ...], is_known: bool) -> Iterator[dict[str, Any]]:
-    """What could be meant, by the first layer; :func:`read_builder` tries them."""
+    """Possible values, from the first layer; :func:`read_builder` tries them."""
     int8 = sum(place.is_int8 for place in placements)
     values: dict[str, Any] = {"precision": "int8" if int8 else placements[0].dtype}
     on_gpu = sum(place.device == "cuda" and not place.is_streamed for place in placements)
@@ -251,7 +251,7 @@ def _candidates(placements: tuple[LayerPlacement, ...], is_known: bool) -> Itera
 
 
 def runner_strategy(parameters: Mapping[str, object]) -> str | None:
-    """What RWKV-Runner's ``getStrategy`` would run (frontend/src/utils, 1.9); None for a device of another backend."""
+    """The result of RWKV-Runner's ``getStrategy`` (frontend/src/utils, 1.9); None for a device of another backend."""
     text = {name: value.strip() if isinstance(value, str) else "" for name, value in parameters.items()}
     device, precision, custom = (text.get(name, "") for name in ("device", "precision", "customStrategy"))
     if device in ("Custom", "MPS"):
@@ -266,7 +266,7 @@ def runner_strategy(parameters: Mapping[str, object]) -> str | None:
 
 
 def device_of(strategy: str) -> str:
-    """CUDA where a layer is on a card, else the first device."""
+    """CUDA if a layer is on a GPU, otherwise the first device."""
     kinds = [part.device.partition(":")[0].upper() for part in parse_strategy(strategy)]
     return "CUDA" if "CUDA" in kinds else kinds[0]
 

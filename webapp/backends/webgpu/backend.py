@@ -1,6 +1,6 @@
-"""The contract's view of the WebGPU engine: options, checks, the fit estimate, and a loaded model.
+"""The WebGPU backend: options, checks, memory estimate, and a loaded model.
 
-It is suggested for no model: nobody tells how much memory a card has free, so whoever has one chooses it.
+It is never suggested, because WebGPU does not report a GPU's free memory; users choose it themselves.
 
 Two kinds of one engine: ``webgpu fp16|int8|nf4 [layers=N] …``, and ``webgpu_python`` with the strategy strings of
 RWKV-Runner's WebGPU (Python): ``webgpu_python fp16|fp16i8|fp16i4 [layerN] [chunkN]``.
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 
 NAME, PYTHON = "webgpu", "webgpu_python"
 DEVICE = "webgpu"
-"""Of the fit estimate: the memory of a graphics card that has its own. Others use main memory."""
+"""In the memory estimate: the memory of a discrete GPU. Other GPUs use main memory."""
 FORMATS = ("fp16", "int8", "nf4", "fp32")
 QUANTISED = ("int8", "nf4")
 BITS = {"fp32": 32, "fp16": 16, "int8": 8.25, "nf4": 4.25}
-"""A weight, with its share of the block's scales: of int8 4 bytes for 128, of NF4 2 bytes for 64."""
+"""Bits per weight, including its share of the block's scales: for int8 4 bytes per 128, for NF4 2 bytes per 64."""
 ALL_LAYERS = 999
 SLOTS, CHUNK, RUNNER_CHUNK = 8, 64, 32
 RUNNER_FORMATS = {"fp16": "fp16", "fp16i8": "int8", "fp16i4": "nf4"}
 RUNNER_LAYERS = {"fp16": ALL_LAYERS, "int8": 31, "nf4": 26}
-"""What RWKV-Runner's backend-python quantises where the strategy names no number (rwkv_pip/webgpu/model.py)."""
+"""Layers that RWKV-Runner's backend-python quantises if the strategy has no number (rwkv_pip/webgpu/model.py)."""
 RUNNER_WORD = re.compile(r"(layer|chunk)(\d{1,4})", re.ASCII)
 RUNNER_DEVICES = {"WebGPU": NAME, "WebGPU (Python)": PYTHON}
 READABLE = ("float32", "float16", "bfloat16", "float64")
 LOW_RANK = re.compile(r"\.att\.(time_maa_w[12]|time_decay_w[12]|[wavg][12])$")
 MIB = 2**20
 BASE_BYTES = 160 * MIB
-"""An engine process with numpy, wgpu-native and a Vulkan driver, before the first weight."""
+"""An engine process with numpy, wgpu-native and a Vulkan driver, before any weight is loaded."""
 READING_BYTES = 160 * MIB
-"""Of the file and what is packed of it at one time, and the driver's staging memory."""
+"""Buffers for the file and for packing, and the driver's staging memory."""
 HEAD_SIZES = range(8, 257)
 
 
@@ -124,8 +124,8 @@ class WebgpuBackend(SlotBackend):
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-        """Layers only where some are quantised, adapters where there is a choice of them. ``precision`` and
-        ``quantized_layers`` are what other kinds call format and layers."""
+        """Shows layers only if some are quantised, adapters only if there are several. ``precision`` and
+        ``quantized_layers`` are other kinds' names for format and layers."""
         given = {"format": given.get("precision", "fp16"), "layers": given.get("quantized_layers", ALL_LAYERS), **given}
         rows = {option.name: option for option in cls.OPTIONS}
         shown = [rows["format"]]
@@ -243,7 +243,7 @@ class WebgpuBackend(SlotBackend):
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> WebgpuBackend:
-        """Ends by running one token."""
+        """Runs one token at the end."""
         from webapp.backends.webgpu.model import Layout, WebgpuModel
         from webapp.weights.adapter import AdapterChoice
 
@@ -266,12 +266,12 @@ class WebgpuBackend(SlotBackend):
 
     @property
     def model(self) -> WebgpuModel:
-        """For measurements: adapter, bytes on the card."""
+        """For measurements: adapter, bytes on the GPU."""
         return self._model
 
 
 class WebgpuLogits(Logits):
-    """Lines on the GPU, drawn from there and read when they are asked for; more than a chunk's were read already."""
+    """Lines on the GPU: sampled there, and read on request. If more than a chunk, already read."""
 
     def __init__(self, model: WebgpuModel, lines: int, values: FloatArray | None) -> None:
         self._model, self._lines, self._values = model, lines, values
@@ -302,7 +302,7 @@ class WebgpuLogits(Logits):
 
 
 def _bits(name: str, shape: tuple[int, ...], options: Options) -> float:
-    """Of a weight on the card."""
+    """Bits of a weight on the GPU."""
     format = str(options["format"])
     is_matrix = name.endswith(".weight") and len(shape) == 2
     if not is_matrix and LOW_RANK.search(name) is None:

@@ -1,8 +1,8 @@
-"""The only module that touches wgpu-py: which adapters there are, and one opened device.
+"""The only module that uses wgpu-py: lists adapters, opens a device.
 
 wgpu-py's names and limits have changed between minor releases, so it is pinned to one (the extra ``webgpu``). It is
-imported in engine processes, and in a child process that lists the adapters: a graphics driver that breaks must not
-take the web process with it.
+imported only in engine processes and in a child process that lists the adapters, because a GPU driver that crashes must
+not end the web process.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from webapp.i18n import Text
 PACKAGE = "wgpu"
 INSTALL = '"rwkv-roost[webgpu]"'
 CPU_VARIABLE = "ROOST_WEBGPU_CPU"
-"""1 counts adapters that are programs on the processor (lavapipe, SwiftShader, WARP): for tests, far slower than the
-native engine."""
+"""1 also allows adapters that run on the CPU (lavapipe, SwiftShader, WARP): for tests, much slower than the native
+engine."""
 APIS = ("Vulkan", "Metal", "D3D12")
-"""Never OpenGL, which wgpu-native falls back to."""
+"""Never OpenGL, which is wgpu-native's fallback."""
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "cpu"}
 BEST = ("discrete", "integrated", "other", "cpu")
 LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
 UNIFORM_SLICE = 256
-"""Bytes: the alignment every adapter takes."""
+"""Bytes: an alignment that every adapter supports."""
 BINDING = re.compile(r"@binding\((\d+)\) var<(uniform|storage, read_write|storage, read)>")
 LAYOUT = {"uniform": "uniform", "storage, read": "read-only-storage", "storage, read_write": "storage"}
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """``kind``: discrete, integrated, cpu or other. ``api``: of :data:`APIS`. ``binding_bytes``: the largest part of a
-    buffer a shader can see. ``memory_bytes``: of the card, 0 where nobody tells."""
+    """``kind``: discrete, integrated, cpu or other. ``api``: one of :data:`APIS`. ``binding_bytes``: the largest part
+    of a buffer that a shader can access. ``memory_bytes``: of the GPU, 0 if unknown."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Adapter:
 
 
 def availability() -> Availability:
-    """Whether wgpu-py is installed and finds a graphics card."""
+    """Whether wgpu-py is installed and finds a GPU."""
     if sys.version_info < (3, 11) and importlib.util.find_spec(PACKAGE) is None:
         version = ".".join(map(str, sys.version_info[:2]))
         reason = Text("reason.webgpu.python_is_too_old", version=version)
@@ -89,20 +89,20 @@ def choices() -> list[Adapter]:
 
 
 def usable(found: Sequence[Adapter], with_cpu: bool) -> list[Adapter]:
-    """Those with an API of :data:`APIS`, each card once, graphics cards of their own first."""
+    """Adapters with an API in :data:`APIS`, each GPU once, discrete GPUs first."""
     kept = {adapter.name: adapter for adapter in reversed(found) if adapter.api in APIS}
     rows = [adapter for adapter in found if kept.get(adapter.name) is adapter and (with_cpu or adapter.kind != "cpu")]
     return sorted(rows, key=lambda adapter: BEST.index(adapter.kind))
 
 
 def choose(wanted: str, rows: Sequence[Adapter]) -> Adapter | None:
-    """The adapter whose name contains ``wanted``, in any case; the best where it is empty. None without one."""
+    """The adapter whose name contains ``wanted``, ignoring case; the best if it is empty. None if there is none."""
     return next((row for row in rows if wanted.lower() in row.name.lower()), None)
 
 
 @functools.cache
 def listed() -> tuple[Adapter, ...] | str:
-    """All adapters, as a child process finds them, once in the life of this one; or what it said when it failed."""
+    """All adapters, listed by a child process once in this process's lifetime; or its output if it failed."""
     if sys.platform == "linux" and not _has_vulkan_driver():
         return ()
     try:
@@ -112,7 +112,7 @@ def listed() -> tuple[Adapter, ...] | str:
 
 
 def _has_vulkan_driver() -> bool:
-    """Whether any driver announced itself where Vulkan's loader looks; saves the child process on a server without."""
+    """Whether any driver is registered for Vulkan's loader; avoids the child process on a server without GPU."""
     if os.environ.get("VK_ICD_FILENAMES") or os.environ.get("VK_DRIVER_FILES"):
         return True
     folders = ["/etc", "/usr/share", "/usr/local/share", "/usr/local/etc", os.path.expanduser("~/.local/share")]
@@ -125,7 +125,7 @@ def _has_vulkan_driver() -> bool:
 
 
 def _vulkan_memory() -> dict[str, int]:
-    """Bytes of each card's own memory, by its name, from Vulkan: WebGPU does not tell. Empty without Vulkan's loader.
+    """Memory of each GPU in bytes, by name, from Vulkan (WebGPU does not report it). Empty without Vulkan's loader.
 
     The structs are those of vulkan_core.h, read at their offsets: VkInstanceCreateInfo is empty but for its type (1); a
     VkPhysicalDeviceProperties has its name at 20, a VkPhysicalDeviceMemoryProperties the number of heaps at 260 and
@@ -154,7 +154,7 @@ def _vulkan_memory() -> dict[str, int]:
 
 
 def _wgpu() -> Any:
-    """wgpu-py, told to leave OpenGL alone."""
+    """wgpu-py, configured without OpenGL."""
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     import wgpu
     from wgpu.backends.wgpu_native import extras
@@ -187,8 +187,8 @@ def _enumerate() -> list[tuple[Adapter, Any]]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """wgpu-py's errors as Roost's. What a device does after an error is not known, so that any but a lack of memory
-    ends the engine: it starts again and loads the model anew."""
+    """Converts wgpu-py's errors. The state of a device after an error is unknown, so any error except out of memory
+    ends the engine, which then restarts and loads the model again."""
     try:
         yield
     except RoostError:
@@ -203,11 +203,11 @@ def guarded() -> Iterator[None]:
 
 
 Place = tuple[Any, int, int]
-"""Of a buffer: it, the first byte, the number of bytes."""
+"""A part of a buffer: the buffer, first byte, number of bytes."""
 
 
 class Gpu:
-    """An opened device. Used from one thread, but pipelines are compiled in another."""
+    """An opened device. Used from one thread; pipelines are compiled in another."""
 
     def __init__(self, wanted: str = "") -> None:
         found = _enumerate()
@@ -227,10 +227,10 @@ class Gpu:
         self._pipelines: dict[str, Future[Any]] = {}
         self._compiler = ThreadPoolExecutor(1, "webgpu-compile")
         self.allocated_bytes = self.read_bytes = 0
-        """Of all buffers; read back so far."""
+        """Total size of all buffers; bytes read back so far."""
 
     def buffer(self, nbytes: int, is_uniform: bool = False) -> Any:
-        """Zeroed. OutOfMemory."""
+        """Filled with zeros. Raises OutOfMemory."""
         size = max(16, -(-nbytes // 16) * 16)
         usage = self._usage.UNIFORM if is_uniform else self._usage.STORAGE
         with guarded():
@@ -243,12 +243,12 @@ class Gpu:
         self._device.queue.write_buffer(buffer, offset, data)
 
     def read(self, buffer: Any, offset: int, nbytes: int) -> memoryview:
-        """Waits until all that was submitted is done."""
+        """Waits until all submitted work is done."""
         self.read_bytes += nbytes
         return memoryview(self._device.queue.read_buffer(buffer, offset, nbytes))
 
     def wait(self, buffer: Any) -> None:
-        """Until all that was submitted is done (``on_submitted_work_done_sync`` raises TypeError in wgpu-py 0.32)."""
+        """Waits until all submitted work is done (``on_submitted_work_done_sync`` raises TypeError in wgpu-py 0.32)."""
         self.read(buffer, 0, 16)
 
     def compile(self, code: str) -> Future[Any]:
@@ -258,7 +258,7 @@ class Gpu:
         return self._pipelines[code]
 
     def compiled(self) -> tuple[int, int]:
-        """How many of the pipelines asked for so far are ready, and of how many."""
+        """How many of the requested pipelines are ready, and how many were requested."""
         return sum(each.done() for each in self._pipelines.values()), len(self._pipelines)
 
     def _compiled(self, code: str) -> tuple[Any, Any]:
@@ -274,8 +274,8 @@ class Gpu:
             return self._device.create_compute_pipeline(layout=layout, compute=stage), bound
 
     def bind(self, code: str, places: Mapping[int, Any]) -> Any:
-        """The buffers (or :data:`Place`) of a kernel by binding; those the code does not name are left out. Waits for
-        its compilation."""
+        """Binds buffers (or :data:`Place`) to a kernel by binding number, ignoring those that the code does not use.
+        Waits for its compilation."""
         wanted = {int(number) for number, _ in BINDING.findall(code)}
         entries = []
         for number in sorted(wanted):
@@ -286,7 +286,7 @@ class Gpu:
             return self._device.create_bind_group(layout=self.compile(code).result()[1], entries=entries)
 
     def submit(self, dispatches: Sequence[tuple[Any, Any, int, int]]) -> None:
-        """(pipeline, bind group, workgroups x, y), one after the other."""
+        """(pipeline, bind group, workgroups x, y), executed in order."""
         encoder = self._device.create_command_encoder()
         compute = encoder.begin_compute_pass()
         for pipeline, group, x, y in dispatches:

@@ -1,5 +1,5 @@
-"""Makes the plan of a :class:`~webapp.backends.webgpu.model.WebgpuModel`: which kernels run on which buffers, layer by
-layer, with the weights sent on the way."""
+"""Creates the plan of a :class:`~webapp.backends.webgpu.model.WebgpuModel`: which kernels run on which buffers, layer
+by layer; uploads the weights meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float32]
 
 MOST_SEGMENTS = 7
 COMPILING_S = 0.2
-"""Between two reports of how many pipelines are compiled."""
+"""Seconds between two reports of how many pipelines are compiled."""
 
 
 class Matrix(NamedTuple):
@@ -41,11 +41,11 @@ class Matrix(NamedTuple):
     bits: np.ndarray | None = None
     """``(rows, inputs)``, used instead of the tensor with this name."""
     rows: range | None = None
-    """Of them; None is all."""
+    """Selected rows; None is all."""
 
 
 class Part(NamedTuple):
-    """Rows of a matrix that fit one binding. ``values``: the whole matrix; None where it is kept packed."""
+    """Rows of a matrix that fit into one binding. ``values``: the whole matrix; None if the packed file has it."""
 
     matrix: Matrix
     values: np.ndarray | None
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 
 class Loader:
-    """Makes a model's plan of a file's tensors."""
+    """Creates a model's plan from a file's tensors."""
 
     def __init__(self, model: WebgpuModel, source: Checkpoint, progress: ProgressCallback) -> None:
         self._model, self._gpu = model, model.gpu
@@ -89,7 +89,7 @@ class Loader:
             weights.finish()
 
     def _compile_ahead(self) -> None:
-        """While the file is read."""
+        """In parallel with reading the file."""
         config = self._config
         kinds = {self._weights.kind(0, "blocks.0.att.output.weight"), self._weights.kind(-1, "head.weight")}
         for kind in sorted(kinds):
@@ -108,7 +108,7 @@ class Loader:
         return (shaders.attention_7 if config.major == 7 else shaders.attention_5_6)(config.head_size)
 
     def _low_ranks(self) -> int:
-        """Floats a token of all low-rank matrices' middles, the largest of any layer."""
+        """Floats per token for the intermediate results of all low-rank matrices, the maximum of any layer."""
         most = 0
         for layer in range(self._config.n_layer):
             att = f"blocks.{layer}.att."
@@ -124,7 +124,7 @@ class Loader:
         return most
 
     def _read_embedding(self) -> None:
-        """In 16 bits, as the file has it where it can."""
+        """In 16 bits, in the file's format if possible."""
         config, name = self._config, "emb.weight"
         bits = self._weights.array(name, (config.vocab_size, config.n_embd))
         if bits.dtype == np.float64:
@@ -213,7 +213,7 @@ class Loader:
         if down.shape != (width, 5 * rank) or up.shape != (5, rank, width):
             self._weights.refuse(misshapen(f"{att}time_maa_w2"))
         self._shift([f"{att}time_maa_x"], model.states[layer], 0, model.attention_x, with_difference=True)
-        # The difference goes behind the planes that will hold the five shifts.
+        # The difference is stored behind the planes for the five shifts.
         middle = 4 * chunk * wide
         stride = padded(rank)
         downs = [
@@ -314,7 +314,7 @@ class Loader:
         )
         bits = self._weights.array("head.weight", (config.vocab_size, width))
         kind = self._weights.kind(-1, "head.weight")
-        # Both the weights and the logits they make have to fit a binding.
+        # Both the weights and the resulting logits must fit into a binding.
         rows = min(self._most_rows(kind, width), model.binding_bytes // (4 * model.chunk) // 32 * 32)
         for start in range(0, config.vocab_size, rows):
             part = range(start, min(start + rows, config.vocab_size))
@@ -341,7 +341,7 @@ class Loader:
         self._dispatch(shaders.NORM, [(width // 4, 0, 0, 0)], places, lambda now: (now.tokens, 1))
 
     def _shift(self, names: Sequence[str], state: Any, offset4: int, x: Any, with_difference: bool = False) -> None:
-        """RWKV-4 and 5 say how much of the present token to take, 6 and 7 how much of the one before."""
+        """RWKV-4 and 5 store the factor of the present token, 6 and 7 that of the previous one."""
         model, width = self._model, self._config.n_embd
         mixes = [self._weights.vector(name, width) for name in names]
         if self._config.major < 6:
@@ -364,7 +364,7 @@ class Loader:
         multiplied: tuple[Any, int] | None = None,
         plan: list[Any] | None = None,
     ) -> None:
-        """Matrices kept alike share a dispatch as far as their weights fit one binding."""
+        """Matrices with the same format share a dispatch if their weights fit into one binding."""
         groups: dict[str, list[Part]] = {}
         for matrix in matrices:
             name = matrix.name
@@ -459,7 +459,7 @@ class Loader:
         return self._uniforms, offset, UNIFORM_SLICE
 
     def _most_rows(self, kind: str, inputs: int) -> int:
-        """That fit one binding, a multiple of 32."""
+        """The number of rows that fit into one binding, a multiple of 32."""
         one = packing.packed_bytes(kind, 32 * padded(inputs))[0]
         rows = self._model.binding_bytes // one * 32
         if not rows:
@@ -467,7 +467,7 @@ class Loader:
         return rows
 
     def _check_shape(self, layer: int, name: str, shape: tuple[int, ...]) -> None:
-        """Against the sizes of the model, for the matrices of layers (the others were checked)."""
+        """Compares with the model's sizes, for matrices in layers (the others were checked before)."""
         config, part = self._config, name.partition(f"blocks.{layer}.")[2]
         width, wide, hidden = config.n_embd, config.n_att, config.n_ffn
         expected = {

@@ -1,7 +1,7 @@
-"""A model on the GPU: its buffers, and a fixed plan of dispatches (made by ``loader``) that every step goes through.
+"""A model on the GPU: its buffers, and a fixed plan of dispatches (from ``loader``) that every step executes.
 
-The embedding and its norm stay in main memory (a row a token is looked up there); the states of all slots lie on the
-GPU, one buffer a layer: for each slot the two tokens before, then the heads (RWKV-4: aa, bb, pp).
+The embedding and its norm stay in main memory (one row is looked up per token). The states of all slots are on the GPU,
+one buffer per layer: for each slot the two previous tokens, then the heads (RWKV-4: aa, bb, pp).
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ FloatArray = NDArray[np.float32]
 SHORT_ROW = 8
 """Rows with at most this many tokens use the kernel for single tokens, longer rows the kernel for prompts."""
 SUBMIT_PRODUCTS = 1.2e10
-"""Multiply-adds in one submission: a quarter of a second on a card of 100 GFLOPS, where Windows resets a driver that
-is busy for two."""
+"""Multiply-adds in one submission: a quarter of a second on a GPU with 100 GFLOPS. Windows resets a driver that is busy
+for two seconds."""
 FIRST_TOKEN = 1 << 31
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How weights are kept and run. ``format``: fp32, fp16 (16 bits, bfloat16 where the file has it), int8 or nf4; of
-    the last two, the first ``quantised_layers`` layers. ``chunk``: tokens that pass the layers together."""
+    """How weights are stored and run. ``format``: fp32, fp16 (16 bits, bfloat16 if the file has it), int8 or nf4; for
+    the last two, only the first ``quantised_layers`` layers. ``chunk``: tokens that pass the layers together."""
 
     format: str = "fp16"
     quantised_layers: int = 10_000
     chunk: int = 64
     slots: int = 9
     has_packed_file: bool = False
-    """Whether quantised matrices are kept on disk for the next load (:mod:`webapp.backends.packed_file`)."""
+    """Whether quantised matrices are stored on disk for the next load (:mod:`webapp.backends.packed_file`)."""
     binding_bytes: int = 0
     """A lower limit than the adapter's, for tests; 0 is none."""
 
     def kind(self, layer: int, name: str) -> str:
-        """Head and low-rank matrices are never quantised: they cost most and bring least."""
+        """Head and low-rank matrices are never quantised: they lose the most quality and save the least memory."""
         if self.format == "fp32":
             return "fp32"
         is_big = layer >= 0 and name.endswith(".weight")
@@ -65,7 +65,7 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product of the plan: a pipeline and bind group for each number of tokens, and for prompts."""
+    """A matrix product in the plan: one pipeline and bind group for each number of tokens, and one for prompts."""
 
     variants: dict[int, tuple[Any, Any]]
     groups: int
@@ -75,7 +75,7 @@ class Product:
 
 
 class Pass(NamedTuple):
-    """What goes through the layers together."""
+    """The tokens that pass the layers together."""
 
     tokens: int
     short_tokens: int
@@ -85,19 +85,19 @@ class Pass(NamedTuple):
 
 @dataclass
 class _Work:
-    """A pass being put together: (slot, token ids) of short rows, then of long ones, and which token makes a line."""
+    """A pass under construction: (slot, token ids) of short rows, then of long rows, and which tokens need a line."""
 
     short: list[tuple[int, list[int]]] = field(default_factory=list)
     long: list[tuple[int, list[int]]] = field(default_factory=list)
     lines: list[tuple[bool, int, int]] = field(default_factory=list)
-    """(whether in a long row, its token among those of its kind, line)."""
+    """(whether it is in a long row, index among the tokens of its kind, line)."""
 
     def count(self, is_long: bool) -> int:
         return sum(len(ids) for _, ids in (self.long if is_long else self.short))
 
 
 class WebgpuModel:
-    """One model and its slots. One thread at a time."""
+    """One model and its slots. Not thread-safe."""
 
     def __init__(self, config: ModelConfig, layout: Layout, gpu: Gpu) -> None:
         self.config, self.layout, self.gpu = config, layout, gpu
@@ -110,11 +110,11 @@ class WebgpuModel:
         self.head_parts: list[tuple[Any, int, int]] = []
         """(buffer of logits, first token id, tokens in it)."""
         self.sampler: GpuSampler
-        """The loader's last."""
+        """Set by the loader at its end."""
         self.weight_bytes = 0
         self._free = list(range(layout.slots - 1, -1, -1))
         self._blank = layout.slots
-        """A slot nobody gets, in the state a fresh one starts in."""
+        """An unused slot in the initial state."""
         self._make_buffers()
 
     @classmethod
@@ -127,8 +127,8 @@ class WebgpuModel:
         progress: ProgressCallback,
         merged: AdapterChoice | None = None,
     ) -> WebgpuModel:
-        """``adapter``: the graphics card; ``merged``: an adapter of the model. Raises WeightsError for a tensor that is
-        missing, of another shape, or not finite; OutOfMemory; BackendUnavailable; and what ``progress`` raises."""
+        """``adapter``: the GPU; ``merged``: a LoRA or similar adapter. Raises WeightsError for a tensor that is
+        missing, has another shape or is not finite; OutOfMemory; BackendUnavailable; and exceptions of ``progress``."""
         from webapp.backends.webgpu.loader import Loader
 
         gpu = Gpu(adapter)
@@ -159,7 +159,7 @@ class WebgpuModel:
         self._free.append(slot)
 
     def copy_slot(self, source: int, target: int) -> None:
-        """By way of another buffer: WebGPU copies nothing within one."""
+        """Uses another buffer, because WebGPU cannot copy within one."""
         size = 4 * self.slot_floats
         out = [(state, source * size, self.stage, layer * size, size) for layer, state in enumerate(self.states)]
         back = [(self.stage, layer * size, state, target * size, size) for layer, state in enumerate(self.states)]
@@ -202,7 +202,7 @@ class WebgpuModel:
         self.write_slot(slot, self.flat(state))
 
     def flat(self, state: RecurrentState) -> FloatArray:
-        """As a slot has it, ``(n_layer, slot_floats)``."""
+        """In the layout of a slot, ``(n_layer, slot_floats)``."""
         arrays, layers = state.arrays, self.config.n_layer
         names = ("att_aa", "att_bb", "att_pp") if self.config.major == 4 else ("att_kv",)
         parts = [arrays[name].reshape(layers, -1) for name in ("att_x_prev", "ffn_x_prev", *names)]
@@ -218,8 +218,8 @@ class WebgpuModel:
     # running
 
     def run(self, batch: Sequence[Row]) -> tuple[int, FloatArray | None]:
-        """Feeds every row to its slot. How many lines of logits there are: on the GPU, for :meth:`read_lines`, or,
-        where they are more than ``chunk``, all of them here."""
+        """Feeds every row to its slot. Returns the number of logits lines on the GPU, for :meth:`read_lines`; if there
+        are more than ``chunk``, also all of their values."""
         self._check(batch)
         starts = line_starts(batch)
         total = starts[-1]
@@ -265,7 +265,7 @@ class WebgpuModel:
                 raise ValueError("a token id outside the vocabulary")
 
     def _works(self, batch: Sequence[Row], starts: Sequence[int]) -> Iterator[_Work]:
-        """Cuts the rows into passes of at most ``chunk`` tokens; single tokens first, so that they travel together."""
+        """Splits the rows into passes of at most ``chunk`` tokens; single tokens first, so that they share a pass."""
         work, room = _Work(), self.chunk
         order = sorted(range(len(batch)), key=lambda index: len(batch[index].token_ids) > SHORT_ROW)
         for index in order:
@@ -315,7 +315,7 @@ class WebgpuModel:
             self._dispatch(self.head, Pass(0, 0, 0, lines))
 
     def _dispatch(self, plan: Sequence[Dispatch | Product], state: Pass) -> None:
-        """In several submissions where one would keep the driver too long."""
+        """Uses several submissions if a single one would block the driver too long."""
         found: list[tuple[Any, Any, int, int]] = []
         products = 0.0
         for step in plan:
@@ -368,5 +368,5 @@ class WebgpuModel:
 
 
 def padded(count: int) -> int:
-    """To whole vec4s."""
+    """To a multiple of 4 (whole vec4s)."""
     return -(-count // 4) * 4

@@ -1,4 +1,4 @@
-"""How matrices are kept on the GPU: as they come in 32 or 16 bits, or in the blocks of web-rwkv's int8 and NF4."""
+"""The formats of matrices on the GPU: unchanged in 32 or 16 bits, or in web-rwkv's int8 and NF4 blocks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from webapp.backends.webgpu.shaders import NF4
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "nf4": 4}
 BLOCK = {"int8": 128, "nf4": 64}
 SCALE_BYTES = {"int8": 4, "nf4": 2}
-"""Neighbours that share a scale: int8 a minimum and a maximum, NF4 its largest absolute value, all in fp16."""
+"""Scales per block: int8 has a minimum and a maximum, NF4 the largest absolute value, all in fp16."""
 ALIGNED = 128
-"""Elements: a matrix starts at a multiple, so that no block holds parts of two."""
+"""Elements: a matrix starts at a multiple of this, so that no block contains parts of two matrices."""
 FP16_MAX = 65504.0
 VERSION = 1
-"""Of what :func:`pack` makes of quantised weights: packed files of another are not used."""
+"""Version of :func:`pack`'s output: packed files with another version are not used."""
 
 
 class TooLarge(ValueError):
@@ -25,28 +25,28 @@ class TooLarge(ValueError):
 
 
 def packed_bytes(kind: str, numel: int) -> tuple[int, int]:
-    """Of values and scales."""
+    """Bytes of values and of scales."""
     padded = -(-numel // ALIGNED) * ALIGNED
     scales = padded // BLOCK[kind] * SCALE_BYTES[kind] if kind in BLOCK else 0
     return padded * BITS[kind] // 8, scales
 
 
 def widened(bits: np.ndarray) -> NDArray[np.float32]:
-    """float32 of a checkpoint's values; bfloat16 comes as uint16."""
+    """float32 from a checkpoint's values; bfloat16 is passed as uint16."""
     if bits.dtype == np.uint16:
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return bits.astype(np.float32)
 
 
 def is_finite(bits: np.ndarray) -> bool:
-    """Without widening what has 16 bits."""
+    """Without converting 16-bit values."""
     if bits.dtype == np.uint16:
         return bool(((bits & 0x7F80) != 0x7F80).all())
     return bool(np.isfinite(bits).all())
 
 
 def pack(kind: str, bits: np.ndarray) -> tuple[bytes, bytes]:
-    """Rows ``(r, k)`` as bytes of values and of scales, padded to :data:`ALIGNED`. ``k`` is a multiple of 4."""
+    """Packs rows ``(r, k)`` to bytes of values and scales, padded to :data:`ALIGNED`. ``k`` is a multiple of 4."""
     if kind == "bf16":
         assert bits.dtype == np.uint16
         flat = np.ascontiguousarray(bits).reshape(-1)
@@ -64,7 +64,7 @@ def pack(kind: str, bits: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def unpack(kind: str, values: bytes, scales: bytes) -> NDArray[np.float32]:
-    """What a shader reads of packed quantised values, flat and with the padding."""
+    """The values that a shader reads from packed weights, flat and with padding."""
     if kind == "int8":
         ends = np.frombuffer(scales, np.float16).astype(np.float32).reshape(-1, 2)
         codes = np.frombuffer(values, np.uint8).astype(np.float32).reshape(-1, BLOCK[kind])
@@ -100,8 +100,8 @@ def _pack_nf4(flat: NDArray[np.float32]) -> tuple[bytes, bytes]:
 
 
 STEPS = 1 << 14
-"""From -1 to 1: a table in place of a search among 15 edges, which takes six times as long. A value that lies nearer
-to an edge than 6e-5 of its block's largest may get the other level, which is as near."""
+"""From -1 to 1: a lookup table instead of a search among 15 edges, which takes six times as long. A value that is
+nearer to an edge than 6e-5 of its block's largest may get the neighbouring level, which is equally near."""
 
 
 @functools.cache

@@ -1,11 +1,11 @@
-"""Draws tokens where the logits are, as :mod:`webapp.engine.sampling_batch` defines it, so that they are not read back.
+"""Samples tokens on the GPU, as :mod:`webapp.engine.sampling_batch` defines, so that logits need not be read back.
 
-The GPU adds, bans and masks; it takes the largest logit and the sums of exponentials of each block of 256 tokens, and
-from them a bound that few tokens reach. Those are handed over with their logits, and numpy decides among them
-(``engine.sampler.draw_among``). Where no cut is asked for, the blocks' sums tell in which block the draw falls, and
-that block is read. Only where the cut lies below the bound is a line read whole.
+The GPU applies adjustments, bans and masks; it computes the largest logit and the sum of exponentials of each block of
+256 tokens, and from them a bound that few tokens reach. Those tokens are sent back with their logits, and numpy chooses
+among them (``engine.sampler.draw_among``). Without a cut, the block sums show in which block the sample falls, and that
+block is read. A whole line is read only if the cut is below the bound.
 
-WGSL promises nothing about infinity and NaN, so logits are looked at as bits, and a banned token is :data:`BANNED`.
+WGSL guarantees nothing about infinity and NaN, so logits are checked as bits, and a banned token is :data:`BANNED`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEADER = 8
 BANNED = np.float32(-3.4e38)
 LINES_AT_ONCE = 64
 ADDITIONS = 1024
-"""Of all lines together, at first."""
+"""Initial capacity, for all lines together."""
 
 P = "@group(0) @binding(1) var<uniform> p: array<vec4<u32>, 16>;"
 CONSTANTS = f"""{P}
@@ -163,7 +163,7 @@ KERNELS = (ADJUST, ADD, SUM_UP, BOUND, COLLECT)
 
 
 class Found(NamedTuple):
-    """Of one line; ``candidates`` None where they were more than there is room for."""
+    """The result for one line; ``candidates`` is None if there were too many for the buffer."""
 
     is_finite: bool
     peak: np.float32
@@ -182,14 +182,14 @@ class GpuSampler:
         self._most = max(1, min(lines, LINES_AT_ONCE, gpu.binding_bytes // (4 * self._stride)))
         self._line = gpu.buffer(32 * self._most)
         self._allowed = gpu.buffer(4 * self._words * (self._most + 2))
-        """Row 0: what may be drawn at all; row 1: everything; then the masks of lines."""
+        """Row 0: tokens that may be sampled at all; row 1: all tokens; then the masks of lines."""
         self._adjusted = gpu.buffer(4 * self._stride * self._most)
         self._block = gpu.buffer(16 * self._blocks * self._most)
         self._found = gpu.buffer(4 * self._found_words * self._most)
         self._banned: NDArray[np.int32] | None = None
         self._usable = np.empty(0, np.uint32)
         self.lines_drawn = self.lines_read = 0
-        """How many so far, and how many of them were read whole."""
+        """Number of lines sampled so far, and how many of them were read whole."""
         self._bind()
         with guarded():
             gpu.write(self._allowed, 4 * self._words, np.full(self._words, 0xFFFFFFFF, np.uint32))
@@ -225,7 +225,7 @@ class GpuSampler:
     # on the GPU
 
     def _look(self, lines: Sequence[int], members: Sequence[int], batch: SamplingBatch | None) -> list[Found]:
-        """Of lines of the batch; without it, of the logits as the model gave them."""
+        """Processes lines of the batch; without a batch, the unchanged logits."""
         if not len(members):
             return []
         about = np.zeros((len(members), 8), np.uint32)
@@ -250,7 +250,7 @@ class GpuSampler:
         return [_found(row) for row in words.reshape(count, -1)]
 
     def _send_adjustments(self, about: NDArray[np.uint32], members: NDArray[Any], batch: SamplingBatch) -> int:
-        """Masks and additions; how many additions the line has that has most."""
+        """Sends masks and additions; returns the largest number of additions in a line."""
         starts, ends = batch.starts[members], batch.starts[members + 1]
         first, last = int(starts[0]), int(ends[-1])
         about[:, 1] = 0
@@ -268,7 +268,7 @@ class GpuSampler:
         return int((ends - starts).max())
 
     def _prepare(self, about: NDArray[np.uint32]) -> None:
-        """What is sent with each look: which lines, and that all their logits are finite so far."""
+        """Sends the data for each run: the lines, and that all their logits are finite so far."""
         self.gpu.write(self._line, 0, about)
         for place in range(len(about)):
             self.gpu.write(self._found, 4 * place * self._found_words, np.zeros(HEADER, np.uint32))
@@ -318,7 +318,7 @@ class GpuSampler:
             else:
                 self._kernels[code] = pipeline, group
 
-    # among what it found
+    # from its results
 
     def _draw(self, place: int, found: Found, batch: SamplingBatch, line: int, uniform: float) -> int:
         self.lines_drawn += 1
@@ -346,7 +346,7 @@ class GpuSampler:
         return start + sampler.find_rest(powers, rest)
 
     def _logprobs(self, place: int, found: Found, line: int, token: int, count: int) -> tuple[float, Any, Any]:
-        """Of the drawn token; the best ids; theirs. Found among the logits as the model gave them."""
+        """The logprob of the sampled token, the best ids, and their logprobs, from the unchanged logits."""
         candidates = found.candidates
         if candidates is None or (len(candidates.ids) < count and candidates.bound > -np.inf):
             self.lines_read += 1
@@ -360,7 +360,7 @@ class GpuSampler:
         return self._values(place, 0, self._vocab_size)
 
     def _values(self, place: int, first: int, count: int) -> NDArray[np.float32]:
-        """Adjusted logits of a line, minus infinity where a token is banned."""
+        """Adjusted logits of a line, minus infinity for banned tokens."""
         at = 4 * (place * self._stride + first)
         values = np.frombuffer(self.gpu.read(self._adjusted, at, 4 * count), np.float32).copy()
         values[values <= BANNED] = -np.inf

@@ -1,11 +1,11 @@
-"""The engine's WGSL: few kernels, whose sizes come in uniforms, so that a model needs a dozen pipelines.
+"""The engine's WGSL: a few kernels that read their sizes from uniforms, so that a model needs about twelve pipelines.
 
-No optional feature of WebGPU is used, and at most eight storage buffers a stage (the default limit). Activations are
-float32. Every kernel has ``run`` (what this pass holds) and ``p`` (what this dispatch is about) as bindings 0 and 1.
-Offsets and strides are counted in vec4s unless a line says floats.
+It uses no optional feature of WebGPU, and at most eight storage buffers per stage (the default limit). Activations are
+float32. Every kernel has ``run`` (data of this pass) and ``p`` (data of this dispatch) as bindings 0 and 1. Offsets and
+strides are in vec4s unless a line says floats.
 
-A sum must not depend on what else is in the batch: tokens of short rows go through :func:`matvec`, whose variants for
-1 to 8 tokens add up in the same order; tokens of long rows through :func:`matmul_tile`.
+A sum must not depend on the rest of the batch: tokens of short rows use :func:`matvec`, whose variants for 1 to 8
+tokens add in the same order; tokens of long rows use :func:`matmul_tile`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ fn four(i: u32) -> vec4<f32> {{
   return scale * vec4<f32>(levels[h & 15u], levels[(h >> 4u) & 15u], levels[(h >> 8u) & 15u], levels[(h >> 12u) & 15u]);
 }}""",
 }
-"""Kind of weights -> how four neighbours are read. int8: 128 share a minimum and a maximum in fp16; NF4: 64 share
+"""Kind of weights -> WGSL that reads four neighbours. int8: 128 share a minimum and a maximum in fp16; NF4: 64 share
 their largest absolute value in fp16."""
 FILL_LEVELS = "if (l < 16u) { levels[l] = LEVELS[l]; } workgroupBarrier();"
 
@@ -93,7 +93,7 @@ fn store(t: u32, row4: u32, b: vec4<u32>, v: vec4<f32>) {
 
 
 def matvec(kind: str, tokens: int) -> str:
-    """Four rows a workgroup, ``tokens`` tokens of short rows (or lines of the head) sharing one read of the weights."""
+    """Four rows per workgroup; ``tokens`` tokens of short rows (or lines of the head) share one read of the weights."""
     each = range(tokens)
     sums = " ".join(f"let x{t} = b.x + min(t0 + {t}u, n - 1u) * b.y; var s{t} = vec4<f32>(0.0);" for t in each)
     adds = "\n    ".join(
@@ -126,7 +126,7 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) l:
 
 
 def matmul_tile(kind: str) -> str:
-    """The tokens of long rows: 32 x 32 results a workgroup of 8 x 8, 4 x 4 a thread, 32 inputs at a time."""
+    """For tokens of long rows: 32 x 32 results per workgroup of 8 x 8, 4 x 4 per thread, 32 inputs at a time."""
     return f"""{RUN}{WEIGHTS[kind]}{MATRIX}
 var<workgroup> sw: array<vec4<f32>, 256>;
 var<workgroup> sx: array<vec4<f32>, 256>;
@@ -278,8 +278,8 @@ fn total(l: u32, v: f32) -> f32 {{
 # p[0]: attention width, stride of the planes of mid and low (both floats), stride of a slot, offset in it of the heads.
 # p[1]: heads, 1 in the first layer.
 def attention_7(size: int) -> str:
-    """One workgroup a head and sequence, one thread a value channel. mid: r k v; low: w a g v and the first layer's v;
-    vectors: w0 a0 v0 k_k k_a r_k, group norm's weight and bias."""
+    """One workgroup per head and sequence, one thread per value channel. mid: r k v; low: w a g v and the first layer's
+    v; vectors: w0 a0 v0 k_k k_a r_k, group norm's weight and bias."""
     return f"""{_heads(size)}
 fn sigmoid(x: f32) -> f32 {{ return 1.0 / (1.0 + exp(-x)); }}
 @compute @workgroup_size({size})

@@ -1,8 +1,8 @@
-"""The tensors of a model file on their way to the GPU: checked, packed piece by piece in threads, sent, with progress.
+"""Uploads the tensors of a model file to the GPU: checks them, packs them piece by piece in threads, reports progress.
 
-Quantised matrices are packed once: a packed file (:mod:`webapp.backends.packed_file`) keeps them for the next load. It
-holds, for each matrix in the order of their names, its values and its scales; then, as JSON, name, kind, rows, inputs
-and digests of each; then :data:`FOOTER`. A load believes none of it before all digests were compared.
+Quantised matrices are packed once: a packed file (:mod:`webapp.backends.packed_file`) stores them for the next load. It
+contains, for each matrix in order of the names, its values and its scales; then, as JSON, name, kind, rows, inputs and
+digests of each; then :data:`FOOTER`. A load uses none of it before all digests were compared.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 PIECE_ROWS = 2048
-"""Of a matrix, packed and sent at a time; a multiple of 32."""
+"""Rows of a matrix that are packed and sent at a time; a multiple of 32."""
 UNFENCED_BYTES = 64 << 20
-"""Sent to the GPU before the next wait, which lets the staging memory go."""
+"""Bytes sent to the GPU before the next wait, which frees the staging memory."""
 FOOTER = struct.Struct("<Q16s8s")
-"""Bytes of the JSON, its digest, MAGIC."""
+"""Size of the JSON in bytes, its digest, MAGIC."""
 MAGIC = b"ROOSTWGP"
 IN_LAYER = re.compile(r"blocks\.(\d+)\..*\.weight")
 
 
 class Weights:
-    """Used in a ``with``: its end keeps the packed file of a load that came to its end."""
+    """A context manager: a successful end keeps the new packed file."""
 
     def __init__(self, source: Checkpoint, layout: Layout, gpu: Gpu, progress: ProgressCallback) -> None:
         self.names = set(source.names())
         self.sent_bytes = 0
-        """Of the model's weights on the GPU."""
+        """Bytes of the model's weights on the GPU."""
         self._source, self._layout, self._gpu, self._progress = source, layout, gpu, progress
         self._left = {name: source.info(name).nbytes for name in self.names}
         self._total_bytes = self._left_bytes = sum(self._left.values())
@@ -78,7 +78,7 @@ class Weights:
             self._kept.close(is_whole=kind is None)
 
     def report(self, step: str = "", done: int = 0, total: int = 0) -> None:
-        """``step``, ``done`` and ``total``: as of LoadProgress."""
+        """``step``, ``done`` and ``total`` as in LoadProgress."""
         done_bytes, tensors = self._total_bytes - self._left_bytes, len(self.names)
         self._progress(
             LoadProgress(done_bytes, self._total_bytes, tensors - len(self._left), tensors, step, done, total)
@@ -94,7 +94,7 @@ class Weights:
     # read
 
     def kind(self, layer: int, name: str) -> str:
-        """bfloat16 stays as it is where 16 bits are asked for: fp16 holds fewer of its values."""
+        """bfloat16 is kept if 16 bits are requested, because fp16 cannot represent all its values."""
         kind = self._layout.kind(layer, name)
         if kind == "fp16" and name in self.names and self._source.info(name).dtype == "bfloat16":
             return "bf16"
@@ -108,12 +108,12 @@ class Weights:
         return shape[0], shape[1]
 
     def is_kept(self, name: str) -> bool:
-        """Whether it is packed already: its values need not be read."""
+        """Whether it is packed already, so that its values need not be read."""
         return self._kept is not None and self._kept.is_open and name in self._kept.places
 
     def array(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """As the file has it, bfloat16 in uint16; float32 of what is neither that nor a 16- or 32-bit float. Refuses
-        NaN and infinity."""
+        """In the file's format, bfloat16 as uint16; other formats than 16- and 32-bit floats as float32. Raises
+        WeightsError for NaN and infinity."""
         values = self._source.bits(name)
         if self._source.info(name).dtype not in ("float32", "float16", "bfloat16"):
             values = values.astype(np.float32)
@@ -132,14 +132,14 @@ class Weights:
         return values
 
     def low_rank(self, name: str, inputs: int | None = None, rows: int | None = None) -> np.ndarray:
-        """``(rows, inputs)``; files keep it turned."""
+        """``(rows, inputs)``; files store it transposed."""
         values = self.array(name)
         if values.ndim != 2 or inputs not in (None, values.shape[0]) or rows not in (None, values.shape[1]):
             self.refuse(misshapen(name))
         return values.T
 
     def count(self, name: str, share: float = 1, step: str = "") -> None:
-        """So much of the tensor is done with."""
+        """Counts this part of the tensor as done."""
         if name in self._left:
             now = min(self._left[name], math.ceil(share * self._source.info(name).nbytes))
             self._left_bytes -= now
@@ -167,8 +167,8 @@ class Weights:
         to: tuple[Any, int],
         scales_to: tuple[Any, int],
     ) -> None:
-        """Rows of a matrix to a buffer, from the byte on that is named with it. ``values``: the whole matrix; None
-        where it is kept."""
+        """Sends rows of a matrix to a buffer, from the given byte on. ``values``: the whole matrix; None if the packed
+        file has it."""
         (buffer, at), (scales, scale_at) = to, scales_to
         is_packing = kind in packing.BLOCK and values is not None
         whole = len(rows) if values is None else len(values)
@@ -215,7 +215,7 @@ class Weights:
 
 
 class KeptPlace(NamedTuple):
-    """Of a matrix in a packed file."""
+    """The position of a matrix in a packed file."""
 
     kind: str
     rows: int
@@ -227,7 +227,7 @@ class KeptPlace(NamedTuple):
 
 
 class KeptMatrices:
-    """A packed file that is read, where there is a whole one, or written. ``rows``: name, kind, rows, inputs."""
+    """A packed file that is read if it is complete, otherwise written. ``rows``: name, kind, rows, inputs."""
 
     def __init__(self, path: Path, rows: Sequence[tuple[str, str, int, int]]) -> None:
         self.places: dict[str, KeptPlace] = {}
@@ -245,7 +245,7 @@ class KeptMatrices:
         self._data_bytes = at
 
     def open(self, pool: ThreadPoolExecutor) -> None:
-        """Maps the file where it holds what was asked for, unharmed; begins a new one where it does not."""
+        """Maps the file if it is undamaged and has the requested content; otherwise starts a new one."""
         self._mapped = packed_file.opened(self._path)
         if self._mapped is not None and self._is_whole(pool):
             self.is_open = True
@@ -255,7 +255,7 @@ class KeptMatrices:
         self._writer = packed_file.Writer(self._path, size)
 
     def piece(self, name: str, first: int, last: int) -> tuple[memoryview, memoryview]:
-        """Of rows ``first`` to ``last``, multiples of 32 or the last."""
+        """Data of rows ``first`` to ``last``, which are multiples of 32 or the end."""
         place = self.places[name]
         parts = []
         for at, size, unit in (
@@ -268,7 +268,7 @@ class KeptMatrices:
         return parts[0], parts[1]
 
     def put(self, name: str, values: bytes, scales: bytes) -> None:
-        """The next rows."""
+        """Adds the next rows."""
         if self._writer is None:
             return
         place = self.places[name]
@@ -279,7 +279,7 @@ class KeptMatrices:
             digests[2 + index].update(part)
 
     def close(self, is_whole: bool) -> None:
-        """Of a load that failed nothing is kept."""
+        """After a failed load, nothing is kept."""
         self._mapped = None
         if self._writer is not None:
             if is_whole and self._written.keys() == self.places.keys():
