@@ -1,1 +1,1 @@
-"""SQLite: conversations and what a user keeps. Knows messages, no tokens' meaning, no HTML."""
+"""SQLite storage: conversations and other user data. Knows messages, but not the meaning of tokens, and no HTML."""

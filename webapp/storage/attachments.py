@@ -1,4 +1,4 @@
-"""Text files of a chat. A pending one goes with the next message, whose metadata names it from then on."""
+"""Text files of a chat. A pending file is sent with the next message, whose metadata then contains its id."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COLUMNS = "id, chat_id, name, mode, size_bytes, tokens, tokenizer, created_at"
 
 @dataclass(frozen=True)
 class Attachment:
-    """Without its text. ``size_bytes`` are the file's, or its text's of a PDF or Word file; ``tokens`` were counted
-    with the vocabulary ``tokenizer``."""
+    """Without the text. ``size_bytes``: size of the file, or of the extracted text for PDF and Word; ``tokens`` were
+    counted with the vocabulary ``tokenizer``."""
 
     id: str
     chat_id: str
@@ -37,7 +37,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Room:
-    """The most a chat may hold; ``text`` says ``most_bytes`` in words."""
+    """The size limit of a chat; ``text`` is ``most_bytes`` in words."""
 
     most_files: int
     most_bytes: int
@@ -45,7 +45,7 @@ class Room:
 
 
 class AttachmentStore:
-    """Cheap to make, safe from any thread; every method is one transaction."""
+    """Cheap to create, thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -61,7 +61,7 @@ class AttachmentStore:
         tokens: int | None = None,
         tokenizer: str = "",
     ) -> Attachment:
-        """Pending until a message takes it. Raises ``attachments_full`` when the chat has no ``room`` for it."""
+        """Pending until a message is sent with it. Raises ``attachments_full`` if the chat has no ``room`` for it."""
         made = Attachment(uuid.uuid4().hex, chat_id, storable(name), mode, size_bytes, tokens, tokenizer, time.time())
         with self.database.transaction() as connection:
             _check_room(connection, made, room)
@@ -70,7 +70,7 @@ class AttachmentStore:
         return made
 
     def get(self, chat_id: str, attachment_id: str) -> Attachment:
-        """Raises ``attachment_not_found`` also for a file of another chat."""
+        """Raises ``attachment_not_found``, also for a file of another chat."""
         with self.database.connect() as connection:
             return _from_row(_row(connection, chat_id, attachment_id))
 
@@ -79,25 +79,25 @@ class AttachmentStore:
             return str(_row(connection, chat_id, attachment_id, "text")["text"])
 
     def pending(self, chat_id: str) -> list[Attachment]:
-        """In the order they came."""
+        """In the order in which they were attached."""
         query = f"SELECT {COLUMNS} FROM attachments WHERE chat_id = ? AND is_pending = 1 ORDER BY seq"
         with self.database.connect() as connection:
             return [_from_row(row) for row in connection.execute(query, (chat_id,))]
 
     def texts(self, chat_id: str, ids: Sequence[str]) -> dict[str, str]:
-        """By id; without those that are gone or another chat's."""
+        """By id; without deleted files and those of other chats."""
         query = f"SELECT id, text FROM attachments WHERE chat_id = ? AND id IN ({', '.join('?' * len(ids))})"
         with self.database.connect() as connection:
             return {row["id"]: row["text"] for row in connection.execute(query, (chat_id, *ids))}
 
     def has_searchable(self, chat_id: str) -> bool:
-        """True where some message of the chat, on any branch, has a file that is only searched."""
+        """True if a message of the chat, on any branch, has a file that is only searched."""
         query = "SELECT 1 FROM attachments WHERE chat_id = ? AND is_pending = 0 AND mode = 'search' LIMIT 1"
         with self.database.connect() as connection:
             return connection.execute(query, (chat_id,)).fetchone() is not None
 
     def set_mode(self, chat_id: str, attachment_id: str, mode: ReadMode) -> None:
-        """Raises ``attachment_sent`` for one that went with a message: what the model has read stays."""
+        """Raises ``attachment_sent`` for a sent file: the model's input must not change."""
         self._change(chat_id, attachment_id, "UPDATE attachments SET mode = ? WHERE id = ?", mode.value)
 
     def set_tokens(self, chat_id: str, attachment_id: str, tokens: int, tokenizer: str) -> None:
@@ -116,14 +116,14 @@ class AttachmentStore:
 
 
 def mark_sent(connection: sqlite3.Connection, chat_id: str, files: Sequence[AttachedFile]) -> None:
-    """In the transaction that stores the message they go with."""
+    """Called in the transaction that stores the message with these files."""
     connection.executemany(
         "UPDATE attachments SET is_pending = 0 WHERE chat_id = ? AND id = ?", [(chat_id, file.id) for file in files]
     )
 
 
 def purge_unnamed(connection: sqlite3.Connection) -> None:
-    """Removes what was sent with messages that are gone for good."""
+    """Removes files of messages that were deleted permanently."""
     connection.execute(
         """DELETE FROM attachments WHERE is_pending = 0 AND NOT EXISTS (
                SELECT 1 FROM messages m WHERE m.chat_id = attachments.chat_id AND instr(m.metadata, attachments.id))"""

@@ -1,7 +1,7 @@
-"""Copies of the database file: one before each migration, and one of a file that was deleted under a running server.
+"""Backups of the database file: one before each migration, and one if the file was deleted under a running server.
 
-They are complete databases in the folder ``backups`` beside it. To restore one, stop Roost and put the copy in place of
-the database. Names carry the schema version and the time: ``roost-v5-20261129-093012.db``.
+They are complete databases in the folder ``backups`` next to it. To restore one, stop Roost and replace the database
+with it. Names contain the schema version and the time: ``roost-v5-20261129-093012.db``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAID_BY_SQLITE = {
     "database disk image is malformed": "system.sqlite_malformed",
     "file is not a database": "system.sqlite_not_a_database",
 }
-"""SQLite's words, and the same in the catalogues; Python gives its error codes from 3.11 on only."""
+"""SQLite's messages and their catalogue keys; Python provides SQLite's error codes only from 3.11 on."""
 
 
 def sqlite_reason(error: sqlite3.Error) -> Text | str:
@@ -54,10 +54,10 @@ def copies_of(database: Path) -> list[Path]:
 
 
 def make_copy(source: sqlite3.Connection, database: Path, version: int) -> Path:
-    """Copies what ``source`` reads into a new file of the folder, for its owner's eyes only.
+    """Copies what ``source`` reads to a new file in the folder, readable only by its owner.
 
-    The copy gets its name when it is complete and on the disk, so a process that dies meanwhile leaves only a ``.part``
-    behind, which the next copy removes. Raises ``backup_no_room`` or ``backup_failed``.
+    The copy gets its name when it is complete and on disk, so if the process dies, only a ``.part`` remains, which the
+    next copy removes. Raises ``backup_no_room`` or ``backup_failed``.
     """
     folder = folder_of(database)
     try:
@@ -90,10 +90,10 @@ def remove_oldest(database: Path) -> None:
 
 
 def drop_stale_wal(database: Path) -> None:
-    """Removes the -wal of a killed server when a copy was put in the place of its database.
+    """Removes the -wal of a killed server if its database was replaced with a copy.
 
-    SQLite would write those pages into the copy. The header tells: a copy is not in WAL mode, and a database Roost has
-    opened always is. Call it before the first connection of the process.
+    SQLite would write those pages into the copy. The header shows it: a copy is not in WAL mode, but every database
+    that Roost has opened is. Call it before the process's first connection.
     """
     sidecars = [database.with_name(database.name + suffix) for suffix in ("-wal", "-shm")]
     if not sidecars[0].exists():
@@ -106,7 +106,7 @@ def drop_stale_wal(database: Path) -> None:
 
 
 def _check_room(source: sqlite3.Connection, folder: Path) -> None:
-    """For the copy, and as much again for what the migration writes."""
+    """Checks the free space for the copy, and as much again for the migration."""
     pages = source.execute("PRAGMA page_count").fetchone()[0]
     page_bytes = source.execute("PRAGMA page_size").fetchone()[0]
     needed = 2 * pages * page_bytes + ROOM_MARGIN_BYTES
@@ -134,7 +134,7 @@ def _free_name(database: Path, version: int) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts the new name on the disk; Windows has no such call and needs none."""
+    """Writes the new name to disk; Windows has no such call and does not need it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,5 +1,5 @@
-"""Batches in the database: a list of inputs, each answered once. A row is written when its answer is complete, so that
-what is done stays done, whatever happens to the rest."""
+"""Batches in the database: a list of inputs, each with one answer. A row is written when its answer is complete, so
+that finished rows are never lost."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _AT_A_TIME = 500
 
 @dataclass(frozen=True)
 class Batch:
-    """``columns`` are the names of the inputs' values, ``settings`` JSON: how each is answered. ``done`` of ``total``
-    rows have an answer or an error; ``is_over``: no more will come. ``person_id`` is whose it is."""
+    """``columns``: names of the input values; ``settings``: JSON with the parameters of the answers. ``done`` of
+    ``total`` rows have an answer or an error; ``is_over``: no more will follow. ``person_id``: its owner."""
 
     id: str
     name: str
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """``about``: finish reason, tokens, or ``error`` (``RoostError.to_dict()``); {} while nothing is there."""
+    """``about``: finish reason, tokens, or ``error`` (``RoostError.to_dict()``); {} before there is an answer."""
 
     place: int
     values: tuple[str, ...]
@@ -54,24 +54,24 @@ _WITH_COUNTS = """SELECT b.*, (SELECT count(*) FROM batch_rows WHERE batch_id = 
 
 
 class BatchStore:
-    """Cheap to make, safe from any thread; every method is one transaction. ``batch_not_found``."""
+    """Cheap to create, thread-safe; every method is one transaction. Raises ``batch_not_found``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def list(self, person_id: str = OWNER_ID) -> Batches:
-        """A person's, the newest first."""
+        """A person's batches, newest first."""
         query = f"{_WITH_COUNTS} WHERE b.deleted_at IS NULL AND b.person_id = ? ORDER BY b.created_at DESC, b.id"
         with self._database.connect() as connection:
             return [_batch(row) for row in connection.execute(query, (person_id,))]
 
     def check(self, batch_id: str, person_id: str) -> None:
-        """That it is this person's, deleted or not."""
+        """Checks that the batch, deleted or not, belongs to this person."""
         with self._database.connect() as connection:
             check_person(connection, "batches", batch_id, person_id, NOT_FOUND)
 
     def unfinished(self) -> Batches:
-        """What a server that ended has left; the oldest first."""
+        """Unfinished batches of an earlier server; oldest first."""
         query = f"{_WITH_COUNTS} WHERE b.deleted_at IS NULL AND NOT b.is_over ORDER BY b.created_at, b.id"
         with self._database.connect() as connection:
             return [_batch(row) for row in connection.execute(query)]
@@ -104,7 +104,7 @@ class BatchStore:
         return self.get(batch_id)
 
     def rows(self, batch_id: str, first: int = 0, count: int = _AT_A_TIME) -> Rows:
-        """From the ``first`` on, those without an answer too."""
+        """From row ``first`` on, including rows without an answer."""
         query = "SELECT * FROM batch_rows WHERE batch_id = ? AND place >= ? ORDER BY place LIMIT ?"
         with self._database.connect() as connection:
             return [_row(row) for row in connection.execute(query, (batch_id, first, count))]
@@ -116,7 +116,7 @@ class BatchStore:
             first = rows[-1].place + 1
 
     def waiting(self, batch_id: str) -> Iterator[BatchRow]:
-        """Those that are to be answered, a page at a time."""
+        """The rows to be answered, one page at a time."""
         after = -1
         query = "SELECT * FROM batch_rows WHERE batch_id = ? AND NOT is_done AND place > ? ORDER BY place LIMIT ?"
         while True:
@@ -128,7 +128,7 @@ class BatchStore:
             after = rows[-1]["place"]
 
     def answer(self, batch_id: str, place: int, answer: str, about: Mapping[str, Any]) -> None:
-        """``about`` with an ``error``: it could not be answered."""
+        """``about`` with an ``error`` means that there is no answer."""
         is_done = 2 if "error" in about else 1
         with self._database.transaction() as connection:
             connection.execute(
@@ -137,12 +137,12 @@ class BatchStore:
             )
 
     def end(self, batch_id: str, is_over: bool = True) -> None:
-        """Nothing more will come, or it goes on after all."""
+        """Marks the batch as finished, or as continuing."""
         with self._database.transaction() as connection:
             update(connection, "batches", batch_id, is_over=int(is_over))
 
     def purge_deleted(self, older_than: float) -> None:
-        """Removes those deleted before for good."""
+        """Permanently removes batches deleted before this time."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM batches WHERE deleted_at < ?", (older_than,))
 

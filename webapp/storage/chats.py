@@ -1,9 +1,9 @@
-"""Conversations and their messages in the database, a chat as a document to keep, and finding text in messages
-and titles: for pages, API and command line.
+"""Conversations and their messages in the database, export of a chat as a document, and text search in messages and
+titles: for pages, API and command line.
 
-Messages have a trigram index (SQLite's FTS5), which finds parts of words and works for Chinese. Where a search word has
-fewer than three characters, or this SQLite has no trigram index, plain LIKE does the work. A query is words, all of
-which must occur; it is never read as search syntax.
+Messages have a trigram index (SQLite's FTS5), which finds parts of words and works for Chinese. If a search word has
+fewer than three characters, or this SQLite has no trigram index, LIKE is used. A query is a list of words that must all
+occur; it is never parsed as search syntax.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _LOOSE = "(c.is_pinned = 0 AND c.folder = '')"
 
 
 class ChatStore:
-    """Cheap to make; holds no connection. Every method is one transaction and may be called from any thread.
+    """Cheap to create; holds no connection. Every method is one transaction and may be called from any thread.
 
-    A chat or message that is deleted raises ChatNotFound or ``message_not_found`` like one that never was; so does, in
-    a store for one person, somebody else's. Without ``person_id`` it is the server's own, which writes everybody's.
+    A deleted chat or message raises ChatNotFound or ``message_not_found`` like an unknown one. In a store for one
+    person, so does another person's. Without ``person_id`` it is the server's own store, with everybody's chats.
     """
 
     def __init__(self, database: Database, person_id: str | None = None) -> None:
@@ -64,8 +64,8 @@ class ChatStore:
         self._whose: tuple[str, ...] = () if person_id is None else (person_id,)
 
     def check(self, *ids: str) -> None:
-        """ChatNotFound when one of these is the id of somebody else's chat or message, deleted ones too. Others pass:
-        what there is not, everybody is told alike."""
+        """Raises ChatNotFound if one of these ids belongs to another person's chat or message, also a deleted one.
+        Unknown ids pass: later calls report them the same way for everybody."""
         if self.person_id is None:
             return
         marks = ", ".join("?" * len(ids))
@@ -93,7 +93,7 @@ class ChatStore:
         return self.begin(replace(chat, tools=tools or ChatTools()))
 
     def begin(self, chat: Chat) -> Chat:
-        """A new chat set up like ``chat``, with an id of its own."""
+        """A new chat with the settings of ``chat`` and its own id."""
         now, title, prompt = time.time(), storable(chat.title), storable(chat.system_prompt)
         chat = replace(chat, id=uuid.uuid4().hex, title=title, system_prompt=prompt, created_at=now, updated_at=now)
         chat = self._as_mine(chat)
@@ -106,19 +106,19 @@ class ChatStore:
             return chat_from_row(self._chat_row(connection, chat_id))
 
     def person_of(self, chat_id: str) -> str:
-        """Whose it is, deleted or not; "" for a chat that is gone."""
+        """Its owner, even if it is deleted; "" if it does not exist any more."""
         with self.database.connect() as connection:
             found = connection.execute("SELECT person_id FROM chats WHERE id = ?", (chat_id,)).fetchone()
         return "" if found is None else str(found["person_id"])
 
     def ids(self) -> Names:
-        """Of all that are not deleted."""
+        """Ids of all chats that are not deleted."""
         query = f"SELECT id FROM chats WHERE deleted_at IS NULL AND {self._where.format('')}"
         with self.database.connect() as connection:
             return [str(row["id"]) for row in connection.execute(query, self._whose)]
 
     def counts(self) -> dict[str, int]:
-        """How many each person has."""
+        """The number of chats of each person."""
         query = "SELECT person_id, count(*) AS chats FROM chats WHERE deleted_at IS NULL GROUP BY person_id"
         with self.database.connect() as connection:
             return {row["person_id"]: row["chats"] for row in connection.execute(query)}
@@ -136,9 +136,9 @@ class ChatStore:
         preset_id: str | None = None,
         model: str | None = None,
     ) -> Summaries:
-        """Last used first. With a query: the chats whose title or whose messages contain it; those in the archive, or
-        those that are not. What is None does not matter: a ``folder``, last used from ``since`` on and before
-        ``until`` (Unix seconds), set to a preset, with an answer of a ``model``."""
+        """Last used first. With a query: chats whose title or messages match; either archived ones or the others. None
+        means no filter: ``folder``, last used from ``since`` on and before ``until`` (Unix seconds), with this preset,
+        with an answer of this ``model``."""
         matching, values = matching_chats(query, self.database.has_search_index)
         by_model = "EXISTS (SELECT 1 FROM messages m WHERE m.chat_id = c.id AND m.model = ? AND m.deleted_at IS NULL)"
         conditions = (
@@ -154,7 +154,7 @@ class ChatStore:
         return self._list(where, (*values, is_archived, *(value for _, value in asked)), limit, offset)
 
     def models(self) -> Names:
-        """Names of those that answered in these chats, in their order."""
+        """Names of the models that answered in these chats, in their order."""
         query = f"""SELECT DISTINCT m.model FROM messages m JOIN chats c ON c.id = m.chat_id
                     WHERE m.model <> '' AND m.deleted_at IS NULL AND c.deleted_at IS NULL
                           AND {self._where.format("c.")} ORDER BY m.model"""
@@ -162,11 +162,11 @@ class ChatStore:
             return [str(row["model"]) for row in connection.execute(query, self._whose)]
 
     def placed(self) -> Summaries:
-        """Those that are pinned or in a folder, and not in the archive; last used first."""
+        """Chats that are pinned or in a folder, and not archived; last used first."""
         return self._list([f"NOT {_LOOSE}", "c.is_archived = 0"], (), MOST_PLACED)
 
     def loose(self, limit: int) -> Summaries:
-        """All others; last used first."""
+        """All other chats; last used first."""
         return self._list([_LOOSE, "c.is_archived = 0"], (), limit)
 
     def _list(self, where: Iterable[str], values: Sequence[Any], limit: int, offset: int = 0) -> Summaries:
@@ -182,7 +182,7 @@ class ChatStore:
         return [ChatSummary(**dict(row)) for row in rows]
 
     def folders(self) -> Names:
-        """In their order, ignoring case."""
+        """Sorted, ignoring case."""
         named = f"deleted_at IS NULL AND folder <> '' AND {self._where.format('')}"
         query = f"SELECT DISTINCT folder FROM chats WHERE {named} ORDER BY folder COLLATE NOCASE"
         with self.database.connect() as connection:
@@ -195,13 +195,13 @@ class ChatStore:
         is_archived: bool | None = None,
         folder: str | None = None,
     ) -> None:
-        """Where these stand in the list; what is None stays. ``folder`` "" is none."""
+        """Changes their position in the list; None means no change. ``folder`` "" means no folder."""
         name = storable(" ".join(folder.split())) if folder is not None else None
         changes = {"is_pinned": is_pinned, "is_archived": is_archived, "folder": name}
         self._change_all(chat_ids, **{name: value for name, value in changes.items() if value is not None})
 
     def delete_all(self, chat_ids: Iterable[str]) -> tuple[float, Names]:
-        """Like :meth:`delete`, all or none; and the moment by which :meth:`restore_all` knows them."""
+        """Like :meth:`delete`, all or none; also returns the time by which :meth:`restore_all` finds them."""
         now = time.time()
         with self.database.transaction() as connection:
             chats = list(chat_ids)
@@ -215,8 +215,8 @@ class ChatStore:
             connection.execute(query, (deleted_at, *self._whose))
 
     def answers_to(self, noted: str) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-        """(metadata of a message, id and metadata of one that follows it) wherever the first has ``noted``; answers
-        that were deleted count too."""
+        """(metadata of a message, id and metadata of a following one) for each message with ``noted`` in its metadata;
+        deleted answers are included."""
         query = f"""SELECT q.metadata AS asked, a.id, a.metadata FROM messages q JOIN chats c ON c.id = q.chat_id
                     JOIN messages a ON a.parent_id = q.id
                     WHERE q.role = 'user' AND q.metadata LIKE ? AND q.deleted_at IS NULL AND c.deleted_at IS NULL
@@ -229,7 +229,7 @@ class ChatStore:
                 yield asked, row["id"], json.loads(row["metadata"])
 
     def search(self, query: str, limit: int = 50) -> Hits:
-        """Titles first, then messages, newest first; messages of branches that are not shown are found too."""
+        """Titles first, then messages, newest first; includes messages on branches that are not shown."""
         with self.database.connect() as connection:
             whose = self._where.format("c."), self._whose
             hits = search_titles(connection, query, limit, whose)
@@ -249,7 +249,7 @@ class ChatStore:
         sampling: dict[str, Any] | None = None,
         preset_id: str | None = None,
     ) -> None:
-        """What is None stays. ``sampling`` replaces all overrides; ``think_mode`` "" goes back to the preset's."""
+        """None means no change. ``sampling`` replaces all overrides; ``think_mode`` "" returns to the preset's."""
         changes = {
             "template": template,
             "think_mode": think_mode.value if isinstance(think_mode, ThinkMode) else think_mode,
@@ -259,14 +259,14 @@ class ChatStore:
         self._change(chat_id, **{name: value for name, value in changes.items() if value is not None})
 
     def set_state(self, chat_id: str, state: str | None) -> None:
-        """The state file new sequences of this chat begin with; "" for none, None for the preset's."""
+        """The state file for new sequences of this chat; "" for none, None for the preset's."""
         self._change(chat_id, state=storable(state) if state is not None else None)
 
     def set_tools(self, chat_id: str, tools: ChatTools) -> None:
         self._change(chat_id, tools=chat_tools_to_json(tools))
 
     def delete(self, chat_id: str) -> Names:
-        """Hides the chat until :meth:`restore` or :meth:`purge_deleted`; names of the snapshots nobody needs then."""
+        """Hides the chat until :meth:`restore` or :meth:`purge_deleted`; returns the names of unused snapshots."""
         with self.database.transaction() as connection:
             self._change(chat_id, deleted_at=time.time())
             return records.release_snapshots(connection, chat_id)
@@ -277,7 +277,7 @@ class ChatStore:
             update(connection, "chats", chat_id, deleted_at=None)
 
     def purge_deleted(self, older_than: float) -> int:
-        """Removes for good what was deleted before this time (Unix seconds); how many chats and messages went."""
+        """Permanently removes all deleted before this time (Unix seconds); returns how many chats and messages."""
         gone = """SELECT m.seq FROM messages m JOIN chats c ON c.id = m.chat_id
                   WHERE c.deleted_at < ? OR m.deleted_at < ?"""
         with self.database.transaction() as connection:
@@ -291,7 +291,7 @@ class ChatStore:
     # messages
 
     def branch(self, chat_id: str) -> Messages:
-        """The shown branch, root first. A streaming message comes with what it has so far."""
+        """The shown branch, root first. A streaming message contains its text so far."""
         with self.database.connect() as connection:
             head_id = self._chat_row(connection, chat_id)["head_id"]
             return records.path_to(connection, head_id) if head_id is not None else []
@@ -308,7 +308,7 @@ class ChatStore:
             return records.with_versions(connection, [records.with_journal(connection, stored)])[0]
 
     def add_chat(self, chat: Chat, messages: Sequence[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> None:
-        """A whole chat at once, with ids that are free; parents stand before their children."""
+        """Adds a complete chat with unused ids; parents come before their children."""
         with self.database.transaction() as connection:
             insert(connection, "chats", chat_columns(self._as_mine(chat)) | {"head_id": chat.head_id})
             for stored in messages:
@@ -332,7 +332,7 @@ class ChatStore:
             records.note_snapshots(connection, chat_id, names)
 
     def versions(self, message_id: str) -> Messages:
-        """This message and those it is a version of, in the order they were made, with what is written so far."""
+        """This message and its other versions, in order of creation, with the text so far."""
         with self.database.connect() as connection:
             row = self._message_row(connection, message_id)
             rows = connection.execute(
@@ -346,8 +346,8 @@ class ChatStore:
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete"
     ) -> StoredMessage:
-        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it; told without its other
-        versions. The files it names are pending no more."""
+        """Adds it below ``parent_id`` (None: a new root) and shows its branch; returned without other versions. Its
+        files are not pending any more."""
         now, message_id = time.time(), uuid.uuid4().hex
         place = {"id": message_id, "chat_id": chat_id, "parent_id": parent_id, "status": status}
         columns = message_columns(message) | place | {"created_at": now}
@@ -364,12 +364,12 @@ class ChatStore:
         return StoredMessage(message_id, chat_id, parent_id, written, status, created_at=now)
 
     def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
-        """One step of a streaming message; cheap, and safe from then on."""
+        """One step of a streaming message; cheap, and durable when it returns."""
         with self.database.transaction() as connection:
             records.append_journal(connection, message_id, text, reasoning, token_ids)
 
     def reopen_message(self, message_id: str, message: Message) -> None:
-        """Marks it as being written again; steps are appended to ``message``."""
+        """Marks it as streaming again; steps are appended to ``message``."""
         with self.database.transaction() as connection:
             records.living_row(connection, message_id)
             records.clear_journal(connection, message_id)
@@ -387,10 +387,10 @@ class ChatStore:
         model: str = "",
         snapshots: Iterable[str] = (),
     ) -> Names:
-        """Replaces the steps by the whole message. Works on a deleted one too: undo brings back all of it.
+        """Replaces the steps by the complete message. Works for a deleted one too, because undo restores all of it.
 
-        ``snapshots`` are names of those the answer went on from or left; of a chat that was deleted meanwhile, those
-        that nobody needs come back."""
+        ``snapshots``: names of those that the answer started from or created. If the chat was deleted meanwhile,
+        returns those that are not used any more."""
         columns = message_columns(message) | {
             "status": status,
             "finish_reason": finish_reason,
@@ -405,13 +405,13 @@ class ChatStore:
             return [] if found["deleted_at"] is None else records.release_snapshots(connection, chat_id)
 
     def set_stats(self, message_id: str, **stats: Any) -> None:
-        """More figures of an answer that is written."""
+        """Adds statistics to a stored answer."""
         with self.database.transaction() as connection:
             known = json.loads(records.living_row(connection, message_id)["stats"])
             update(connection, "messages", message_id, stats=to_json({**known, **stats}))
 
     def change_message(self, message_id: str, message: Message) -> None:
-        """Another text, calls or metadata for a message that is not being written; its place and status stay."""
+        """Replaces text, calls or metadata of a message that is not streaming; its position and status stay."""
         columns = message_columns(message)
         with self.database.transaction() as connection:
             row = self._message_row(connection, message_id)
@@ -419,9 +419,9 @@ class ChatStore:
             self._index(connection, row["seq"], columns["content"])
 
     def recover(self) -> int:
-        """Turns messages a dead process was writing into "interrupted" ones with all their text; how many.
+        """Marks messages of a dead process as "interrupted", with all their text; returns their number.
 
-        For the start of the process that writes answers, before it writes any.
+        Call it when the process that generates answers starts, before it generates any.
         """
         with self.database.transaction() as connection:
             abandoned = records.abandoned(connection)
@@ -437,7 +437,7 @@ class ChatStore:
             records.show(connection, chat_id, records.newest_leaf(connection, message_id))
 
     def delete_message(self, message_id: str) -> None:
-        """Hides it and what follows; :meth:`restore_message` brings the same back."""
+        """Hides it and the messages below; :meth:`restore_message` restores the same ones."""
         with self.database.transaction() as connection:
             self._message_row(connection, message_id)
             records.delete_subtree(connection, message_id, time.time())
@@ -465,7 +465,7 @@ class ChatStore:
         return document(chat, messages, files)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
-        """Raises ChatNotFound, for one that is deleted too."""
+        """Raises ChatNotFound, also for a deleted chat."""
         assignments = ", ".join(f"{name} = ?" for name in columns) or "id = id"
         statement = f"UPDATE chats SET {assignments} WHERE id = ? AND deleted_at IS NULL AND {self._where.format('')}"
         with self.database.transaction() as connection:
@@ -491,13 +491,13 @@ class ChatStore:
         return row
 
     def _change_all(self, chat_ids: Iterable[str], **columns: Any) -> None:
-        """All or, where one is not there, none."""
+        """Changes all, or none if one does not exist."""
         with self.database.transaction():
             for chat_id in chat_ids:
                 self._change(chat_id, **columns)
 
     def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> str:
-        """The id of its chat."""
+        """Returns the id of its chat."""
         row = connection.execute("SELECT seq, chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
         if row is None:
             raise StorageError("message_not_found")
@@ -517,8 +517,8 @@ FORMAT_VERSION = 1
 
 
 def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] | None = None) -> str:
-    """The shown branch. Thinking goes into a quotation above its answer; files below their message, by ``texts``; calls
-    and their results as they were written."""
+    """The shown branch. Thinking becomes a quotation above its answer; files follow their message, from ``texts``;
+    calls and their results are included unchanged."""
     parts = [f"# {_one_line(chat.title) or 'Chat'}"]
     if chat.system_prompt:
         parts += ["## System", chat.system_prompt.strip()]
@@ -536,8 +536,8 @@ def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] |
 
 
 def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Every branch and version, JSON-able: parents before children, so that an import can go through once. Messages
-    name their files by id in their metadata."""
+    """Every branch and version, for JSON: parents before children, so that an import needs one pass. Messages contain
+    the ids of their files in their metadata."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -600,13 +600,13 @@ def words_of(query: str) -> list[str]:
 
 
 Whose = tuple[str, tuple[str, ...]]
-"""A condition over ``chats c`` and its values."""
+"""A condition on ``chats c`` and its values."""
 
 
 def search_messages(
     connection: sqlite3.Connection, query: str, limit: int, has_index: bool, whose: Whose = ("1", ())
 ) -> list[SearchHit]:
-    """Newest first. Messages in deleted branches and deleted chats are not found."""
+    """Newest first. Messages in deleted branches and chats are not found."""
     words = words_of(query)
     if not words:
         return []
@@ -634,7 +634,7 @@ def search_titles(connection: sqlite3.Connection, query: str, limit: int, whose:
 
 
 def matching_chats(query: str, has_index: bool) -> tuple[str, list[str]]:
-    """A condition over ``chats c`` and its values: title or any message has all the words; true for no words."""
+    """A condition on ``chats c`` and its values: title or any message has all the words; true without words."""
     words = words_of(query)
     if not words:
         return "1", []
@@ -648,7 +648,7 @@ def matching_chats(query: str, has_index: bool) -> tuple[str, list[str]]:
 
 
 def excerpt_of(text: str, words: list[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """About :data:`EXCERPT_CHARS` characters around the first match, and where the matches lie in them."""
+    """About :data:`EXCERPT_CHARS` characters around the first match, and the positions of the matches in them."""
     pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)), re.IGNORECASE)
     first = pattern.search(text)
     start = max(0, (first.start() if first else 0) - _BEFORE_CHARS)

@@ -1,12 +1,12 @@
-"""The one SQLite file: opened, migrated, handed out as connections.
+"""The SQLite file: opening, migration and connections.
 
-Readers never wait (WAL). Writers of this process queue on a lock, because SQLite's own waiting sleeps and starves;
-another process waits up to :data:`BUSY_TIMEOUT_S`. ``synchronous=NORMAL`` keeps every committed write through the
-death of the process; a power cut may take the last ones, never the file.
+Readers never wait (WAL). Writers of this process queue on a lock, because SQLite's own waiting sleeps and may starve a
+writer; other processes wait up to :data:`BUSY_TIMEOUT_S`. With ``synchronous=NORMAL``, committed writes survive the
+death of the process; a power failure may lose the last ones, but never damages the file.
 
-Linux and macOS let a file be deleted or replaced while it is open. SQLite then writes on into a file without a name,
-which is gone when the process ends. So every block first compares the files at their paths with those that were opened,
-and raises ``database_gone`` where they differ.
+On Linux and macOS a file can be deleted or replaced while it is open. SQLite then continues to write to a file without
+a name, which is lost when the process ends. So every block first compares the files at their paths with the opened
+ones, and raises ``database_gone`` if they differ.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
 BUSY_TIMEOUT_S = 10.0
 IDLE_CONNECTIONS = 8
 FULL_BELOW_BYTES = 1 << 20
-"""SQLite calls some failed writes "disk I/O error"; with less room than this left the disk is taken to be full."""
+"""SQLite reports some failed writes as "disk I/O error"; with less free space than this, the disk counts as full."""
 
 log = logging.getLogger(__name__)
 
 
 class Database:
-    """Safe to share between threads. ``trace`` is called with every SQL statement.
+    """Thread-safe. ``trace`` is called with every SQL statement.
 
-    ``notices`` holds what a person should know of this start: where the copy is that was made before a migration, or
-    that the database is a new one although there are copies of an earlier one.
+    ``notices``: messages about this start for a person: the path of the copy made before a migration, or that the
+    database is new although there are copies of an earlier one.
     """
 
     def __init__(self, path: Path | str, trace: Callable[[str], None] | None = None) -> None:
         self.path = Path(path)
         self.notices: list[Text] = []
         self.revisions: dict[str, int] = {}
-        """Table -> a number that is another after every change, for tables whose store says so."""
+        """Table -> a number that changes with every change, for tables whose store reports changes."""
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
         self._lent = 0
@@ -62,14 +62,14 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read with; everything inside sees the database as of one moment."""
+        """A connection for reading; the whole block sees the database at one moment."""
         with self._lend(is_writer=False) as connection:
             yield connection
 
     @contextmanager
     def newest(self) -> Iterator[sqlite3.Connection]:
-        """Like :meth:`connect`, but inside a block too everything that is committed by now is seen. For what is kept
-        in memory: a block that began earlier would keep, for all, what was there then."""
+        """Like :meth:`connect`, but sees everything committed by now, even inside a block. For in-memory caches: with
+        the view of an earlier block, they would keep outdated data."""
         outer = getattr(self._local, "connection", None), getattr(self._local, "is_writer", False)
         try:
             with self._begin("BEGIN") as connection:
@@ -79,13 +79,13 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection to write with: all of the block or, after an exception, nothing. Nests within one thread."""
+        """A connection for writing: commits the whole block or, after an exception, nothing. Nests in one thread."""
         with self._lend(is_writer=True) as connection:
             yield connection
 
     def watch_content(self) -> None:
-        """From now on a file that is overwritten in place is noticed too. For the one server of a data folder: a token
-        of this start is written into the database, and another start's token counts as another file."""
+        """From now on, also detects that the file is overwritten in place. For the server of a data folder: it writes a
+        random token into the database at each start, and another token means another file."""
         token = os.urandom(16)
         with self.transaction() as connection:
             connection.execute("DELETE FROM server")
@@ -101,9 +101,9 @@ class Database:
         self._files.watch_content(token, (page - 1) * page_bytes, page_bytes)
 
     def close(self) -> None:
-        """Closes the idle connections; the last close of the file folds the WAL into it.
+        """Closes the idle connections; the last one merges the WAL into the file.
 
-        Where the file was deleted or replaced, closing drops what it held; so that is copied first, and logged.
+        If the file was deleted or replaced, closing would lose its content, so it is copied first, and logged.
         """
         if self._idle and (changed := self._files.changed()):
             error = self._gone(*changed)
@@ -173,7 +173,7 @@ class Database:
         connection.close()
 
     def _open(self) -> sqlite3.Connection:
-        """Never makes the file: one that was deleted would come back empty."""
+        """Never creates the file: a deleted one would be replaced by an empty one."""
         path = self.path.absolute().as_posix()
         root = "" if path.startswith("/") and not path.startswith("//") else "/"  # C:/x and //server/x on Windows
         connection = sqlite3.connect(
@@ -191,7 +191,7 @@ class Database:
         return connection
 
     def _prepare_file(self) -> None:
-        """Makes the file, for its owner's eyes only, and turns WAL on (kept in the file)."""
+        """Creates the file, readable only by its owner, and turns on WAL (stored in the file)."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.path.exists():
@@ -202,23 +202,23 @@ class Database:
         with self._errors():
             connection = self._open()
             try:
-                schema_version(connection, self.path)  # before anything is changed in a file that may not be ours
+                schema_version(connection, self.path)  # before any change to a file that may belong to another program
                 connection.execute("PRAGMA journal_mode = WAL")
             finally:
                 connection.close()
 
     def _prepare_schema(self) -> bool:
-        """Brings the schema to the newest version. True where this SQLite has a search index.
+        """Migrates the schema to the newest version. True if this SQLite has a search index.
 
-        All pending migrations run in one transaction, after a copy was made: a process killed at any moment leaves the
-        database as it was or wholly at the newest version.
+        All pending migrations run in one transaction, after a backup: if the process is killed, the database is either
+        unchanged or at the newest version.
         """
         with self.connect() as connection:
             is_current = schema_version(connection, self.path) == len(MIGRATIONS)
         if is_current:
             with self.transaction() as connection:
                 return prepare_index(connection)
-        claim = Claim(self.path)  # nobody changes the tables under a running server of an older version
+        claim = Claim(self.path)  # never change the tables under a running server of an older version
         copy: Path | None = None
         try:
             with self.transaction() as connection:
@@ -237,7 +237,7 @@ class Database:
         return has_index
 
     def _copy(self, version: int) -> Path:
-        """Reads what is stored by a connection of its own: the caller's is inside a transaction."""
+        """Uses a separate connection to read the committed data, because the caller's is inside a transaction."""
         source = self._open()
         try:
             return backups.make_copy(source, self.path, version)
@@ -258,7 +258,7 @@ class Database:
     def _gone(self, path: str, happened: Text) -> StorageError:
         """The error for a file that changed under the server, after a copy of what the open connections still see."""
         place = str(backups.folder_of(self.path))
-        with self._write_lock:  # what is being written now gets into the copy
+        with self._write_lock:  # the copy includes writes in progress
             if self._rescued is None and self._files.is_readable:
                 with self._idle_lock:
                     source = self._idle.pop() if self._idle else None
@@ -285,7 +285,7 @@ class Database:
             raise self._named(exc) from exc
 
     def _named(self, exc: sqlite3.Error) -> StorageError:
-        """By SQLite's words: Python gives its error codes from 3.11 on only."""
+        """By SQLite's message: Python provides SQLite's error codes only from 3.11 on."""
         if hasattr(self, "_files") and (changed := self._files.changed()):
             return self._gone(*changed)
         words, path = str(exc), str(self.path)
@@ -313,8 +313,8 @@ class Database:
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    """0 for a new file. Raises ``database_broken`` for another program's file, ``database_too_new`` for one of a newer
-    Roost."""
+    """0 for a new file. Raises ``database_broken`` for another program's file, ``database_too_new`` for a newer
+    Roost's."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -329,7 +329,7 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Brings the schema from ``version`` to the newest one, inside the caller's transaction."""
+    """Migrates the schema from ``version`` to the newest one, inside the caller's transaction."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statements in MIGRATIONS[version:]:
         for statement in statements:
@@ -342,12 +342,12 @@ def _free_bytes(path: Path) -> int:
 
 
 def _is_writable(path: Path) -> bool:
-    """SQLite also writes files beside the database."""
+    """SQLite also writes files next to the database."""
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def prepare_index(connection: sqlite3.Connection) -> bool:
-    """Makes the index where this SQLite can and adds messages it lacks; False where it cannot."""
+    """Creates the index if this SQLite supports it, and adds missing messages; otherwise returns False."""
     try:
         connection.execute("CREATE VIRTUAL TABLE IF NOT EXISTS message_search USING fts5(content, tokenize='trigram')")
         connection.execute(
@@ -365,11 +365,11 @@ SEARCH_BYTES = 1 << 20
 
 
 class OpenedFiles:
-    """The database, and the -wal and -shm beside it, as they were opened.
+    """The database and its -wal and -shm files, as they were when opened.
 
-    Notices a file that was deleted, replaced or overwritten under a running server: inode and device tell the first
-    two. A file overwritten in place keeps both; a token in it, which the server wrote at its start and looks for
-    whenever time or size of the file have changed, tells the third.
+    Detects a file that was deleted, replaced or overwritten under a running server. The first two change inode or
+    device. A file overwritten in place keeps both; so the server writes a token into it at its start, and checks for
+    it whenever the file's time or size has changed.
     """
 
     def __init__(self, database: Path) -> None:
@@ -380,10 +380,10 @@ class OpenedFiles:
         self._descriptor: int | None = None
         self._lock = threading.Lock()
         self.is_readable = True
-        """False once the open file itself was overwritten: what connections read is a mixture then."""
+        """False once the open file itself was overwritten: connections then read a mixture."""
 
     def add_sidecars(self) -> None:
-        """While a connection is open SQLite neither removes nor replaces them."""
+        """While a connection is open, SQLite neither removes nor replaces them."""
         for path in (self._database + "-wal", self._database + "-shm"):
             if os.path.exists(path):  # there are none where the file system cannot do WAL
                 self._opened[path] = os.stat(path)
@@ -392,7 +392,7 @@ class OpenedFiles:
         self._opened = {self._database: self._opened[self._database]}
 
     def watch_content(self, token: bytes, page_offset: int, page_bytes: int) -> None:
-        """``token`` is in the file's page at ``page_offset``; where it is not yet, nothing is watched."""
+        """``token`` is in the file's page at ``page_offset``; if it is not there yet, nothing is watched."""
         if self._descriptor is None:
             self._descriptor = os.open(self._database, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         place = self._read(page_bytes, page_offset).find(token)
@@ -401,20 +401,20 @@ class OpenedFiles:
             self._opened[self._database] = os.stat(self._database)
 
     def close(self) -> None:
-        """After the last connection: closing any descriptor of a file drops the locks SQLite has on it (POSIX)."""
+        """After the last connection: closing any descriptor of a file releases SQLite's locks on it (POSIX)."""
         with self._lock:
             descriptor, self._descriptor, self._token = self._descriptor, None, b""
         if descriptor is not None:
             os.close(descriptor)
 
     def changed(self) -> tuple[str, Text] | None:
-        """The first file that is not what was opened, and what happened to it."""
+        """The first file that differs from the opened one, and what happened to it."""
         for path, opened in list(self._opened.items()):
             try:
                 now = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 return path, Text("reason.storage.was_deleted_or_moved")
-            except OSError:  # SQLite will meet it too, and says what it is
+            except OSError:  # SQLite will report the same error
                 continue
             if os.name != "nt" and (now.st_ino, now.st_dev) != (opened.st_ino, opened.st_dev):
                 return path, Text("reason.storage.was_replaced_by_another_file")
@@ -427,7 +427,7 @@ class OpenedFiles:
         return None
 
     def drop_wal(self) -> None:
-        """Empties the -wal of an overwritten file: at its close SQLite would write those pages into the new content."""
+        """Truncates the -wal of an overwritten file: otherwise closing would write its pages into the new content."""
         with contextlib.suppress(OSError):
             os.truncate(self._database + "-wal", 0)
 
@@ -438,7 +438,7 @@ class OpenedFiles:
             return self._search()
 
     def _search(self) -> bool:
-        """VACUUM by another program moves pages; the token is somewhere else then."""
+        """VACUUM by another program moves pages, so the token may be at another position."""
         position, overlap = 0, len(self._token) - 1
         while data := self._read(SEARCH_BYTES, position):
             place = data.find(self._token)
@@ -457,15 +457,15 @@ class OpenedFiles:
 
 
 class Claim:
-    """One program at a time writes answers into a database: a second one would take the answers of the first for
-    abandoned. Held until :meth:`release`, or until its process is gone however that died.
+    """Only one program at a time may generate answers for a database: a second one would treat the first one's answers
+    as abandoned. Held until :meth:`release`, or until the process ends in any way.
 
-    An exclusive lock on an empty SQLite file beside the database, because SQLite locks on every system and the system
-    drops the lock with the process; a file with a process id in it would outlive a crash.
+    An exclusive lock on an empty SQLite file next to the database, because SQLite's locks work on every system and are
+    released with the process; a file with a process id would remain after a crash.
     """
 
     def __init__(self, database_path: Path) -> None:
-        """Raises ``data_folder_in_use`` when another holds it, in this process or in another."""
+        """Raises ``data_folder_in_use`` if this or another process holds it."""
         path = database_path.with_name(database_path.name + ".lock")
         try:
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)

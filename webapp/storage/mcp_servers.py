@@ -21,8 +21,8 @@ MOST_SERVERS = 50
 
 @dataclass(frozen=True)
 class ToolList:
-    """What a server offered when it was last asked, by its own names: ``names`` of all, ``refused`` those that cannot
-    be offered with the reason, ``hidden`` those a person does not want offered. ``left_out`` were too many."""
+    """The last listing of a server, by its own names: ``names`` of all tools, ``refused`` tools that cannot be offered,
+    with the reason, ``hidden`` tools that a person switched off. ``left_out``: the number of tools beyond the limit."""
 
     names: tuple[str, ...] = ()
     refused: tuple[tuple[str, Text | str], ...] = ()
@@ -32,7 +32,7 @@ class ToolList:
 
 @dataclass(frozen=True)
 class StoredServer:
-    """``updated_at`` (Unix seconds) is what a form must have seen to be saved over it."""
+    """``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str
     config: ServerConfig
@@ -45,8 +45,8 @@ StoredServers = list[StoredServer]  # inside the class `list` is the method
 
 
 class McpServerStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Names are unique, ignoring case,
-    among servers that are not deleted."""
+    """Cheap to create, thread-safe; every method is one transaction. Names are unique, ignoring case, among servers
+    that are not deleted."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -67,7 +67,7 @@ class McpServerStore:
             return [_insert_server(connection, checked_server(config), is_on) for config in configs]
 
     def update(self, server_id: str, config: ServerConfig, expected_updated_at: float | None = None) -> StoredServer:
-        """Raises McpServerInvalid also when it was saved since ``expected_updated_at``."""
+        """Raises McpServerInvalid also if it was saved after ``expected_updated_at``."""
         with self.database.transaction() as connection:
             before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -92,7 +92,7 @@ class McpServerStore:
             hide(connection, "mcp_servers", server_id, McpServerNotFound)
 
     def restore(self, server_id: str) -> StoredServer:
-        """Raises McpServerInvalid when another has its name now."""
+        """Raises McpServerInvalid if another server has its name now."""
         with self.database.transaction() as connection:
             row = row_of(connection, "mcp_servers", server_id, McpServerNotFound, with_deleted=True)
             _refuse_taken_server(connection, row["name"], server_id)
@@ -100,7 +100,7 @@ class McpServerStore:
             return _server(row)
 
     def purge(self, deleted_before: float) -> None:
-        """Removes for good, with its secrets, what was deleted before then (Unix seconds)."""
+        """Permanently removes servers deleted before this time (Unix seconds), with their secrets."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM mcp_servers WHERE deleted_at < ?", (deleted_before,))
 

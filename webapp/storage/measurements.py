@@ -1,4 +1,4 @@
-"""Documents of the speed bench in the database."""
+"""Results of the speed bench in the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEPT = 200
 
 @dataclass(frozen=True)
 class Measurement:
-    """``document`` is what ``roost bench`` prints; ``measured_at`` a Unix time in seconds."""
+    """``document``: the output of ``roost bench``; ``measured_at``: Unix seconds."""
 
     id: str
     machine: str
@@ -27,13 +27,13 @@ class Measurement:
 
 
 class MeasurementStore:
-    """Cheap to make, safe from any thread; every method is one transaction."""
+    """Cheap to create, thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, machine: str, document: Mapping[str, Any]) -> Measurement:
-        """Deletes the oldest beyond :data:`KEPT`."""
+        """Deletes the oldest if there are more than :data:`KEPT`."""
         made = Measurement(uuid.uuid4().hex, machine, time.time(), dict(document))
         row = {"id": made.id, "machine": machine, "measured_at": made.measured_at, "body": to_json(made.document)}
         with self._database.transaction() as connection:
@@ -43,14 +43,14 @@ class MeasurementStore:
         return made
 
     def of_machine(self, machine: str) -> list[Measurement]:
-        """The newest first."""
+        """Newest first."""
         query = "SELECT * FROM measurements WHERE machine = ? ORDER BY measured_at DESC, rowid DESC"
-        with self._database.newest() as connection:  # speeds are made of them, and kept
+        with self._database.newest() as connection:  # speeds are computed from them and cached
             rows = connection.execute(query, (machine,)).fetchall()
         return [Measurement(row["id"], row["machine"], row["measured_at"], json.loads(row["body"])) for row in rows]
 
     def delete(self, measurement_id: str) -> None:
-        """``measurement_not_found`` for one that never was or is deleted."""
+        """Raises ``measurement_not_found`` for an unknown or deleted one."""
         with self._database.transaction() as connection:
             found = connection.execute("DELETE FROM measurements WHERE id = ?", (measurement_id,))
             if found.rowcount == 0:

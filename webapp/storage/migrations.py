@@ -1,4 +1,4 @@
-"""The database's schema as an appended list: version N is what the first N entries made. Never edit one, add one.
+"""The database's schema as a list of migrations: version N is the result of the first N. Never edit one, append one.
 
 Each entry is a tuple of statements that run in one transaction, together with the new ``user_version``.
 """
@@ -6,7 +6,7 @@ Each entry is a tuple of statements that run in one transaction, together with t
 from __future__ import annotations
 
 APPLICATION_ID = 0x526F6F73
-"""'Roos' in the file's header: tells a Roost database from another program's."""
+"""'Roos' in the file's header: distinguishes a Roost database from those of other programs."""
 
 _CHATS = (
     """CREATE TABLE chats (
@@ -68,7 +68,7 @@ _PRESETS = (
         updated_at REAL NOT NULL,
         deleted_at REAL
     )""",
-    # What a person chose for the whole server, such as the active preset.
+    # Choices for the whole server, such as the active preset.
     "CREATE TABLE choices (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "ALTER TABLE chats ADD COLUMN preset_id TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE chats ADD COLUMN state TEXT",
@@ -123,8 +123,8 @@ _MCP_SERVERS = (
 )
 
 _ATTACHMENTS = (
-    # Which message has which is said by the message's metadata; pending ones go with the next. The text stands last:
-    # what is read without it then needs none of its pages.
+    # The message's metadata says which files it has; pending files are sent with the next one. The text is the last
+    # column, so that reading the others needs none of its pages.
     """CREATE TABLE attachments (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
@@ -142,11 +142,11 @@ _ATTACHMENTS = (
     "CREATE INDEX attachments_by_chat ON attachments (chat_id, seq)",
 )
 
-# One row, written at each start of a server: tells a file that was overwritten from the one that was opened.
+# One row, written at each start of a server: detects that the opened file was overwritten.
 _SERVER = ("CREATE TABLE server (token BLOB NOT NULL)",)
 
 _SESSIONS = (
-    # No id is kept, only its hash: a copy of the database lets nobody in.
+    # Only the hash of an id is stored: a copy of the database gives no access.
     """CREATE TABLE sessions (
         key TEXT PRIMARY KEY,
         role TEXT NOT NULL,
@@ -157,7 +157,7 @@ _SESSIONS = (
     )""",
 )
 
-# Documents of the speed bench; ``machine`` tells what was measured elsewhere, should the folder move.
+# Results of the speed bench; ``machine`` shows if they were measured on another machine, in case the folder moves.
 _MEASUREMENTS = (
     """CREATE TABLE measurements (
         id TEXT PRIMARY KEY,
@@ -168,7 +168,7 @@ _MEASUREMENTS = (
 )
 
 _KEPT_STATES = (
-    # An answer of /v1/responses with what was new in its conversation; the rest is that of the answers before it.
+    # An answer of /v1/responses with the new part of its conversation; the rest is in the previous answers.
     """CREATE TABLE responses (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
@@ -189,18 +189,18 @@ _KEPT_STATES = (
         body TEXT NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX response_items_by_response ON response_items (response_seq)",
-    # Which chats and answers go on from a snapshot on disk: it goes with the last of them.
+    # Which chats and answers use a snapshot on disk: it is deleted with the last of them.
     """CREATE TABLE snapshot_uses (
         name TEXT NOT NULL,
         owner TEXT NOT NULL,
         PRIMARY KEY (name, owner)
     ) WITHOUT ROWID""",
     "CREATE INDEX snapshot_uses_by_owner ON snapshot_uses (owner)",
-    # What parts a chat's snapshots from others' where its state came with a file; "" for a chat that began here.
+    # Separates a chat's snapshots from others' if its state was imported; "" for a chat created here.
     "ALTER TABLE chats ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
 )
 
-# Where a chat stands in the list.
+# The position of a chat in the list.
 _PLACES = (
     "ALTER TABLE chats ADD COLUMN is_pinned INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE chats ADD COLUMN is_archived INTEGER NOT NULL DEFAULT 0",
@@ -238,11 +238,11 @@ _PEOPLE = (
         seen_at REAL NOT NULL DEFAULT 0,
         revoked_at REAL
     )""",
-    # Accounts sign in by their name; what is only written otherwise is the same name.
+    # Accounts sign in by name; names that differ only in case are equal.
     "CREATE UNIQUE INDEX people_by_account ON people (name COLLATE NOCASE) WHERE kind = 'account'",
     "INSERT INTO people (id, kind, created_at) VALUES ('owner', 'owner', strftime('%s'))",
     "INSERT INTO people (id, kind, created_at) VALUES ('shared', 'guest', strftime('%s'))",
-    # Of a link only the hash is kept, as of a session. person_id: it lets the same person in once more.
+    # Only the hash of a link is stored, as for a session. person_id: the link admits the same person again.
     """CREATE TABLE invitations (
         id TEXT PRIMARY KEY,
         secret_hash TEXT NOT NULL UNIQUE,
@@ -256,7 +256,7 @@ _PEOPLE = (
         uses INTEGER NOT NULL DEFAULT 0,
         revoked_at REAL
     )""",
-    # What was there before belongs to the owner; a guest's session goes on as a person of its own.
+    # Existing data belongs to the owner; a guest's session becomes a separate person.
     "ALTER TABLE chats ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'",
     "CREATE INDEX chats_by_person ON chats (person_id, updated_at DESC) WHERE deleted_at IS NULL",
     "ALTER TABLE sessions ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'",
@@ -265,8 +265,8 @@ _PEOPLE = (
     "UPDATE sessions SET person_id = substr(key, 1, 32) WHERE role <> 'owner'",
 )
 
-# ``token_ids`` are those of the beginning of the text, ``chances`` of each how likely it was where the model wrote it;
-# ``past`` and ``future`` are what undo and redo bring back.
+# ``token_ids``: tokens of the beginning of the text; ``chances``: the probability of each that the model sampled;
+# ``past`` and ``future``: drafts for undo and redo.
 _NOTEBOOKS = (
     """CREATE TABLE notebooks (
         id TEXT PRIMARY KEY,
@@ -295,7 +295,7 @@ _SAVED_ITEMS = (
     "CREATE INDEX saved_items_by_kind ON saved_items (kind, name) WHERE deleted_at IS NULL",
 )
 
-# ``body`` is what the page said when it was made, as JSON; NULL follows the chat.
+# ``body``: the content of the page when it was created, as JSON; NULL follows the chat.
 _SHARES = (
     """CREATE TABLE shares (
         id TEXT PRIMARY KEY,
@@ -342,7 +342,7 @@ _API_TOKENS = (
     )""",
 )
 
-# NULL is the default, 0 no limit.
+# NULL means the default, 0 no limit.
 _LIMITS = (
     """CREATE TABLE person_limits (
         person_id TEXT PRIMARY KEY,
@@ -360,7 +360,7 @@ _LIMITS = (
 
 _PERSONAS = ("ALTER TABLE chats ADD COLUMN persona_id TEXT NOT NULL DEFAULT ''",)
 
-# What was there before belongs to the owner, as of chats.
+# Existing data belongs to the owner, as for chats.
 _OWNERS = tuple(
     f"ALTER TABLE {table} ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'"
     for table in ("responses", "state_handles", "notebooks", "batches")

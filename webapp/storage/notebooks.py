@@ -1,4 +1,4 @@
-"""Notebooks in the database: texts that a model goes on with, each with what undo and redo bring back."""
+"""Notebooks in the database: texts that a model continues, each with drafts for undo and redo."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from webapp.storage.records import (
 
 NOT_FOUND = functools.partial(RoostError, "notebook_not_found")
 MOST_STEPS = 30
-"""That undo goes back."""
+"""Number of undo steps."""
 MOST_CHARS = 4_000_000
-"""Of all that undo and redo hold together; the oldest go first."""
+"""Limit for all undo and redo drafts together; the oldest are removed first."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text, and the tokens of its beginning as the model read and wrote them. ``chances``: of each token how likely
-    it was (0 to 1), None where a person typed it. ``tokenizer`` names the vocabulary they are of."""
+    """A text, and the tokens of its beginning as the model processed and sampled them. ``chances``: the probability of
+    each token (0 to 1), None if a person typed it. ``tokenizer``: name of the vocabulary."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -48,8 +48,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class Notebook:
-    """``settings`` are JSON: how it is gone on with. ``updated_at`` (Unix seconds) is what a page must have seen to
-    write over it."""
+    """``settings``: JSON with the parameters of continuations. ``updated_at`` (Unix seconds) must equal the page's
+    value when it is saved."""
 
     id: str
     name: str
@@ -65,21 +65,21 @@ Snapshots = list[str]  # inside the class `list` is the method
 
 
 class NotebookStore:
-    """Cheap to make, safe from any thread; every method is one transaction. ``notebook_not_found`` for what is not
-    there, ``notebook_changed`` where ``seen`` (None: no matter) is not when it was written last."""
+    """Cheap to create, thread-safe; every method is one transaction. Raises ``notebook_not_found``, and
+    ``notebook_changed`` if ``seen`` (None: no check) is not the time of the last change."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def list(self, person_id: str = OWNER_ID) -> list[tuple[str, str, float]]:
-        """(id, name, when it was changed) of a person's, the last changed first."""
+        """(id, name, time of change) of a person's notebooks, last changed first."""
         query = """SELECT id, name, updated_at FROM notebooks WHERE deleted_at IS NULL AND person_id = ?
                    ORDER BY updated_at DESC, id"""
         with self._database.connect() as connection:
             return [(row["id"], row["name"], row["updated_at"]) for row in connection.execute(query, (person_id,))]
 
     def check(self, notebook_id: str, person_id: str) -> None:
-        """That it is this person's, deleted or not."""
+        """Checks that the notebook, deleted or not, belongs to this person."""
         with self._database.connect() as connection:
             check_person(connection, "notebooks", notebook_id, person_id, NOT_FOUND)
 
@@ -105,7 +105,7 @@ class NotebookStore:
         name: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Notebook:
-        """``is_step``: undo comes back to this draft. ``name`` and ``settings`` None stay."""
+        """``is_step``: undo returns to this draft. ``name`` and ``settings`` None mean no change."""
         with self._changing(notebook_id, seen) as (connection, row):
             values: dict[str, Any] = {"now": _written(draft)}
             if name is not None:
@@ -117,7 +117,7 @@ class NotebookStore:
             return _changed(connection, row, values)
 
     def step(self, notebook_id: str, draft: Draft, is_back: bool, seen: float | None = None) -> Notebook:
-        """Undo, or redo: ``draft`` is what it comes from. Nothing changes where there is nothing to go to."""
+        """Undo or redo; ``draft`` is the current one. Does nothing if there is no further step."""
         taken, given = ("past", "future") if is_back else ("future", "past")
         with self._changing(notebook_id, seen) as (connection, row):
             steps = json.loads(row[taken])
@@ -127,13 +127,13 @@ class NotebookStore:
             return _changed(connection, row, {**values, given: _kept(_steps(row[given], _written(draft)))})
 
     def delete(self, notebook_id: str) -> Snapshots:
-        """Hides it until :meth:`restore`; names of the snapshots nobody needs any more."""
+        """Hides it until :meth:`restore`; returns the names of snapshots that are not used any more."""
         with self._database.transaction() as connection:
             hide(connection, "notebooks", notebook_id, NOT_FOUND)
             return release_snapshots(connection, notebook_id)
 
     def delete_all(self, person_id: str) -> Snapshots:
-        """A person's, for good; names as above."""
+        """Permanently deletes a person's notebooks; returns names as above."""
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT id FROM notebooks WHERE person_id = ?", (person_id,)).fetchall()
             connection.execute("DELETE FROM notebooks WHERE person_id = ?", (person_id,))
@@ -146,7 +146,7 @@ class NotebookStore:
             return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
 
     def note_snapshots(self, notebook_id: str, names: Iterable[str]) -> Snapshots:
-        """The notebook goes on from these. Where it was deleted meanwhile: names as :meth:`delete` returns."""
+        """Records that the notebook uses these snapshots. If it was deleted: names as from :meth:`delete`."""
         query = "SELECT 1 FROM notebooks WHERE id = ? AND deleted_at IS NULL"
         with self._database.transaction() as connection:
             note_snapshots(connection, notebook_id, names)

@@ -1,7 +1,7 @@
-"""People: the owner of the server, guests and accounts, and the links that invite them.
+"""People: the owner of the server, guests and accounts, and their invitation links.
 
-What a person has (chats, sessions) names the person's id. All people are in memory too, because every request asks;
-only one server at a time writes a database (:class:`.database.Claim`).
+A person's data (chats, sessions) contains the person's id. All people are also in memory, because every request needs
+them; only one server at a time writes to a database (:class:`.database.Claim`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from webapp.storage.records import OWNER_ID, insert, storable, update
 from webapp.storage.sessions import digest
 
 SHARED_ID = "shared"
-"""Whoever shows the server's token without a session: programs, which may share it."""
+"""Requests with the server's token but without a session: programs, which may share it."""
 OWNER, GUEST, ACCOUNT = KINDS = ("owner", "guest", "account")
 STORE_EVERY_S = 300.0
 SECRET_BYTES = 24
@@ -30,9 +30,9 @@ NAME_CHARS = 60
 
 @dataclass(frozen=True)
 class Person:
-    """``kind``: "owner" (one of them), "guest" or "account" (signs in with ``name`` and a password). ``is_admin``: an
-    account that may do what the owner may. ``invitation_id`` is the link that let the person in, "" for none. Times are
-    Unix seconds; ``seen_at`` 0 is never."""
+    """``kind``: "owner" (exactly one), "guest" or "account" (signs in with ``name`` and a password). ``is_admin``: an
+    account with the owner's rights. ``invitation_id``: the link by which the person joined, "" for none. Times are Unix
+    seconds; ``seen_at`` 0 means never."""
 
     id: str
     name: str = ""
@@ -50,18 +50,18 @@ class Person:
 
     @property
     def may_own(self) -> bool:
-        """May do what the owner may."""
+        """Has the owner's rights."""
         return self.is_owner or self.is_admin
 
 
 NOBODY = Person("")
-"""Who has shown nothing; has nothing."""
+"""An unauthenticated visitor; has no data."""
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """A link that lets people in, as guests or to make an account. ``name`` is what the owner calls it. ``person_id``:
-    it lets that person in once more, on another device. None is no end (``expires_at``) and no limit (``most_uses``).
+    """A link by which people join, as guests or to create an account. ``name``: the owner's name for it. ``person_id``:
+    it admits that person again, on another device. None means no expiry (``expires_at``) or no limit (``most_uses``).
     """
 
     id: str
@@ -78,7 +78,7 @@ class Invitation:
 
     @property
     def is_open(self) -> bool:
-        """It lets somebody in now."""
+        """Whether it can be used now."""
         is_over = self.expires_at is not None and self.expires_at <= time.time()
         is_used_up = self.most_uses is not None and self.uses >= self.most_uses
         return self.revoked_at is None and not is_over and not is_used_up
@@ -107,7 +107,7 @@ class People:
 
     @property
     def has_others(self) -> bool:
-        """Somebody but the owner can come in, without the server's token."""
+        """Whether anyone except the owner can get in without the server's token."""
         with self._lock:
             people, links = list(self._known.values()), list(self._links.values())
         is_invited = (person.kind == ACCOUNT or person.invitation_id for person in people if person.revoked_at is None)
@@ -115,27 +115,27 @@ class People:
 
     @property
     def has_accounts(self) -> bool:
-        """Somebody may sign in with a name and a password."""
+        """Whether anyone can sign in with a name and a password."""
         return any(person.kind == ACCOUNT for person in self.list())
 
     def account(self, name: str) -> Person | None:
-        """By the name as a person writes it; None also for one that was revoked."""
+        """By the typed name; None also for a revoked account."""
         wanted = tidy(name).casefold()
         rows = (person for person in self.list() if person.kind == ACCOUNT and person.revoked_at is None)
         return next((person for person in rows if person.name.casefold() == wanted), None)
 
     def find(self, person_id: str) -> Person | None:
-        """None for one that is gone or revoked."""
+        """None for a removed or revoked person."""
         found = self._known.get(person_id)
         return found if found is not None and found.revoked_at is None else None
 
     def list(self) -> list[Person]:
-        """In the order they came; revoked ones too."""
+        """In the order in which they joined, including revoked ones."""
         with self._lock:
             return list(self._known.values())
 
     def add(self, **fields: Any) -> Person:
-        """A new one, with an id of its own."""
+        """Adds a new person with a new id."""
         now = time.time()
         made = Person(uuid.uuid4().hex, **{"created_at": now, "seen_at": now, **fields})
         made = replace(made, name=tidy(made.name))
@@ -147,7 +147,7 @@ class People:
         return made
 
     def change(self, person_id: str, **fields: Any) -> Person | None:
-        """As the person is now; None where there is none. ``account_name_taken`` where another account has the name."""
+        """The changed person; None if there is none. Raises ``account_name_taken`` if another account has the name."""
         if "name" in fields:
             fields["name"] = tidy(fields["name"])
         with self._database.transaction() as connection:
@@ -163,7 +163,7 @@ class People:
         return after
 
     def remove(self, person_id: str) -> None:
-        """Forgets the person. What it had stays, nobody's; the owner and the shared room stay too."""
+        """Removes the person. The person's data stays without an owner; owner and shared person stay."""
         if person_id in (OWNER_ID, SHARED_ID):
             return
         with self._database.transaction() as connection:
@@ -176,7 +176,7 @@ class People:
     # links
 
     def invite(self, kind: str = GUEST, **fields: Any) -> tuple[Invitation, str]:
-        """A new link and its secret, which is kept nowhere."""
+        """A new link and its secret, which is not stored."""
         secret = secrets.token_urlsafe(SECRET_BYTES)
         made = Invitation(uuid.uuid4().hex, digest(secret), kind=kind, created_at=time.time(), **fields)
         made = replace(made, name=tidy(made.name))
@@ -187,12 +187,12 @@ class People:
         return made, secret
 
     def invitations(self) -> Invitations:
-        """The newest first; those that are over too."""
+        """Newest first, including expired ones."""
         with self._lock:
             return list(self._links.values())[::-1]
 
     def invited(self, secret: str) -> Invitation:
-        """What a link is for. ``invitation_over`` where it lets nobody in, or there is no such link."""
+        """The link with this secret. Raises ``invitation_over`` if it cannot be used or does not exist."""
         wanted = digest(secret)
         found = next((link for link in self.invitations() if link.secret_hash == wanted), None)
         if found is None or not found.is_open or (found.person_id and self.find(found.person_id) is None):
@@ -200,8 +200,8 @@ class People:
         return found
 
     def join(self, link: Invitation, before: Person | None = None, **fields: Any) -> Person:
-        """Uses a link up by one, and the person it lets in: the one it names; ``before``, the person of this browser,
-        as an account from now on; or somebody new. All or nothing: of two who come last, one gets in."""
+        """Counts one use of a link and returns the admitted person: the one that it names; ``before``, this browser's
+        person, who becomes an account; or a new one. Atomic: if two use the last place, only one gets in."""
         with self._database.transaction() as connection:
             used = connection.execute(
                 """UPDATE invitations SET uses = uses + 1 WHERE id = ? AND revoked_at IS NULL
@@ -225,7 +225,7 @@ class People:
         return person
 
     def revoke_link(self, link_id: str) -> Everybody:
-        """It lets nobody in from now on; those whom it let in, who are revoked too."""
+        """Disables the link; also revokes and returns the people who joined by it."""
         now = time.time()
         with self._database.transaction() as connection:
             update(connection, "invitations", link_id, revoked_at=now)
@@ -238,7 +238,7 @@ class People:
         return came
 
     def forget_link(self, link_id: str) -> None:
-        """Takes one that is over off the list."""
+        """Removes an expired link from the list."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM invitations WHERE id = ?", (link_id,))
         with self._lock:
@@ -252,7 +252,7 @@ class People:
             raise RoostError("account_name_taken", name=person.name)
 
     def saw(self, person: Person) -> None:
-        """Remembers that the person was here just now; it is stored every few minutes, where it can be."""
+        """Records that the person was active now; stored every few minutes, if possible."""
         now = time.time()
         with self._lock:
             if person.id not in self._known:
@@ -266,5 +266,5 @@ class People:
 
 
 def tidy(name: str) -> str:
-    """A name as it is kept: one line, at most :data:`NAME_CHARS`."""
+    """A normalised name: one line, at most :data:`NAME_CHARS`."""
     return storable(" ".join(name.split()))[:NAME_CHARS]

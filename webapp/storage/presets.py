@@ -1,7 +1,7 @@
-"""Presets in the database: a person's own, and the shipped ones a person changed.
+"""Presets in the database: a person's own, and changed shipped ones.
 
-A shipped preset is data that comes with Roost; it has a row only once it was edited or deleted, so that a new version
-of Roost brings its new values to everyone who left it alone. Values are not judged here: see
+A shipped preset is data that comes with Roost. It has a row only if it was edited or deleted, so that a new version of
+Roost updates its values for everyone who did not change it. Values are not validated here: see
 :mod:`webapp.services.presets.fields`.
 """
 
@@ -25,12 +25,12 @@ ACTIVE = "active_preset"
 
 @dataclass(frozen=True)
 class Preset:
-    """How to answer: sampling, prompt, and what to run it on. Times are Unix seconds, 0 for a shipped one as it came.
+    """The settings of an answer: sampling, prompt, model. Times are Unix seconds, 0 for an unchanged shipped preset.
 
-    ``sampling`` (names of ``SamplingParams``) and ``options`` (names of ``EngineOptions``) hold only what differs from
-    the defaults. ``template`` and ``tool_dialect`` "" are what fits the model; ``model`` "" whatever model is chosen;
-    ``strategy`` "" what suits this machine; ``state`` "" the model's own start. ``tools`` are names, so that a file of
-    presets means the same elsewhere; those that are not there are passed over.
+    ``sampling`` (names of ``SamplingParams``) and ``options`` (names of ``EngineOptions``) contain only differences
+    from the defaults. "" means for ``template`` and ``tool_dialect`` the model's own, for ``model`` the chosen model,
+    for ``strategy`` the best for this machine, for ``state`` the model's own initial state. ``tools`` are names, so
+    that preset files work on other machines; unknown ones are ignored.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Preset:
 
     @property
     def is_edited(self) -> bool:
-        """A shipped preset that a person has changed."""
+        """Whether it is a shipped preset that a person has changed."""
         return bool(self.shipped_key) and self.updated_at > 0
 
 
@@ -63,8 +63,7 @@ Presets = list[Preset]  # inside the class `list` is the method
 
 
 class PresetStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Raises PresetNotFound for what is not
-    there.
+    """Cheap to create, thread-safe; every method is one transaction. Raises PresetNotFound for unknown presets.
 
     Names are unique, ignoring case, among presets that are not deleted.
     """
@@ -87,7 +86,7 @@ class PresetStore:
         return self._shipped.get(preset_id)
 
     def create(self, name: str, **values: Any) -> Preset:
-        """``values`` are fields of :class:`Preset`. PresetNameTaken, ``too_many_presets``."""
+        """``values`` are fields of :class:`Preset`. Raises PresetNameTaken, ``too_many_presets``."""
         now = time.time()
         preset = Preset(uuid.uuid4().hex, _clean(name), created_at=now, updated_at=now, **values)
         with self.database.transaction() as connection:
@@ -97,21 +96,21 @@ class PresetStore:
         return preset
 
     def create_all(self, presets: Sequence[Preset]) -> Presets:
-        """Creates all or none; a name that is taken gets a number."""
+        """Creates all or none; adds a number to a name that is in use."""
         with self.database.transaction() as connection:
             self._refuse_more(connection, len(presets))
             return [self._add(connection, preset, preset.name) for preset in presets]
 
     def duplicate(self, preset_id: str, name: str = "") -> Preset:
-        """Named ``name``, or like the original, with a number where that is taken."""
+        """Named ``name``, or like the original, with a number if the name is in use."""
         with self.database.transaction() as connection:
             self._refuse_more(connection, 1)
             original = self._get(connection, preset_id)
             return self._add(connection, original, name or original.name)
 
     def update(self, preset_id: str, expected_updated_at: float | None, **values: Any) -> Preset:
-        """The preset with these fields. Raises ``preset_changed`` when it was saved since ``expected_updated_at``
-        (None: whatever it was)."""
+        """Returns the preset with these fields. Raises ``preset_changed`` if it was saved after ``expected_updated_at``
+        (None: no check)."""
         with self.database.transaction() as connection:
             before = self._get(connection, preset_id)
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -127,12 +126,12 @@ class PresetStore:
         return self.update(preset_id, None, name=name)
 
     def delete(self, preset_id: str) -> None:
-        """Hides it until :meth:`restore`; a shipped one for good."""
+        """Hides it until :meth:`restore`; a shipped one permanently."""
         with self.database.transaction() as connection:
             _write(connection, self._get(connection, preset_id), deleted_at=time.time())
 
     def restore(self, preset_id: str) -> Preset:
-        """Undoes :meth:`delete`; with a number after the name when another has it now."""
+        """Undoes :meth:`delete`; adds a number to its name if another preset has it now."""
         with self.database.transaction() as connection:
             row = connection.execute("SELECT * FROM presets WHERE id = ?", (preset_id,)).fetchone()
             if row is None:
@@ -141,14 +140,14 @@ class PresetStore:
                 return _from_row(row)
             preset = _from_row(row)
             preset = replace(preset, name=self._free_name(connection, preset.name))
-            if preset == self._shipped.get(preset_id):  # as it came: no row, so that it follows later versions of Roost
+            if preset == self._shipped.get(preset_id):  # unchanged: no row, so that new versions of Roost update it
                 connection.execute("DELETE FROM presets WHERE id = ?", (preset_id,))
             else:
                 _write(connection, preset)
             return preset
 
     def reset(self, preset_id: str) -> Preset:
-        """Restores a shipped preset's own values, also after it was deleted."""
+        """Restores a shipped preset's original values, even if it was deleted."""
         if preset_id not in self._shipped:
             raise PresetNotFound()
         with self.database.transaction() as connection:
@@ -163,12 +162,12 @@ class PresetStore:
         return [preset for preset in self._shipped.values() if preset.id not in living]
 
     def purge_deleted(self, older_than: float) -> None:
-        """Removes own ones for good; a deleted shipped one has to be remembered as such."""
+        """Permanently removes a person's own; a deleted shipped one must stay recorded as deleted."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM presets WHERE deleted_at < ? AND shipped_key = ''", (older_than,))
 
     def active_id(self) -> str:
-        """Of the preset a person made active, also of one that is not there any more; "" for none."""
+        """Of the activated preset, even if it does not exist any more; "" for none."""
         with self.database.connect() as connection:
             row = connection.execute("SELECT value FROM choices WHERE name = ?", (ACTIVE,)).fetchone()
             return str(row["value"]) if row else ""

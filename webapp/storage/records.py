@@ -1,12 +1,12 @@
-"""Chats and messages as the database gives them out: frozen records, how their columns are written, and the tree that
-the messages of a chat make; and how rows are written and read, the same way in every table.
+"""Records of chats and messages: frozen dataclasses, their columns, and the tree of a chat's messages; and functions to
+write and read rows, the same for every table.
 
-What is shown of a chat is the path from a root of the tree to the chat's head.
-The tree's functions work over an open connection. Siblings of one role are versions of each other, in the order they
-were made. Deleting marks a message and all below it with one time stamp, which is how restoring finds exactly those.
+A chat shows the path from a root of the tree to the chat's head. The tree's functions use an open connection. Siblings
+with the same role are versions of each other, in order of creation. Deleting marks a message and all below it with one
+time stamp, by which restoring finds exactly those.
 
-The journal holds what an answer being written has so far, one row a step: writing a long answer stays linear, and a
-killed process loses at most the step it was writing. Finishing a message replaces its rows by the whole text.
+The journal contains the text of a streaming answer so far, one row per step: writing a long answer stays linear, and a
+killed process loses at most the current step. Finishing a message replaces its rows by the whole text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """``text`` with lone surrogates as U+FFFD: a browser can send them, UTF-8 and so SQLite cannot hold them."""
+    """``text`` with lone surrogates replaced by U+FFFD: a browser can send them, but UTF-8, and so SQLite, cannot."""
     return _SURROGATES.sub("\ufffd", text)
 
 
@@ -59,7 +59,7 @@ def row_of(
     missing: Callable[[], RoostError],
     with_deleted: bool = False,
 ) -> sqlite3.Row:
-    """Raises what ``missing`` makes for an unknown id, and for a deleted row unless ``with_deleted``."""
+    """Raises the error from ``missing`` for an unknown id, and for a deleted row unless ``with_deleted``."""
     condition = "" if with_deleted else " AND deleted_at IS NULL"
     query = f"SELECT * FROM {table} WHERE id = ?{condition}"
     row: sqlite3.Row | None = connection.execute(query, (row_id,)).fetchone()
@@ -69,7 +69,7 @@ def row_of(
 
 
 def hide(connection: sqlite3.Connection, table: str, row_id: str, missing: Callable[[], RoostError]) -> None:
-    """Deletes a row so that it can come back; raises what ``missing`` makes where there is none."""
+    """Deletes a row so that it can be restored; raises the error from ``missing`` if there is none."""
     row_of(connection, table, row_id, missing)
     update(connection, table, row_id, deleted_at=time.time())
 
@@ -77,7 +77,7 @@ def hide(connection: sqlite3.Connection, table: str, row_id: str, missing: Calla
 def check_person(
     connection: sqlite3.Connection, table: str, row_id: str, person_id: str, missing: Callable[[], RoostError]
 ) -> None:
-    """Raises what ``missing`` makes where the row, deleted or not, is somebody else's, or there is none."""
+    """Raises the error from ``missing`` if the row, deleted or not, belongs to another person or does not exist."""
     query = f"SELECT 1 FROM {table} WHERE id = ? AND person_id = ?"
     if connection.execute(query, (row_id, person_id)).fetchone() is None:
         raise missing()
@@ -86,32 +86,32 @@ def check_person(
 def is_name_taken(
     connection: sqlite3.Connection, table: str, name: str, row_id: str, ignores_case: bool = False
 ) -> bool:
-    """Whether a row that is not deleted has this name, other than ``row_id`` ("" for a new one)."""
+    """Whether another row than ``row_id`` ("" for a new one), not deleted, has this name."""
     same = "lower(name) = lower(?)" if ignores_case else "name = ?"
     query = f"SELECT 1 FROM {table} WHERE {same} AND id <> ? AND deleted_at IS NULL"
     return connection.execute(query, (name, row_id)).fetchone() is not None
 
 
 def count_of(connection: sqlite3.Connection, table: str) -> int:
-    """Of the rows that are not deleted."""
+    """The number of rows that are not deleted."""
     return int(connection.execute(f"SELECT count(*) FROM {table} WHERE deleted_at IS NULL").fetchone()[0])
 
 
 def later_than(moment: float) -> float:
-    """Now, or a millisecond after ``moment``: a time that forms compare must differ from the one before."""
+    """Now, or a millisecond after ``moment``: times that forms compare must differ."""
     return max(time.time(), moment + 1e-3)
 
 
 # chats and messages
 
 OWNER_ID = "owner"
-"""The person whose server it is (:mod:`.people`)."""
+"""The person who owns the server (:mod:`.people`)."""
 
 
 @dataclass(frozen=True)
 class ChatSummary:
-    """A line of the chat list. ``snippet`` is the beginning of the last shown message, ``status`` that of
-    :class:`StoredMessage`. Times are Unix seconds; ``folder`` "" is none."""
+    """A line in the chat list. ``snippet``: the beginning of the last shown message; ``status`` as in
+    :class:`StoredMessage`. Times are Unix seconds; ``folder`` "" means no folder."""
 
     id: str
     title: str
@@ -126,9 +126,9 @@ class ChatSummary:
 
 @dataclass(frozen=True)
 class ChatTools:
-    """``is_own`` False: nobody chose in this chat, it follows its preset. ``tool_ids`` keep their choice while
-    ``is_on`` is False. ``dialect`` "" is the preset's, or what fits the model. ``is_free``: the answer is not held to
-    the grammar of calls. ``approved`` are tools the person let run in this chat for good."""
+    """``is_own`` False: nothing was chosen in this chat, it uses its preset's. ``tool_ids`` keep their choice while
+    ``is_on`` is False. ``dialect`` "" is the preset's, or the model's own. ``is_free``: the grammar of calls does not
+    constrain the answer. ``approved``: tools that need no further approval in this chat."""
 
     is_own: bool = False
     is_on: bool = False
@@ -142,10 +142,10 @@ class ChatTools:
 class Chat:
     """One conversation without its messages.
 
-    ``preset_id`` "" follows the active preset. What a chat does not set itself comes from its preset: ``system_prompt``
-    and ``template`` "", ``think_mode`` and ``state`` None. ``sampling`` holds overrides by the names of
-    ``SamplingParams``. ``head_id`` is the last message of the branch that is shown; None while there is none.
-    ``origin`` as in ``GenerationRequest``; ``person_id`` is whose it is.
+    ``preset_id`` "" uses the active preset. Values that a chat does not set come from its preset: ``system_prompt`` and
+    ``template`` "", ``think_mode`` and ``state`` None. ``sampling``: overrides by the names of ``SamplingParams``.
+    ``head_id``: the last message of the shown branch; None if there is none. ``origin`` as in ``GenerationRequest``;
+    ``person_id``: its owner.
     """
 
     id: str
@@ -167,10 +167,10 @@ class Chat:
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """A message with its place in the tree.
+    """A message with its position in the tree.
 
-    ``status``: "complete", "streaming" (being written now), "stopped" (by a person), "failed" (``error`` says why) or
-    "interrupted" (the server ended meanwhile). Versions are siblings of one role; ``version`` counts from 1.
+    ``status``: "complete", "streaming", "stopped" (by a person), "failed" (``error`` says why) or "interrupted" (the
+    server ended meanwhile). Versions are siblings with the same role; ``version`` counts from 1.
     """
 
     id: str
@@ -191,9 +191,9 @@ class StoredMessage:
 
 @dataclass(frozen=True)
 class SearchHit:
-    """Where a search found something. ``message_id`` is "" for a hit in the title.
+    """A result of a search. ``message_id`` is "" for a match in the title.
 
-    ``excerpt`` is plain text around the first match; ``positions`` are (start, end) of the matches inside it.
+    ``excerpt``: plain text around the first match; ``positions``: (start, end) of the matches in it.
     """
 
     chat_id: str
@@ -222,7 +222,7 @@ def unpack_token_ids(data: bytes) -> tuple[int, ...]:
 
 
 def message_columns(message: Message) -> dict[str, Any]:
-    """The columns of the messages table that hold the message itself."""
+    """The columns of the messages table for the message itself."""
     return {
         "role": message.role.value,
         "content": storable(message.content),
@@ -237,7 +237,7 @@ def message_columns(message: Message) -> dict[str, Any]:
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
-    """All JSON; :func:`message_from_dict` reads it back."""
+    """For JSON; :func:`message_from_dict` is the inverse."""
     return {
         **asdict(message),
         "role": message.role.value,
@@ -260,19 +260,19 @@ def message_from_dict(values: Mapping[str, Any]) -> Message:
 
 
 def note_snapshots(connection: sqlite3.Connection, owner: str, names: Iterable[str]) -> None:
-    """A chat's or an answer's: they stay until the last of those that use them is deleted."""
+    """Snapshots of a chat or answer are kept until the last of their users is deleted."""
     connection.executemany(
         "INSERT OR IGNORE INTO snapshot_uses (name, owner) VALUES (?, ?)", ((name, owner) for name in names)
     )
 
 
 def is_known(connection: sqlite3.Connection, person_id: str) -> bool:
-    """False for a person who was removed; a request may have begun before that."""
+    """False for a removed person; a request may have started before the removal."""
     return connection.execute("SELECT 1 FROM people WHERE id = ?", (person_id,)).fetchone() is not None
 
 
 def release_snapshots(connection: sqlite3.Connection, owner: str) -> list[str]:
-    """Names of those that nobody else uses: they can go."""
+    """Names of the snapshots that nothing else uses: they can be deleted."""
     rows = connection.execute(
         """SELECT name FROM snapshot_uses u WHERE owner = ?
            AND NOT EXISTS (SELECT 1 FROM snapshot_uses o WHERE o.name = u.name AND o.owner <> u.owner)""",
@@ -283,7 +283,7 @@ def release_snapshots(connection: sqlite3.Connection, owner: str) -> list[str]:
 
 
 def _read_json(text: str) -> Any:
-    """Most columns of most messages are empty, and a chat is read many times a turn."""
+    """Fast for empty columns: most columns of most messages are empty, and a chat is read many times per turn."""
     return {} if text == "{}" else [] if text == "[]" else json.loads(text)
 
 
@@ -316,7 +316,7 @@ CHAT_COLUMNS = (
     "id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state", "origin", "person_id",
     "persona_id",
 )  # fmt: skip
-"""Those that hold a field of :class:`Chat` as it is."""
+"""Columns that are fields of :class:`Chat` with the same value."""
 
 
 def chat_from_row(row: sqlite3.Row) -> Chat:
@@ -330,7 +330,7 @@ def chat_from_row(row: sqlite3.Row) -> Chat:
 
 
 def chat_columns(chat: Chat) -> dict[str, Any]:
-    """The columns of the chats table that a new chat fills; the others have defaults."""
+    """The columns of the chats table for a new chat; the others have defaults."""
     return {name: getattr(chat, name) for name in CHAT_COLUMNS} | {
         "think_mode": chat.think_mode.value if chat.think_mode is not None else "",
         "sampling": to_json(chat.sampling),
@@ -341,7 +341,7 @@ def chat_columns(chat: Chat) -> dict[str, Any]:
 def chat_tools_from_json(text: str) -> ChatTools:
     found = json.loads(text)
     return ChatTools(
-        is_own=bool(found.get("is_own", found.get("is_on") or found.get("tool_ids"))),  # "is_own" came later
+        is_own=bool(found.get("is_own", found.get("is_on") or found.get("tool_ids"))),  # "is_own" was added later
         is_on=bool(found.get("is_on")),
         tool_ids=tuple(found.get("tool_ids", ())),
         dialect=str(found.get("dialect", "")),
@@ -369,7 +369,7 @@ _SUBTREE = """WITH RECURSIVE subtree (id) AS (
 
 
 def path_to(connection: sqlite3.Connection, message_id: str) -> list[StoredMessage]:
-    """Root first, ending with this message; always the same number of queries (one more while one is streaming)."""
+    """Root first, ending with this message; a constant number of queries (one more during streaming)."""
     rows = connection.execute(
         f"{_PATH} SELECT m.* FROM path JOIN messages m ON m.id = path.id ORDER BY height DESC", (message_id,)
     ).fetchall()
@@ -380,7 +380,7 @@ def path_to(connection: sqlite3.Connection, message_id: str) -> list[StoredMessa
 
 
 def with_versions(connection: sqlite3.Connection, messages: list[StoredMessage]) -> list[StoredMessage]:
-    """The same messages, all of one chat, told which versions stand beside them."""
+    """The same messages, all from one chat, with their other versions."""
     if not messages:
         return []
     siblings: dict[tuple[str | None, str], list[str]] = defaultdict(list)
@@ -395,7 +395,7 @@ def with_versions(connection: sqlite3.Connection, messages: list[StoredMessage])
 
 
 def newest_leaf(connection: sqlite3.Connection, message_id: str) -> str:
-    """The youngest message at or below this one: a child is always younger than its parent."""
+    """The newest message at or below this one: a child is always newer than its parent."""
     row = connection.execute(
         f"""{_SUBTREE} SELECT m.id FROM subtree JOIN messages m ON m.id = subtree.id
             WHERE m.deleted_at IS NULL ORDER BY m.seq DESC LIMIT 1""",
@@ -416,7 +416,7 @@ def show(connection: sqlite3.Connection, chat_id: str, head_id: str | None) -> N
 
 
 def delete_subtree(connection: sqlite3.Connection, message_id: str, now: float) -> None:
-    """Hides the message and what follows. Another version takes its place, or the branch ends at its parent."""
+    """Hides the message and those below. Another version replaces it, or the branch ends at its parent."""
     row = living_row(connection, message_id)
     stored = with_versions(connection, [stored_message_from_row(row)])[0]
     connection.execute(
@@ -474,7 +474,7 @@ def clear_journal(connection: sqlite3.Connection, message_id: str) -> None:
 
 
 def with_journal(connection: sqlite3.Connection, stored: StoredMessage) -> StoredMessage:
-    """The message with what was written since; itself unless it is streaming."""
+    """The message with the text from the journal; unchanged unless it is streaming."""
     if stored.status != "streaming":
         return stored
     rows = connection.execute("SELECT * FROM journal WHERE message_id = ? ORDER BY seq", (stored.id,)).fetchall()
@@ -488,6 +488,6 @@ def with_journal(connection: sqlite3.Connection, stored: StoredMessage) -> Store
 
 
 def abandoned(connection: sqlite3.Connection) -> list[StoredMessage]:
-    """Messages still marked as being written, with all that was written."""
+    """Messages still marked as streaming, with their text so far."""
     rows = connection.execute("SELECT * FROM messages WHERE status = 'streaming'").fetchall()
     return [with_journal(connection, stored_message_from_row(row)) for row in rows]

@@ -1,5 +1,5 @@
-"""The answers of ``/v1/responses`` in the database, each with what was new in its conversation: the rest is that of the
-answers before it. One whose time is over, or that is deleted, goes when no later answer needs it."""
+"""Answers of ``/v1/responses`` in the database, each with the new part of its conversation; the rest is in the previous
+answers. An expired or deleted answer is removed when no later answer needs it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _LEAF = "NOT EXISTS (SELECT 1 FROM responses later WHERE later.previous_id = r.i
 
 
 class ResponseStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Knows the answers of ``person_id`` alone,
-    unless that is None. ``days`` is how long an answer is kept after it was made; all together take
-    :data:`MOST_BYTES` at most, and where room is short, those of the person who has most go first.
+    """Cheap to create, thread-safe; every method is one transaction. Sees only answers of ``person_id``, unless that is
+    None. ``days``: how long an answer is kept. All together use at most :data:`MOST_BYTES`; beyond that, answers of the
+    person with the most are removed first.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ResponseStore:
         messages: Sequence[Message],
         snapshots: Iterable[str] = (),
     ) -> list[str]:
-        """``body`` is the answer's JSON, ``given`` the items of its input, ``messages`` what is new in the
-        conversation, the answer last. Returns the names of snapshots that nobody needs any more: those of answers that
-        had to go. Of a person who was removed meanwhile nothing is kept."""
+        """``body``: the answer's JSON, ``given``: the items of its input, ``messages``: the new part of the
+        conversation, with the answer last. Returns the names of snapshots that are not used any more, because their
+        answers were removed. Nothing is stored for a person who was removed meanwhile."""
         told = to_json([message_to_dict(message) for message in messages])
         texts = {"body": to_json(body), "input": to_json(given), "messages": told}
         row = {
@@ -75,13 +75,13 @@ class ResponseStore:
             return self._make_room(connection)
 
     def body(self, response_id: str) -> dict[str, Any]:
-        """``answer_not_found`` for one that was never kept, or is no longer; so do the other methods."""
+        """Raises ``answer_not_found`` for an unknown or removed answer, as the other methods do."""
         with self._database.connect() as connection:
             found: dict[str, Any] = json.loads(self._row(connection, response_id)["body"])
             return found
 
     def items(self, response_id: str) -> list[dict[str, Any]]:
-        """The conversation that the answer was given to, oldest first: the inputs, and the answers before it."""
+        """The conversation before the answer, oldest first: the inputs, and the previous answers."""
         with self._database.connect() as connection:
             self._row(connection, response_id)
             rows = self._chain(connection, response_id)
@@ -111,14 +111,14 @@ class ResponseStore:
         return found
 
     def delete(self, response_id: str) -> list[str]:
-        """Later answers go on as before: what was said to get there is theirs, too. Returns as :meth:`keep` does."""
+        """Later answers are not affected: they contain the earlier conversation. Returns names as :meth:`keep`."""
         with self._database.transaction() as connection:
             self._row(connection, response_id)
             connection.execute("UPDATE responses SET is_deleted = 1 WHERE id = ?", (response_id,))
             return self._make_room(connection)
 
     def delete_all(self) -> list[str]:
-        """All of the person's. Returns as :meth:`keep` does."""
+        """All of the person's answers. Returns names as :meth:`keep` does."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE responses SET is_deleted = 1 WHERE person_id = ?", (self._person_id,))
             return self._make_room(connection)
@@ -136,8 +136,8 @@ class ResponseStore:
         return rows
 
     def _make_room(self, connection: Any) -> list[str]:
-        """Answers go one by one, the last of a conversation first; of living ones, the oldest of whoever has most and
-        can spare one: the newest of all stays."""
+        """Removes answers one by one, the last of a conversation first. Of valid answers: the oldest of the person who
+        has the most and can spare one; the newest of all stays."""
         released: list[str] = []
         while True:
             query = f"SELECT r.id FROM responses r WHERE (is_deleted OR created_at < ?) AND {_LEAF}"

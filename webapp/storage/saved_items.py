@@ -1,4 +1,4 @@
-"""Small things a person makes and keeps under a name, of a kind each: prompts and personas."""
+"""Small named items that a person creates, of one kind each: prompts and personas."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from webapp.storage.database import Database
 from webapp.storage.records import insert, later_than, row_of, storable, to_json, update
 
 MOST_ITEMS = 2000
-"""Of a kind."""
+"""Per kind."""
 NOT_FOUND = functools.partial(RoostError, "item_not_found")
 
 
 @dataclass(frozen=True)
 class SavedItem:
-    """``body`` is JSON; ``updated_at`` (Unix seconds) is what a form must have seen to write over it."""
+    """``body`` is JSON; ``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str
     name: str
@@ -36,9 +36,9 @@ _COLUMNS = "id, name, body, updated_at, picture IS NOT NULL AS has_picture"
 
 
 class SavedItems:
-    """Those of one kind. Cheap to make, safe from any thread; every method is one transaction. Names are unique,
-    ignoring case: ``item_name_taken``. ``item_not_found``, ``too_many_items``, and ``item_changed`` where another form
-    saved meanwhile."""
+    """The items of one kind. Cheap to create, thread-safe; every method is one transaction. Names are unique, ignoring
+    case. Raises ``item_name_taken``, ``item_not_found``, ``too_many_items``, and ``item_changed`` if another form saved
+    meanwhile."""
 
     def __init__(self, database: Database, kind: str) -> None:
         self._database = database
@@ -66,7 +66,7 @@ class SavedItems:
         return bytes(row["picture"])
 
     def create_all(self, made: Sequence[tuple[str, Mapping[str, Any], bytes | None]]) -> Items:
-        """(name, body, picture) each, all or none; a name that is taken gets a number."""
+        """(name, body, picture) for each, all or none; adds a number to a name that is in use."""
         now, found = time.time(), []
         with self._database.transaction() as connection:
             taken = {row["name"].casefold() for row in self._living(connection)}
@@ -89,7 +89,7 @@ class SavedItems:
         keeps_picture: bool = True,
         seen: float | None = None,
     ) -> SavedItem:
-        """A new one for "". ``picture`` None leaves the one there is, unless ``keeps_picture`` is False."""
+        """Creates an item for "". ``picture`` None keeps the existing one, unless ``keeps_picture`` is False."""
         with self._database.transaction() as connection:
             living = {row["id"]: row for row in self._living(connection)}
             if any(row["name"].casefold() == name.casefold() for key, row in living.items() if key != item_id):
@@ -120,7 +120,7 @@ class SavedItems:
         return item
 
     def restore(self, item_id: str) -> SavedItem:
-        """With a number after its name where another has it now."""
+        """Adds a number to its name if another item has it now."""
         with self._database.transaction() as connection:
             row = row_of(connection, "saved_items", item_id, NOT_FOUND, with_deleted=True)
             if row["kind"] != self._kind:

@@ -1,7 +1,6 @@
-"""Sessions of browsers, stored by the hash of their cookie.
+"""Browser sessions, stored by the hash of their cookie.
 
-All of them are in memory too, because every request asks; only one server at a time writes a database
-(:class:`.database.Claim`).
+All sessions are also in memory, because every request needs them; only one server at a time writes to a database
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ AGENT_CHARS = 300
 
 @dataclass(frozen=True)
 class Session:
-    """``key`` identifies it but does not log anybody in. ``role`` is the kind of its person (:mod:`.people`) when it
-    began; ``token_hash`` is of the token that let a guest in, "" for none. Times are Unix seconds."""
+    """``key`` identifies it, but cannot be used to log in. ``role``: the kind of its person (:mod:`.people`) at its
+    start; ``token_hash``: hash of the token that admitted a guest, "" for none. Times are Unix seconds."""
 
     key: str
     role: str
@@ -45,7 +44,7 @@ Devices = list[Session]
 
 
 class Sessions:
-    """Safe to share between threads."""
+    """Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -57,7 +56,8 @@ class Sessions:
         self._known = {row["key"]: Session(**dict(row)) for row in rows}
 
     def begin(self, role: str, agent: str = "", token: str = "", person_id: str = OWNER_ID) -> str:
-        """The id for the cookie, which is kept nowhere. Beyond :data:`MOST_SESSIONS` the one unused longest ends."""
+        """The cookie's id, which is not stored. Beyond :data:`MOST_SESSIONS`, the least recently used one
+        ends."""
         session_id = secrets.token_urlsafe(ID_BYTES)
         now = time.time()
         made = Session(
@@ -73,17 +73,17 @@ class Sessions:
         return session_id
 
     def find(self, session_id: str) -> Session | None:
-        """The session of a cookie's value. Changes nothing."""
+        """The session for a cookie's value. Changes nothing."""
         session = self._known.get(digest(session_id)) if session_id else None
         return session if session and time.time() - session.used_at < UNUSED_S else None
 
     def list(self) -> list[Session]:
-        """Those used last first."""
+        """Last used first."""
         with self._lock:
             return sorted(self._known.values(), key=lambda row: -row.used_at)
 
     def touch(self, session: Session) -> None:
-        """Stores the time of use, every few minutes; if the database cannot be written, the request goes on."""
+        """Stores the time of use, every few minutes; if the database is not writable, the request continues."""
         now = time.time()
         if now - session.used_at < TOUCH_EVERY_S:
             return
@@ -95,17 +95,17 @@ class Sessions:
             connection.execute("UPDATE sessions SET used_at = ? WHERE key = ?", (now, session.key))
 
     def of(self, person_id: str) -> Devices:
-        """A person's, those used last first."""
+        """A person's sessions, last used first."""
         return [session for session in self.list() if session.person_id == person_id]
 
     def end_all(self, person_id: str, but: str = "") -> None:
-        """Ends all of a person's, but for the one with the key ``but``."""
+        """Ends all of a person's sessions, except the one with the key ``but``."""
         for session in self.of(person_id):
             if session.key != but:
                 self.end(session.key)
 
     def look_again(self, person_id: str) -> None:
-        """Has what watches the person's sessions end and come back: their rights have changed."""
+        """Makes the watchers of the person's sessions end and reconnect, because their rights have changed."""
         keys = {session.key for session in self.of(person_id)}
         with self._lock:
             watchers = [tell for key in keys for tell in self._watchers.pop(key, [])]
@@ -113,7 +113,7 @@ class Sessions:
             tell()
 
     def end(self, key: str) -> None:
-        """Ends the session and calls what watches it. Does nothing for an unknown key."""
+        """Ends the session and calls its watchers. Does nothing for an unknown key."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM sessions WHERE key = ?", (key,))
         with self._lock:
@@ -124,7 +124,7 @@ class Sessions:
 
     @contextmanager
     def watched(self, key: str, tell: Callable[[], object]) -> Iterator[None]:
-        """Inside the block ``tell`` is called, in another thread, when the session ends; at once when it has ended
+        """Inside the block, ``tell`` is called in another thread when the session ends; at once if it has ended
         already. "" watches nothing."""
         with self._lock:
             is_over = bool(key) and key not in self._known

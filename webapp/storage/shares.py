@@ -1,4 +1,4 @@
-"""Links to one chat as a page to read: as it was when the link was made, or as it is."""
+"""Links to one chat as a read-only page: its state when the link was made, or its current state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = (Role.USER, Role.ASSISTANT)
 
 @dataclass(frozen=True)
 class Share:
-    """``id`` is the secret in its address; ``is_live``: it follows the chat. ``made_at`` is a Unix time in seconds."""
+    """``id``: the secret in its URL; ``is_live``: it follows the chat. ``made_at``: Unix seconds."""
 
     id: str
     chat_id: str
@@ -28,14 +28,14 @@ class Share:
 
 
 class Shares:
-    """Cheap to make, safe from any thread; every method is one transaction. A share of a deleted chat is none: it comes
-    back with the chat, and goes for good with it."""
+    """Cheap to create, thread-safe; every method is one transaction. A share of a deleted chat is hidden; it is
+    restored or permanently deleted with the chat."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def make(self, chat_id: str, is_live: bool) -> Share:
-        """Of the branch that is shown now. Raises ChatNotFound."""
+        """For the branch shown now. Raises ChatNotFound."""
         title = ChatStore(self._database).get(chat_id).title
         body = None if is_live else to_json(self.messages(chat_id))
         made = Share(secrets.token_urlsafe(ID_BYTES), chat_id, title, time.time(), is_live)
@@ -45,7 +45,7 @@ class Shares:
         return made
 
     def all(self, person_id: str) -> list[Share]:
-        """Those of a person's chats, the newest first."""
+        """The shares of a person's chats, newest first."""
         return self._found("c.person_id = ?", (person_id,))
 
     def find(self, share_id: str) -> Share | None:
@@ -75,6 +75,6 @@ class Shares:
         return [Share(row["id"], row["chat_id"], row["title"], row["made_at"], bool(row["is_live"])) for row in rows]
 
     def messages(self, chat_id: str) -> list[tuple[str, str]]:
-        """The same of any chat's branch as it is; whose it is was asked before."""
+        """The same for the current branch of any chat; the caller has checked its owner."""
         branch = [row.message for row in ChatStore(self._database).branch(chat_id)]
         return [(row.role.value, row.content) for row in branch if row.role in SHOWN and row.content.strip()]

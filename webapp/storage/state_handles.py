@@ -1,6 +1,6 @@
-"""States by their ids, for programs: which tokens made each, and from where. The state itself is a snapshot that the
-engine finds by these; one that is gone is read again. A row is never changed: an answer, a fork and a step back make a
-new one."""
+"""States by id, for programs: the tokens that made each state, and its initial state. The state itself is a snapshot
+that the engine finds by these; a missing one is prefilled again. Rows never change: an answer, a fork and a step back
+create new ones."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from webapp.storage.records import (
 )
 
 MOST_BYTES = 256 << 20
-"""Of all tokens together: 64 million of them."""
+"""For all tokens together: 64 million of them."""
 
 
 @dataclass(frozen=True)
 class StateHandle:
-    """``state`` is where its tokens begin, a name as of ``ModelManager.submit``; ``origin`` as in
-    ``GenerationRequest``. ``session`` is the name a program gave the conversation, "" for none."""
+    """``state``: the initial state before its tokens, a name as in ``ModelManager.submit``; ``origin`` as in
+    ``GenerationRequest``. ``session``: a program's name for the conversation, "" for none."""
 
     id: str
     token_ids: tuple[int, ...]
@@ -43,9 +43,9 @@ class StateHandle:
 
 
 class StateHandles:
-    """Cheap to make, safe from any thread; every method is one transaction. Knows the states of ``person_id`` alone,
-    unless that is None. Those that were not used for ``days`` go, and the oldest of whoever has most where all take
-    more than :data:`MOST_BYTES`."""
+    """Cheap to create, thread-safe; every method is one transaction. Sees only states of ``person_id``, unless that is
+    None. States that were not used for ``days`` are removed; if all exceed :data:`MOST_BYTES`, also the oldest of the
+    person with the most."""
 
     def __init__(
         self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MOST_BYTES
@@ -58,8 +58,8 @@ class StateHandles:
         self._most_bytes = most_bytes
 
     def add(self, handle: StateHandle, snapshots: tuple[str, ...] = ()) -> tuple[StateHandle, list[str]]:
-        """Under an id of its own; and the names of snapshots that nobody needs any more. Of a person who was removed
-        meanwhile nothing is kept."""
+        """Stores it with a new id; also returns the names of snapshots that are not used any more. Nothing is stored
+        for a person who was removed meanwhile."""
         made = StateHandle(**{**handle.__dict__, "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
         tokens = pack_token_ids(made.token_ids)
         row = {**made.__dict__, "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
@@ -71,7 +71,7 @@ class StateHandles:
             return made, [*unneeded, *self._make_room(connection)]
 
     def get(self, handle_id: str, param: str | None = None) -> StateHandle:
-        """Counts as a use. ``state_id_not_found``."""
+        """Counts as a use. Raises ``state_id_not_found``."""
         with self._database.transaction() as connection:
             row = self._found(connection, handle_id)
             if row is None or row["used_at"] < time.time() - self._kept_s:
@@ -80,14 +80,14 @@ class StateHandles:
         return _from_row(row)
 
     def of_session(self, session: str) -> StateHandle | None:
-        """The newest of a conversation."""
+        """The newest state of a conversation."""
         query = f"SELECT * FROM state_handles WHERE session = ? AND {self._mine} ORDER BY seq DESC LIMIT 1"
         with self._database.connect() as connection:
             row = connection.execute(query, (session, *self._whose)).fetchone()
         return None if row is None else _from_row(row)
 
     def sessions(self, prefix: str = "") -> list[tuple[str, float]]:
-        """Names that begin with ``prefix``, with the time of the newest state of each."""
+        """Names with this ``prefix``, each with the time of its newest state."""
         query = f"""SELECT session, max(created_at) AS at FROM state_handles
                     WHERE session <> '' AND substr(session, 1, ?) = ? AND {self._mine}
                     GROUP BY session ORDER BY at DESC"""
@@ -96,7 +96,7 @@ class StateHandles:
         return [(row["session"], row["at"]) for row in rows]
 
     def newest(self, limit: int, after: str = "") -> tuple[list[StateHandle], bool]:
-        """The newest first, those older than ``after``; and whether there are more."""
+        """Newest first, only those older than ``after``; also returns whether there are more."""
         query = f"""SELECT * FROM state_handles
                     WHERE seq < coalesce((SELECT seq FROM state_handles WHERE id = ?), 1 << 62) AND {self._mine}
                     ORDER BY seq DESC LIMIT ?"""
@@ -105,20 +105,21 @@ class StateHandles:
         return [_from_row(row) for row in rows[:limit]], len(rows) > limit
 
     def delete(self, handle_id: str) -> tuple[str, ...]:
-        """Names of the snapshots nobody needs any more. ``state_id_not_found``."""
+        """Returns the names of snapshots that are not used any more. Raises ``state_id_not_found``."""
         with self._database.transaction() as connection:
             if self._found(connection, handle_id) is None:
                 raise RoostError("state_id_not_found", id=handle_id[:80], param=None)
             return tuple(self._remove(connection, handle_id))
 
     def delete_session(self, session: str, is_prefix: bool = False) -> tuple[int, tuple[str, ...]]:
-        """How many states went, and names as above; ``is_prefix``: of the conversations "session:…", too."""
+        """The number of removed states, and names as above; ``is_prefix``: also the conversations
+        "session:…"."""
         query = f"""SELECT id FROM state_handles
                     WHERE (session = ? OR (? AND substr(session, 1, ?) = ?)) AND {self._mine}"""
         return self._delete(query, session, is_prefix, len(session) + 1, f"{session}:")
 
     def delete_all(self) -> tuple[int, tuple[str, ...]]:
-        """All of the person's, as above."""
+        """All of the person's states, as above."""
         return self._delete(f"SELECT id FROM state_handles WHERE {self._mine}")
 
     def _delete(self, query: str, *values: Any) -> tuple[int, tuple[str, ...]]:
@@ -144,7 +145,7 @@ class StateHandles:
             held, left = Counter[str](), defaultdict[str, deque[Any]](deque)
             for row in rows:
                 held[row["person_id"]] += row["size_bytes"]
-            for row in rows[:-1]:  # never the one that was used last
+            for row in rows[:-1]:  # never the last used one
                 left[row["person_id"]].append(row)
             while used > self._most_bytes:
                 person_id = next((one for one, _ in held.most_common() if left[one]), None)

@@ -1,7 +1,7 @@
-"""Tokens for programs, stored by their hash: named, with scopes, each somebody's.
+"""Tokens for programs, stored by their hash: each has a name, scopes and a person.
 
-All of them are in memory too, because every request asks. `roost tokens` writes beside a server, which so reads them
-again once a second.
+All tokens are also in memory, because every request needs them. `roost tokens` may write while a server runs, so the
+server reads them again once a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from webapp.storage.sessions import digest
 
 PREFIX = "roost-api-"
 SCOPES = ("chat", "models")
-"""Ask the model and look what there is; load, download, remove and choose models."""
+"""chat: use the model and read lists; models: load, download, remove and choose models."""
 MOST_TOKENS = 200
 NAME_CHARS = 80
 TOUCH_EVERY_S = 300.0
@@ -30,7 +30,7 @@ READ_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class ApiToken:
-    """``person_id`` is whose limits count and whose things it sees. ``used_at`` 0 is never; times are Unix seconds."""
+    """``person_id``: the person whose limits and data apply. ``used_at`` 0 means never; times are Unix seconds."""
 
     id: str
     digest: str
@@ -42,7 +42,7 @@ class ApiToken:
 
 
 class ApiTokens:
-    """Safe to share between threads. The lock is not held while the database is written: every request takes it."""
+    """Thread-safe. The lock is not held during database writes, because every request needs it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -57,14 +57,14 @@ class ApiTokens:
         return {token.digest: token for token in made}
 
     def _known(self) -> dict[str, ApiToken]:
-        """With the lock held. What cannot be read now is as it was."""
+        """Called with the lock held. If reading fails, the previous tokens stay."""
         if time.monotonic() - self._read_at > READ_EVERY_S:
             with contextlib.suppress(StorageError):
                 self._tokens = self._read()
         return self._tokens
 
     def make(self, name: str, scopes: tuple[str, ...], person_id: str = OWNER_ID) -> str:
-        """The token itself, which is kept nowhere. ``token_invalid`` without a name or a scope, or beyond
+        """The token itself, which is not stored. Raises ``token_invalid`` without a name or a scope, or beyond
         :data:`MOST_TOKENS`."""
         name = storable(" ".join(name.split()))[:NAME_CHARS]
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
@@ -88,17 +88,17 @@ class ApiTokens:
             return self._known().get(digest(secret))
 
     def is_valid(self, token: ApiToken) -> bool:
-        """False once it was revoked."""
+        """False after it was revoked."""
         with self._lock:
             return token.digest in self._known()
 
     def list(self) -> list[ApiToken]:
-        """The newest first."""
+        """Newest first."""
         with self._lock:
             return sorted(self._known().values(), key=lambda token: -token.created_at)
 
     def touch(self, token: ApiToken) -> None:
-        """Stores the time of use, every few minutes, where it can be."""
+        """Stores the time of use, every few minutes, if possible."""
         now = time.time()
         if now - token.used_at < TOUCH_EVERY_S:
             return
@@ -110,7 +110,7 @@ class ApiTokens:
             connection.execute("UPDATE api_tokens SET used_at = ? WHERE id = ?", (now, token.id))
 
     def revoke(self, token_id: str) -> None:
-        """Its next request is refused, and what is being answered ends. Does nothing for an unknown id."""
+        """Refuses its next request and ends running answers. Does nothing for an unknown id."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
         with self._lock:

@@ -30,7 +30,7 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """``setup`` says what was asked (:meth:`webapp.services.bench.tool_bench.BenchRunner.setup`), ``error`` as of
+    """``setup``: the conditions (:meth:`webapp.services.bench.tool_bench.BenchRunner.setup`), ``error`` as in
     :meth:`RoostError.to_dict`. Times are Unix seconds."""
 
     id: str
@@ -47,7 +47,7 @@ class StoredRun:
 
 
 class BenchStore:
-    """Cheap to make, safe from any thread; every method is one transaction."""
+    """Cheap to create, thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,7 +55,7 @@ class BenchStore:
     # cases
 
     def cases(self) -> list[StoredCase]:
-        """A person's own first, each in the order they came."""
+        """A person's own first, each group in order of creation."""
         query = "SELECT * FROM bench_cases WHERE deleted_at IS NULL ORDER BY is_generated, seq"
         with self._database.connect() as connection:
             return [_case(row) for row in connection.execute(query)]
@@ -65,8 +65,8 @@ class BenchStore:
             return _case(row_of(connection, "bench_cases", case_id, NOT_FOUND))
 
     def add_cases(self, cases: Sequence[BenchCase], replaces_generated: bool = False) -> list[StoredCase]:
-        """Adds all or none; ``replaces_generated`` first removes the generated ones. Raises BenchRefused when they
-        would be too many."""
+        """Adds all or none; ``replaces_generated`` first removes the generated ones. Raises BenchRefused if there would
+        be too many."""
         with self._database.transaction() as connection:
             if replaces_generated:
                 connection.execute("DELETE FROM bench_cases WHERE is_generated = 1")
@@ -76,7 +76,7 @@ class BenchStore:
             return [_insert(connection, case) for case in cases]
 
     def change_case(self, case_id: str, case: BenchCase) -> None:
-        """A case that a person has changed no longer counts as generated."""
+        """A case that a person has changed does not count as generated any more."""
         with self._database.transaction() as connection:
             row_of(connection, "bench_cases", case_id, NOT_FOUND)
             update(connection, "bench_cases", case_id, **_columns(case))
@@ -92,7 +92,7 @@ class BenchStore:
                 raise NOT_FOUND()
 
     def delete_cases(self) -> float:
-        """Hides all; returns the moment that :meth:`restore_cases` takes."""
+        """Hides all; returns the time for :meth:`restore_cases`."""
         moment = time.time()
         with self._database.transaction() as connection:
             connection.execute("UPDATE bench_cases SET deleted_at = ? WHERE deleted_at IS NULL", (moment,))
@@ -105,7 +105,7 @@ class BenchStore:
     # runs
 
     def begin_run(self, setup: Mapping[str, Any]) -> StoredRun:
-        """Deletes the oldest beyond :data:`KEPT_RUNS`."""
+        """Deletes the oldest if there are more than :data:`KEPT_RUNS`."""
         run = StoredRun(uuid.uuid4().hex, RUNNING, time.time(), None, setup)
         with self._database.transaction() as connection:
             row = {"id": run.id, "started_at": run.started_at, "setup": to_json(dict(setup))}
@@ -138,13 +138,13 @@ class BenchStore:
             return connection.execute("SELECT 1 FROM bench_runs WHERE status = ?", (RUNNING,)).fetchone() is not None
 
     def end_abandoned(self, error: Mapping[str, Any]) -> None:
-        """Runs that a process before this one left running."""
+        """Ends the runs that an earlier process left unfinished."""
         with self._database.transaction() as connection:
             values = (FAILED, to_json(dict(error)), RUNNING)
             connection.execute("UPDATE bench_runs SET status = ?, error = ? WHERE status = ?", values)
 
     def runs(self) -> list[StoredRun]:
-        """The newest first."""
+        """Newest first."""
         with self._database.connect() as connection:
             return [_run(row) for row in connection.execute(f"{RUNS} ORDER BY started_at DESC")]
 
@@ -156,7 +156,7 @@ class BenchStore:
         return _run(row)
 
     def answers(self, run_id: str) -> list[dict[str, Any]]:
-        """In the order they were finished."""
+        """In the order in which they finished."""
         with self._database.connect() as connection:
             rows = connection.execute("SELECT body FROM bench_answers WHERE run_id = ? ORDER BY seq", (run_id,))
             return [json.loads(row["body"]) for row in rows]

@@ -26,7 +26,7 @@ _revisions = itertools.count(1)
 
 @dataclass(frozen=True)
 class StoredTool:
-    """``updated_at`` (Unix seconds) is what a form must have seen to be saved over it."""
+    """``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str
     definition: ToolDefinition
@@ -37,15 +37,15 @@ StoredTools = list[StoredTool]  # inside the class `list` is the method
 
 
 class ToolStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Names are unique among tools that are not
-    deleted. ``is_for_guests``: lists only tools that guests may use."""
+    """Cheap to create, thread-safe; every method is one transaction. Names are unique among tools that are not deleted.
+    ``is_for_guests``: lists only tools that guests may use."""
 
     def __init__(self, database: Database, is_for_guests: bool = False) -> None:
         self.database = database
         self.is_for_guests = is_for_guests
 
     def of(self, person_id: str) -> ToolStore:
-        """What chats of this person may offer: for all but the owner and admins, tools that guests may use."""
+        """The tools for this person's chats: only tools that guests may use, except for the owner and admins."""
         if self.is_for_guests or person_id == OWNER_ID:
             return self
         query = "SELECT 1 FROM people WHERE id = ? AND is_admin = 1"
@@ -55,7 +55,7 @@ class ToolStore:
 
     @property
     def revision(self) -> int:
-        """Another one after every change made by this process."""
+        """Changes with every change made by this process."""
         return self.database.revisions.get("tools", 0)
 
     @contextmanager
@@ -76,12 +76,12 @@ class ToolStore:
             return _tool(row_of(connection, "tools", tool_id, NOT_FOUND))
 
     def by_ids(self, tool_ids: Sequence[str]) -> StoredTools:
-        """In the given order, without those that are gone."""
+        """In the given order, without deleted tools."""
         found = {tool.id: tool for tool in self.list()}
         return [found[tool_id] for tool_id in tool_ids if tool_id in found]
 
     def of_server(self, server_id: str, deleted: bool = False) -> StoredTools:
-        """Tools an MCP server brought: those that are offered, or those that were."""
+        """Tools of an MCP server: the offered ones, or those that it offered before."""
         query = f"SELECT * FROM tools WHERE deleted_at IS {'NOT NULL' if deleted else 'NULL'} ORDER BY name, id"
         with self.database.connect() as connection:
             tools = [_tool(row) for row in connection.execute(query)]
@@ -98,7 +98,7 @@ class ToolStore:
             return [_insert_tool(connection, checked(definition)) for definition in definitions]
 
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
-        """Raises ToolInvalid also when it was saved since ``expected_updated_at``."""
+        """Raises ToolInvalid also if it was saved after ``expected_updated_at``."""
         with self._changing() as connection:
             before = _tool(row_of(connection, "tools", tool_id, NOT_FOUND))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -111,12 +111,12 @@ class ToolStore:
             hide(connection, "tools", tool_id, NOT_FOUND)
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
-        """Brings a deleted tool back as something else; raises ToolInvalid when the name is taken."""
+        """Restores a deleted tool with another definition; raises ToolInvalid if the name is in use."""
         with self._changing() as connection:
             return self._write(connection, tool_id, checked(definition), time.time())
 
     def restore(self, tool_id: str) -> StoredTool:
-        """Raises ToolInvalid when another has its name now."""
+        """Raises ToolInvalid if another tool has its name now."""
         with self._changing() as connection:
             tool = _tool(row_of(connection, "tools", tool_id, NOT_FOUND, with_deleted=True))
             return self._write(connection, tool_id, tool.definition, tool.updated_at)
@@ -124,7 +124,7 @@ class ToolStore:
     def _write(
         self, connection: sqlite3.Connection, tool_id: str, definition: ToolDefinition, updated_at: float
     ) -> StoredTool:
-        """A deleted row comes back with it."""
+        """Also restores a deleted row."""
         _refuse_taken_tool(connection, definition.name, tool_id)
         body = to_json(asdict(definition))
         update(connection, "tools", tool_id, name=definition.name, body=body, updated_at=updated_at, deleted_at=None)
