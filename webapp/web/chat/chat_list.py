@@ -1,4 +1,4 @@
-"""The list of chats, the page of all chats and the results of a search, as plain values for their templates."""
+"""The list of chats, the page of all chats and search results, as plain values for their templates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from webapp.web.presets.form import shown_name
 PAGE = 20
 MOST = 2000
 IN_FOLDER = 5
-"""Chats of a folder that the list shows."""
+"""How many chats of a folder the list shows."""
 ROWS = 100
-"""Of the page of all chats."""
+"""Per page of all chats."""
 HITS = 40
 
 
@@ -25,11 +25,10 @@ def title_of(title: str, t: Translator) -> str:
 
 
 def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Values:
-    """``chat/_list.html``: what is pinned, the folders, and the ``count`` other chats last used, grouped by day.
-    ``more`` is how many to ask for next, 0 when these are all; ``longer_count`` how many were asked for, 0 for the
-    usual number."""
+    """``chat/_list.html``: pinned chats, folders, and the ``count`` other chats last used, grouped by day. ``more``:
+    how many to request next, 0 if these are all; ``longer_count``: how many were requested, 0 for the default."""
     count = min(max(count, PAGE), MOST)
-    writing = set(page.turns.writing())  # before the rows are read: what ends in between is told as news
+    writing = set(page.turns.writing())  # before the rows are read: a later end causes a notification
     placed, found = page.store.placed(), page.store.loose(count + 1)
     folders: dict[str, list[ChatSummary]] = {}
     for row in placed:
@@ -48,19 +47,19 @@ def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Val
 def _group(
     page: ChatContext, current_id: str, writing: set[str], label: str, folder: str, rows: Sequence[ChatSummary]
 ) -> Values:
-    """Of a folder the chats last used, and the one that is shown; ``more`` says how many others it has."""
+    """A folder's last used chats, and the shown chat; ``more``: how many others it contains."""
     last = [row for place, row in enumerate(rows) if not folder or place < IN_FOLDER or row.id == current_id]
     shown = [_list_row(page, row, current_id, row.id in writing) for row in last]
     return {"label": label, "folder": folder, "rows": shown, "more": len(rows) - len(last)}
 
 
 FILTERS = ("q", "folder", "archived", "pinned", "since", "until", "preset", "model")
-"""Of the page of all chats, as its address names them."""
+"""Filters of the page of all chats, by their names in the URL."""
 
 
 def all_chats(page: ChatContext, chosen: dict[str, str], first: int, toasts: tuple[Toast, ...]) -> Values:
-    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on. ``chosen``: what of :data:`FILTERS` is asked for; days
-    are those of the reader's calendar, ``until`` the last of them."""
+    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on. ``chosen``: the requested :data:`FILTERS`; days are in
+    the reader's time zone, ``until`` is inclusive."""
     zone = browser_zone()
     rows = page.store.list(
         chosen.get("q", ""),
@@ -101,7 +100,7 @@ def all_chats(page: ChatContext, chosen: dict[str, str], first: int, toasts: tup
 
 
 def _day(text: str, zone: tzinfo | None, later: int = 0) -> float | None:
-    """When it begins, in Unix seconds; None for what is no date."""
+    """The beginning of that day in Unix seconds; None for an invalid date."""
     try:
         return (datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=zone) + timedelta(days=later)).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -109,7 +108,7 @@ def _day(text: str, zone: tzinfo | None, later: int = 0) -> float | None:
 
 
 def by_age(rows: Iterable[ChatSummary], now: float, zone: tzinfo | None = None) -> dict[str, list[ChatSummary]]:
-    """Today, yesterday and earlier, by the calendar of ``zone`` (None: the server's); order within each is kept."""
+    """Today, yesterday and earlier, by the calendar of ``zone`` (None: the server's); keeps the order within each."""
     today = datetime.fromtimestamp(now, zone).date()
     found: dict[str, list[ChatSummary]] = {"today": [], "yesterday": [], "earlier": []}
     for row in rows:
@@ -132,10 +131,10 @@ def _list_row(page: ChatContext, row: ChatSummary, current_id: str, is_answering
 
 
 def search_results(page: ChatContext, query: str) -> Values:
-    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again. ``is_cut``: there is
-    more than what is shown."""
+    """``chat/_search_results.html``; for an empty ``query`` it is empty, and the list is shown again. ``is_cut``: there
+    are more results than shown."""
     query = query.strip()
-    found = page.store.search(query, HITS + 1) if query else []  # of titles and of messages each
+    found = page.store.search(query, HITS + 1) if query else []  # for titles and for messages
     titles = [hit for hit in found if not hit.message_id][:HITS]
     messages = [hit for hit in found if hit.message_id][:HITS]
     hits = [_hit(hit, page.t) for hit in titles + messages]
@@ -150,7 +149,7 @@ def _hit(hit: SearchHit, t: Translator) -> Values:
 
 
 def excerpt_parts(excerpt: str, positions: Iterable[tuple[int, int]]) -> list[tuple[str, bool]]:
-    """(text, is it a match), in order."""
+    """(text, whether it is a match), in order."""
     parts, done = [], 0
     for start, end in positions:
         parts += [(excerpt[done:start], False), (excerpt[start:end], True)]

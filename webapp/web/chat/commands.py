@@ -1,9 +1,8 @@
-"""What a person does on the chat page, as one table: a frame of the socket and a posted form are the same thing here.
+"""The commands of the chat page, as one table for frames of the socket and for posted forms.
 
-The field ``do`` names the command; a button may write its target behind a colon (``regenerate:ID``). A frame is read
-with care, for it is whatever a client chose to send: everything malformed is a ``bad_frame``. The page's WebSocket
-``/ws/chat`` (:class:`PageSocket`) answers what is wrong with a toast; its thread takes commands, another shows what
-happens (:mod:`.viewer`).
+The field ``do`` names the command; a button may add its target after a colon (``regenerate:ID``). Frames are untrusted
+input: every malformed frame raises ``bad_frame``. The page's WebSocket ``/ws/chat`` (:class:`PageSocket`) shows errors
+as a toast. Its thread handles commands, another one sends updates (:mod:`.viewer`).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MAX_DEPTH = 16
 
 
 class FrameFields:
-    """The fields of one frame. htmx sends a form's values as text, so numbers and flags are read from text too."""
+    """The fields of one frame. htmx sends form values as text, so numbers and flags are parsed from text too."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -55,7 +54,7 @@ class FrameFields:
         return name in self.values
 
     def text(self, name: str, at_most: int, default: str | None = None) -> str:
-        """A string of at most ``at_most`` characters; half a surrogate pair in it becomes U+FFFD."""
+        """A string of at most ``at_most`` characters; half a surrogate pair becomes U+FFFD."""
         value = self._value(name, default)
         if not isinstance(value, str):
             _refuse(f"{name} must be text")
@@ -99,7 +98,7 @@ class FrameFields:
 
 
 def parse_frame(data: str | bytes | bytearray | None, limit_bytes: int = MAX_FRAME_BYTES) -> FrameFields:
-    """The JSON object in ``data``; ``too_large`` or ``bad_frame`` otherwise."""
+    """The JSON object in ``data``; raises ``too_large`` or ``bad_frame``."""
     text = _as_text(data, limit_bytes)
     try:
         values = json.loads(text, parse_constant=_no_constant)
@@ -153,10 +152,10 @@ ARGUMENT_CHARS = 100_000
 
 @dataclass(frozen=True)
 class CommandResult:
-    """``chat_id`` is the chat to show ("" for the first page), ``changed_id`` one that changed.
+    """``chat_id``: the chat to show ("" for the start page), ``changed_id``: a chat that has changed.
 
-    ``done`` is a key of the catalogue, filled with ``done_with``, for a toast that can be taken back by the command
-    ``undo``. ``panel`` is the chat whose panel was changed, as it is now; one without an id has not begun yet.
+    ``done``: a catalogue key with the parameters ``done_with``, for a toast that the command ``undo`` can revert.
+    ``panel``: the chat with a changed panel, as it is now; without an id if it has not begun yet.
     """
 
     chat_id: str
@@ -184,7 +183,7 @@ def read_command(fields: FrameFields) -> Command:
 
 
 def address_of(result: CommandResult) -> str:
-    """Where to go after a command; what can be taken back is carried along, for the page to offer that."""
+    """The URL to show after a command; it includes the undo command, so that the page can offer it."""
     url = f"/chat/{result.chat_id}" if result.chat_id else "/"
     if result.panel is not None and not result.chat_id and result.panel.preset_id:
         return f"/?preset={result.panel.preset_id}"
@@ -192,8 +191,8 @@ def address_of(result: CommandResult) -> str:
 
 
 class Commands:
-    """Carries them out for one reader. ``client`` is who asks, for fairness between them; ``role`` says who that is at
-    the moment: a session may end while its page is open."""
+    """Runs commands for one reader. ``client`` identifies the reader, for fairness; ``role`` returns the current role,
+    because a session may end while its page is open."""
 
     def __init__(self, page: ChatContext, client: str, role: Callable[[], Role]) -> None:
         self.page = page
@@ -201,8 +200,8 @@ class Commands:
         self.role = role
 
     def perform(self, command: Command) -> CommandResult:
-        """Raises the typed error of whatever did not work; nothing is half done then. ``owner_only`` where the reader
-        may not do it."""
+        """Raises the typed error of a failed command; nothing is left half done. ``owner_only`` if the reader may not
+        run it."""
         if self.role() < COMMAND_ROLES.get(command.do, Role.OWNER):
             raise RoostError("owner_only")
         self._check_own(command)
@@ -212,7 +211,7 @@ class Commands:
         return result
 
     def _check_own(self, command: Command) -> None:
-        """A target names a message, a chat, a file of the chat or, with more behind a colon, a token of a message."""
+        """A target is the id of a message, a chat or a file of the chat, or after a second colon a token."""
         self.page.store.check(command.chat_id, *command.target.split(":"))
 
     # turns
@@ -244,10 +243,10 @@ class Commands:
         return CommandResult(self.page.turns.several(command.target, variants, self.client).chat_id)
 
     def compare(self, command: Command) -> CommandResult:
-        """Of the presets, models or states that the fields ``first`` and ``second`` name as ``kind:value``."""
+        """Compares the presets, models or states in the fields ``first`` and ``second``, as ``kind:value``."""
         variants = [self._variant(command.fields.text(name, MODEL_NAME_CHARS)) for name in ("first", "second")]
         if any(variant.kind != "state" for variant in variants) and self.role() < Role.LOCAL:
-            raise RoostError("owner_only")  # models are swapped
+            raise RoostError("owner_only")  # this may swap the model
         return CommandResult(self.page.turns.several(command.target, variants, self.client).chat_id)
 
     def _variant(self, told: str) -> Variant:
@@ -268,7 +267,7 @@ class Commands:
         return CommandResult(self.page.turns.beside.vote(command.target).chat_id)
 
     def keep(self, command: Command) -> CommandResult:
-        """Of answers side by side only the target (``keep``), those that are ticked (fields ``keep:ID``), or all."""
+        """Of answers side by side, keeps only the target (``keep``), the ticked ones (fields ``keep:ID``), or all."""
         stored = self.page.store.message(command.target)
         members = [row.id for row in self.page.turns.beside.undecided(stored)]
         kept = {"keep": [stored.id], "keep_all": members, "keep_none": []}.get(command.do)
@@ -286,7 +285,7 @@ class Commands:
         return CommandResult(self.page.turns.beside.undo(command.target))
 
     def fork(self, command: Command) -> CommandResult:
-        """The target is ``MESSAGE:PLACE:TOKEN``."""
+        """The target is ``MESSAGE:POSITION:TOKEN``."""
         message_id, *numbers = command.target.split(":")
         if len(numbers) != 2 or not all(re.fullmatch(r"\d{1,9}", number) for number in numbers):
             raise RoostError("bad_frame", reason=Text("reason.web.no_token_named"))
@@ -311,7 +310,7 @@ class Commands:
     # calls
 
     def approve_call(self, command: Command) -> CommandResult:
-        """With the arguments as the form has them; ``always``: this tool is not asked about again in this chat."""
+        """Uses the form's arguments; ``always``: this tool needs no further approval in this chat."""
         arguments = command.fields.text("arguments", ARGUMENT_CHARS, "") or None
         message_id, call_id = command.target, command.fields.text("call", ID_CHARS)
         self.page.turns.tools.approve(message_id, call_id, arguments, "always" in command.fields)
@@ -336,7 +335,7 @@ class Commands:
     # files
 
     def attach(self, command: Command, name: str, data: bytes) -> CommandResult:
-        """A file for the next message. A chat that has not begun begins with it: nothing is lost by a reload."""
+        """Attaches a file to the next message. Creates the chat if needed, so that a reload loses nothing."""
         self._check_own(command)
         text = self.page.files.check(name, data)
         chat_id = command.chat_id or self._new_chat(command, "")
@@ -385,7 +384,7 @@ class Commands:
         )
 
     def read_chat(self, command: Command) -> CommandResult:
-        """What came from elsewhere is read now, so that its next answer begins at once."""
+        """Prefills an imported chat now, so that its next answer starts at once."""
         self.page.turns.read(command.target, self.client)
         return CommandResult(command.target)
 
@@ -425,7 +424,7 @@ class Commands:
     # presets
 
     def save_preset(self, command: Command) -> CommandResult:
-        """A new preset of what the panel says; the chat follows it from then on and sets nothing itself."""
+        """Makes a new preset from the panel's values; the chat uses it from then on without own settings."""
         name = command.fields.text("name", NAME_CHARS)
         chat = chat_with(self.page, self._chat(command), command.fields)
         made = as_preset(self.page, chat, name)
@@ -447,7 +446,7 @@ class Commands:
         return self.page.store.get(command.chat_id) if command.chat_id else NEW_CHAT
 
     def _new_chat(self, command: Command, title: str) -> str:
-        """With what the panel says at that moment: the form's fields travel along with the first message."""
+        """Creates a chat with the panel's current values: its form fields are sent with the first message."""
         chat = chat_with(self.page, NEW_CHAT, command.fields)
         begun = self.page.store.begin(replace(chat, title=title))
         persona = find_persona(self.page, begun.persona_id)
@@ -511,14 +510,14 @@ _toast_numbers = itertools.count(1)
 
 
 def answer_handshake() -> Any:
-    """The view of ``/ws/chat``."""
+    """The view for ``/ws/chat``."""
     return _view()()
 
 
 @functools.cache
 def _view() -> Callable[[], Any]:
-    """flask-sock's, taken from it as it would add it to the application: that is closed to new addresses by now."""
-    from flask_sock import Sock  # brings asyncio, which a start does without
+    """flask-sock's view, taken from it directly, because new URLs cannot be added to the application at this time."""
+    from flask_sock import Sock  # imports asyncio, which a start does not need
 
     made: list[Callable[[], Any]] = []
     Sock().route("/ws/chat", bp=SimpleNamespace(route=lambda *_, **__: made.append))(chat_socket)
@@ -532,7 +531,7 @@ def chat_socket(ws: Any) -> None:
     role, session = current_role(), g.get("session")
     context = chat_context()
     context.manager.prepare()
-    is_over = threading.Event()  # the session that proved the role has been ended
+    is_over = threading.Event()  # the session behind the role has ended
     commands = Commands(context, asker(), lambda: Role.STRANGER if is_over.is_set() else role)
     page = PageSocket(viewer, commands, ws.close, ConnectionClosed)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
@@ -551,7 +550,7 @@ def chat_socket(ws: Any) -> None:
 
 
 class PageSocket:
-    """What one page's socket does with the frames that come in. ``gone`` is raised when the page has left."""
+    """Handles incoming frames of one page's socket. ``gone`` is raised when the page has left."""
 
     def __init__(self, viewer: Viewer, commands: Commands, close: Callable[..., None], gone: type[Exception]) -> None:
         self.viewer = viewer
@@ -560,7 +559,7 @@ class PageSocket:
         self.gone = gone
 
     def show(self) -> None:
-        """Until the page is gone. After a fault of ours the socket is closed in the way that makes a page come back."""
+        """Runs until the page is gone. After an internal error it closes the socket so that the page reconnects."""
         try:
             self.viewer.run()
         except self.gone:
@@ -571,7 +570,7 @@ class PageSocket:
                 self.close(INTERNAL_ERROR)
 
     def take(self, data: Any) -> None:
-        """One frame. Whatever is wrong with it, the page is told and the loop goes on."""
+        """Handles one frame. Any error is shown on the page, and the loop continues."""
         sent_as = ""
         try:
             fields = parse_frame(data)
@@ -604,7 +603,7 @@ class PageSocket:
         self.viewer.open(chat_id, shown, fields.flag("fresh"), panel, draft)
 
     def _draft(self, fields: FrameFields) -> Chat:
-        """A chat that has not begun, as its panel has it; what cannot be is told when it is used."""
+        """The chat that has not begun, from its panel; invalid values are reported when they are used."""
         try:
             return chat_with(self.commands.page, NEW_CHAT, fields)
         except RoostError:
@@ -612,11 +611,11 @@ class PageSocket:
 
     def _perform(self, fields: FrameFields, sent_as: str) -> None:
         command = read_command(fields)
-        with self.viewer.held():  # else the news of it would draw the panel anew under the hand that moves it
+        with self.viewer.held():  # otherwise its notification would render the panel again while a person uses it
             result = self.commands.perform(command)
             if result.panel is not None:
                 self.viewer.take_panel(result.panel)
-            if result.is_new_chat:  # before the news of it can draw list and panel for the page without it
+            if result.is_new_chat:  # before its notification can render list and panel without it
                 self.viewer.frame(type="chat", id=result.chat_id, url=f"/chat/{result.chat_id}")
                 self.viewer.open(result.chat_id, [])
         if command.do in ("delete_chat", "restore_chat", "duplicate_chat") and result.chat_id != self.viewer.chat_id:

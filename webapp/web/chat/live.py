@@ -1,8 +1,7 @@
-"""What goes on in the chats, for every open page: the news that wakes them, and each answer being written as HTML.
+"""Live updates for open chat pages: notifications, and each running answer as HTML.
 
-An answer is rendered once and about ten times a second at most, however many pages look on. A finished block is
-rendered once and never again; only the open tail is. There is no thread here: the viewer that comes first after the
-interval does the work for all.
+An answer is rendered once for all pages, at most about ten times per second. A finished block is rendered only once,
+the open tail repeatedly. There is no thread here: the first viewer after each interval renders for all.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ MOST_TOPICS = 1000
 INTERVAL_S = 0.1
 MOST_SHARED = 16
 MOST_OF_A_CORE = 0.2
-"""What drawing answers for all open pages may take, so that the answers themselves go on."""
+"""The share of a CPU core for rendering answers for all open pages, so that generation continues."""
 
 
 def chat_topic(chat_id: str) -> str:
@@ -45,10 +44,10 @@ def list_topic(person_id: str) -> str:
 
 
 class ChatNews:
-    """Tells open pages that something changed, not what: a topic's number changes, and the page that wakes looks.
+    """Tells open pages that something has changed, not what: a topic's number changes, and the page checks it.
 
-    One for the app; safe from any thread. Remembers the :data:`MOST_TOPICS` published last: a topic that was
-    forgotten counts as published when it was, so that a page looks once too often and never misses anything."""
+    One per app; thread-safe. Remembers the last :data:`MOST_TOPICS` topics: a forgotten topic counts as published at
+    that moment, so a page may check once too often but never misses a change."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,11 +69,11 @@ class ChatNews:
             listener(topics)
 
     def number(self, topic: str) -> int:
-        """Another one after each publication of the topic."""
+        """Changes with each publication of the topic."""
         return self._numbers.get(topic, self._forgotten)
 
     def listen(self, listener: Callable[[Collection[str]], object]) -> None:
-        """Called with the topics of every publication, in the thread that published; it must return at once."""
+        """Calls ``listener`` with the topics of every publication, in the publishing thread; it must return at once."""
         with self._lock:
             self._listeners.add(listener)
 
@@ -84,11 +83,11 @@ class ChatNews:
 
 
 class Channel:
-    """Content or thinking: the HTML of its finished blocks, in order, and of the one still open. The finished blocks
-    before ``start`` have been replaced by what follows."""
+    """Content or thinking: the HTML of its finished blocks, in order, and of the open one. The later blocks have
+    replaced the finished blocks before ``start``."""
 
     def __init__(self, text: str = "") -> None:
-        from webapp.web.kit.markdown import MarkdownStream  # a tenth of a second that no start needs
+        from webapp.web.kit.markdown import MarkdownStream  # takes 0.1 s, which a start does not need
 
         self._stream = MarkdownStream(copy_label="")
         self.finals: list[str] = []
@@ -116,7 +115,7 @@ class Channel:
             self._render_whole()
 
     def _render_whole(self) -> None:
-        """A link may be defined after its use, so only now does the whole text say where it leads."""
+        """Links may be defined after their use, so the targets are known only when the text is complete."""
         from webapp.web.kit.markdown import render_markdown
 
         whole = render_markdown("".join(self._texts), copy_label="")
@@ -127,8 +126,8 @@ class Channel:
 
 @dataclass(frozen=True)
 class ChannelView:
-    """What a page that has seen ``seen`` finished blocks needs: the ones after them, and the tail. ``replaces``: all
-    that it has seen gives way to them."""
+    """The update for a page that has ``seen`` finished blocks: the later blocks, and the tail. ``replaces``: they
+    replace all blocks that it has."""
 
     final: str
     tail: str
@@ -138,8 +137,8 @@ class ChannelView:
 
 @dataclass(frozen=True)
 class LiveView:
-    """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text, but for an
-    engine that does not answer. ``has_more``: events have come that are rendered when the interval is over."""
+    """The answer at one moment. ``revision`` increases with every change; ``waiting`` is set only before the first
+    text, or if the engine does not respond. ``has_more``: there are events that will be rendered after the interval."""
 
     revision: int
     is_thinking: bool
@@ -165,8 +164,8 @@ class LiveRendering:
         self.channels = {"reasoning": Channel(), "content": Channel()}
 
     def advance(self) -> LiveView:
-        """Takes in what was written since, if the interval is over, and says where things stand. The first words and
-        the end do not wait for it."""
+        """Renders new events if the interval is over, and returns the current view. The first words and the end are
+        rendered at once."""
         with self._lock:
             is_due = self._clock() - self._rendered_at >= INTERVAL_S or self._turn.is_finished
             if self._end is None and (is_due or not any(channel.has_text for channel in self.channels.values())):
@@ -216,14 +215,13 @@ class LiveRendering:
 
 
 class Shared:
-    """The few things made last, each under all that it follows from, which only has to be comparable. Safe from any
-    thread."""
+    """A small cache of the last results, each with the values it depends on, which must be comparable. Thread-safe."""
 
     def __init__(self) -> None:
         self._made: list[tuple[Any, Any]] = []  # newest first
 
     def of(self, follows_from: Any, make: Callable[[], Any]) -> Any:
-        """What was made under the same, or what ``make`` gives."""
+        """The cached result for equal values, otherwise the result of ``make``."""
         for known, found in self._made:
             if known == follows_from:
                 return found
@@ -233,8 +231,8 @@ class Shared:
 
 
 class LiveRenderings:
-    """What pages share: the renderings of turns that go on (a finished one is dropped when the next is asked for), the
-    status strip and the panels."""
+    """Data shared by pages: the renderings of running turns (a finished one is dropped at the next request), the status
+    strip and the panels."""
 
     def __init__(self) -> None:
         self.panels = Shared()
@@ -253,19 +251,19 @@ class LiveRenderings:
             return held[1]
 
     def count_follower(self, by: int) -> None:
-        """Of the pages that follow an answer now."""
+        """Changes the number of pages that follow an answer."""
         with self._lock:
             self._followers += by
 
     def interval_s(self, cost_s: float) -> float:
-        """How long a page waits that took ``cost_s`` of processor time to bring up to date: INTERVAL_S, longer where
-        all pages together would take more than :data:`MOST_OF_A_CORE`."""
+        """How long a page waits if its update took ``cost_s`` of CPU time: INTERVAL_S, or longer if all pages together
+        would use more than :data:`MOST_OF_A_CORE`."""
         with self._lock:
             self._cost_s += (cost_s - self._cost_s) / 8
             return max(INTERVAL_S, self._cost_s * self._followers / MOST_OF_A_CORE)
 
     def strip(self, values: Values, locale: str) -> str:
-        """Drawn once for all pages: with many chats at once it changes at every beginning and end of an answer."""
+        """Rendered once for all pages: with many chats it changes at every start and end of an answer."""
         with self._lock:
             kind = locale + base()
             shown, html = self._strips.get(kind, ({}, ""))
@@ -279,7 +277,7 @@ class LiveRenderings:
 
 
 def install(app: Flask) -> None:
-    """Makes what the chat pages share, and has every change of model, presets and turns wake them."""
+    """Creates the shared objects of the chat pages, and publishes every change of model, presets and turns to them."""
     parts, news = app.extensions, ChatNews()
     database, manager, settings = parts["database"], parts["model_manager"], parts["settings"]
     parts.update(attachments=Attachments(database, manager, settings))
@@ -295,13 +293,13 @@ def install(app: Flask) -> None:
 
 
 class ChatContext(PageContext):
-    """With the services of the chat. Cheap to make: its status is that of one moment, so a page that stays open makes
-    a new one for each look."""
+    """Adds the chat's services. Cheap to create: its status is from one moment, so an open page creates a new one for
+    each update."""
 
     def __init__(self, app: Flask, locale: str, person: Person | None = None) -> None:
         super().__init__(app, locale, person)
         self.store = ChatStore(self.database, self.person.id)
-        """The person's own chats; what another part is asked to do with a chat is checked first (``check``)."""
+        """The person's own chats; before another part acts on a chat, its owner is checked (``check``)."""
         self.list_topic = list_topic(self.person.id)
         self.turns = self.chat_turns
         self.files: Attachments = app.extensions["attachments"]
@@ -310,21 +308,21 @@ class ChatContext(PageContext):
 
     @property
     def what_runs(self) -> tuple[str, str, bool]:
-        """It decides what a preset means; the counts of a status do not."""
+        """The values that decide what a preset means, without the counts of a status."""
         now = self.status
         return now.model_path, now.strategy, now.phase in ("loading", "unloading")
 
     def answering(self, chat_id: str) -> LiveTurn | None:
-        """The turn being written in this chat now."""
+        """The running turn in this chat."""
         turn = self.turns.live(chat_id) if chat_id else None
         return turn if turn is not None and not turn.is_finished else None
 
     def base_sampling(self, preset: Preset, chat: Chat) -> SamplingParams:
-        """What the preset and the chosen model make of it, before a chat's own overrides."""
+        """The sampling from the preset and the chosen model, before a chat's own overrides."""
         return self.presets.sampling(preset, {}, self.model, self._mode(preset, chat))
 
     def published(self, preset: Preset, chat: Chat) -> Sampling:
-        """What the makers of the chosen model say of it."""
+        """The recommendation of the chosen model's makers."""
         return published_sampling(self.model, self._mode(preset, chat))
 
     def _mode(self, preset: Preset, chat: Chat) -> str:
@@ -337,5 +335,5 @@ def this_app() -> Flask:
 
 
 def chat_context() -> ChatContext:
-    """Of the request that is being answered."""
+    """For the current request."""
     return ChatContext(this_app(), current_locale())

@@ -1,4 +1,4 @@
-"""The panel beside a chat (preset, sampling, prompt, state, tools): to the page, and back from its form."""
+"""The panel next to a chat (preset, sampling, prompt, state, tools): values for the page, and parsing of its form."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from webapp.web.personas import chat_with_persona
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
 from webapp.weights.inspection import chat_template
 
-if TYPE_CHECKING:  # commands takes the panel's form
+if TYPE_CHECKING:  # commands imports this module
     from webapp.web.chat.commands import FrameFields
 
 NEW_CHAT = Chat(id="")
-"""A chat that begins with its first message; what its panel says is in the page alone until then."""
+"""A chat that begins with its first message; until then its panel's values exist only on the page."""
 SYSTEM_PROMPT_CHARS = 20_000
 ID_CHARS = 64
 BASE_CHARS = 4000
 TOOLS_FORM_CHARS = 16
 FROM_PRESET = "*"
-"""The choice of a state that leaves it to the preset: "" is a choice of its own."""
+"""The choice of a state that uses the preset's; "" is a different choice."""
 PLACEHOLDER_CHARS = 300
 NO_OFFER: Values = {"is_shown": False}
 MODES = tuple(mode.value for mode in ThinkMode)
@@ -56,11 +56,11 @@ TEMPLATES = ("", *format_names())
 
 
 def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
-    """The chat as the form wants it; what the form does not say stays. ``bad_frame``, PresetError or a WeightsError for
-    what cannot be.
+    """The chat with the form's values; values that are not in the form stay. Raises ``bad_frame``, PresetError or a
+    WeightsError for invalid values.
 
-    ``base`` is what the page showed as the preset's values: only what differs from those becomes an override, so that a
-    page that was drawn before the preset changed does not freeze the old values.
+    ``base``: the preset's values as shown on the page. Only differences from them become overrides, so a page that was
+    rendered before the preset changed does not freeze the old values.
     """
     if not chat.id and "persona" in fields:
         chat = chat_with_persona(page, chat, fields.text("persona", ID_CHARS))
@@ -81,7 +81,7 @@ def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
 
 
 def read_base(page: ChatContext, chat: Chat, fields: FrameFields) -> Mapping[str, Any]:
-    """Typed values by name: as the form says, else as the preset has them now."""
+    """Typed values by name: from the form, otherwise the preset's current ones."""
     known = preset_values(page, chat)
     if "base" not in fields:
         return known
@@ -96,14 +96,14 @@ def read_base(page: ChatContext, chat: Chat, fields: FrameFields) -> Mapping[str
 
 
 def preset_values(page: ChatContext, chat: Chat) -> dict[str, Any]:
-    """What a chat answers with where it sets nothing itself."""
+    """The values that a chat uses if it sets nothing itself."""
     preset = page.presets.of_chat(chat)
     params = page.base_sampling(preset, chat)
     return {**{row.name: getattr(params, row.name) for row in SAMPLING}, "think_mode": preset.think_mode}
 
 
 def _is_given(fields: FrameFields, row: Parameter) -> bool:
-    """A switch that is off is not sent: it counts as off in a form that sends its base."""
+    """A switch that is off is not sent: it counts as off if the form sends its base."""
     return row.name in fields or (row.kind == "bool" and "base" in fields)
 
 
@@ -116,8 +116,8 @@ def _given(fields: FrameFields, row: Parameter) -> Any:
 
 
 def _with_tools(page: ChatContext, tools: ChatTools, was: ChatTools, fields: FrameFields) -> ChatTools:
-    """``was``: what the chat offered until now. ``tools_form`` tells what the page showed: a form that says the same
-    has chosen nothing. Switched on with none chosen, it is all of them."""
+    """``was``: the chat's tools until now. ``tools_form``: the tools as shown on the page; an equal form means no
+    choice. Switched on without a choice of tools, all are used."""
     if "tools_form" not in fields:
         return tools
     known = [tool.id for tool in page.tools.list()]
@@ -132,13 +132,13 @@ def _with_tools(page: ChatContext, tools: ChatTools, was: ChatTools, fields: Fra
 
 
 def tools_shown(tools: ChatTools) -> str:
-    """What a page shows of them, as a short text."""
+    """A short text that represents the shown tools."""
     shown = json.dumps((tools.is_on, sorted(tools.tool_ids), tools.dialect, tools.is_free))
     return hashlib.sha256(shown.encode()).hexdigest()[:TOOLS_FORM_CHARS]
 
 
 def _with_state(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
-    """A state that is newly chosen has to fit the model that answers."""
+    """A newly chosen state must fit the model that answers."""
     if "state" not in fields:
         return chat
     name = fields.text("state", MODEL_NAME_CHARS)
@@ -158,7 +158,7 @@ def _with_preset(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
 
 
 def save_options(page: ChatContext, chat: Chat) -> None:
-    """Writes what :func:`chat_with` made."""
+    """Stores the result of :func:`chat_with`."""
     store = page.store
     store.set_options(chat.id, chat.template, chat.think_mode or "", chat.sampling, chat.preset_id)
     store.set_system_prompt(chat.id, chat.system_prompt)
@@ -167,7 +167,7 @@ def save_options(page: ChatContext, chat: Chat) -> None:
 
 
 def as_preset(page: ChatContext, chat: Chat, name: str) -> Preset:
-    """A new preset that answers as this chat does."""
+    """A new preset with this chat's settings."""
     values = {**flat(page.presets.of_chat(chat)), **chat.sampling}
     if chat.system_prompt:
         values["system_prompt"] = chat.system_prompt
@@ -184,11 +184,11 @@ def as_preset(page: ChatContext, chat: Chat, name: str) -> Preset:
     return page.presets.create(name, {**values, "note": ""})
 
 
-# to the page
+# values for the page
 
 
 class Panel:
-    """What a chat's panel shows in one language. ``html`` is drawn when it is first asked for, by a request."""
+    """The content of a chat's panel in one language. ``html`` is rendered at the first access, within a request."""
 
     def __init__(self, page: ChatContext, chat: Chat) -> None:
         self.options, self.thinking = options(page, chat), thinking(page, chat)
@@ -201,7 +201,7 @@ class Panel:
 
 
 def panel_of(page: ChatContext, chat: Chat) -> Panel:
-    """The same object for every page and chat for which what it follows from is equal: made once, drawn once."""
+    """The same object for all pages and chats whose panels depend on equal values: created and rendered once."""
     follows_from = (
         page.locale,
         replace(chat, id="", title="", head_id=None, created_at=0.0, updated_at=0.0, person_id=""),
@@ -217,9 +217,9 @@ def panel_of(page: ChatContext, chat: Chat) -> Panel:
 
 
 def options(page: ChatContext, chat: Chat) -> Values:
-    """``chat/_options.html``, alike for all chats that answer alike: the page says which chat it is. ``base`` are the
-    preset's values as JSON, which the form sends back; ``fingerprint`` changes when the panel would look different.
-    Without ``states`` there is nothing to choose from."""
+    """``chat/_options.html``, the same for all chats with the same settings: the page adds the chat's id. ``base``: the
+    preset's values as JSON, which the form sends back; ``fingerprint`` changes if the panel would look different.
+    ``states`` is empty if there is no choice."""
     t, preset = page.t, page.presets.of_chat(chat)
     base = preset_values(page, chat)
     set_here = {*preset.sampling}
@@ -247,7 +247,7 @@ def options(page: ChatContext, chat: Chat) -> Values:
 
 
 def preset_groups(page: ChatContext, chat: Chat) -> list[tuple[str, list[Choice]]]:
-    """First the one that follows the active preset, then a person's own, then the shipped ones."""
+    """First the entry for the active preset, then a person's own, then the shipped ones."""
     t, found = page.t, page.presets.list()
     is_known = any(preset.id == chat.preset_id for preset in found)
     active = t("chat.options.preset_active", name=shown_name(page.presets.active(), t))
@@ -260,7 +260,7 @@ def preset_groups(page: ChatContext, chat: Chat) -> list[tuple[str, list[Choice]
 
 
 def _names_set_by(preset: Preset, t: Translator) -> str:
-    """The parameters a preset sets, in the reader's words."""
+    """The parameters that a preset sets, in the reader's language."""
     names = [*preset.sampling, *preset.options]
     fields = ("system_prompt", "stop", "template", "tools", "tool_dialect", "model", "strategy", "state")
     names += [name for name in fields if getattr(preset, name)]
@@ -268,8 +268,8 @@ def _names_set_by(preset: Preset, t: Translator) -> str:
 
 
 def _knob(row: Parameter, t: Translator, base: dict[str, Any], chat: Chat, origins: Mapping[str, str]) -> Values:
-    """One sampling parameter. ``kind``: slider (with a number beside it), number (which may be empty) or switch.
-    ``default`` is the preset's value, which one click on the dot puts back; one beyond the slider widens it."""
+    """One sampling parameter. ``kind``: slider (with a number field), number (may be empty) or switch. ``default``: the
+    preset's value, which a click on the dot restores; a value beyond the slider extends it."""
     value, default = _written(chat.sampling.get(row.name, base[row.name])), _written(base[row.name])
     number = float(default) if default not in ("", "true", "false") else 0.0
     return {
@@ -312,7 +312,7 @@ def _templates(page: ChatContext, chat: Chat) -> list[Choice]:
 
 
 def _chat_template(page: ChatContext, chat: Chat) -> PromptTemplate:
-    """The one its next answer uses (G1x while no model can be read)."""
+    """The template of its next answer (G1x if no model can be read)."""
     preset = page.presets.of_chat(chat)
     chosen = chosen_tools(chat, preset, page.tools)
     offered = OfferedTools(G1X_JSON, ({"name": "any"},) if chosen.is_on else ())
@@ -323,7 +323,7 @@ def _chat_template(page: ChatContext, chat: Chat) -> PromptTemplate:
 
 
 def _states(page: ChatContext, chat: Chat, preset: Preset) -> list[Choice]:
-    """Empty where there is nothing to choose from."""
+    """Empty if there is no choice."""
     t, names = page.t, page.state_names()
     if not names and chat.state is None and not preset.state:
         return []
@@ -337,9 +337,9 @@ def _states(page: ChatContext, chat: Chat, preset: Preset) -> list[Choice]:
 
 
 def _tool_options(page: ChatContext, chat: Chat, preset: Preset) -> Values:
-    """What the chat offers its model; ``shown`` says it in short, for the form to tell whether it was changed.
-    ``warning`` where the model is not known to call tools well. The dialect is the chat's own: where it has none, the
-    preset or the model decides."""
+    """The chat's tools for its model; ``shown`` represents them as text, so that the form can detect changes.
+    ``warning``: the model is not known to call tools well. The dialect is the chat's own; without one, the preset or
+    the model decides."""
     t, model = page.t, page.status.model
     chosen = chosen_tools(chat, preset, page.tools)
     chosen = replace(chosen, dialect=chat.tools.dialect if chat.tools.is_own else "")
@@ -355,11 +355,11 @@ def _tool_options(page: ChatContext, chat: Chat, preset: Preset) -> Values:
     }
 
 
-# beside the composer
+# next to the composer
 
 
 def thinking(page: ChatContext, chat: Chat) -> Values:
-    """``chat/_thinking.html``. Without ``modes`` the model has no such switch."""
+    """``chat/_thinking.html``. ``modes`` is empty if the model has no such switch."""
     chosen = think_mode_of(chat, page.presets.of_chat(chat))
     modes = _chat_template(page, chat).think_modes
     choices = [Choice(mode.value, page.t(f"chat.think.{mode.value}"), is_chosen=mode is chosen) for mode in modes]
@@ -368,14 +368,14 @@ def thinking(page: ChatContext, chat: Chat) -> Values:
 
 
 def tool_switch(page: ChatContext, chat: Chat) -> Values | None:
-    """``chat/_tool_switch.html``; None where there are no tools to offer."""
+    """``chat/_tool_switch.html``; None if there are no tools to offer."""
     is_on = chosen_tools(chat, page.presets.of_chat(chat), page.tools).is_on
     return {"is_on": is_on} if is_on or page.tools.list() else None
 
 
 def load_offer(page: ChatContext, chat: Chat) -> Values:
-    """``chat/_load_offer.html``: the chat's preset is for another model, or another way to run it, than what is there.
-    ``do`` is the command that loads it; where it cannot ``hint`` says why, or ``url`` is a page that helps."""
+    """``chat/_load_offer.html``: the chat's preset needs another model or strategy than the loaded one. ``do`` is the
+    command that loads it; if that is impossible, ``hint`` says why, or ``url`` is a page that helps."""
     t, status, preset = page.t, page.status, page.presets.of_chat(chat)
     names = page.presets.differences(preset)
     if not names or status.phase in ("loading", "unloading"):

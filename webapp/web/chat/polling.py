@@ -1,9 +1,9 @@
-"""The page's socket where no WebSocket gets through: frames both ways in answers to ``POST /chat/poll``.
+"""Replaces the page's socket if no WebSocket gets through: frames in both directions in ``POST /chat/poll``.
 
-A page sends ``{page, seen, frames: [[number, text], ...]}`` and gets ``{page, taken, frames}``. Each side numbers its
-frames and repeats them until the other has said that it saw them, so that a lost request or answer loses nothing and
-nothing is done twice. ``page`` is "" at first; it is "" in the answer when the server no longer knows the page, which
-then opens anew as after a broken socket. An answer with nothing to say is held for :data:`HOLD_S`.
+A page sends ``{page, seen, frames: [[number, text], ...]}`` and receives ``{page, taken, frames}``. Each side numbers
+its frames and repeats them until the other confirms them, so that a lost request or response loses no frame and no
+frame is handled twice. ``page`` is "" at first. It is "" in the response if the server does not know the page any more,
+which then reconnects as after a broken socket. A response without frames is delayed by :data:`HOLD_S`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from webapp.web.kit.page import current_locale
 from webapp.web.roles import Role
 
 HOLD_S = 1.0
-MOST_HELD = 24  # of the server's threads; beyond it an answer comes at once
+MOST_HELD = 24  # server threads; beyond this, responses are sent at once
 LEFT_AFTER_S = 60.0
 MOST_PAGES, MOST_OF_ONE = 500, 50
 MOST_FRAMES = 100  # in one request
-MOST_KEPT_BYTES = 8 << 20  # for a page that does not say what it saw
+MOST_KEPT_BYTES = 8 << 20  # for a page that does not confirm frames
 
 
 class PageLeft(Exception):
-    """Nobody asks for this page any more."""
+    """The page does not poll any more."""
 
 
 class PolledPage:
-    """One open page: what it is to be told, numbered from 1, and what it told us. ``clock`` is for tests."""
+    """One open page: outgoing frames, numbered from 1, and incoming ones. ``clock`` is for tests."""
 
     def __init__(self, session: str, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.id = secrets.token_urlsafe(18)
@@ -73,7 +73,7 @@ class PolledPage:
             self._news.notify_all()
 
     def take(self, frames: list[tuple[int, str]]) -> None:
-        """Each frame once, in order, however often it comes."""
+        """Handles each frame once, in order, even if it is repeated."""
         with self._taking:
             for number, text in frames:
                 if number > self.taken:
@@ -81,7 +81,7 @@ class PolledPage:
                     self.socket.take(text)
 
     def unseen(self, seen: int, hold_s: float) -> list[tuple[int, str]]:
-        """What came after frame ``seen``, as soon as there is something, at the latest after ``hold_s``."""
+        """The frames after ``seen``, as soon as there are any, at the latest after ``hold_s``."""
         with self._news:
             self._asked_at = self._clock()
             self._unseen = [row for row in self._unseen if row[0] > seen]
@@ -108,7 +108,7 @@ class PolledViewer(Viewer):
 
 
 class PolledPages:
-    """All of an app, by their id."""
+    """All polled pages of an app, by id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class PolledPages:
         self._holding = threading.BoundedSemaphore(MOST_HELD)
 
     def answer(self, fields: FrameFields) -> dict[str, Any]:
-        """Within a request: the answer to what a page sent."""
+        """Within a request: the response to a page's message."""
         page = self._page(fields.text("page", 100, ""))
         if page is None:
             return {"page": "", "taken": 0, "frames": []}
@@ -135,7 +135,7 @@ class PolledPages:
         return {"page": "" if page.has_left else page.id, "taken": page.taken, "frames": unseen}
 
     def _page(self, page_id: str) -> PolledPage | None:
-        """A new one for ""; None where the page has left or belongs to another browser."""
+        """A new page for ""; None if the page has left or belongs to another browser."""
         session = g.get("session")
         key = session.key if session else g.person.id
         with self._lock:
@@ -162,7 +162,7 @@ class PolledPages:
 
 
 def frames_of(fields: FrameFields) -> list[tuple[int, str]]:
-    """``bad_frame`` for anything but a short list of numbered texts."""
+    """Raises ``bad_frame`` for anything but a short list of numbered texts."""
     rows = fields.values.get("frames", [])
     if not isinstance(rows, list) or len(rows) > MOST_FRAMES:
         raise RoostError("bad_frame", reason=Text("reason.common.is_not_an_object"))

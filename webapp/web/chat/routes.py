@@ -1,4 +1,4 @@
-"""Pages, files and downloads of the chat, and POST for every command: the page works without its socket too."""
+"""Pages, files and downloads of the chat, and POST for every command: the page also works without its socket."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ SPOOLED_BYTES = 8 << 20
 UNDO = re.compile(r"(restore_chat|restore_message|restore_beside|unarchive_chat):\w{1,64}")
 QUERY_CHARS = 200
 FORM_BYTES = 2 << 20
-"""Of a form's fields without its files: a long message in a script of three bytes a character."""
+"""For a form's fields without files: a long message with three bytes per character."""
 UPLOAD_BYTES = DOCUMENT_BYTES + FORM_BYTES
 NAME_BYTES = 1000
 CHAT_HEADER = "Roost-Chat"
-"""Of the answer to an upload: the chat the file is in, which may have begun with it; "" where there is none."""
+"""Header of the response to an upload: the file's chat, which may be new; "" if there is none."""
 
 _toast_numbers = itertools.count(1)
 
 
 @blueprint.get("/")
 def index() -> Response:
-    """A chat that begins with its first message."""
+    """A new chat, which begins with its first message."""
     return _show(chat_context())
 
 
@@ -116,7 +116,7 @@ def _new_chat(page: ChatContext) -> Chat:
 
 
 def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
-    """After a command that was posted: what was done, with the button that takes it back."""
+    """After a posted command: what was done, with an undo button."""
     done, undo = request.args.get("done", ""), request.args.get("undo", "")
     if done not in UNDOABLE or not UNDO.fullmatch(undo):
         return ()
@@ -125,7 +125,7 @@ def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
 
 @blueprint.get("/chat/switch")
 def switch() -> Response:
-    """The presets and models to choose from for ``chat``; one that has not begun has the ``preset`` of its panel."""
+    """The presets and models to choose from for ``chat``; for a chat that has not begun, ``preset`` is its panel's."""
     page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else _new_chat(page)
     shown = {"page_title": page.t("chat.switch.label"), "back_url": f"/chat/{chat_id}" if chat_id else "/"}
@@ -134,8 +134,8 @@ def switch() -> Response:
 
 @blueprint.get("/own")
 def own() -> Response | BaseResponse:
-    """What the welcome asks for: a model that came into the folders. 204 while nothing is new to one who has ``seen``
-    it and knows whether more is ``coming``."""
+    """For the welcome page: a new model in the folders. 204 if nothing is new to a page that has ``seen`` it and knows
+    whether more is ``coming``."""
     found = own_model(chat_context())
     if not wants_fragment():
         return redirect("/", 303)
@@ -147,7 +147,7 @@ def own() -> Response | BaseResponse:
 
 @blueprint.get("/chats")
 def chats() -> Response | BaseResponse:
-    """What a search found (``q``), or a longer list (``count``), as fragments."""
+    """Search results (``q``), or a longer list (``count``), as fragments."""
     page = chat_context()
     if "q" in request.args:
         results = search_results(page, request.args["q"][:QUERY_CHARS])
@@ -161,7 +161,7 @@ def chats() -> Response | BaseResponse:
 
 @blueprint.get("/chats/all")
 def all_() -> Response:
-    """Every chat, to find, move, keep or delete many at once."""
+    """Every chat, to find, move, archive or delete many at once."""
     page, args = chat_context(), request.args
     chosen = {name: args[name][:QUERY_CHARS] for name in FILTERS if args.get(name)}
     first = min(max(args.get("first", 0, type=int), 0), MOST_LISTED)
@@ -171,7 +171,7 @@ def all_() -> Response:
 
 @blueprint.post("/chats/all/do")
 def do_all() -> Response | BaseResponse:
-    """One thing with every ``chat`` that is ticked. ``export`` answers with them, zipped."""
+    """One action for every ticked ``chat``. ``export`` returns them as a zip."""
     page, form = chat_context(), request.form
     do, _, moment = form.get("do", "").partition(":")
     chat_ids = [chat_id[:ID_CHARS] for chat_id in form.getlist("chat")]
@@ -203,7 +203,7 @@ def _moment(text: str) -> float:
 
 
 def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
-    """Each as Markdown and as JSON."""
+    """Each chat as Markdown and as JSON."""
     out = tempfile.SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115  # the answer closes it
     names: set[str] = set()
     with zipfile.ZipFile(cast(BinaryIO, out), "w", zipfile.ZIP_DEFLATED) as archive:
@@ -220,7 +220,7 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
 
 @blueprint.post("/chat/count")
 def count() -> Response:
-    """The tokens of the composer's ``text`` and of ``chat``, while a person types."""
+    """The number of tokens in the composer's ``text`` and in ``chat``, while a person types."""
     request.max_form_memory_size = FORM_BYTES
     page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else NEW_CHAT
@@ -230,7 +230,7 @@ def count() -> Response:
 
 @blueprint.get("/chat/several/<message_id>")
 def several(message_id: str) -> Response:
-    """Ways to ask the question of this answer again; ``off`` puts them away."""
+    """Ways to ask this answer's question again; ``off`` closes it."""
     if "off" in request.args:
         return render_page("chat/_several.html", {"id": message_id, "is_shown": False})
     return _part("chat/_several.html", several_page(chat_context(), message_id))
@@ -238,7 +238,7 @@ def several(message_id: str) -> Response:
 
 @blueprint.get("/chat/tokens/<message_id>")
 def tokens(message_id: str) -> Response:
-    """An answer's tokens ``from`` one on; ``at`` one of them, what could have stood there; ``off`` puts them away."""
+    """An answer's tokens from ``from`` on; ``at``: the alternatives to one of them; ``off`` closes it."""
     page, at = chat_context(), request.args.get("at", type=int)
     if "off" in request.args:
         return render_page("chat/_tokens.html", {"id": message_id, "is_shown": False})
@@ -260,20 +260,20 @@ PREVIEW_POLICY = (
     "img-src data: blob:; font-src data:; media-src data: blob:; form-action 'none'; base-uri 'none'; "
     "frame-ancestors 'self'"
 )
-"""An origin of its own and no network. The page's own ``frame-src`` keeps the frame from going to another address."""
+"""Its own origin and no network. The page's own ``frame-src`` prevents the frame from opening another URL."""
 
 
 @blueprint.get("/preview")
 def preview() -> Response:
-    """The empty frame that ``static/js/preview.js`` has show HTML or SVG from an answer. Not ``srcdoc``, which would
-    inherit the page's policy: no style and no script of a model's page would work."""
+    """The empty frame in which ``static/js/preview.js`` shows HTML or SVG from an answer. Not ``srcdoc``, which would
+    inherit the page's policy and block the styles and scripts of a model's page."""
     headers = {"Content-Security-Policy": PREVIEW_POLICY, "X-Frame-Options": "SAMEORIGIN"}
     return make_response(PREVIEW, {**headers, "X-DNS-Prefetch-Control": "off", "Cache-Control": "max-age=3600"})
 
 
 @blueprint.get("/sw.js")
 def service_worker() -> Response:
-    """At the root, as it may only act for what lies below its address."""
+    """At the root, because a service worker only controls URLs below its own."""
     response = current_app.send_static_file("js/sw.js")
     response.headers["Cache-Control"] = "no-cache"
     return response
@@ -281,15 +281,15 @@ def service_worker() -> Response:
 
 @blueprint.get("/offline")
 def offline() -> Response:
-    """What the browser keeps, to show it while the server is away."""
+    """A page that the browser stores and shows while the server is not reachable."""
     t = translator(current_locale())
     return notice_page(t("offline.title"), t("offline.text"), t("offline.hint"), 200)
 
 
 @blueprint.get("/chat/<chat_id>/aside/<kind>")
 def aside(chat_id: str, kind: str) -> Response:
-    """What the model says of the chat beside it: ``title``, ``questions`` or ``summary``. ``?off=1`` is the empty
-    place."""
+    """A side answer of the model about the chat: ``title``, ``questions`` or ``summary``. ``?off=1`` returns the empty
+    element."""
     page = chat_context()
     if kind not in MAX_TOKENS:
         raise ChatNotFound()
@@ -309,7 +309,7 @@ def aside(chat_id: str, kind: str) -> Response:
 
 
 def _part(name: str, values: Values) -> Response:
-    """A part that the page of a chat shows in its place, or a page of its own without scripts."""
+    """A part of a chat's page, or a separate page without scripts."""
     return render_page("chat/part.html", {**values, "part": name}, name)
 
 
@@ -348,8 +348,8 @@ def chat_files(page: ChatContext) -> ChatFiles:
 
 @blueprint.post("/chat/import")
 def import_() -> Response | BaseResponse:
-    """``file``, once or more often: chats of Roost and of other programs. Leads to the first of them; where one cannot
-    be read, those before it are there."""
+    """Imports one or more ``file``: chats of Roost and other programs. Redirects to the first of them; if one cannot be
+    read, those before it stay imported."""
     request.max_content_length = chat_context().settings.max_body_bytes
     page, opened = chat_context(), []
     try:
@@ -383,7 +383,7 @@ def import_() -> Response | BaseResponse:
 
 
 def _import_toast(page: ChatContext, chat_id: str) -> tuple[Toast, ...]:
-    """After an import: what came, what was left out, and the way on where the states were another model's."""
+    """After an import: what was imported, what was left out, and a hint if the states belong to another model."""
     chats, messages = (request.args.get(name, 0, type=int) for name in ("chats", "messages"))
     if not (chat_id and 0 < chats <= MOST_CHATS and 0 < messages <= MOST_MESSAGES):
         return ()
@@ -404,8 +404,8 @@ def _import_toast(page: ChatContext, chat_id: str) -> tuple[Toast, ...]:
 
 @blueprint.post("/chat/do")
 def do() -> Response | BaseResponse:
-    """Every command, for a page whose socket is not open; answers with the page to show next. Files chosen in the form
-    go along; where one is refused nothing is sent, the others and the text wait in the page."""
+    """Every command, for a page without an open socket; returns the next page. Files in the form are sent too; if one
+    is refused, nothing is sent, and the text and the other files stay on the page."""
     request.max_form_memory_size = FORM_BYTES
     page, fields = chat_context(), FrameFields(dict(request.form.items()))
     taken = _take_files(page, fields)
@@ -422,7 +422,7 @@ def do() -> Response | BaseResponse:
 
 @blueprint.post("/chat/poll")
 def poll() -> Response:
-    """The page's socket, where no WebSocket gets through."""
+    """Replaces the page's socket if no WebSocket gets through."""
     request.max_content_length = MAX_FRAME_BYTES
     pages: PolledPages = current_app.extensions["polled_pages"]
     return jsonify(pages.answer(parse_frame(request.get_data())))
@@ -440,7 +440,7 @@ def _exists(page: ChatContext, chat_id: str) -> bool:
 
 @dataclass(frozen=True)
 class TakenFiles:
-    """``chat_id`` is the form's chat, or the one that began with a file."""
+    """``chat_id``: the form's chat, or a new one for the file."""
 
     chat_id: str
     refused: tuple[RoostError, ...] = ()
@@ -448,7 +448,7 @@ class TakenFiles:
 
 @attachments.post("/chat/attach")
 def attach() -> Response | BaseResponse:
-    """``file``, once or more often, for the next message of ``chat``; the panel's fields where that has not begun."""
+    """Adds one or more ``file`` to the next message of ``chat``; with the panel's fields if the chat has not begun."""
     request.max_content_length = UPLOAD_BYTES
     request.max_form_memory_size = FORM_BYTES
     page = chat_context()
@@ -464,11 +464,11 @@ def attach() -> Response | BaseResponse:
 
 
 def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
-    """The files of the request's form. ``fields`` get the chat that begins with the first of them."""
+    """The files in the request's form. ``fields`` receive the chat that is created for the first of them."""
     commands = Commands(page, asker(), current_role)
     chat_id, refused = fields.text("chat", ID_CHARS, ""), []
     for upload in request.files.getlist("file"):
-        if not upload.filename:  # a form whose file field was left empty
+        if not upload.filename:  # the form's file field is empty
             continue
         data = upload.stream.read(DOCUMENT_BYTES + 1)
         try:
@@ -486,7 +486,7 @@ def file(chat_id: str, attachment_id: str) -> Response:
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>/download")
 def file_text(chat_id: str, attachment_id: str) -> Response:
-    """In UTF-8, whatever it came in; of a document the text alone is kept."""
+    """In UTF-8, whatever the original encoding; for a document only the text is stored."""
     store = chat_context().files.store
     name = store.get(chat_id, attachment_id).name
     ending = ".txt" if name.lower().endswith((".pdf", ".docx")) else ""

@@ -1,7 +1,7 @@
-"""One open page: what it shows now, and what has to be sent so that it shows what is true.
+"""One open page: what it shows now, and which updates it needs.
 
-Structure goes as HTML that htmx swaps by id, text as JSON ``{type, message, channel, final, tail}``. The page tells
-what it shows when it opens or comes back; from then on the viewer keeps its own account and sends differences.
+Structure is sent as HTML that htmx swaps by id, text as JSON ``{type, message, channel, final, tail}``. The page
+reports what it shows when it opens or reconnects; from then on the viewer keeps track and sends differences.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from webapp.web.kit.page import Toast, Values, render_fragment
 
 IDLE_WAIT_S = 15.0
 LIST_INTERVAL_S = 2.0
-"""Other readers' answers change the list of chats at every beginning and end."""
+"""Other readers' answers change the chat list at every start and end."""
 ANNOUNCED_CHARS = 2000
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A message as some page shows it."""
+    """A message as shown on a page."""
 
     id: str
     fingerprint: str
@@ -62,9 +62,9 @@ class Difference:
 
 
 def difference(shown: Sequence[Shown], wanted: Sequence[Shown]) -> Difference:
-    """A page may show only the end of a long branch: then what lies above its first message is left alone.
+    """A page may show only the end of a long branch: then messages above its first one are not touched.
 
-    When that first message is not in ``wanted`` at all, everything is replaced.
+    If that first message is not in ``wanted`` at all, everything is replaced.
     """
     start = first_common(shown, wanted)
     same = 0
@@ -79,13 +79,13 @@ def difference(shown: Sequence[Shown], wanted: Sequence[Shown]) -> Difference:
 
 
 def first_common(shown: Sequence[Shown], wanted: Sequence[Shown]) -> int:
-    """Where in ``wanted`` the page's first message is; 0 if it shows none or that one is gone."""
+    """The index of the page's first message in ``wanted``; 0 if it shows none or that one is gone."""
     ids = [message.id for message in wanted]
     return ids.index(shown[0].id) if shown and shown[0].id in ids else 0
 
 
 class Following:
-    """The answer a page is watching, and how much of it was sent."""
+    """The answer that a page is watching, and how much of it was sent."""
 
     def __init__(self, turn: LiveTurn, rendering: LiveRendering) -> None:
         self.turn = turn
@@ -97,7 +97,7 @@ class Following:
 
 
 class Viewer:
-    """Runs in a thread of its own, inside a request context. ``send`` raises when the page is gone."""
+    """Runs in its own thread, inside a request context. ``send`` raises when the page is gone."""
 
     def __init__(self, app: Flask, locale: str, send: Callable[[str], None], person: Person | None = None) -> None:
         self._app, self._locale = app, locale
@@ -119,7 +119,7 @@ class Viewer:
         self._is_open = False
         self._is_paced = False
         self._told_answering: str | None = None  # nothing yet
-        self._model = self.page.status.model  # that the first page's words are about
+        self._model = self.page.status.model  # that the welcome text is about
         self._draft = NEW_CHAT
         self._panel = ""  # fingerprint of what the page shows
         self._shown_panel: Panel | None = None
@@ -138,9 +138,9 @@ class Viewer:
         panel: str | None = None,
         draft: Chat = NEW_CHAT,
     ) -> None:
-        """The page shows these messages of this chat, and a strip that may be out of date; the list too unless
-        ``has_list``. ``panel`` is the fingerprint of its panel (None: the one shown before), ``draft`` what the panel
-        says while the chat has not begun."""
+        """The page shows these messages of this chat, and a status strip that may be outdated; also an outdated list
+        unless ``has_list``. ``panel``: its panel's fingerprint (None: the one shown before); ``draft``: the panel's
+        values while the chat has not begun."""
         with self._lock:
             self._is_open = True
             self._draft, self._title, self._shown_panel, self._offer, self._attached = draft, None, None, None, None
@@ -156,13 +156,13 @@ class Viewer:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing is sent by :meth:`run` meanwhile, and what was done is shown at once."""
+        """Meanwhile :meth:`run` sends nothing; afterwards changes are shown at once."""
         with self._lock:
             yield
         self._come_at_once()
 
     def take_panel(self, chat: Chat) -> None:
-        """What the page's own panel just sent. It is drawn again only where another preset changes all of it."""
+        """Takes values from the page's own panel. Renders the panel again only if another preset changes all of it."""
         with self._lock:
             self.page = ChatContext(self._app, self._locale, self.page.person)
             if not chat.id:
@@ -182,8 +182,8 @@ class Viewer:
         self._hurry.set()
 
     def run(self) -> None:
-        """Wakes for news and for what is written of the answer it follows; for that, and for the status of a model, at
-        most every INTERVAL_S, but for an answer's first words and its end, and for what the page itself did."""
+        """Waits for notifications and for new text of the answer it follows. Text and model status are sent at most
+        every INTERVAL_S, except an answer's first words, its end, and results of the page's own commands."""
         self.page.news.listen(self._hear_news)
         try:
             while not self.is_closed:
@@ -201,24 +201,24 @@ class Viewer:
             self._stop_following_all()
 
     def _hear_news(self, topics: Collection[str]) -> None:
-        """In the thread that published. What is news to other pages alone wakes only those."""
+        """Called in the publishing thread. Topics of other pages wake only those."""
         if not self._seen.keys().isdisjoint(topics):
             self._wake.set()
 
     @property
     def idle_s(self) -> float:
-        """How long :meth:`run` may wait for news: not at all where the list's have come and became due meanwhile."""
+        """How long :meth:`run` may wait for notifications: 0 if an update of the list is due."""
         topic = self.page.list_topic
         is_list_new = self._is_open and self._seen.get(topic) != self.page.news.number(topic)
         return max(0.0, self._list_in_s) if is_list_new else IDLE_WAIT_S
 
     @property
     def _list_in_s(self) -> float:
-        """Until the list may be drawn again."""
+        """Seconds until the list may be rendered again."""
         return self._list_drawn_at + LIST_INTERVAL_S - time.monotonic()
 
     def _bring_up_to_date(self) -> bool:
-        """True where more is there to be drawn in a moment."""
+        """True if more must be rendered soon."""
         self.page = ChatContext(self._app, self._locale, self.page.person)
         self._refresh()
         has_more = self._follow()
@@ -232,8 +232,8 @@ class Viewer:
     # structure
 
     def _refresh(self) -> None:
-        """Draws what there is news of. Whatever it reads for that is read at one moment."""
-        self._is_paced = self._is_news(STATUS)  # a model that loads tells of every tensor
+        """Renders what has changed. All reads for it see the database at one moment."""
+        self._is_paced = self._is_news(STATUS)  # a loading model reports every tensor
         if self._is_paced:
             self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
             self._introduce_model()
@@ -254,9 +254,9 @@ class Viewer:
                 has_files = has_panel and self._show_chat()
         finally:
             self._unsent = None
-        for text in unsent:  # now: a page that reads slowly must not hold the database's moment
+        for text in unsent:  # only now: a slow page must not keep the database snapshot open
             self._send(text)
-        if has_files:  # outside too: counting their tokens again may write
+        if has_files:  # also outside: counting their tokens may write
             self._show_attached()
 
     def _runs_otherwise(self) -> bool:
@@ -264,7 +264,7 @@ class Viewer:
         return before != self._runs
 
     def _introduce_model(self) -> None:
-        """On a chat that has not begun, the model that was just chosen takes the other's place."""
+        """In a chat that has not begun, shows the newly chosen model instead of the previous one."""
         before, self._model = self._model, self.page.status.model
         if self._model != before and not self.chat_id:
             self.fragment("chat/_welcome.html", welcome=welcome(self.page, self._draft))
@@ -277,7 +277,7 @@ class Viewer:
         return True
 
     def _show_chat(self) -> bool:
-        """Its title and its panel, where what they follow from has changed. True if its waiting files may have too."""
+        """Its title and its panel, if their values have changed. True if its pending files may have changed too."""
         try:
             chat = self.page.store.get(self.chat_id) if self.chat_id else self._draft
         except ChatNotFound:
@@ -346,14 +346,14 @@ class Viewer:
             drawn |= self._cards
         self._open_ids = {row.id for row in (*branch, *members) if row.status == "streaming"}
         for turn in self.page.turns.answers(self.chat_id):
-            if turn.message_id in drawn:  # it may be over already: its end is still to be told
+            if turn.message_id in drawn:  # it may have ended already: its end must still be sent
                 self._open_ids.add(turn.message_id)
         for message_id in drawn & self._followings.keys():
-            self._stop_following(message_id)  # it was drawn again: follow it from the start
+            self._stop_following(message_id)  # it was rendered again: follow it from the start
 
     def _as_followed(self, wanted: Shown) -> Shown:
-        """An answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw. So do answers side by
-        side, while they are the same."""
+        """An answer that is followed counts as unchanged: :meth:`_finish` renders its end. So do answers side by side,
+        while they are the same."""
         if not self._followings.keys() & {wanted.id, *(self._cards if wanted.id == self._group else ())}:
             return wanted
         before = next((row for row in self._shown if row.id == wanted.id), wanted)
@@ -366,7 +366,7 @@ class Viewer:
     # the answer being written
 
     def _follow(self) -> bool:
-        """Sends what was written since; True where there is more than the renderings have taken in."""
+        """Sends new text; True if there is more than the renderings contain."""
         turns = self.page.turns.answers(self.chat_id) if self.chat_id else []
         new = [turn for turn in turns if not turn.is_finished or turn.message_id in self._open_ids]
         new = [turn for turn in new if not self._is_followed(turn)]
@@ -408,7 +408,7 @@ class Viewer:
             self._stop_following(message_id)
 
     def _hear(self) -> None:
-        """Of every event of an answer, in its writer's thread. One that begins or ends alone is shown at once."""
+        """Called for every event of an answer, in its writer's thread. Shows the start or end of one answer at once."""
         self._wake.set()
         followings = list(self._followings.values())
         if not any(each.has_text for each in followings) or (len(followings) == 1 and followings[0].turn.is_finished):
@@ -430,9 +430,9 @@ class Viewer:
             self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
 
     def _finish(self, message_id: str) -> None:
-        """The text is there already: only the foot is drawn again, so that a selection and an open fold stay. An answer
-        that calls tools gets its cards now, so it is drawn whole."""
-        self._list_drawn_at = -math.inf  # where the answer's light goes out
+        """The text is complete already: only the foot is rendered again, so that a selection and an open fold stay. An
+        answer with tool calls gets its cards now, so it is rendered completely."""
+        self._list_drawn_at = -math.inf  # to remove the answer's activity mark
         try:
             stored = self.page.store.message(message_id)
         except RoostError:  # deleted
@@ -460,7 +460,7 @@ class Viewer:
     # sending
 
     def _send(self, text: str) -> None:
-        with self._lock:  # a command's thread sends too; what it sent into the midst of a reading could be lost
+        with self._lock:  # a command's thread sends too; a message in the middle of a database read could be lost
             if self._unsent is None:
                 self._send_now(text)
             else:
@@ -470,7 +470,7 @@ class Viewer:
         self._send(json.dumps(content, ensure_ascii=False))
 
     def fragment(self, name: str, **context: Any) -> None:
-        """HTML that takes the place of the element with the same id."""
+        """HTML that replaces the element with the same id."""
         self._send(render_fragment(name, context))
 
     def toast(self, toast: Toast) -> None:

@@ -1,7 +1,7 @@
-"""What the chat page shows, as plain values for its templates: the whole page and the messages of a branch.
+"""The content of the chat page, as plain values for its templates: the whole page and the messages of a branch.
 
-Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`` is HTML that
-:mod:`webapp.web.kit.markdown` has sanitised.
+Texts from people are plain ``str`` (the template escapes them); ``Markup`` is HTML that :mod:`webapp.web.kit.markdown`
+has sanitised.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from webapp.web.status import menu, strip
 
 SHOWN_MESSAGES = 40
 PAGE_OR_DRAWING = re.compile(r"\s*<(!doctype html|html|svg)\b", re.IGNORECASE)
-"""An answer that is one, without a fence around it."""
+"""Matches an answer that is HTML or SVG without a fence around it."""
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
@@ -55,7 +55,7 @@ SHOWN_PERSONAS = 12
 MOST_TALLIED = 12
 NEEDS_MODEL = {"model_not_found", "no_model", "load_failed", "crash_loop", "out_of_memory", "model_does_not_fit"}
 NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_reading_failed", *STATUSES[WeightsError]}
-"""Errors that another model would not have."""
+"""Errors that another model may not have."""
 
 
 # the page
@@ -64,9 +64,8 @@ NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_r
 def chat_page(
     page: ChatContext, chat: Chat = NEW_CHAT, at: str = "", toasts: tuple[Toast, ...] = (), text: str = ""
 ) -> Values:
-    """``chat/page.html``; the chat's id is "" until its first message. ``at`` is a message a search found, and
-    ``elsewhere`` the command that shows the version it lies in, when that is not shown; ``text`` stands in the
-    composer."""
+    """``chat/page.html``; the chat's id is "" until its first message. ``at``: a message found by a search;
+    ``elsewhere``: the command that shows its version, if that is not shown; ``text``: the text in the composer."""
     branch = page.store.branch(chat.id) if chat.id else []
     head, panel = chat_title(page, chat), panel_of(page, chat)
     return {
@@ -96,14 +95,14 @@ def chat_page(
 
 
 def token_count(page: ChatContext, chat: Chat, text: str) -> Values:
-    """``chat/_count.html``: the tokens of what is typed, and those of the chat beside the number its model was trained
-    to take in at once. ``used`` 0 while that is not known: nothing is answered yet, or elsewhere."""
+    """``chat/_count.html``: the tokens of the typed text, and those of the chat next to its model's trained context
+    length. ``used`` is 0 if unknown: no answer yet, or from elsewhere."""
     view: Values = {"typed": 0, "used": 0}
     if text.strip() and page.model is not None:
-        with contextlib.suppress(RoostError):  # a vocabulary that cannot be read is told where it is needed
+        with contextlib.suppress(RoostError):  # an unreadable vocabulary is reported where it is needed
             view["typed"] = len(page.manager.tokenizer().encode(text))
     if chat.head_id is not None:
-        with contextlib.suppress(RoostError):  # the message was deleted meanwhile
+        with contextlib.suppress(RoostError):  # message deleted meanwhile
             stats = page.store.message(chat.head_id).stats
             view["used"] = stats.get("prompt_tokens", 0) + stats.get("decoded_tokens", 0)
     if not view["used"]:
@@ -123,7 +122,7 @@ def token_count(page: ChatContext, chat: Chat, text: str) -> Values:
 
 
 def chat_title(page: ChatContext, chat: Chat) -> Values:
-    """With the name of the preset that answers."""
+    """Includes the name of the preset in use."""
     title = title_of(chat.title, page.t) if chat.id else page.t("chat.list.new")
     persona = find_persona(page, chat.persona_id)
     return {
@@ -135,8 +134,8 @@ def chat_title(page: ChatContext, chat: Chat) -> Values:
 
 
 def switcher(page: ChatContext, chat: Chat) -> Values:
-    """``chat/_switch.html``: the presets with the chat's own marked, the models with what is loaded marked. ``loading``
-    says how far a load is, "" while none goes on."""
+    """``chat/_switch.html``: the presets with the chat's own marked, the models with the loaded one marked.
+    ``loading``: the progress of a load, "" if there is none."""
     models, now = menu(page), strip(page.status, page.t)
     return {
         "chat_id": chat.id,
@@ -151,7 +150,7 @@ def switcher(page: ChatContext, chat: Chat) -> Values:
 
 
 def welcome(page: ChatContext, chat: Chat) -> Values:
-    """What a chat without messages says; one with a persona begins with its greeting."""
+    """The text of a chat without messages; with a persona it is the persona's greeting."""
     persona = find_persona(page, chat.persona_id)
     t, model = page.t, page.status.model if page.model else ""
     intro = "none" if not model else "starter" if model.startswith(STARTER_PREFIX) else "model"
@@ -173,10 +172,10 @@ def welcome(page: ChatContext, chat: Chat) -> Values:
 
 
 def own_model(page: ChatContext) -> Values:
-    """``chat/_own.html``: the newest model of the library while none but the starter is in use.
+    """``chat/_own.html``: the newest model in the library while only the starter is in use.
 
-    Its page asks again when a person comes back to it, and every two seconds while something ``is_coming``: a job runs,
-    or the newest file cannot be read yet. The folders are walked by their index, and a file is looked into once.
+    Its page asks again when a person returns to it, and every two seconds while something ``is_coming``: a job runs,
+    or the newest file cannot be read yet. Uses the index of the folders, and inspects a file once.
     """
     is_first = not page.model or page.status.model.startswith(STARTER_PREFIX)
     shown = {"is_followed": is_first, "is_coming": False, "name": "", "text": ""}
@@ -197,11 +196,11 @@ def own_model(page: ChatContext) -> Values:
 
 MOST_LOOKED_INTO = 8
 COMING_NS = 60 * 10**9
-"""After its last change a file that cannot be read is no longer taken for one that is being copied."""
+"""An unreadable file does not count as being copied any more if it has not changed for this time."""
 
 
 def _came_at(path: Path) -> int:
-    """When it was put there, in ns: a copy or a move keeps the date of its content, which may be years old."""
+    """When it was put there, in ns: a copied or moved file keeps its old date, which may be years ago."""
     try:
         return path.stat().st_ctime_ns
     except OSError:
@@ -214,8 +213,8 @@ def _came_at(path: Path) -> int:
 def conversation(
     page: ChatContext, chat_id: str, branch: Sequence[StoredMessage], before: str = "", at: str = ""
 ) -> Values:
-    """``chat/_messages.html``: the last messages of a branch (all from ``at`` on, if that is more), or those that lie
-    above ``before``. ``older_id`` is the first of them if more lie above."""
+    """``chat/_messages.html``: the last messages of a branch (all from ``at`` on, if that is more), or those above
+    ``before``. ``older_id``: the first of them if there are more above."""
     ids = [row.id for row in branch]
     end = ids.index(before) if before in ids else len(ids)
     start = max(0, end - SHOWN_MESSAGES)
@@ -230,18 +229,18 @@ def message_views(page: ChatContext, branch: Sequence[StoredMessage], wanted: Se
 
 
 def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False) -> Values:
-    """The values of ``template``. ``is_card``: one of several answers side by side; without it, the last answer of a
-    branch that is one of several stands for all of them.
+    """The values for ``template``. ``is_card``: one of several answers side by side; without it, the last answer of a
+    branch that is one of several represents all of them.
 
-    ``fingerprint`` changes when the fragment would look different, streamed text left aside: the page sends it back
-    after a reconnect, so that only what differs is drawn again.
+    ``fingerprint`` changes if the fragment would look different, apart from streamed text: the page sends it back after
+    a reconnect, so that only differences are rendered again.
     """
     view: Values = {"id": stored.id, "fingerprint": fingerprint(stored), "text": stored.message.content}
     if stored.message.role is Role.USER:
         files = [_file_chip(file, stored.chat_id, page.t) for file in attached_files(stored.message)]
         view["html"] = as_written(stored.message.content)
         return {**view, "template": "chat/_user_message.html", "versions": _versions(stored), "files": files}
-    if stored.message.role is Role.TOOL:  # shown with the call it answers
+    if stored.message.role is Role.TOOL:  # shown with its call
         return {**view, "template": "chat/_tool_message.html"}
     if Beside.of(stored.message) is not None and not is_card and page.store.get(stored.chat_id).head_id == stored.id:
         members = page.turns.beside.undecided(stored)
@@ -255,7 +254,7 @@ def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False
     if turn is not None:
         if turn.failure is None:
             return view | _live_values(page, turn)
-        # The end could not be stored either (a full disk): without this the page would say nothing at all.
+        # The end could not be stored either (a full disk): otherwise the page would show nothing at all.
         return view | _answer_values(page, replace(stored, status="failed", error=turn.failure))
     view |= _answer_values(page, stored)
     if not stored.message.tool_calls or stored.status == "streaming":
@@ -265,7 +264,7 @@ def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False
     are_done = all(card["status"] == "done" for card in cards)
     return view | {
         "calls": cards,
-        "can_resume": are_done and is_last and page.answering(stored.chat_id) is None,  # and nobody went on from there
+        "can_resume": are_done and is_last and page.answering(stored.chat_id) is None,  # and nothing follows
         "fingerprint": fingerprint(stored, page.turns.tools.running(stored.id), is_last),
     }
 
@@ -278,7 +277,7 @@ def _card_values(page: ChatContext, stored: StoredMessage) -> Values:
 
 
 def group_view(page: ChatContext, members: Sequence[StoredMessage]) -> Values:
-    """``chat/_beside.html``: answers side by side, of which a person keeps some."""
+    """``chat/_beside.html``: answers side by side, from which a person keeps some."""
     first = members[0]
     beside = Beside.of(first.message)
     assert beside is not None
@@ -297,7 +296,7 @@ def group_view(page: ChatContext, members: Sequence[StoredMessage]) -> Values:
 
 
 def group_print(page: ChatContext, members: Sequence[StoredMessage]) -> tuple[str, str]:
-    """The id of their frame; and its fingerprint: what it consists of, a dot, and how far each is."""
+    """Their frame's id and its fingerprint: the members, a dot, and the progress of each."""
     beside = Beside.of(members[0].message)
     assert beside is not None
     made_of = ([row.id for row in members], page.turns.beside.voted(members[0], beside))
@@ -307,12 +306,12 @@ def group_print(page: ChatContext, members: Sequence[StoredMessage]) -> tuple[st
 
 
 def is_same_group(before: str, now: str) -> bool:
-    """By their fingerprints: the same answers, however far they are."""
+    """Compares fingerprints: True for the same answers, whatever their progress."""
     return before.partition(".")[0] == now.partition(".")[0]
 
 
 def several_page(page: ChatContext, message_id: str) -> Values:
-    """``chat/several.html`` and its part ``chat/_several.html``: ask the question of an answer again, of several."""
+    """``chat/several.html`` and its part ``chat/_several.html``: ask an answer's question again, in variants."""
     stored = page.store.message(message_id)
     t, model = page.t, page.status.model
     presets = [(f"preset:{preset.id}", shown_name(preset, t)) for preset in page.presets.list()]
@@ -340,8 +339,8 @@ def several_page(page: ChatContext, message_id: str) -> Values:
 
 
 def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: bool = False) -> str:
-    """Of everything the fragment shows, but not of text that is still being written. ``running`` are its calls that are
-    being run; ``is_last``: nothing follows it, so an answer with calls may offer to go on."""
+    """Covers everything in the fragment except streamed text. ``running``: the ids of its running calls; ``is_last``:
+    no message follows, so an answer with calls may offer to continue."""
     parts: list[Any] = [stored.id, stored.status, stored.finish_reason, stored.version, stored.version_count, running]
     parts += [stored.previous_version_id, stored.next_version_id]
     if stored.status != "streaming":
@@ -353,7 +352,7 @@ def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: b
 
 
 def _live_values(page: ChatContext, turn: LiveTurn) -> Values:
-    """Of the answer being written."""
+    """Values of a running answer."""
     rendering = page.renderings.of(turn)
     view = rendering.advance()
     content, reasoning = rendering.since("content", 0), rendering.since("reasoning", 0)
@@ -385,7 +384,7 @@ def waiting_text(waiting: Waiting | None, t: Translator) -> str:
 
 
 def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
-    """Of an answer that is complete, stopped or failed. ``stats`` are the grey figures below it."""
+    """Values of an answer that is complete, stopped or failed. ``stats``: the grey figures below it."""
     message, t = stored.message, page.t
     is_imported = stored.status == "complete" and not stored.finish_reason and REWRITTEN not in message.metadata
     notes = {"was_cut": stored.finish_reason == "length", "stopped": stored.status == "stopped"}
@@ -407,7 +406,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
 
 @lru_cache(maxsize=256)
 def rendered(text: str) -> Markup:
-    from webapp.web.kit.markdown import render_markdown  # a tenth of a second that no start needs
+    from webapp.web.kit.markdown import render_markdown  # takes 0.1 s, which a start does not need
 
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
 
@@ -418,8 +417,8 @@ SHAPED = re.compile(
 
 
 def as_written(text: str) -> Markup:
-    """A person's message as HTML where it has code, lists, formulas or the like; empty where it is words alone, which
-    are shown as they were typed, with every space."""
+    """A user message as HTML if it contains code, lists, formulas or similar; empty for plain text, which is shown
+    unchanged, with every space."""
     return rendered(text) if SHAPED.search(text) else Markup()
 
 
@@ -431,7 +430,7 @@ def _versions(stored: StoredMessage) -> Values | None:
 
 
 def written_text(end: Finished, t: Translator) -> str:
-    """What was written outside of a chat, how fast, and what was read for it."""
+    """For text generated outside a chat: how much, how fast, and how many tokens were prefilled."""
     read = t("notebook.read", count=end.stats.get("prefilled_tokens", 0))
     return " · ".join([*_rate(end.usage.completion, end.stats, t), read])
 
@@ -442,7 +441,7 @@ def _rate(tokens: int, stats: Mapping[str, Any], t: Translator) -> list[str]:
 
 
 def _figures(stats: dict[str, Any], t: Translator) -> list[str]:
-    """Tokens, tokens/s, seconds, how much of the chat had to be read again."""
+    """Tokens, tokens/s, seconds, and how much of the chat was prefilled again."""
     tokens = stats.get("decoded_tokens")
     if not tokens:
         return []
@@ -461,8 +460,8 @@ def _rounded(value: float) -> str:
 
 
 def _failure(page: ChatContext, stored: StoredMessage) -> Values | None:
-    """What happened, what is safe, and the buttons that lead out: ``retry`` is a command, ``needs_model`` opens the
-    menu of models. ``is_mild``: nothing is broken (interrupted, nothing said)."""
+    """What happened, what was saved, and the buttons for the next step: ``retry`` is a command, ``needs_model`` opens
+    the menu of models. ``is_mild``: not an error (interrupted, or an empty answer)."""
     t, retry = page.t, f"regenerate:{stored.id}"
     if stored.status == "failed":
         error = error_from_dict(stored.error or {})
@@ -477,7 +476,7 @@ def _failure(page: ChatContext, stored: StoredMessage) -> Values | None:
 
 
 def replay_words(replay: dict[str, Any], t: Translator) -> str:
-    """How a replay of the answer went."""
+    """The result of a replay of the answer."""
     if "error" in replay:
         return t("chat.stats.replay_failed")
     place = replay["differs_at"]
@@ -489,8 +488,8 @@ def replay_words(replay: dict[str, Any], t: Translator) -> str:
 
 
 def call_card(state: CallState, t: Translator, locale: str) -> Values:
-    """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "running", "asking" for its result,
-    "done". ``arguments`` is JSON to read, ``said`` says how it went, ``reason`` why it failed."""
+    """``chat/_calls.html``: one tool call. ``status``: "waiting" for approval, "running", "asking" for its result,
+    "done". ``arguments``: readable JSON, ``said``: the result in words, ``reason``: why it failed."""
     said = state.by if state.status == "done" and not (state.is_error and state.by == "tool") else "failed"
     return {
         "id": state.call.id,
@@ -509,12 +508,12 @@ def call_card(state: CallState, t: Translator, locale: str) -> Values:
 # the tokens of an answer
 
 CLASSES = (0.9, 0.5, 0.2, 0.05)
-"""A token is drawn in a stronger colour with each of these that its probability is below."""
+"""A token's colour gets stronger with each of these limits that its probability is below."""
 
 
 def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
-    """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by how likely each was, from
-    ``start`` on. ``failure``: why they cannot be shown."""
+    """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by probability, from ``start`` on.
+    ``failure``: why they cannot be shown."""
     stored = page.store.message(message_id)
     view: Values = {
         "page_title": page.t("chat.tokens.label"),
@@ -543,7 +542,7 @@ def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
 
 
 def token_view(token: AnswerToken, place: int) -> Values:
-    """``lines``: how many lines end with it; its own text shows them as signs."""
+    """``lines``: how many lines end with it; its text shows line ends as symbols."""
     text = token.text.replace("\n", "⏎")
     level = sum(token.probability < bound for bound in CLASSES)
     return {
@@ -562,7 +561,7 @@ def chance_text(probability: float) -> str:
 
 
 def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
-    """``chat/_alternatives.html``: what could have stood there, the likeliest first; what stood there among it."""
+    """``chat/_alternatives.html``: possible tokens at this position, likeliest first, with the actual one."""
     view: Values = {"id": message_id, "place": place}
     try:
         own, best = AnswerTokens(page.manager, page.store, page.presets).alternatives(message_id, place)
@@ -573,7 +572,7 @@ def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
 
 
 def alternative_rows(own: AnswerToken | None, best: tuple[AnswerToken, ...], place: int, command: str) -> list[Values]:
-    """``command``: what a press on one does, before its place and its token."""
+    """``command``: the command of a click on one, before its position and token."""
     is_listed = own is None or any(token.token_id == own.token_id for token in best)
     rows = best if own is None or is_listed else (*best, own)
     return [
@@ -592,7 +591,7 @@ def alternative_rows(own: AnswerToken | None, best: tuple[AnswerToken, ...], pla
 
 
 def attached(page: ChatContext, chat_id: str) -> Values:
-    """``chat/_attached.html``: what goes with the next message; ``note`` on how the model will have it."""
+    """``chat/_attached.html``: the files for the next message; ``note``: how the model will receive them."""
     files = page.files.pending(chat_id)
     warning = _warning(page, files)
     return {
@@ -603,8 +602,8 @@ def attached(page: ChatContext, chat_id: str) -> Values:
 
 
 def _file_chip(file: AttachedFile, chat_id: str, t: Translator, can_change: bool = False) -> Values:
-    """``reading`` says how the model gets it and what that costs; ``help`` what a click on that does, "" where it is
-    settled."""
+    """``reading``: how the model receives it and what that costs; ``help``: the effect of a click on that, "" if it
+    cannot be changed."""
     is_whole = file.mode is ReadMode.WHOLE
     help_text = ""
     if can_change and is_whole:
@@ -630,7 +629,7 @@ def reading_words(file: AttachedFile, t: Translator) -> str:
 
 
 def _warning(page: ChatContext, files: list[Attachment]) -> str:
-    """A model that was never taught to call may not think of searching."""
+    """A model that was not trained for tool calls may not use the search."""
     model = page.status.model
     is_searched = any(file.mode is ReadMode.SEARCH for file in files)
     if is_searched and model and not is_known_to_call(model):
@@ -646,7 +645,7 @@ def _note(files: list[Attachment], t: Translator) -> str:
 
 
 def file_page(page: ChatContext, chat_id: str, attachment_id: str) -> Values:
-    """``chat/file.html``: the text as it was attached."""
+    """``chat/file.html``: the attached text."""
     found = page.files.store.get(chat_id, attachment_id)
     return {
         "page_title": found.name,

@@ -1,1 +1,1 @@
-"""What every page area uses: the request's context, toasts and choices."""
+"""Shared code of all pages: the request's context, toasts and choices."""

@@ -1,14 +1,14 @@
-r"""Formulas in a text, as models write them, and their TeX as MathML.
+r"""Formulas in a text, as models write them, and the conversion of their TeX to MathML.
 
 ``$…$``, ``\(…\)`` in a line; ``$$…$$``, ``\[…\]`` and ``\begin{align}…\end{align}`` as blocks, over several lines. A
-dollar sign is a price unless it closes like a formula (:func:`is_formula`). What cannot be read is shown as its source.
+dollar sign is a price unless it closes like a formula (:func:`is_formula`). An unreadable formula is shown as source.
 
-math-core makes MathML Core, which browsers draw without a script. Of 78 formulas as models write them it read 74 (77
-after :func:`as_read`; not ``\ce``). latex2mathml 3.81 drew ``aligned`` and ``gathered`` wrong without saying so. temml
-0.13 read 77 as well, but is 168 kB of script that would change a page after it is drawn.
+math-core makes MathML Core, which browsers render without a script. Of 78 formulas from models it can read 74 (77 after
+:func:`as_read`; not ``\ce``). latex2mathml 3.81 rendered ``aligned`` and ``gathered`` wrong without an error. temml
+0.13 can also read 77, but is 168 kB of script that would change a page after it is shown.
 
-It recurses a level for each command or brace, about 1.3 kB of stack each, and ends the process where the stack does. So
-it works in a thread with a stack that a formula of MAX_CHARS cannot fill (``tests/web/test_formulas.py``).
+It recurses one level for each command or brace, with about 1.3 kB of stack each, and a stack overflow ends the process.
+So it runs in a thread with a stack that a formula of MAX_CHARS cannot fill (``tests/web/test_formulas.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STACK_BYTES = 64 * 2**20
 MAX_LINES = 60
 MAX_EXPANSIONS = 100
 
-# where a formula is
+# finding formulas
 
 
 def install(md: MarkdownIt) -> None:
@@ -83,7 +83,7 @@ def formula_in_line(state: StateInline, silent: bool) -> bool:
 
 
 def closing_place(text: str, closing: str, start: int, end: int) -> int:
-    """Of the first ``closing`` that is not escaped; -1 where there is none."""
+    """The position of the first ``closing`` that is not escaped; -1 if there is none."""
     place = text.find(closing, start, end)
     while place > start and closing[0] == "$" and text[place - 1] == "\\":
         place = text.find(closing, place + 1, end)
@@ -91,7 +91,7 @@ def closing_place(text: str, closing: str, start: int, end: int) -> int:
 
 
 def is_formula(tex: str, before: str, after: str) -> bool:
-    """Whether ``$tex$`` is one, or the first dollar sign is a price, a shell's variable or such."""
+    """Whether ``$tex$`` is a formula; otherwise the first dollar sign is a price, a shell variable or similar."""
     if is_word(before) or before == "$" or is_word(after) or after == "$" or "`" in tex:
         return False
     if has_space_at_an_end(tex):
@@ -108,21 +108,21 @@ def has_space_at_an_end(text: str) -> bool:
 
 
 def match_line(opening: re.Pattern[str], state: StateBlock, line: int) -> re.Match[str] | None:
-    """What a block's line begins with; None for a line of code."""
+    """Matches the beginning of a block's line; None for a line of code."""
     if state.is_code_block(line):
         return None
     return opening.match(state.src, state.bMarks[line] + state.tShift[line], state.eMarks[line])
 
 
 def formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A formula that has lines of its own. One that is not closed yet, in the last lines of the text, is "pending": a
-    stream must not take what is above it for finished, since it may turn out to be a paragraph."""
+    """A formula on its own lines. An unclosed one in the last lines of the text is "pending": a stream must not treat
+    the text above it as finished, because all may turn out to be one paragraph."""
     found = match_line(BLOCK_OPENING, state, start)
     if not found:
         return False
     closing = rf"\end{{{found[1]}}}" if found[1] else r"\]" if found[0] == r"\[" else "$$"
     lines = [state.src[found.end() : state.eMarks[start]]]
-    may_have_gaps = not lines[0].strip()  # the opening stands alone in its line
+    may_have_gaps = not lines[0].strip()  # the opening is alone on its line
     line = start
     while True:
         at = closing_place(lines[-1], closing, 0, len(lines[-1]))
@@ -220,7 +220,7 @@ COLOR = re.compile(r"color:\s*(#[0-9A-Fa-f]{3,8})")
 
 @functools.lru_cache(maxsize=1024)
 def as_mathml(tex: str, is_block: bool) -> str:
-    """ "" for what cannot be read. Numbers of equations are left out: two blocks would both begin at 1."""
+    """ "" for unreadable TeX. Equation numbers are left out, because each block would begin at 1."""
     if len(tex) > MAX_CHARS or DEFINES.search(tex):
         return ""
     try:
@@ -237,7 +237,7 @@ def as_read(tex: str) -> str:
 
 
 def with_classes(mathml: str) -> str:
-    """Our policy refuses style attributes, and our sanitiser knows no other names for bold and italic text."""
+    """Our content policy refuses style attributes, and our sanitiser allows no other names for bold and italic text."""
 
     def replaced(found: re.Match[str]) -> str:
         color = COLOR.search(found[1])
@@ -257,7 +257,7 @@ def _read(tex: str, is_block: bool) -> str:
         return _converter().convert_with_local_state(tex, displaystyle=is_block)
     except LatexError:
         return ""
-    except BaseException as exc:  # a Rust panic is no Exception
+    except BaseException as exc:  # a Rust panic is not an Exception
         log.warning("math-core failed on a formula of %d characters: %r", len(tex), exc)
         return ""
 

@@ -1,14 +1,14 @@
-"""Markdown from a model, a document or a tool, as HTML that is safe to put into a page; whole, or while it grows.
+"""Converts Markdown from a model, a document or a tool to safe HTML for a page; complete, or while the text grows.
 
-markdown-it escapes raw HTML, pygments colours code, and last of all nh3 keeps an allow-list of elements, attributes,
-classes and link schemes. That order matters: nothing touches the HTML after the sanitiser. A content policy alone
-would not do, since it does not stop htmx attributes. The browser test of the hostile inputs is
+markdown-it escapes raw HTML, pygments colours code, and finally nh3 keeps only an allow-list of elements, attributes,
+classes and link schemes. This order matters: nothing changes the HTML after the sanitiser. A content security policy
+alone is not enough, because it does not stop htmx attributes. The browser test with hostile inputs is
 ``tests/web/test_markdown_browser.py``.
 
-Different from CommonMark: no images (they would tell another host what was said), links that open in a new tab,
-addresses without brackets as links, task lists, alignment as classes (a strict policy refuses style attributes), code
+Differences from CommonMark: no images (they would tell another host about the conversation), links open in a new tab,
+URLs without brackets become links, task lists, alignment as classes (a strict policy refuses style attributes), code
 blocks with a head, formulas (:mod:`.formulas`), emphasis in Chinese, footnotes (:mod:`.markdown_rules`); and limits on
-what a paragraph or table may cost, as a model or a document can emit a hundred thousand brackets.
+the cost of a paragraph or table, because a model or document can contain a hundred thousand brackets.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from pygments.util import ClassNotFound
 
 from webapp.web.kit import formulas, markdown_rules
 
-MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is shown plain
+MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is not coloured
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
 PREVIEWED = ("html", "svg", "xhtml", "mermaid")
 PREVIEW = '<button type="button" class="code-preview"></button>'
-"""Opens what a block draws in a frame of its own (``static/js/preview.js``)."""
+"""Opens a block's content in its own frame (``static/js/preview.js``)."""
 FORMATTER = HtmlFormatter(nowrap=True)  # class names, no style attributes
 
 
 def render_code(code: str, info: str, copy_label: str, highlight_limit: int | None = None) -> str:
-    """``info`` is what follows the opening fence; its first word is the language if it looks like one.
+    """``info`` is the text after the opening fence; its first word is the language if it looks like one.
 
-    The head is made of phrasing elements, because it stands inside ``pre``; listeners on the page answer clicks on
-    ``.code-copy`` and ``.code-preview`` with the text of the ``code`` beside them.
+    The head uses phrasing elements, because it is inside ``pre``. Listeners on the page handle clicks on ``.code-copy``
+    and ``.code-preview`` with the text of the ``code`` next to them.
     """
     found = LANGUAGE.match(info.strip())
     language = found[0] if found else ""
@@ -64,17 +64,17 @@ def highlighted(code: str, language: str, limit: int) -> str:
 
 
 TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Characters that turn the direction of what follows, so that code is read otherwise than it runs (CVE-2021-42574)."""
+"""Characters that change the text direction, so that code looks different from what runs (CVE-2021-42574)."""
 
 
 def with_turns(html: str) -> str:
-    """Each in an element that keeps its effect to itself and that the style sheet makes visible."""
+    """Wraps each in an element that limits its effect and that the style sheet makes visible."""
     return TURNS.sub(r'<span class="bc">\g<0></span>', html)
 
 
 @functools.lru_cache(maxsize=64)
 def find_lexer(language: str) -> Lexer | None:
-    """None for a language pygments does not know. stripnl off: a block may begin with an empty line."""
+    """None for a language unknown to pygments. stripnl is off: a block may begin with an empty line."""
     try:
         return get_lexer_by_name(language, stripnl=False, ensurenl=False)
     except ClassNotFound:
@@ -89,7 +89,7 @@ LINK_END = ".,;:!?*_~|"
 
 
 def estimated_us(text: str) -> int:
-    """About what parsing and rendering ``text`` costs, in microseconds.
+    """Estimated cost of parsing and rendering ``text``, in microseconds.
 
     Measured on 2 cores at 2 GHz with markdown-it-py 4.3: brackets 30-60 us each (every one looks for its partner),
     a table's cell 40, half a formula 60, other marks about 12, a line 30, a character 2 (pygments and the sanitiser).
@@ -116,7 +116,7 @@ def install_rules(md: MarkdownIt) -> None:
 
 
 def parse_inline_within_limit(md: MarkdownIt) -> Callable[[StateCore], None]:
-    """CommonMark's inline step, which leaves a paragraph that would take too long as plain text."""
+    """CommonMark's inline step; a paragraph that would take too long stays plain text."""
 
     def parse_inline(state: StateCore) -> None:
         for token in state.tokens:
@@ -132,7 +132,7 @@ def parse_inline_within_limit(md: MarkdownIt) -> Callable[[StateCore], None]:
 
 
 def table_within_limit(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """CommonMark's table rule, but no tables of thousands of columns: short rows are filled up with empty cells."""
+    """CommonMark's table rule, without tables of thousands of columns: short rows are filled with empty cells."""
     if start + 1 < end and state.getLines(start + 1, start + 2, 0, False).count("|") > MAX_TABLE_COLUMNS:
         return False
     return table(state, start, end, silent)
@@ -146,7 +146,7 @@ def link_bare_addresses(state: StateCore) -> None:
 
 
 def with_links(tokens: list[Token]) -> list[Token]:
-    """``tokens`` with addresses in the text as links, but not inside a link."""
+    """``tokens`` with URLs in the text as links, except inside links."""
     result: list[Token] = []
     depth = 0
     for token in tokens:
@@ -171,7 +171,7 @@ def split_at_links(token: Token) -> list[Token]:
 
 
 def trimmed(address: str) -> str:
-    """Without the sentence's punctuation, and without a bracket that was opened before the address."""
+    """Removes the sentence's punctuation, and a bracket that was opened before the URL."""
     address = address.rstrip(LINK_END)
     while address.endswith(")") and address.count(")") > address.count("("):
         address = address[:-1].rstrip(LINK_END)
@@ -187,11 +187,11 @@ def open_links_in_new_tab(state: StateCore) -> None:
 
 SHOWN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|(?<![a-z0-9.])www\.)([^\s/?#:]+)", re.IGNORECASE)
 BEHIND_ADDRESS = ".,;!)]'\"。，；！？）】》」』”’"
-"""What a sentence puts behind an address is no part of its host."""
+"""Punctuation after a URL that does not belong to its host."""
 
 
 def name_other_hosts(state: StateCore) -> None:
-    """A link that shows one address and leads to another names the host it leads to, so one that looks alike too."""
+    """If a link shows one URL and leads to another, adds the name of the real host; also for look-alike names."""
     for token in state.tokens:
         if any(child.type == "link_open" for child in token.children or []):
             token.children = with_hosts(token.children or [])
@@ -214,7 +214,7 @@ def with_hosts(tokens: list[Token]) -> list[Token]:
 
 
 def host_of(address: str) -> str:
-    """In lower case, without "www."; "" for what has none."""
+    """In lower case, without "www."; "" if there is no host."""
     try:
         return (urlsplit(address).hostname or "").removeprefix("www.")
     except ValueError:
@@ -222,7 +222,7 @@ def host_of(address: str) -> str:
 
 
 def mark_tasks(state: StateCore) -> None:
-    """``- [ ] thing`` shows a box; it is text, as there is nothing to tick in an answer."""
+    """``- [ ] thing`` shows a box as text, because an answer has nothing to tick."""
     for item, _, inline in zip(state.tokens, state.tokens[1:], state.tokens[2:], strict=False):
         if item.type != "list_item_open" or inline.type != "inline" or not inline.children:
             continue
@@ -251,12 +251,12 @@ def render_code_inline(self: Any, tokens: list[Token], index: int, options: Any,
 
 
 def render_image(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    """Its description only; nothing is fetched."""
+    """Shows only the description; fetches nothing."""
     return f'<span class="image">🖼 {escape(tokens[index].content)}</span>'
 
 
 COPY_LABEL = "Copy"
-MAX_RENDER_US = 3_000_000  # beyond it (about a million characters) a text is shown as it is
+MAX_RENDER_US = 3_000_000  # beyond it (about a million characters) a text is shown unrendered
 BLOCK_TAGS = set("p hr h1 h2 h3 h4 h5 h6 pre blockquote ul ol li table thead tbody tr th td".split())  # noqa: SIM905
 INLINE_TAGS = {"a", "br", "strong", "em", "s", "code", "span", "button", "sub", "sup", "kbd", "mark"}
 LINK_REL = "noopener noreferrer nofollow"
@@ -269,7 +269,7 @@ ATTRIBUTES = {
     **formulas.ATTRIBUTES,
 }
 ALLOWED_VALUES = {
-    ("a", "href"): re.compile(r"(?:https?://|mailto:)[^\s]+", re.IGNORECASE),  # no relative links into our own pages
+    ("a", "href"): re.compile(r"(?:https?://|mailto:)[^\s]+", re.IGNORECASE),  # no relative links to our own pages
     ("a", "rel"): re.compile(LINK_REL),  # set by nh3 itself, and the filter sees it too
     ("a", "title"): re.compile(r".*", re.DOTALL),
     ("a", "target"): re.compile(r"_blank"),
@@ -302,7 +302,7 @@ CLEANER = nh3.Cleaner(
 
 
 def make_parser() -> MarkdownIt:
-    """Nesting is bounded at 20 by this preset; a line break in the text is one on the page, as people chat."""
+    """This preset limits nesting to 20; a line break in the text is a line break on the page, as usual in chats."""
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     install_rules(parser)
     return parser
@@ -319,7 +319,7 @@ def render_markdown(text: str, copy_label: str = COPY_LABEL) -> str:
 
 
 def render_plain(text: str) -> str:
-    """The text as it is, for what would take too long to render. Escaped whole, it needs no sanitiser."""
+    """The unchanged text, if rendering would take too long. It is completely escaped and needs no sanitiser."""
     return f"<p>{str(escape(text)).replace(chr(10), '<br>')}</p>" if text.strip() else ""
 
 
@@ -335,37 +335,37 @@ OPEN_CODE_HIGHLIGHTED = 8_000  # characters; longer code gets its colours when i
 
 
 class Rendered(NamedTuple):
-    """HTML of blocks that are final now, and of the one still open."""
+    """HTML of the blocks that are final now, and of the open one."""
 
     final: str
     tail: str
 
 
 class MarkdownStream:
-    """A Markdown text that grows, rendered as it does: finished blocks once, only the open one again.
+    """A growing Markdown text: renders finished blocks once, and only the open block again.
 
         stream.feed("some text")
         final, tail = stream.update()     # append final to what is shown, replace the tail
         final, tail = stream.finish()     # the rest; tail is empty
 
-    An update costs about the same however long the text is. The joined finals are what rendering the whole would give,
-    with one exception: a reference link (``[text][name]``) defined in another block. Then ``uses_references`` is true,
-    and the whole has to be rendered once at its end.
+    The cost of an update does not depend on the text's length. The joined final parts equal a rendering of the whole,
+    with one exception: a reference link (``[text][name]``) that is defined in another block. Then ``uses_references``
+    is True, and the whole must be rendered once at the end.
     """
 
     def __init__(self, copy_label: str = COPY_LABEL) -> None:
         self.uses_references = False
         self._copy_label = copy_label
-        self._open_text = ""  # what is not final
+        self._open_text = ""  # the text that is not final
         self._pending: list[str] = []
-        self._last_length = 0  # of the open text when it was last rendered
+        self._last_length = 0  # of the open text at its last rendering
         self._last_tail = ""
 
     def feed(self, text: str) -> None:
         self._pending.append(text)
 
     def update(self, is_last: bool = False) -> Rendered:
-        """With ``is_last`` the same as :meth:`finish`."""
+        """With ``is_last`` it is the same as :meth:`finish`."""
         if is_last:
             return self.finish()
         before, new = self._open_text, "".join(self._pending)
@@ -416,7 +416,7 @@ class MarkdownStream:
 
 
 def update_us(text: str) -> int:
-    """About what rendering the open text costs; in code, marks cost nothing and only the beginning has colours."""
+    """Estimated cost of rendering the open text; in code, marks cost nothing and only the beginning is coloured."""
     if text.lstrip().startswith(("```", "~~~")):
         return len(text) // 4 + 3 * text.count("\n") + 2 * min(len(text), OPEN_CODE_HIGHLIGHTED)
     return estimated_us(text)
@@ -428,11 +428,11 @@ TEXT_END = re.compile(r"(?<=[^\s>])(?:</(?:p|li|ul|ol|blockquote|h[1-6])>\n?)+\Z
 
 
 def with_words(tail: str, before: str, new: str) -> str:
-    """``tail``, the HTML of ``before``, with ``new`` at the end of its last line; "" where more may change by that.
+    """``tail``, the HTML of ``before``, with ``new`` added to its last line; "" if more than that may change.
 
-    Most of what is written is words of a paragraph or a list: they are no marks, and a line that has a letter is no
-    beginning of something else any more. Where the line has an address, a bracket or an entity, those may go on; what a
-    mark at its end means depends on what follows.
+    Most of a growing text is words in a paragraph or a list: they are not marks, and a line with a letter cannot begin
+    another construct any more. A URL, a bracket or an entity in the line may continue; a mark at its end depends on the
+    text after it.
     """
     line = before[before.rfind("\n") + 1 :]
     shown, end = line.rstrip(), TEXT_END.search(tail)
@@ -449,10 +449,10 @@ def has_block_end(text: str) -> bool:
 
 
 def settled(tokens: list[Token], complete_lines: int) -> tuple[int, int]:
-    """(index, line) of the last block that begins with a complete line: all before it can no longer change.
+    """(index, line) of the last block that begins with a complete line: everything before it is final.
 
-    A block that begins in the line being written does not count: ``2`` after a list is a paragraph until ``. b`` makes
-    it the list's next item. Nor does a formula whose last line is being written: it may yet be part of a paragraph.
+    A block that begins in the incomplete line does not count: ``2`` after a list is a paragraph until ``. b`` makes it
+    the list's next item. Nor does a formula whose last line is incomplete: it may still be part of a paragraph.
     """
     index, line = 0, 0
     for position, token in enumerate(tokens):

@@ -1,7 +1,7 @@
-"""What models write beyond CommonMark: emphasis beside Chinese punctuation, footnotes, sub- and superscript, ``<br>``.
+"""Markdown beyond CommonMark: emphasis next to Chinese punctuation, footnotes, sub- and superscript, ``<br>``.
 
-None of it looks ahead to another block, so that a text that grows is rendered as the whole one is: a footnote stands
-where it was written, and its mark is no link.
+No rule looks ahead to another block, so that a growing text renders like the complete one: a footnote stays where it
+was written, and its mark is not a link.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def install(md: MarkdownIt) -> None:
 
 
 class CjkState(StateInline):
-    """Where emphasis begins and ends, after the CJK-friendly amendments to CommonMark
-    (github.com/tats-u/markdown-cjk-friendly): ``**中文：**后面`` and ``**“引号”**文字`` are strong, as Chinese has no
-    spaces to tell an opening mark from a closing one. ``2*3*4`` is no emphasis."""
+    """Where emphasis begins and ends, following the CJK-friendly amendments to CommonMark
+    (github.com/tats-u/markdown-cjk-friendly): ``**中文：**后面`` and ``**“引号”**文字`` are strong, because Chinese has
+    no spaces to distinguish opening from closing marks. ``2*3*4`` is not emphasis."""
 
     def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:
         scanned = super().scanDelims(start, canSplitWord)
@@ -58,7 +58,7 @@ class CjkState(StateInline):
 
 
 def is_cjk(char: str) -> bool:
-    """Wide characters but for emoji; ASCII is asked for most and answered first."""
+    """Wide characters except emoji; checks ASCII first, as the most frequent case."""
     return char > "\u1100" and unicodedata.east_asian_width(char) in "WFH" and unicodedata.category(char) != "So"
 
 
@@ -85,7 +85,7 @@ OWN_NAME = re.compile(r"__[a-z]+(?:_[a-z]+)*__(?!\w)", re.ASCII)
 
 
 def own_name(state: StateInline, silent: bool) -> bool:
-    """``__init__`` and other names of programming languages are no words in bold."""
+    """``__init__`` and other names in programming languages are not bold."""
     found = OWN_NAME.match(state.src, state.pos, state.posMax) if state.src[state.pos] == "_" else None
     before = state.src[max(0, state.pos - 1) : state.pos]
     if not found or found[0] not in OWN_NAMES or (before.isascii() and before.isalnum()):
@@ -111,7 +111,7 @@ KNOWN_HTML = re.compile(r"<br ?/?>|<(sub|sup|kbd|mark)>([^<>\n]{1,200})</\1>", r
 
 
 def script(state: StateInline, silent: bool) -> bool:
-    """``H~2~O`` and ``x^2^``: only short, and only after a letter or bracket, as ``5~10`` and ``20~30`` are ranges."""
+    """``H~2~O`` and ``x^2^``: only short, and only after a letter or bracket: ``5~10`` and ``20~30`` are ranges."""
     start = state.pos
     found = SCRIPT.match(state.src, start, state.posMax) if state.src[start] in "~^" else None
     before = state.src[start - 1] if start else ""
@@ -125,7 +125,7 @@ def script(state: StateInline, silent: bool) -> bool:
 
 
 def known_html(state: StateInline, silent: bool) -> bool:
-    """A few elements without attributes, text alone between them; all other HTML is shown as it was written."""
+    """A few elements without attributes, with only text in them; all other HTML is shown as source."""
     found = KNOWN_HTML.match(state.src, state.pos, state.posMax) if state.src[state.pos] == "<" else None
     if not found:
         return False
@@ -163,7 +163,7 @@ def footnote_mark(state: StateInline, silent: bool) -> bool:
 
 
 def footnote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """``[^1]: text``, with the lines that follow it up to an empty one or the next footnote."""
+    """``[^1]: text``, with the following lines up to an empty line or the next footnote."""
     found = match_line(DEFINITION, state, start)
     if not found:
         return False

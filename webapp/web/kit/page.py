@@ -1,9 +1,9 @@
-"""What every page is made with: the request's context, page or fragment, and the small things every page shows.
+"""The base of every page: the request's context, page or fragment, and small parts that every page shows.
 
 :func:`current_page` gives a view its :class:`PageContext`: services, the reader's language, the model's status at one
-moment. It is the same one for the whole request, so that two parts of a page cannot disagree. A view returns a mapping
-of plain values, the template's variables; :func:`render_page` draws the whole page, or the fragment htmx asked for.
-:func:`install` gives every template ``t(key, **params)`` and ``locale``.
+moment. It stays the same for the whole request, so that two parts of a page cannot disagree. A view returns a mapping
+of plain values, the template's variables; :func:`render_page` renders the whole page, or the fragment that htmx
+requested. :func:`install` gives every template ``t(key, **params)`` and ``locale``.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ MADE_LINK = re.compile(LINK + r"\{\{ (?!url_for\()(.+?) \}\}")
 
 
 class AsSent(Extension):
-    """Templates are indented for their readers; the spaces need not travel (a tenth of a page). Their links say
-    ``/models`` where a proxy may show all of Roost below a path: they get it (:func:`base`) as a template is read."""
+    """Removes the indentation of templates (a tenth of a page). It also adds the base path (:func:`base`) to links such
+    as ``/models`` when a template is loaded, in case a proxy serves Roost below a path."""
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         source = OWN_LINK.sub(r"\1{{ base_path }}/", INDENT.sub("", source))
@@ -96,33 +96,33 @@ class AsSent(Extension):
 
 
 def base() -> str:
-    """The path below which this request's browser sees Roost, such as "/roost"; "" for none."""
+    """The base path under which this request's browser sees Roost, such as "/roost"; "" for none."""
     return request.script_root if has_request_context() else ""
 
 
 class BasePath:
-    """:func:`base` for macros, which know no context: a template asks once, and has some twenty links in a list."""
+    """:func:`base` for macros, which have no context: computed once per template (a list has about 20 links)."""
 
     def __html__(self) -> str:
         return base()
 
 
 def at_base(url: Any) -> Any:
-    """``url`` as the browser needs it: a path of ours below :func:`base`, unless it is there already."""
+    """``url`` for the browser: adds :func:`base` to a path of ours, unless it is there already."""
     prefix, text = base(), str(url)
     is_ours = text.startswith("/") and not text.startswith("//")
     return prefix + text if prefix and is_ours and not (text + "/").startswith(prefix + "/") else url
 
 
 def lead_to_base(response: Response) -> Response:
-    """A redirection of ours, below :func:`base`."""
+    """Adds :func:`base` to our own redirects."""
     if "Location" in response.headers:
         response.headers["Location"] = str(at_base(response.headers["Location"]))
     return response
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Makes translations available to templates and remembers a language chosen by ``?lang=``."""
+    """Makes translations available to templates and stores a language chosen by ``?lang=``."""
     app.extensions["settings"] = settings
     app.context_processor(template_words)
     app.jinja_env.filters["commands"] = commands
@@ -134,7 +134,7 @@ def install(app: Flask, settings: Settings) -> None:
 
 
 def commands(text: str) -> Markup:
-    """An error's words as HTML: what stands between backticks, a command or a file, as code; all of it escaped."""
+    """An error's text as HTML: parts between backticks (commands, files) become code; everything is escaped."""
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         return escape(text)
@@ -157,7 +157,7 @@ def translator(locale: str) -> Any:
 
 
 def current_locale() -> str:
-    """The reader's language; outside a request that of the setting (else English)."""
+    """The reader's language; outside a request that of the settings (default English)."""
     settings = current_app.extensions.get("settings")
     fixed = settings.language if settings else "auto"
     if not has_request_context():
@@ -177,47 +177,47 @@ def _remember_locale(response: Response) -> Response:
 
 
 def browser_choices() -> dict[str, str]:
-    """What a browser keeps for itself, in the cookie ``roost_<name>``; "": as the system or the device suggests."""
+    """The browser's own choices, from the cookie ``roost_<name>``; "" follows the system or device."""
     chosen = {name: request.cookies.get(f"roost_{name}", "") for name in OF_BROWSER}
     return {name: value if value in OF_BROWSER[name] else "" for name, value in chosen.items()}
 
 
 def browser_zone() -> tzinfo | None:
-    """Of the reader's browser, as ``static/js/shell.js`` tells it; None where it does not, or none of that name is."""
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a start does without
+    """Time zone of the reader's browser, as sent by ``static/js/shell.js``; None if missing or unknown."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # not needed at start
 
     name = request.cookies.get(ZONE_COOKIE, "") if has_request_context() else ""
     try:
         return ZoneInfo(name) if name else None
-    except (ValueError, OSError, ZoneInfoNotFoundError):  # a stranger may have written it
+    except (ValueError, OSError, ZoneInfoNotFoundError):  # the value is untrusted
         return None
 
 
 def moment_text(at: float, instead: tzinfo | None = None) -> str:
-    """Of a time in seconds since 1970, such as "2026-11-30 09:12", where the reader is; else in the zone ``instead``,
-    None for this machine's."""
+    """A time in seconds since 1970 as text, such as "2026-11-30 09:12", in the reader's time zone; otherwise in the
+    zone ``instead``, None for this machine's."""
     return datetime.fromtimestamp(at, browser_zone() or instead).strftime("%Y-%m-%d %H:%M")
 
 
 def wants_fragment() -> bool:
-    """True when htmx asks for a part of the page; not for a boosted link or a restored history entry."""
+    """True if htmx requests a part of the page; not for a boosted link or a restored history entry."""
     headers = request.headers
     whole = "HX-Boosted" in headers or "HX-History-Restore-Request" in headers
     return headers.get("HX-Request") == "true" and not whole
 
 
 def render_fragment(name: str, values: Values | None = None, locale: str | None = None) -> str:
-    """The HTML of one template; ``locale`` for a thread without a request, which may render for a known reader.
+    """The HTML of one template; ``locale`` is for a thread without a request, which renders for a known reader.
 
     Needs an application context, as all of Flask's rendering does.
     """
     words = {} if locale is None else {"t": translator(locale), "locale": locale}
-    # A name inside someone's file may hold half a character pair, which no answer can be encoded with.
+    # A file's name may contain half a surrogate pair, which cannot be encoded in a response.
     return SURROGATES.sub("\ufffd", render_template(name, **{**(values or {}), **words}))
 
 
 def render_page(page: str, values: Values | None = None, fragment: str | None = None, status: int = 200) -> Response:
-    """The whole ``page``, or only ``fragment`` (if named) when htmx asked for a part; not to be cached as the other."""
+    """The whole ``page``, or only ``fragment`` (if given) if htmx requested a part; caches must not mix them up."""
     name = fragment if fragment is not None and wants_fragment() else page
     response = make_response(render_fragment(name, values), status)
     response.vary.update(["HX-Request", "Accept-Language", "Cookie"])
@@ -226,18 +226,18 @@ def render_page(page: str, values: Values | None = None, fragment: str | None = 
 
 
 def parameters_text(found: Inspection, t: Callable[..., str]) -> str:
-    """Such as "1.53B parameters"; where some were never trained, how many were."""
+    """For example "1.53B parameters"; if some were never trained, also how many were."""
     words = {"number": number_text(found.parameters), "trained": number_text(found.trained_parameters)}
     return t("unit.parameters_trained" if found.trained_parameters < found.parameters else "unit.parameters", **words)
 
 
 def rate_text(value: float) -> str:
-    """Three figures say enough: 0.42, 8.3, 1,814."""
+    """Three significant digits: 0.42, 8.3, 1,814."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def number_text(count: int) -> str:
-    """191M, 1.53B: as models are named."""
+    """191M, 1.53B: as in the names of models."""
     for limit, unit in ((999.5e6, "B"), (999.5e3, "M"), (999.5, "k")):
         if count >= limit:
             return f"{count / {'B': 1e9, 'M': 1e6, 'k': 1e3}[unit]:.3g}{unit}"
@@ -253,8 +253,8 @@ Translator = Callable[..., str]
 
 @dataclass(frozen=True)
 class Toast:
-    """``_toast.html``. ``undo`` is the command that takes the action back, or another that ``label`` names, "" for
-    none; ``code`` that of the error."""
+    """``_toast.html``. ``undo`` is the command that reverts the action, or another one that ``label`` names, "" for
+    none; ``code`` is the error's code."""
 
     id: str
     text: str
@@ -277,7 +277,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class FormField:
-    """What the macros of ``_controls.html`` want to know of a control. ``default`` None: it has no reset dot."""
+    """The values of a control for the macros of ``_controls.html``. ``default`` None: it has no reset dot."""
 
     name: str
     label: str
@@ -290,7 +290,7 @@ class FormField:
 
 
 class PageContext:
-    """The services, by their names in ``app.extensions``, and what one reader sees of them. ``t`` translates a key."""
+    """The services, by their names in ``app.extensions``, and one reader's view of them. ``t`` translates a key."""
 
     batches: BatchRuns
     chat_turns: ChatTurns
@@ -315,12 +315,12 @@ class PageContext:
         self.manager: ModelManager = app.extensions["model_manager"]
         self.locale = locale
         self.person: Person = person or g.get("person", NOBODY)
-        """Who reads it: the request's, unless told."""
+        """The reader: the request's person, unless given."""
         self.t: Translator = translator(locale)
 
     @cached_property
     def tools(self) -> ToolStore:
-        """Those the reader may use."""
+        """The tools that the reader may use."""
         return ToolStore(self.database).of(self.person.id)
 
     @cached_property
@@ -330,7 +330,7 @@ class PageContext:
 
     @cached_property
     def model(self) -> Inspection | None:
-        """The chosen model's file; None when no model is chosen or it cannot be read."""
+        """The chosen model's file; None if no model is chosen or it cannot be read."""
         try:
             return self.manager.model_info()
         except RoostError:
@@ -342,12 +342,12 @@ class PageContext:
 
     @cached_property
     def engine_bytes(self) -> int:
-        """What the model that is loaded now would give back first."""
+        """The memory that unloading the current model would free."""
         return self.status.engine_bytes
 
     def speed_here(self, found: Inspection | None, strategy: str) -> str:
-        """How fast one answer of that model would be on this machine, such as "31 tokens/s here (measured)"; "" while
-        nobody can tell."""
+        """The speed of one answer of that model on this machine, such as "31 tokens/s here (measured)"; "" if
+        unknown."""
         speed = self.measurements.speed(found, strategy) if found is not None else None
         if speed is None:
             return ""
@@ -356,7 +356,7 @@ class PageContext:
         return str(self.t("measure.here.estimated", rate=rate_text(float(f"{speed.tokens_per_s:.2g}"))))
 
     def state_names(self) -> list[str]:
-        """Files in the states folder, unread."""
+        """Names of files in the states folder; none is opened."""
         folder = self.manager.library.models_dir / STATES
         try:
             names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
@@ -375,11 +375,11 @@ class PageContext:
         return sentences(*self.explain(error))
 
     def reason(self, error: RoostError) -> str:
-        """Only what is wrong, to stand beside the field it is wrong with."""
+        """Only the problem, for display next to its field."""
         return str(say(error.params.get("reason", ""), self.locale))
 
     def field(self, words: str, value: str = "", error: str = "") -> FormField:
-        """The control that the last part of ``words`` names; its label and help are below them in the catalogue."""
+        """The control named by the last part of ``words``; its label and help are below ``words`` in the catalogue."""
         name = words.rpartition(".")[2]
         return FormField(name, self.t(f"{words}.label"), self.t(f"{words}.help"), value, error)
 
@@ -387,13 +387,13 @@ class PageContext:
         return Toast(id, *self.explain(error, name), is_error=True, code=error.code)
 
     def error_values(self, error: RoostError) -> Values:
-        """As the pages' scripts read it."""
+        """In the form for the pages' scripts."""
         message, hint = self.explain(error)
         return {"code": error.code, "message": message, "hint": hint}
 
     def done_toast(self, prefix: str, known: Collection[str], undo: str | None = None) -> tuple[Toast, ...]:
-        """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``, a name or a count;
-        none for an unknown ``said``. ``undo`` None: the row ``?undo=`` comes back, as :func:`undone_id` reads it."""
+        """The toast for ``?said=`` after a redirect: the text ``<prefix>.<said>`` about ``?about=``, a name or a count;
+        none for an unknown ``said``. ``undo`` None: restores the row ``?undo=``, as :func:`undone_id` reads it."""
         said, about = request.args.get("said", ""), request.args.get("about", "")[:ABOUT_CHARS]
         if undo is None:
             row_id = request.args.get("undo", "")
@@ -406,7 +406,7 @@ class PageContext:
 
 
 def current_page() -> PageContext:
-    """The context of the request that is being answered."""
+    """The context of the current request."""
     if "page" not in g:
         g.page = fresh_page()
     found: PageContext = g.page
@@ -414,19 +414,19 @@ def current_page() -> PageContext:
 
 
 def fresh_page() -> PageContext:
-    """A new one, to draw a page after an action that changed or failed."""
+    """A new context, to render a page after an action that changed something or failed."""
     g.page = PageContext(current_app._get_current_object(), current_locale())  # type: ignore[attr-defined]
     found: PageContext = g.page
     return found
 
 
 def html_id(name: str) -> str:
-    """An id for a file's row: stable, unique, safe in an attribute."""
+    """An id for a file's row: stable, unique, valid in an attribute."""
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def file_name_options(name: str) -> dict[str, str]:
-    """Headers are Latin-1: another script goes into ``filename*`` (RFC 6266), an ASCII stand-in into ``filename``."""
+    """Headers are Latin-1: other scripts go into ``filename*`` (RFC 6266), an ASCII replacement into ``filename``."""
     if name.isascii():
         return {"filename": name}
     plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
@@ -434,7 +434,7 @@ def file_name_options(name: str) -> dict[str, str]:
 
 
 def posted_text(most_chars: int) -> str:
-    """Of the form's ``file``, or of its field ``text``."""
+    """The text of the form's ``file``, or of its field ``text``."""
     found = request.files.get("file")
     if found is not None and found.filename:
         return found.stream.read(most_chars).decode("utf-8-sig", "replace")
@@ -442,13 +442,13 @@ def posted_text(most_chars: int) -> str:
 
 
 def undone_id() -> str:
-    """Of the row that a toast's undo brings back; "" where the form's ``do`` names none."""
+    """The row that a toast's undo restores; "" if the form's ``do`` names none."""
     row_id = request.form.get("do", "").removeprefix("restore:")
     return row_id if ROW_ID.fullmatch(row_id) else ""
 
 
 def file_stem(name: str, instead: str) -> str:
-    """What a person calls something, as the beginning of a file's name; ``instead`` where nothing of it may stay."""
+    """A person's title as the stem of a file name; ``instead`` if no character of it is allowed."""
     return re.sub(r"[^\w\- ]", "", name).strip()[:NAME_CHARS] or instead
 
 
@@ -459,7 +459,7 @@ def download(body: Any, media_type: str, file_name: str) -> Response:
 
 
 def wants_json() -> bool:
-    """A page's scripts ask, for a document or for lines."""
+    """Whether a page's script requests a document or lines."""
     return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
 
 
@@ -468,6 +468,6 @@ def json_line(value: Values) -> bytes:
 
 
 def json_lines(lines: Iterable[bytes]) -> Response:
-    """Each sent as it comes."""
+    """Each line is sent as soon as it is available."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Response(lines, mimetype=JSON_LINES, headers=headers)
