@@ -1,5 +1,5 @@
-"""Roost for programs: OpenAI's API first; Anthropic's, Ollama's and RWKV-Runner's are thin views on the same service.
+"""Roost's APIs for programs: OpenAI's; Anthropic's, Ollama's and RWKV-Runner's are thin layers on the same service.
 
-:mod:`.operations` lists every address. A dialect is one module or folder: its types, how it reads a request and how it
-writes an answer; :mod:`.answering` and :mod:`.body` are shared. A dialect is imported at its first request.
+:mod:`.operations` lists every endpoint. Each dialect is one module or folder with its types, the parsing of requests
+and the form of responses; :mod:`.answering` and :mod:`.body` are shared. A dialect is imported at its first request.
 """

@@ -1,9 +1,9 @@
-"""What the dialects share: which model answers a request, its events for as long as the client is there, and the events
-as a stream or as one document.
+"""Shared code of the dialects: the model for a request, its events while the client is connected, and the events as a
+stream or as one document.
 
-A stream is server-sent events (OpenAI, Anthropic) or lines of JSON (Ollama). The status line goes out with the first
-piece, so that what breaks before it is an ordinary error answer; a wait longer than :data:`HEADERS_AFTER_S` sends it
-earlier and keeps the connection alive with comments. What breaks after that is an error inside the stream.
+A stream is server-sent events (OpenAI, Anthropic) or lines of JSON (Ollama). The status line is sent with the first
+piece, so that an earlier error becomes an ordinary error response. After a wait of :data:`HEADERS_AFTER_S` the status
+line is sent earlier, and comments keep the connection alive. A later error is sent inside the stream.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from webapp.web.guard import asker, still_admitted
 from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
-"""How soon a client that left while nothing is written is noticed."""
+"""How soon a disconnected client is noticed while nothing is sent."""
 DISCONNECTED = "waitress.client_disconnected"
 
 
@@ -58,9 +58,9 @@ def the_record() -> Record:
 
 
 def begin(wanted: AnswerRequest) -> Answering:
-    """Queues the request. Raises what is wrong with it.
+    """Queues the request. Raises errors in the request.
 
-    The client is the token's person, else the address: programs at one address share, apart from the pages open there.
+    The client is the token's person, otherwise the IP address: programs at one address share it, without its pages.
     """
     check_count(len(wanted.prompts) * wanted.choices)
     g.tools_left_out = left_out(wanted.structure.tools) if wanted.structure.tools else []
@@ -69,7 +69,7 @@ def begin(wanted: AnswerRequest) -> Answering:
 
 
 def check_count(answers: int) -> None:
-    """``invalid_parameter`` for more than ``api_max_choices``."""
+    """Raises ``invalid_parameter`` for more than ``api_max_choices``."""
     most = the_settings().api_max_choices
     if answers > most:
         reason = Text("reason.api.too_many_answers_at_once", found=answers, limit=most)
@@ -77,8 +77,8 @@ def check_count(answers: int) -> None:
 
 
 def client_check() -> Callable[[], None]:
-    """What is called again and again while the request is worked on, by any thread. It raises ClientGone when the
-    client has left, and ``access_ended`` when its person was removed or its token revoked."""
+    """Returns a function that any thread calls repeatedly during the request. It raises ClientGone if the client has
+    disconnected, and ``access_ended`` if its person was removed or its token revoked."""
     is_gone, is_admitted = request.environ.get(DISCONNECTED, lambda: False), still_admitted()
     record = the_record()
 
@@ -93,8 +93,8 @@ def client_check() -> Callable[[], None]:
 
 
 class Answering:
-    """The events of a completion, each noted in the call's record. What ``check`` raises, as :func:`client_check` does,
-    ends them, and the completion."""
+    """The events of a completion, each recorded for logs and metrics. An exception from ``check`` (see
+    :func:`client_check`) ends them and the completion."""
 
     def __init__(self, completion: Completion, check: Callable[[], None], record: Record) -> None:
         self.completion = completion
@@ -103,7 +103,7 @@ class Answering:
         record.prompt_tokens = completion.prompt_tokens
 
     def events(self) -> Iterator[tuple[int, AnswerEvent] | None]:
-        """(number of the answer, event); None now and then while nothing happens."""
+        """(number of the answer, event); None at times while nothing happens."""
         try:
             for event in self.completion.events(POLL_S):
                 self._check()
@@ -128,14 +128,14 @@ class Answering:
 
 
 def whole_answers(answering: Answering) -> list[tuple[AnswerText, Finished]]:
-    """All answers of the completion, in order. Raises the error of the first that failed."""
+    """All answers of the completion, in order. Raises the error of the first failed one."""
     for _ in answering.events():
         pass
     return [(answer.text, answer.end) for answer in answering.completion.answers if isinstance(answer.end, Finished)]
 
 
 class UsageSum:
-    """Tokens of several choices; a prompt counts once, however many answers it got."""
+    """Token counts of several choices; a prompt counts once, whatever its number of answers."""
 
     def __init__(self, prompt_tokens: int) -> None:
         self.prompt = prompt_tokens
@@ -150,7 +150,7 @@ class UsageSum:
 HEADERS_AFTER_S = 5.0
 COMMENT_EVERY_S = 10.0
 QUEUE_AHEAD = "X-Roost-Queue-Ahead"
-"""Requests before this one, where the status line of a stream goes out while it waits; later its comments say it."""
+"""Number of requests ahead, if a stream's status line is sent while it waits; later its comments contain it."""
 SSE = "text/event-stream; charset=utf-8"
 JSON_LINES = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -172,21 +172,21 @@ def json_line(value: Any) -> bytes:
 
 
 class StreamWriter:
-    """A dialect's stream: what it writes before, for and after the events, and for an error's body."""
+    """A dialect's stream: the bytes before, for and after the events, and for an error."""
 
     media_type = SSE
     comment = b": waiting\n\n"
-    """Written during a long silence; empty for none."""
+    """Sent during a long pause; empty for none."""
 
     def is_begun_by(self, event: AnswerEvent) -> bool:
-        """Whether the stream begins with it, and with it the answer's status."""
+        """Whether this event starts the stream and so sends the response's status."""
         return not isinstance(event, Waiting)
 
     def begin(self) -> Iterator[bytes]:
         yield from ()
 
     def write(self, number: int, event: AnswerEvent) -> Iterator[bytes]:
-        """``number`` is that of the answer."""
+        """``number``: the number of the answer."""
         raise NotImplementedError
 
     def end(self) -> Iterator[bytes]:
@@ -200,21 +200,21 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
     answering.record.is_stream = True
     events = answering.events()
     deadline, first, ahead, is_whole = time.monotonic() + HEADERS_AFTER_S, None, "", False
-    for event in events:  # raises what breaks before anything is written
+    for event in events:  # raises errors that occur before the first event
         if event is not None and isinstance(event[1], Waiting):
             ahead = str(event[1].done) if event[1].phase == "queued" else ""
         if (event is not None and writer.is_begun_by(event[1])) or time.monotonic() > deadline:
             first = event
             break
 
-    @copy_current_request_context  # the request is over when an error is written
+    @copy_current_request_context  # the request has ended when an error is written
     def error_event(error: RoostError) -> bytes:
         text = sentences(*translate_error(error, current_locale()))
         return writer.error(error_body(request.path, error, text, error.status))
 
     def body() -> Iterator[bytes]:
         nonlocal ahead, is_whole
-        written = b""  # what comes at once goes out at once
+        written = b""  # events that are available at once are sent together
         try:
             yield from writer.begin()
             written_at = time.monotonic()
@@ -252,7 +252,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
     response = Response(body(), mimetype=None, content_type=writer.media_type, headers=HEADERS)
     if ahead and (first is None or isinstance(first[1], Waiting)):
         response.headers[QUEUE_AHEAD] = ahead
-    response.call_on_close(close)  # closing a generator that never began runs nothing of it
+    response.call_on_close(close)  # closing a generator that never started runs none of its code
     return response
 
 
@@ -267,8 +267,8 @@ def the_manager() -> ModelManager:
 
 
 def served_model(asked: str | None) -> str:
-    """The name of the model that answers. Where requests may choose the model, waits for its turn and loads it;
-    otherwise raises ModelNotFound or ``model_not_served`` for a name that may not be taken as any."""
+    """The name of the model that answers. If requests may choose the model, waits for its turn and loads it; otherwise
+    raises ModelNotFound or ``model_not_served`` unless the name is accepted for any model."""
     manager, settings = the_manager(), the_settings()
     served = manager.status().model
     if asked is None and settings.api_strict_models:
@@ -282,7 +282,7 @@ def served_model(asked: str | None) -> str:
 
 
 def take_turn(model: str) -> None:
-    """Holds the model until the request ends. Raises what :func:`client_check` raises."""
+    """Reserves the model until the request ends. Raises exceptions of :func:`client_check`."""
     turns: ModelTurns = current_app.extensions["api_model_turns"]
     record = the_record()
     if record.may_wait:
@@ -308,7 +308,7 @@ def other_model(manager: ModelManager, settings: Settings, asked: str, served: s
 
 
 def known_name(manager: ModelManager, asked: str) -> str | None:
-    """The library's model of this name. Reads no folder unless one changed."""
+    """The library's model with this name. Reads no folder unless one has changed."""
 
     def name_in(files: list[ModelFile]) -> str | None:
         named = (file.name for file in files if is_name_of(asked, file.name))
@@ -318,14 +318,14 @@ def known_name(manager: ModelManager, asked: str) -> str | None:
 
 
 def is_name_of(asked: str, name: str) -> bool:
-    """With or without folder and ending, and with Ollama's ":latest"."""
+    """With or without folder and extension, and with Ollama's ":latest"."""
     path = PurePosixPath(name)
     return asked.removesuffix(":latest") in (name, path.name, path.stem, str(path.with_suffix("")))
 
 
 @dataclass(frozen=True)
 class ServedEntry:
-    """A model a client may name, for the lists."""
+    """A model that clients may name, for lists."""
 
     name: str
     entry: ModelEntry | None
@@ -333,7 +333,7 @@ class ServedEntry:
 
 
 def served_models() -> list[ServedEntry]:
-    """The one that answers; all of the library where requests may choose."""
+    """The model that answers; the whole library if requests may choose."""
     manager = the_manager()
     status = manager.status()
     is_loaded = status.phase in ("ready", "answering")
@@ -349,7 +349,7 @@ def served_models() -> list[ServedEntry]:
 
 
 def served_entry(name: str) -> ServedEntry | None:
-    """The one of this name. "rwkv" is the model that is served: RWKV-Runner's programs know it by no other name."""
+    """The model with this name. "rwkv" is the served model, because RWKV-Runner's programs use only this name."""
     served = served_models()
     named = [one for one in served if is_name_of(name, one.name)]
     if not named and name.removesuffix(":latest") == ANY_MODEL:
@@ -362,8 +362,8 @@ CLOSERS = {"{": "}", "[": "]"}
 
 
 def read_arguments(text: str) -> dict[str, Any]:
-    """All of them, or, where the limit of tokens has cut the text off, what of them is complete. Halves of characters,
-    which no answer can carry, become "?"."""
+    """All arguments; if the token limit has cut the text off, those that are complete. Half surrogate pairs, which no
+    response can contain, become "?"."""
     try:
         value = json.loads(text or "{}")
     except ValueError:
@@ -374,9 +374,9 @@ def read_arguments(text: str) -> dict[str, Any]:
 
 
 def completed(text: str) -> str:
-    """The beginning of a JSON object up to its last complete value, with the brackets that are open there closed.
+    """The beginning of a JSON object up to its last complete value, with all open brackets closed.
 
-    A number or word at the very end may go on, and does not count.
+    A number or word at the very end may be incomplete, so it does not count.
     """
     closers: list[str] = []
     best, place, before = "{}", 0, ""

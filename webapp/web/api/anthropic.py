@@ -174,7 +174,7 @@ class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
 
 
 def titled(title: str | None, content: Any) -> str | None:
-    """None where the content is not text alone."""
+    """None if the content is not only text."""
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
         known = [text for text in texts if isinstance(text, str)]
@@ -240,7 +240,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
     output_config: OutputConfig | None = None
 
 
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+if TYPE_CHECKING:  # a type checker does not know a base class created at run time
     AnthropicSampling = CountRequest
 else:
     AnthropicSampling = sampling_struct("AnthropicSampling", "anthropic", CountRequest)
@@ -270,7 +270,7 @@ def answer_request(asked: MessageRequest) -> AnswerRequest:
 
 
 def structure_of(asked: CountRequest) -> Structure:
-    """Anthropic's tools and output format in OpenAI's form."""
+    """Anthropic's tools and output format, converted to OpenAI's form."""
     tools = tuple(map(function_of, asked.tools or ()))
     choice = asked.tool_choice or {"type": "auto"}
     is_parallel = choice.get("disable_parallel_tool_use") is not True
@@ -280,7 +280,7 @@ def structure_of(asked: CountRequest) -> Structure:
 
 
 def function_of(tool: dict[str, Any]) -> dict[str, Any]:
-    """Tools of the client's own; Anthropic's (bash_20250124, web_search_20250305 …) stay what they are."""
+    """Converts the client's own tools; Anthropic's (bash_20250124, web_search_20250305 …) stay unchanged."""
     if tool.get("type") not in (None, "custom"):
         return {"type": tool["type"]}
     names = {"name": "name", "description": "description", "parameters": "input_schema", "strict": "strict"}
@@ -295,7 +295,7 @@ def form_of(config: OutputConfig | None) -> dict[str, Any] | None:
 
 
 def choice_of(choice: dict[str, Any]) -> Any:
-    """Anthropic's ``tool_choice`` in OpenAI's words."""
+    """Converts Anthropic's ``tool_choice`` to OpenAI's."""
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
@@ -320,7 +320,7 @@ def prompt_of(asked: CountRequest) -> ChatPrompt:
 
 
 def check_results(found: list[Message], before: list[Message], place: str) -> None:
-    """A result belongs to a call before it, by its id."""
+    """A result must belong to an earlier call, by its id."""
     called = {call.id for message in before for call in message.tool_calls}
     for message in found:
         if message.role is Role.TOOL and message.tool_call_id not in called:
@@ -329,7 +329,7 @@ def check_results(found: list[Message], before: list[Message], place: str) -> No
 
 
 def think_mode_of(asked: CountRequest) -> ThinkMode | None:
-    """The effort alone does not make a model think that was not told to."""
+    """The effort alone does not switch thinking on."""
     thinking, effort = asked.thinking, asked.output_config.effort if asked.output_config else None
     if thinking is None:
         return None
@@ -341,7 +341,7 @@ def think_mode_of(asked: CountRequest) -> ThinkMode | None:
 
 
 def messages_of(message: InMessage, place: str) -> list[Message]:
-    """One message, and before it those of the tool results it carries."""
+    """The messages for its tool results, then the message itself."""
     if isinstance(message.content, str):
         return [Message(Role(message.role), message.content)]
     results = [block for block in message.content if isinstance(block, ToolResultBlock)]
@@ -424,7 +424,7 @@ def reason_of(end: Finished) -> StopReason:
 
 @dataclass
 class Blocks(StreamWriter):
-    """The stream of a message: its head, each block from start to stop, its end. Thinking, text, then calls."""
+    """The stream of a message: head, each block from start to stop, end. Thinking, text, then calls."""
 
     model: str
     prompt_tokens: int

@@ -1,4 +1,4 @@
-"""A request's body as one of the dialects' types, or an error that names what is wrong with it."""
+"""Parses a request's body into one of the dialects' types, or raises an error that names the problem."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SAID = (
 
 def read_body(kind: type[T], *, is_strict: bool = True) -> T:
     """Raises ``unsupported_media_type``, ``unsupported_content_encoding``, ``too_large``, ``body_invalid`` or
-    ``invalid_parameter``. Not ``is_strict``: "true" and "1" are taken for the values they spell."""
+    ``invalid_parameter``. Unless ``is_strict``, "true" and "1" are converted to the values they represent."""
     check_media_type()
-    # PowerShell and .NET write a mark before JSON in UTF-8 (RFC 8259, 8.1 lets a reader ignore it)
+    # PowerShell and .NET write a BOM before JSON in UTF-8 (RFC 8259, 8.1 lets a parser ignore it)
     data = read_data(current_app.extensions["settings"].api_max_body_bytes).removeprefix(codecs.BOM_UTF8)
     try:
         return decoded(kind, data, is_strict)
@@ -47,7 +47,7 @@ def read_body(kind: type[T], *, is_strict: bool = True) -> T:
 
 
 def read_query(kind: type[T]) -> T:
-    """What stands behind the ``?`` of the address; of a name given twice, the first. Raises ``invalid_parameter``."""
+    """The query parameters; of a repeated name, the first. Raises ``invalid_parameter``."""
     try:
         return converted(request.args.to_dict(), kind, is_strict=False)
     except msgspec.ValidationError as exc:
@@ -63,8 +63,8 @@ def read_data(limit: int) -> bytes:
 
 
 def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
-    """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has integers. "5"
-    and "true" are taken where a number or a truth value is: forms and templates write all values as text."""
+    """Accepts 5.0 for an integer: JSON Schema allows it, and not every language has integers. Accepts "5" and "true"
+    for a number or boolean: forms and templates send all values as text."""
     try:
         return decoder_of(kind, is_strict).decode(data)
     except msgspec.ValidationError as exc:
@@ -88,13 +88,13 @@ def with_integers(value: Any) -> Any:
 
 
 def converted(value: Any, kind: type[T], is_strict: bool = True) -> T:
-    """Of plain data. Raises msgspec.ValidationError."""
-    decoder_of(kind)  # has looked into the type
+    """From plain data. Raises msgspec.ValidationError."""
+    decoder_of(kind)  # initialises the type
     return msgspec.convert(value, kind, strict=is_strict)
 
 
 def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]:
-    """Cached, and made by one thread at a time: msgspec 0.23 crashes the process where two look into a type for the
+    """Cached, and created by one thread at a time: msgspec 0.23 crashes the process if two threads use a type for the
     first time at once."""
     found = _decoders.get((kind, is_strict))
     if found is None:
@@ -104,7 +104,7 @@ def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]
 
 
 def check_media_type() -> None:
-    """A page's form or a "simple" cross-site request cannot carry this type; programs may leave it out (curl does)."""
+    """A page's form or a "simple" cross-site request cannot have this type; programs may omit it (curl does)."""
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise RoostError("unsupported_content_encoding", found=encoding)
@@ -135,12 +135,12 @@ MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""What can go on to the engine."""
+"""The range that the engine accepts."""
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 
 def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
-    """A body's base class: ``base`` and the table's parameters, under their names in ``api`` and all optional."""
+    """A body's base class: ``base`` and the table's parameters, with their names in ``api``, all optional."""
     rows = [row for row in PARAMETERS if api in row.names]
     return msgspec.defstruct(
         name, [(row.names[api], _type_of(row, api), None) for row in rows], bases=(base,), kw_only=True
@@ -155,9 +155,9 @@ def _type_of(row: SamplingParameter, api: str) -> Any:
 
 
 def asked_sampling(body: Any, api: str) -> dict[str, Any]:
-    """Names of SamplingParams, only what was asked for. Where an API takes more than the parameter has (top_k,
-    num_predict): a number below 0 means "off", as if it were left out, or 0 where the parameter has that; one above
-    is the most there is."""
+    """Names of SamplingParams, only the requested ones. If an API's range is larger than the parameter's (top_k,
+    num_predict): a value below 0 means "off", like a missing value, or 0 if that is allowed; a value above the maximum
+    becomes the maximum."""
     found: dict[str, Any] = {}
     for row in PARAMETERS:
         value = getattr(body, row.names[api]) if api in row.names else None
@@ -169,14 +169,14 @@ def asked_sampling(body: Any, api: str) -> dict[str, Any]:
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """Without empty ones, which some programs send for none."""
+    """Without empty stops, which some programs send for none."""
     if stop is None:
         return None
     return tuple(one for one in ([stop] if isinstance(stop, str) else stop) if one)
 
 
 def most_tokens(value: int | None, name: str = "max_tokens") -> int | None:
-    """The limit of an answer as a program sets it: -1 is as much as the server lets, and so is more than that."""
+    """A program's limit for an answer: -1, or more than the server allows, means the server's maximum."""
     if value == 0:
         raise RoostError("invalid_parameter", param=name, reason=Text("reason.settings.must_be_at_least", least=1))
     limit: int = current_app.extensions["settings"].max_tokens_limit
@@ -184,8 +184,7 @@ def most_tokens(value: int | None, name: str = "max_tokens") -> int | None:
 
 
 def budget_mode(tokens: int) -> ThinkMode:
-    """Of a budget of thinking. Under 1,024 tokens, Anthropic's least, it is a short thought, from 4,096 on a long
-    one."""
+    """The thinking mode for a token budget: short below 1,024 tokens, Anthropic's minimum; long from 4,096 on."""
     if tokens == 0:
         return ThinkMode.NONE
     return ThinkMode.THINK_A_BIT if tokens < 1024 else ThinkMode.THINK_A_LOT if tokens >= 4096 else ThinkMode.THINK
@@ -195,8 +194,8 @@ NO_CONTENT = ("thinking", "redacted_thinking", "reasoning_text", "tool_use")
 
 
 def text_of(content: Any, place: str) -> str:
-    """The text of all parts of a message's content, joined by line ends. Images, sounds and files that are no text are
-    refused; parts that are no content (calls, earlier thinking) are left out."""
+    """The text of all parts of a message's content, joined by line ends. Images, audio and non-text files are refused;
+    parts that are not content (calls, earlier thinking) are skipped."""
     if isinstance(content, str):
         return content
     texts = []
@@ -212,7 +211,7 @@ def text_of(content: Any, place: str) -> str:
     return "\n".join(texts)
 
 
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+if TYPE_CHECKING:  # a type checker does not know a base class created at run time
     OpenAiSampling = msgspec.Struct
     OllamaSampling = msgspec.Struct
     RunnerSampling = msgspec.Struct

@@ -1,6 +1,7 @@
-"""What surrounds every API request: its record for log and metrics, the limit of requests at once, its model's turn,
-and an error in its dialect.
+"""The wrapper of every API request: its record for log and metrics, the limit of simultaneous requests, its model's
+turn, and errors in the form of its dialect.
 
+:func:`install` adds the rows of :mod:`.operations` to the app. No dialect is imported before its first request.
 :func:`install` adds the rows of :mod:`.operations` to the app. Nothing of a dialect is imported before its first call.
 """
 
@@ -29,7 +30,7 @@ from webapp.web.peer import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
 CLIENT_GONE = 499
-"""nginx' number for a client that left before the answer; only the log shows it."""
+"""nginx's status for a client that disconnected before the response; only the log shows it."""
 ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 THREADS_FOR_PAGES = 4
 TURN_POLL_S = 0.25
@@ -37,15 +38,15 @@ METRICS_LOCK = threading.Lock()
 
 
 class ClientGone(Exception):
-    """Nobody reads the answer any more."""
+    """The client has disconnected."""
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Adds the addresses."""
+    """Adds the routes."""
     app.extensions["api_limit"] = RequestLimit(settings)
     app.extensions["api_model_turns"] = ModelTurns()
     for op in OPERATIONS:
-        if not op.view:  # the app's own, there without the API as well
+        if not op.view:  # the app's own route, which exists without the API too
             continue
         for path in op.paths:
             rule = path.replace("{name}", "<path:name>")
@@ -69,8 +70,8 @@ SHARED_PAGES = (
     ("/models", "models.index", "models"),
     ("/models/<path:name>", "models.details", "model"),
 )
-"""Addresses that are a page for people; programs get RWKV-Runner's greeting and OpenAI's list, for some are told a
-base_url without /v1."""
+"""URLs that are a page for people; programs get RWKV-Runner's greeting and OpenAI's list, because some are configured
+with a base_url without /v1."""
 
 
 def answer_program(op: Operation, page: Callable[..., Any], **arguments: str) -> Any:
@@ -82,7 +83,7 @@ def no_page(**_: str) -> NoReturn:
 
 
 def call(op: Operation, **arguments: str) -> Response:
-    """The view's answer, noted in a record that ends when the answer is closed."""
+    """The view's response, with a record that ends when the response is closed."""
     client, g.request_id = request.remote_addr or "", f"req_{uuid.uuid4().hex}"
     record = Record(
         f"{op.method} {op.paths[0]}", client, id=g.request_id, on_end=the_metrics().count, may_wait=op.generates
@@ -114,7 +115,7 @@ def call(op: Operation, **arguments: str) -> Response:
 
 
 def unknown(path: str) -> Response:
-    """No page has an address below /v1 or /api, so the answer is always JSON."""
+    """No page has a URL below /v1 or /api, so the response is always JSON."""
     if methods := methods_of(request.path):
         response = answer_error(RoostError("wrong_method", method=request.method, path=request.path))
         response.headers["Allow"] = ", ".join(methods)
@@ -124,8 +125,8 @@ def unknown(path: str) -> Response:
 
 @dataclass
 class Record:
-    """One request, for the log and the metrics. ``error`` is an error's code. Times are seconds. ``on_end`` is called
-    once, when the answer is closed."""
+    """One request, for log and metrics. ``error``: an error code. Times are in seconds. ``on_end`` is called once, when
+    the response is closed."""
 
     route: str
     client: str
@@ -141,12 +142,12 @@ class Record:
     is_gone: bool = False
     first_token_s: float | None = None
     loading_s: float = 0.0
-    """How long the model was loaded for it."""
+    """How long the model was loading for it."""
     seconds: float = 0.0
     on_end: Callable[[Record], None] | None = None
     may_wait: bool = True
     at_end: list[Callable[[], None]] = field(default_factory=list)
-    """What releases the things the request holds."""
+    """Functions that release the request's resources."""
     _began_at: float = field(default_factory=time.monotonic)
     _is_ended: bool = False
 
@@ -158,7 +159,7 @@ class Record:
         self.loading_s = time.monotonic() - self._began_at
 
     def end(self) -> None:
-        """Once; later calls do nothing."""
+        """Ends the record; later calls do nothing."""
         if self._is_ended:
             return
         self._is_ended = True
@@ -190,8 +191,8 @@ class Record:
 
 
 class RequestLimit:
-    """How many requests may generate at once, in all and for one client, as :func:`webapp.web.guard.asker` tells them
-    apart. Some of ``http_threads`` always stay for pages, whatever ``api_streams`` says."""
+    """Limits simultaneous generations, in total and per client, as identified by :func:`webapp.web.guard.asker`. Some
+    of ``http_threads`` are always reserved for pages, whatever ``api_streams`` says."""
 
     def __init__(self, settings: Settings) -> None:
         self.limit = max(1, min(settings.api_streams, settings.http_threads - THREADS_FOR_PAGES))
@@ -205,8 +206,8 @@ class RequestLimit:
             return sum(self._open.values())
 
     def enter(self, client: str) -> Callable[[], None]:
-        """Returns what ends the request; it may be called twice. Raises ``too_many_streams`` or ``server_busy`` at the
-        limit."""
+        """Returns a function that ends the request; it may be called twice. Raises ``too_many_streams`` or
+        ``server_busy`` at the limit."""
         with self._lock:
             if self._open[client] >= self.per_client:
                 raise RoostError("too_many_streams", limit=self.per_client)
@@ -228,7 +229,7 @@ class RequestLimit:
 
 
 class ModelTurns:
-    """Where requests choose the model: those for one model run together, those for another wait, in order."""
+    """If requests choose the model: requests for the same model run together, those for another wait, in order."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -237,7 +238,7 @@ class ModelTurns:
         self._open = 0
 
     def enter(self, model: str, check: Callable[[], None]) -> None:
-        """Returns when it is ``model``'s turn; ``check`` is called now and then, and may raise."""
+        """Returns when it is ``model``'s turn; calls ``check`` at intervals, which may raise."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
@@ -251,7 +252,7 @@ class ModelTurns:
                 self._changed.notify_all()
 
     def enter_at_once(self, model: str) -> None:
-        """For what takes no time and must not wait: ``server_busy`` while it is another model's turn."""
+        """For requests that are fast and must not wait: raises ``server_busy`` while it is another model's turn."""
         with self._changed:
             if self._is_others(model):
                 raise RoostError("server_busy", limit=self._open)
@@ -292,7 +293,7 @@ GROWING = ("state_leaks", "cache_hits", "cache_misses", "snapshot_file_hits", "s
 
 
 def the_metrics() -> Metrics:
-    """Made at the first call: Prometheus' library takes 40 ms to import."""
+    """Created at the first call, because Prometheus' library takes 40 ms to import."""
     extensions = current_app.extensions
     if "api_metrics" not in extensions:
         with METRICS_LOCK:
@@ -309,8 +310,8 @@ def metrics() -> Response:
 
 
 class Metrics:
-    """The figures of /metrics, in a registry of its own: one app, one set of figures. Those of the engine are read from
-    it when asked for."""
+    """The figures of /metrics, in a registry of its own: one set per app. Engine figures are read from the engine on
+    request."""
 
     def __init__(self, manager: ModelManager, limit: RequestLimit) -> None:
         import prometheus_client as prometheus
@@ -341,7 +342,7 @@ class Metrics:
             self._gone.inc()
 
     def collect(self) -> Iterator[Any]:
-        """The gauges of the moment; without an engine, only what the web process knows."""
+        """The current gauges; without an engine, only the web process's own."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -359,7 +360,7 @@ class Metrics:
             family = CounterMetricFamily if base != name or name in GROWING else GaugeMetricFamily
             yield family(f"roost_engine_{base}", text, value)
         if engine:
-            # Requests that have just come or gone may show for a moment; it must not stay above 0.
+            # Requests that have just started or ended may count for a moment; the value must not stay above 0.
             extra = engine["running"] + engine["waiting"] - status.running - status.waiting
             text = "Sequences nobody waits for (leak guard)"
             yield gauge("roost_engine_unowned_sequences", text, max(0, extra))

@@ -1,8 +1,8 @@
-"""llama.cpp's own addresses: ``/completion`` and ``/infill``, ``/apply-template``, ``/props`` and ``/slots``.
+"""llama.cpp's own endpoints: ``/completion`` and ``/infill``, ``/apply-template``, ``/props`` and ``/slots``.
 
-Its server's README (tools/server) names the fields. What Roost has no use for is taken and changes nothing:
-``cache_prompt`` (what was read is always remembered), ``id_slot`` (the scheduler places), ``n_keep``. A stream ends
-with the piece that has ``stop`` true, without ``[DONE]``.
+Its server's README (tools/server) defines the fields. Fields that Roost does not need are accepted and ignored:
+``cache_prompt`` (states are always cached), ``id_slot`` (the scheduler decides), ``n_keep``. A stream ends with the
+piece in which ``stop`` is true, without ``[DONE]``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class LlamaAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 LlamaAnswers = LlamaAnswer | list[LlamaAnswer]
-"""A list where the prompt was one."""
+"""A list if the prompt was one."""
 
 
 class PromptText(msgspec.Struct):
@@ -164,7 +164,7 @@ def infill() -> Response:
 
 
 def apply_template() -> Response:
-    """What an answer to this conversation would read, as text."""
+    """The prompt of an answer to this conversation, as text."""
     asked = read_body(ChatRequest)
     served_model(asked.model)
     wanted = chat_request(asked)
@@ -193,7 +193,7 @@ def props() -> Response:
 
 
 def slots() -> Response:
-    """Which are busy, not with what. With ``fail_on_no_slot=1``, 503 where none is free."""
+    """Which slots are busy, without their content. With ``fail_on_no_slot=1``, 503 if none is free."""
     most, n_ctx = the_settings().max_sequences, the_settings().max_prompt_tokens
     running = the_manager().status().running
     if request.args.get("fail_on_no_slot") == "1" and running >= most:
@@ -218,7 +218,7 @@ def prompts_in(given: str | list[Any]) -> tuple[TextPrompt, ...]:
 
 
 def ids_of(items: list[int | str]) -> list[int]:
-    """Of token ids and texts mixed; of nothing, the beginning of a text."""
+    """Converts a mix of token ids and texts; for nothing, the beginning of a text."""
     tokenizer = the_manager().tokenizer()
     found = [number for item in items for number in ([item] if isinstance(item, int) else tokenizer.encode(item))]
     return found or [0]
@@ -243,7 +243,7 @@ def written(asked: WritingFields, prompts: tuple[TextPrompt, ...], is_list: bool
 
 
 def biases_in(given: Any) -> dict[str, float] | None:
-    """By token id, as OpenAI has them. False is never, a text stands for each of its tokens."""
+    """By token id, as in OpenAI's API. False means never; a text stands for each of its tokens."""
     if not given or given is True:
         return None
     pairs = given.items() if isinstance(given, dict) else given
@@ -257,7 +257,7 @@ def biases_in(given: Any) -> dict[str, float] | None:
 
 
 def settings_of(params: Any) -> dict[str, Any]:
-    """Sampling under llama.cpp's names, as far as Roost has it."""
+    """Sampling with llama.cpp's names, as far as Roost supports it."""
     names = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "ignore_eos")
     found = {name: getattr(params, name) for name in names}
     return {**found, "seed": -1 if params.seed is None else params.seed, "n_predict": params.max_tokens}
@@ -271,7 +271,7 @@ class LlamaPieces(StreamWriter):
     prompts: list[str]
     began_at: float = field(default_factory=time.monotonic)
     told: Counter[int] = field(default_factory=Counter)
-    """How many of each answer's tokens are out."""
+    """How many tokens of each answer were sent."""
 
     def is_begun_by(self, event: AnswerEvent) -> bool:
         return super().is_begun_by(event) or (bool(self.asked.return_progress) and progress_of(event, 0) is not None)

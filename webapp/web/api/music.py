@@ -1,8 +1,8 @@
-"""``/text-to-midi``, ``/midi-to-text``, ``/txt-to-midi``, ``/midi-to-wav`` and ``/text-to-wav``: the bodies and answers
-of RWKV-Runner (backend-python/routes/midi.py).
+"""``/text-to-midi``, ``/midi-to-text``, ``/txt-to-midi``, ``/midi-to-wav`` and ``/text-to-wav``, with the requests and
+responses of RWKV-Runner (backend-python/routes/midi.py).
 
-The last three work on files of the server, which lie in ``midi/`` of the data folder and nowhere else; Runner read any
-path. Sound comes from our own synthesiser: a SoundFont that is named is passed over.
+The last three work with files on the server, only in ``midi/`` in the data folder; Runner accepted any path. Audio is
+made by our own synthesiser; a given SoundFont is ignored.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TextToWav(msgspec.Struct):
 
 
 def text_to_midi() -> Response:
-    """``music_unreadable`` names the first word that is none of the model's vocabulary."""
+    """``music_unreadable`` contains the first word that is not in the model's vocabulary."""
     return Response(saved(MIDI_TEXT, read_body(MidiText).text, ".mid", the_vocabulary()), mimetype="audio/midi")
 
 
@@ -80,7 +80,7 @@ def midi_to_wav() -> Response:
 
 
 def text_to_wav() -> Response:
-    """Three files of that name: ``.txt``, ``.mid`` and ``.wav``."""
+    """Writes three files with that name: ``.txt``, ``.mid`` and ``.wav``."""
     asked = read_body(TextToWav)
     made = {ending: saved(MIDI_TEXT, asked.text, ending, the_vocabulary()) for ending in (".txt", ".mid", ".wav")}
     for ending, content in made.items():
@@ -89,7 +89,7 @@ def text_to_wav() -> Response:
 
 
 def the_vocabulary() -> MidiVocabulary:
-    """Of the model in use; the larger one where it is no MIDI model, or none is chosen."""
+    """The vocabulary of the model in use; the larger one if it is not a MIDI model, or none is chosen."""
     try:
         return vocabulary_of(the_manager().model_info())
     except RoostError:
@@ -102,7 +102,7 @@ def text_of(data: bytes) -> str:
 
 
 def file_of(path: str, ending: str, param: str) -> Path:
-    """``midi/<name>`` with that ending, in the data folder; ``invalid_parameter`` for any other."""
+    """``midi/<name>`` with that extension, in the data folder; raises ``invalid_parameter`` for others."""
     name = path.removeprefix(FOLDER)
     if not path.startswith(FOLDER) or not NAME.fullmatch(name) or not name.lower().endswith(ending):
         raise RoostError("invalid_parameter", param=param, reason=Text("reason.api.music_path", ending=ending))
@@ -112,7 +112,7 @@ def file_of(path: str, ending: str, param: str) -> Path:
 
 
 def content_of(path: Path, limit: int) -> bytes:
-    """No more than one byte beyond the limit, at which the reader refuses it."""
+    """Reads at most one byte beyond the limit, so that the reader refuses it."""
     try:
         with path.open("rb") as file:
             return file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""``GET /openapi.json``: the OpenAPI 3.1 document, made of the very types that check requests and write answers."""
+"""``GET /openapi.json``: the OpenAPI 3.1 document, made from the types that check requests and write responses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def types_of(op: Operation) -> tuple[Any, ...]:
 
 
 def field_text(t: Callable[..., str], name: str) -> str:
-    """What a field of a request is for; "" for one without a text."""
+    """The description of a request field; "" if it has none."""
     for key in (f"api.field.{name}", f"sampling.{name}.short"):
         if (text := t(key)) != key:
             return text
@@ -103,7 +103,7 @@ def names_in(path: str) -> list[dict[str, Any]]:
 
 
 def fields_of(query: Any, t: Callable[..., str]) -> list[dict[str, Any]]:
-    """Of the address, behind its ``?``."""
+    """The query parameters of an endpoint."""
     if query is None:
         return []
     _, components = msgspec.json.schema_components([query], ref_template=REFERENCE)

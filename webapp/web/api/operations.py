@@ -1,8 +1,8 @@
-"""Every address for programs as one row: what answers it, its types and an example.
+"""Every endpoint for programs as one row: its view, its types and an example.
 
-Routes, the OpenAPI document, the page at /docs and the list of program addresses are all made from :data:`OPERATIONS`.
-Views and types are named, not imported ("module:name" in this package): msgspec and the types of four dialects are of
-no use before the first call. The words are in the catalogues: ``api.op.<key>.title`` and ``.text``.
+Routes, the OpenAPI document, the page /docs and the list of API paths are all made from :data:`OPERATIONS`. Views and
+types are given by name and not imported ("module:name" in this package), because msgspec and the types of four dialects
+are not needed before the first request. The texts are in the catalogues: ``api.op.<key>.title`` and ``.text``.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ ERRORS = {
 
 @functools.cache
 def named(target: str) -> Any:
-    """What "module:name" stands for in this package."""
+    """The object that "module:name" names in this package."""
     module, _, name = target.partition(":")
     return getattr(import_module(f"{ROOM}.{module}"), name)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """``paths``: the first is the documented one; ``{name}`` in it takes the rest of the address.
+    """``paths``: the first one is documented; ``{name}`` in it matches the rest of the URL.
 
     ``query``, ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "bytes" a file of the type
-    ``media``, "str" and "dict" are themselves. ``chunk`` is what a stream is made of, sent as ``stream`` (a media
-    type). ``upload`` is the field of a form that carries a file. ``generates``: it counts against the limits.
+    ``media``, "str" and "dict" are themselves. ``chunk``: the type of a stream's parts, sent as ``stream`` (a media
+    type). ``upload``: the form field with a file. ``generates``: it counts against the limits.
     """
 
     key: str
@@ -91,7 +91,7 @@ class Operation:
         return named(ERRORS.get(self.group, "openai.answers:ErrorAnswer"))
 
     def example_with(self, model: str) -> dict[str, Any] | None:
-        """The example as it can be sent: with the name of the model that is served, where there is one."""
+        """The example, ready to send: with the name of the served model, if there is one."""
         if self.example is None or self.example.get("model") != ANY_MODEL:
             return self.example
         return {**self.example, "model": model or ANY_MODEL}
@@ -323,12 +323,12 @@ OPEN_KEYS = (
     "models", "model", "ollama_tags", "ollama_ps", "ollama_show", "ollama_version", "runner_status", "llama_props",
     "health", "openapi",
 )  # fmt: skip
-"""What programs look at before they begin, whatever their token is for."""
+"""Endpoints that programs check first, allowed for every token."""
 SHARED_ENDPOINTS = ("chat.index", "models.index", "models.details")
 
 
 def scope_of(endpoint: str, is_for_program: bool) -> str | None:
-    """The scope a token needs for a Flask endpoint: "chat", "models", "" for any, None where no token is enough."""
+    """The scope that a Flask endpoint requires: "chat", "models", "" for any, None if no token is enough."""
     if endpoint == "health" or (is_for_program and endpoint in SHARED_ENDPOINTS):
         return ""
     if not endpoint.startswith("api "):
@@ -342,19 +342,19 @@ def scope_of(endpoint: str, is_for_program: bool) -> str | None:
 
 
 def is_api_path(path: str) -> bool:
-    """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
+    """Whether the URL is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
 
 
 @functools.cache
 def methods_of(path: str) -> tuple[str, ...]:
-    """Those an address for programs takes; () where there is none."""
+    """The methods of an API path; () if there is none."""
     plain = path.rstrip("/")
     return tuple(op.method for op in OPERATIONS if any(_is_at(plain, known) for known in op.paths))
 
 
 def _is_at(path: str, known: str) -> bool:
-    """OpenAI has addresses below /v1/responses that are no answer's: a program that tries one must read 404."""
+    """OpenAI has URLs below /v1/responses that are not response ids: a program that tries one must get 404."""
     begin, brace, _ = known.partition("{")
     rest = path.removeprefix(begin)
     is_named = bool(brace) and path.startswith(begin) and (rest.startswith("resp_") or "responses" not in begin)
@@ -373,7 +373,7 @@ def dialect_of(path: str) -> str:
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error"}
 OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
-"""Codes that clients check under OpenAI's own name."""
+"""Codes that clients check by OpenAI's own name."""
 
 
 TOO_LONG = {
@@ -381,11 +381,11 @@ TOO_LONG = {
     "However, your messages resulted in {found} tokens.",
     "anthropic": "prompt is too long: {found} tokens > {limit} maximum.",
 }
-"""Agents look for these very words before they shorten a conversation."""
+"""Agents look for exactly these words before they shorten a conversation."""
 
 
 def request_id() -> str:
-    """Of the request that is answered: its answer and the API's log carry it, so that the two can be found together."""
+    """Id of the current request: its response and the API log contain it, so that they can be matched."""
     if "request_id" not in g:
         g.request_id = f"req_{uuid.uuid4().hex}"
     found: str = g.request_id
@@ -396,7 +396,7 @@ TOOLS_LEFT_OUT = "X-Roost-Tools-Left-Out"
 
 
 def name_request(response: Response) -> None:
-    """Every answer, a refusal too, carries its :func:`request_id` under OpenAI's header and Anthropic's; and the types
+    """Every response, also an error, contains its :func:`request_id` in OpenAI's and Anthropic's headers, and the types
     of tools that were not offered."""
     response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
     if names := g.get("tools_left_out"):
@@ -404,7 +404,7 @@ def name_request(response: Response) -> None:
 
 
 def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:
-    """``message`` is the sentence with its way out, in the reader's language: many clients show nothing else."""
+    """``message``: the sentence with its way out, in the reader's language, because many clients show nothing else."""
     dialect = dialect_of(path)
     if error.code == "prompt_too_long" and dialect in TOO_LONG:
         message = f"{TOO_LONG[dialect].format(**error.params)} {message}"
@@ -419,8 +419,8 @@ def error_body(path: str, error: RoostError, message: str, status: int) -> dict[
 
 
 def openai_error(error: RoostError, message: str, status: int) -> dict[str, Any]:
-    """``{"message", "type", "code", "param"}``; ``code`` is stable, ``param`` the dotted path of what is wrong. A
-    prompt that is too long is told with llama.cpp's two counts beside."""
+    """``{"message", "type", "code", "param"}``; ``code`` is stable, ``param`` the dotted path of the problem. For a
+    prompt that is too long, llama.cpp's two counts are added."""
     kind = OPENAI_TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
     code = OPENAI_CODES.get(error.code, error.code)
     found = {"message": message, "type": kind, "code": code, "param": param_of(error)}

@@ -1,8 +1,8 @@
-"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``, ``/file-to-text``, the state cache and the credit: the
-bodies and answers of RWKV-Runner.
+"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``, ``/file-to-text``, the state cache and credit grants,
+with the requests and responses of RWKV-Runner.
 
-They change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may. Runner took "true" for
-true, and the deployment scripts its manual points to send that.
+They change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may do that. Runner accepted
+"true" for true, and the deployment scripts linked in its manual send that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OFFLINE, LOADING, WORKING = 0, 2, 3
 STATUS = {"loading": LOADING, "unloading": LOADING, "ready": WORKING, "answering": WORKING}
 CREDIT = 10_000
 EXIT_AFTER_S = 0.2
-"""So that the answer is out before the server ends."""
+"""Delay, so that the response is sent before the server ends."""
 
 
 class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
@@ -63,7 +63,7 @@ class RunnerError(msgspec.Struct):
 
 
 def switch_model() -> Response:
-    """Answers when the model is loaded, as Runner does; 304 while another load is under way."""
+    """Responds when the model is loaded, as Runner does; 304 while another load is running."""
     asked = read_body(SwitchModel, is_strict=False)
     manager = the_manager()
     if manager.status().phase in ("loading", "unloading"):
@@ -80,8 +80,8 @@ def switch_model() -> Response:
 
 
 def library_name(path: str) -> str:
-    """Runner's clients send paths: one into the models folder, or beginning with Runner's own ``models/``, is taken for
-    the name there."""
+    """Runner's clients send paths: a path into the models folder, or one that begins with Runner's own ``models/``, is
+    converted to the name there."""
     folder = os.path.abspath(the_manager().library.models_dir)
     below = path.replace("\\", "/").removeprefix("./").removeprefix("models/")
     for candidate in (os.path.abspath(path), os.path.join(folder, path), os.path.join(folder, below)):
@@ -92,13 +92,13 @@ def library_name(path: str) -> str:
 
 
 def state_name(path: str) -> str:
-    """Likewise; what Runner kept beside its models is among the states here."""
+    """The same for states, which Runner stored next to its models."""
     found = library_name(path)
     return found if found != path else path.replace("\\", "/").removeprefix("./").removeprefix("models/")
 
 
 def update_config() -> Response:
-    """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
+    """Defaults for later requests, until the server ends; ``state``: the initial state of later answers."""
     asked = read_body(RunnerConfig, is_strict=False)
     given, state = asked_sampling(asked, "runner"), asked.state
     SamplingParams.from_dict(given)
@@ -115,7 +115,7 @@ def status() -> Response:
 
 
 def device_of(strategy: str) -> str:
-    """CPU also where nothing is chosen yet, or what cannot be run."""
+    """CPU also if nothing is chosen yet, or if the choice cannot run."""
     try:
         backend, options = resolve_strategy(strategy)
     except StrategyError:
@@ -124,15 +124,15 @@ def device_of(strategy: str) -> str:
 
 
 def reset_states() -> Response:
-    """``/reset-state``, and for Roost no other than it ``/enable-`` and ``/disable-state-cache``: Runner empties its
-    cache at each. Ours has a limit of its own, and fills again."""
+    """``/reset-state``, and also ``/enable-`` and ``/disable-state-cache``, because Runner clears its cache for each.
+    Roost's cache has its own limit, and fills again."""
     the_manager().clear_snapshots()
     return answer(SUCCESS)
 
 
 def file_to_text() -> Response:
-    """The text of a ``.txt`` as one page, in langchain's form; ``file_encoding`` is told by the bytes where it is not
-    named. A PDF is refused: its text takes a program of its own."""
+    """The text of a ``.txt`` as one page, in langchain's form; without ``file_encoding``, the encoding is detected from
+    the bytes. A PDF is refused, because its text needs a separate process."""
     request.max_content_length = the_settings().api_max_body_bytes
     given = request.files.get("file_data")
     if given is None:
@@ -145,7 +145,7 @@ def file_to_text() -> Response:
 
 
 def credit_grants() -> Response:
-    """Clients of OpenAI's older API ask for it before they show anything; there is nothing to pay."""
+    """Clients of OpenAI's older API request it before they show anything; there is nothing to pay."""
     grant = {
         "object": "credit_grant",
         "grant_amount": CREDIT,

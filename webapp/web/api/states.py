@@ -1,9 +1,9 @@
-"""States for programs: ``/v1/states``, ``state_id`` and ``return_state`` of the completions, and the addresses of
+"""States for programs: ``/v1/states``, ``state_id`` and ``return_state`` of the completions, and the endpoints of
 rwkv_lightning (``/state/chat/completions``, ``/multi_state/chat/completions``, ``/state/status``, ``/state/delete``).
 
-An id stands for the tokens that made a state (:mod:`webapp.storage.state_handles`): an answer that goes on from one
-reads what is new alone, for any number of clients at once, after a restart too; where the state itself is gone, or
-another model is in use, the tokens are read again.
+An id stands for the tokens that made a state (:mod:`webapp.storage.state_handles`). An answer that continues from it
+prefills only the new part, for any number of clients at once, even after a restart. If the state is gone, or another
+model is in use, the tokens are prefilled again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def the_handles() -> StateHandles:
-    """Those of who asks."""
+    """The states of the client."""
     return StateHandles(current_app.extensions["database"], the_settings().response_days, g.person.id)
 
 
@@ -108,8 +108,8 @@ def shown(handle: StateHandle) -> StateObject:
 
 
 def going_on(wanted: AnswerRequest, state_id: str | None, return_state: bool | None) -> AnswerRequest:
-    """The request from that state on. ``invalid_parameter`` where it names another beginning too, or several
-    prompts."""
+    """The request, continuing from that state. Raises ``invalid_parameter`` if it also has another initial state, or
+    several prompts."""
     if state_id is None:
         return replace(wanted, is_kept=True) if return_state else wanted
     if wanted.state is not None or wanted.prefix_id is not None or len(wanted.prompts) > 1:
@@ -118,7 +118,7 @@ def going_on(wanted: AnswerRequest, state_id: str | None, return_state: bool | N
 
 
 def after(wanted: AnswerRequest, handle: StateHandle) -> AnswerRequest:
-    """Another vocabulary has other tokens: ``invalid_parameter``."""
+    """Raises ``invalid_parameter`` for another vocabulary, which has other tokens."""
     if handle.tokenizer != the_manager().tokenizer().name:
         raise RoostError("invalid_parameter", param="state_id", reason=Text("reason.api.state_of_another_vocabulary"))
     return replace(wanted, before=handle.token_ids, state=handle.state, origin=handle.origin, is_kept=True)
@@ -126,7 +126,7 @@ def after(wanted: AnswerRequest, handle: StateHandle) -> AnswerRequest:
 
 @dataclass
 class Keeper:
-    """Gives ids to states; made while the request is there, since a stream ends when that is over."""
+    """Creates ids for states; created during the request, because a stream ends after it."""
 
     manager: ModelManager = field(default_factory=the_manager)
     handles: StateHandles = field(default_factory=the_handles)
@@ -134,7 +134,7 @@ class Keeper:
     def keep(
         self, generation: Generation, wanted: AnswerRequest, parent_id: str | None = None, session: str = ""
     ) -> str:
-        """The id of the state after an answer. After a conversation's the next message may follow at once."""
+        """The id of the state after an answer; for a conversation, the next message can follow directly."""
         made, unneeded = self.handles.add(
             handle_of(self.manager, generation, wanted, parent_id, session), snapshots_of(generation)
         )
@@ -186,7 +186,7 @@ def delete(name: str) -> Response:
 
 
 def fork(name: str) -> Response:
-    """Copies: each goes on by itself, and what they have in common is read and kept once."""
+    """Copies, which continue independently; their common part is prefilled and stored once."""
     asked, handles = read_body(ForkRequest), the_handles()
     found = handles.get(name)
     copies = []
@@ -198,8 +198,8 @@ def fork(name: str) -> Response:
 
 
 def rollback(name: str) -> Response:
-    """An earlier state of the same conversation, under an id of its own. Exact; what lies between the nearest snapshot
-    and there is read again."""
+    """An earlier state of the same conversation, with its own id. Exact; the part after the nearest snapshot is
+    prefilled again."""
     asked, handles = read_body(RollbackRequest), the_handles()
     found = handles.get(name)
     if (asked.tokens is None) == (asked.turns is None):
@@ -235,7 +235,7 @@ def content(name: str) -> Response:
 
 
 def upload() -> Response:
-    """A file of :func:`content`, as the body or as ``file`` of a form, for the model it was made with."""
+    """A file from :func:`content`, as the body or as a form's ``file``, for the model with which it was made."""
     if request.mimetype == "multipart/form-data":
         request.max_content_length = the_settings().api_max_body_bytes
         given = request.files.get("file")
@@ -321,13 +321,13 @@ class LightningAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def say() -> Response:
-    """A session goes on from where its last answer ended."""
+    """A session continues from the end of its last answer."""
     asked = read_body(LightningRequest)
     return _say(asked, the_handles().of_session(asked.session_id), lambda: (asked.session_id, None))
 
 
 def branch() -> Response:
-    """From any earlier answer of the session, by its ``dialogue_idx``; each answer gets a new one. 0 begins."""
+    """Continues from any earlier answer of the session, by its ``dialogue_idx``; each answer gets one. 0 starts."""
     asked, handles = read_body(LightningRequest), the_handles()
     if asked.dialogue_idx is None:
         raise RoostError("invalid_parameter", param="dialogue_idx", reason=Text("reason.common.is_missing"))
@@ -382,7 +382,7 @@ def _say(asked: LightningRequest, before: StateHandle | None, place: Any) -> Res
 
 @dataclass
 class LightningChunks(StreamWriter):
-    """Pieces of text; before the end, where the state went."""
+    """Pieces of text; before the end, the index of the new state."""
 
     keep: Any
     sent: int = field(default=0)
@@ -429,7 +429,7 @@ class SessionDeleted(msgspec.Struct, kw_only=True):
 
 
 def status() -> Response:
-    """What is kept, as rwkv_lightning lists it."""
+    """The stored states, listed as in rwkv_lightning."""
     found = [
         SessionKept(name, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), at)
         for name, at in the_handles().sessions()

@@ -149,7 +149,7 @@ def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, 
 
 
 def format_of(wanted: str | dict[str, Any] | None) -> dict[str, Any] | None:
-    """Ollama's format as OpenAI's response_format."""
+    """Converts Ollama's format to OpenAI's response_format."""
     if not wanted:
         return None
     if wanted == "json":
@@ -229,7 +229,7 @@ class OllamaError(msgspec.Struct):
 
 
 def timestamp(seconds: float | None = None) -> str:
-    """Now, or then, as RFC 3339 in UTC."""
+    """Now or the given time, as RFC 3339 in UTC."""
     then = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
     return then.isoformat().replace("+00:00", "Z")
 
@@ -242,7 +242,7 @@ ZERO = re.compile(r"0(\.0+)?([a-zµ]+)?")
 def respond(
     asked: OllamaRequest, has_question: object, translate: Callable[[Any], AnswerRequest], make: MakeLine
 ) -> Response:
-    """``translate`` makes the request of the dialect's body, ``make`` its lines."""
+    """``translate`` converts the dialect's body to a request, ``make`` creates its lines."""
     if not has_question:
         return load_or_unload(asked, make)
     model = served_model(asked.model)
@@ -256,7 +256,7 @@ def respond(
 
 
 def load_or_unload(asked: OllamaRequest, make: MakeLine) -> Response:
-    """To a request without anything to answer: it loads the model or, with ``keep_alive`` 0, unloads it."""
+    """For a request without a question: loads the model or, with ``keep_alive`` 0, unloads it."""
     if is_zero(asked.keep_alive):
         return unload(asked.model, make)
     model = served_model(asked.model)
@@ -270,7 +270,7 @@ def is_zero(keep_alive: Any) -> bool:
 
 
 def unload(asked: str | None, make: MakeLine) -> Response:
-    """Not for a name that belongs to another model than the one that is served."""
+    """Ignores a name that belongs to another model than the served one."""
     require(roles.Role.LOCAL)
     manager = the_manager()
     served = manager.status().model
@@ -300,7 +300,7 @@ class Lines(StreamWriter):
             yield json_line(self.line("", event.text, (), done=False))
         elif isinstance(event, ContentDelta):
             yield json_line(self.line(event.text, "", (), done=False, logprobs=self.logprobs(event.tokens)))
-        elif isinstance(event, CallDelta):  # whole: Ollama's requests do not ask for pieces
+        elif isinstance(event, CallDelta):  # complete: Ollama's requests do not use partial calls
             call = ToolCall(event.call_id, event.name, event.arguments)
             yield json_line(self.line("", "", (call,), first_call=self._calls, done=False))
             self._calls += 1
@@ -311,7 +311,7 @@ class Lines(StreamWriter):
         return json_line(body)
 
     def logprobs(self, tokens: Iterable[AnswerToken]) -> list[TokenLogprobs]:
-        """None of them where they are not asked for."""
+        """Empty if they were not requested."""
         return chat_logprobs(tokens, self._tokenizer).content or [] if self._tokenizer else []
 
     def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
@@ -342,7 +342,7 @@ def chat() -> Response:
 
 
 def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], first_call: int = 0, **fields: Any) -> ChatLine:
-    """``first_call``: the place of the first of ``calls`` among those of the answer."""
+    """``first_call``: the index of the first of ``calls`` in the answer."""
     called = [
         OllamaCallOut(call.id, CalledTool(place, call.name, read_arguments(call.arguments)))
         for place, call in enumerate(calls, first_call)

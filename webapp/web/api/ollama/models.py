@@ -1,4 +1,4 @@
-"""``/api/tags``, ``/api/ps``, ``/api/show``, ``/api/version``, ``/api/pull``, ``/api/delete`` and the embeddings: the
+"""``/api/tags``, ``/api/ps``, ``/api/show``, ``/api/version``, ``/api/pull``, ``/api/delete`` and embeddings: the
 library in Ollama's form."""
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class EmbedAnswer(msgspec.Struct):
 
 
 OLLAMA_LEVEL = "0.14.0"
-"""The version of Ollama whose API this is, with thinking levels, logprobs, and OpenAI's Responses and Anthropic's
-messages beside it: clients refuse an older one (Copilot in VS Code asks for 0.6.4, Codex for 0.13.4), and would take
-Roost's own number for one."""
+"""The version of Ollama's API that this implements, with thinking levels, logprobs, OpenAI's Responses and Anthropic's
+messages. Clients refuse older versions (Copilot in VS Code needs 0.6.4, Codex 0.13.4), and would misread Roost's own
+version number."""
 
 
 class VersionAnswer(msgspec.Struct):
@@ -122,7 +122,7 @@ def tags() -> Response:
 
 
 def running() -> Response:
-    """The loaded model. Roost unloads by its own setting, so nothing here expires."""
+    """The loaded model. Roost unloads by its own setting, so nothing expires here."""
     loaded = [served for served in served_models() if served.is_loaded]
     told: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0, "context_length": the_settings().max_prompt_tokens}
     return answer(RunningModels([Running(**tag_fields(one), **told) for one in loaded]))
@@ -142,7 +142,7 @@ def version() -> Response:
 
 
 def tag_fields(served: ServedEntry) -> dict[str, Any]:
-    """``digest`` is of name, size and date: reading gigabytes for a list would be too much."""
+    """``digest`` covers name, size and date: reading gigabytes for a list would take too long."""
     size, changed = size_and_date(served)
     digest = hashlib.sha256(f"{served.name} {size} {changed}".encode()).hexdigest()
     return {
@@ -193,7 +193,7 @@ def shown(served: ServedEntry) -> ShowAnswer:
 
 
 def capabilities_of(found: Inspection | None) -> list[str]:
-    """Clients offer tools, thinking and a suffix ("insert") only where they are named here."""
+    """Clients use tools, thinking and a suffix ("insert") only if they are listed here."""
     if found is None or found.config is None:
         return ["completion"]
     template = the_completions().template(found)
@@ -273,8 +273,8 @@ PULL_EVERY_S = 0.5
 
 
 def pull() -> Response:
-    """Downloads a published model, ``OWNER/REPOSITORY/FILE`` or an address. It goes on without the client, as the page
-    Models shows; a pull of the same name follows it again."""
+    """Downloads a published model, ``OWNER/REPOSITORY/FILE`` or a URL. It continues if the client disconnects, as the
+    page Models shows; another pull of the same name follows it again."""
     asked = read_body(ModelRequest)
     if known_name(the_manager(), asked.wanted) is not None:
         return told(iter([SUCCESS]), asked)
@@ -284,7 +284,7 @@ def pull() -> Response:
 
 
 def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
-    """Until the job is over; raises what it failed with."""
+    """Until the job is finished; raises its error."""
     while True:
         job = jobs.wait(job.id, PULL_EVERY_S)
         if job.is_over or job.status == PAUSED:
@@ -296,7 +296,7 @@ def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
 
 
 def told(lines: Iterator[Progress], asked: ModelRequest) -> Response:
-    """As lines, or the last of them; Ollama streams unless it is told not to."""
+    """As lines, or only the last of them; Ollama streams by default."""
     if asked.stream is False:
         return answer(list(lines)[-1])
     locale = current_locale()
@@ -311,7 +311,7 @@ def told(lines: Iterator[Progress], asked: ModelRequest) -> Response:
 
 
 def delete() -> Response:
-    """To the trash of the models folder, from where the page Models brings it back."""
+    """Moves it to the trash of the models folder, from which the page Models can restore it."""
     asked = read_body(ModelRequest)
     name = known_name(the_manager(), asked.wanted)
     if name is None:
@@ -322,7 +322,7 @@ def delete() -> Response:
 
 
 def refuse_making() -> Response:
-    """A model file is made by conversion here, and a name of its own for a choice of options is a preset."""
+    """Model files are created by conversion here; a named set of options is a preset."""
     raise RoostError("unsupported_parameter", param="model", reason=Text("reason.api.models_are_made_elsewhere"))
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's answer objects as types, which the OpenAPI document is made from, and tokens with their logprobs."""
+"""Types of OpenAI's response objects, from which the OpenAPI document is made, and tokens with their logprobs."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ class PlainText(msgspec.Struct):
 
 
 def timings_of(end: Finished) -> Timings:
-    """Zeros where the engine gave no figures."""
+    """Zeros if the engine gave no figures."""
     found = end.stats or {"prefill_s": 0.0, "decode_s": 0.0, "tokens_per_s": 0.0}
     read, read_s, speed = end.usage.prompt - end.usage.cached, found["prefill_s"], found["tokens_per_s"]
     return Timings(
@@ -282,7 +282,7 @@ def timings_of(end: Finished) -> Timings:
 
 
 def progress_of(event: AnswerEvent, began_at: float) -> ReadingProgress | None:
-    """``began_at``: in seconds of :func:`time.monotonic`. None for what is no reading."""
+    """``began_at``: from :func:`time.monotonic`, in seconds. None for other events than prefill progress."""
     if not isinstance(event, Waiting) or event.phase != "reading":
         return None
     return ReadingProgress(event.total, 0, event.done, round(1000 * (time.monotonic() - began_at)))
@@ -293,7 +293,7 @@ def chat_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer) -> Choice
 
 
 def _described(token: AnswerToken, tokenizer: Tokenizer) -> TokenLogprobs:
-    """The token as far as it is part of the content, so that all of them join to it; also among the alternatives."""
+    """The token as far as it belongs to the content, so that the tokens join to it; the same for its alternatives."""
     own, *others = (
         _named(found.token_id, found.logprob, tokenizer, token.cut if found.token_id == token.token_id else (0, 0))
         for found in token.logprobs
@@ -307,13 +307,13 @@ def _named(token_id: int, logprob: float, tokenizer: Tokenizer, cut: tuple[int, 
 
 
 def bytes_of(token_id: int, tokenizer: Tokenizer, cut: tuple[int, int] = (0, 0)) -> bytes | None:
-    """``cut`` as of :class:`AnswerToken`."""
+    """``cut`` as in :class:`AnswerToken`."""
     data = tokenizer.token_bytes(token_id)
     return None if data is None else data[cut[0] : len(data) - cut[1]]
 
 
 def text_of(token_id: int, tokenizer: Tokenizer, cut: tuple[int, int] = (0, 0)) -> str:
-    """A token that is part of a character only is shown by its bytes, as OpenAI does; the end of a text by name."""
+    """A token with only a part of a character is shown as bytes, as at OpenAI; the end of a text by name."""
     data = bytes_of(token_id, tokenizer, cut)
     if data is None:
         return "<|endoftext|>" if token_id == 0 else tokenizer.decode([token_id])
@@ -332,7 +332,7 @@ def piece_of(token_id: int, tokenizer: Tokenizer) -> TokenPiece:
 
 
 def text_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer, start: int = 0) -> TextLogprobs:
-    """``start``: how much text stands before the answer (the prompt, where it is echoed)."""
+    """``start``: the length of the text before the answer (the prompt, if it is echoed)."""
     found = TextLogprobs([], [], [], [])
     for token in tokens:
         _add(found, token.logprobs, start + token.offset, tokenizer, token.cut)
@@ -342,7 +342,7 @@ def text_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer, start: in
 def prompt_logprobs(
     token_ids: tuple[int, ...], scored: Iterable[tuple[TokenLogprob, ...]], tokenizer: Tokenizer
 ) -> TextLogprobs:
-    """Of an echoed prompt: ``scored`` are those of every token but the first, which nothing comes before."""
+    """For an echoed prompt: ``scored`` has every token except the first, which has no context."""
     found = TextLogprobs([text_of(token_ids[0], tokenizer)], [None], [None], [0])
     decoder, offset = StreamDecoder(tokenizer), 0
     for before, logprobs in zip(token_ids, scored, strict=False):

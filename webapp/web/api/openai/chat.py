@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: the request's body, and the answer as a document or a stream."""
+"""``POST /v1/chat/completions``: the request's body, and the response as a document or a stream."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ VLLM_FORMS = ("json", "regex", "choice", "grammar")
 
 
 def form_of(fields: FormFields, response_format: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The one form that is asked for, as a ``response_format``; ``invalid_parameter`` for two."""
+    """The requested output form, as a ``response_format``; raises ``invalid_parameter`` for two."""
     inner = fields.structured_outputs or {}
     for name in inner:
         if inner[name] is not None and name not in VLLM_FORMS:
@@ -240,7 +240,7 @@ def form_of(fields: FormFields, response_format: dict[str, Any] | None = None) -
 
 
 def schema_in(given: Any, name: str) -> Any:
-    """vLLM's clients send a schema as JSON text, too."""
+    """vLLM's clients may send a schema as JSON text."""
     if not isinstance(given, str):
         return given
     try:
@@ -250,7 +250,7 @@ def schema_in(given: Any, name: str) -> Any:
 
 
 def sampling_of(fields: FormFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
-    """Names of SamplingParams, only what was asked for."""
+    """Names of SamplingParams, only the requested ones."""
     given = {**asked_sampling(fields, "openai"), "max_tokens": max_tokens, "logprobs": logprobs}
     given |= {"min_tokens": fields.min_tokens, "ignore_eos": fields.ignore_eos}
     if fields.logit_bias:
@@ -261,7 +261,7 @@ def sampling_of(fields: FormFields, max_tokens: int | None, logprobs: int | None
 
 
 def biases_of(biases: dict[str, float] | list[tuple[int | str, float]]) -> dict[int, float]:
-    """As an object, or as llama.cpp's pairs."""
+    """From an object, or from llama.cpp's pairs."""
     try:
         return {int(token_id): bias for token_id, bias in (biases if isinstance(biases, list) else biases.items())}
     except ValueError as exc:
@@ -308,7 +308,7 @@ class ChatRequest(FormFields, kw_only=True):
 
 
 def answer_request(asked: ChatRequest) -> AnswerRequest:
-    """Raises ``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
+    """Raises ``invalid_parameter`` or ``unsupported_parameter`` for errors that the types cannot detect."""
     check_supported(asked)
     last = asked.messages[-1]
     prompt = ChatPrompt(
@@ -331,7 +331,7 @@ def answer_request(asked: ChatRequest) -> AnswerRequest:
 
 
 def think_mode_of(asked: ChatRequest) -> ThinkMode | None:
-    """OpenAI's effort, llama.cpp's budget, or the template's switch that vLLM and llama.cpp pass on."""
+    """From OpenAI's effort, llama.cpp's budget, or the template switch of vLLM and llama.cpp."""
     if asked.reasoning_effort:
         return EFFORTS[asked.reasoning_effort]
     if asked.thinking_budget_tokens is not None and asked.thinking_budget_tokens >= 0:
@@ -364,7 +364,7 @@ def check_supported(asked: ChatRequest) -> None:
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """A tool message answers a call before it, by its id; calls and results without one belong together in order."""
+    """A tool message answers an earlier call, by its id; calls and results without id are matched in order."""
     found: list[Message] = []
     called: set[str] = set()
     open_calls: list[str] = []
@@ -391,7 +391,7 @@ def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 
 def content_text(content: Any, place: str) -> str:
-    """Null is nothing, an object its JSON."""
+    """Null becomes "", an object its JSON."""
     if isinstance(content, dict):
         return msgspec.json.encode(content).decode()
     return text_of(content or "", place)
@@ -405,7 +405,7 @@ def max_tokens_of(asked: ChatRequest) -> int | None:
 
 
 def logprobs_of(asked: ChatRequest) -> int | None:
-    """How many alternatives; None when no logprobs are asked for."""
+    """The number of alternatives; None if no logprobs are requested."""
     if asked.logprobs:
         return asked.top_logprobs or 0
     if asked.top_logprobs:
@@ -465,7 +465,7 @@ def create() -> Response:
 
 
 def state_keeper(answering: Answering, wanted: AnswerRequest, asked: SamplingFields) -> StateKeeper:
-    """Gives the id of the state after the answer of that number; UNSET where none is asked for."""
+    """Returns the id of the state after the answer with a given number; UNSET if it was not requested."""
     if not asked.return_state:
         return lambda number: UNSET
     keeper = Keeper()
@@ -476,7 +476,7 @@ StateKeeper = Callable[[int], str | UnsetType]
 
 
 def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokenizer | None) -> ChatChoice:
-    """With logprobs where ``tokenizer`` is given."""
+    """With logprobs if ``tokenizer`` is given."""
     calls = [ToolCallOut(call.id, "function", CalledFunction(call.name, call.arguments)) for call in text.tool_calls]
     return ChatChoice(
         index=number,
@@ -495,7 +495,7 @@ def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokeniz
 
 @dataclass
 class Chunks(StreamWriter):
-    """A chat completion's stream: the role first, then pieces, the reason last, the usage where it is wanted."""
+    """The stream of a chat completion: the role first, then pieces, the finish reason, and the usage if requested."""
 
     head: dict[str, Any]
     answering: Answering

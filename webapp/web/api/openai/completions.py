@@ -1,4 +1,4 @@
-"""``POST /v1/completions``: text goes in as it is, and goes on."""
+"""``POST /v1/completions``: continues a plain text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class CompletionRequest(FormFields, kw_only=True):
 
 @dataclass(frozen=True)
 class Echo:
-    """What stands before each answer, prompt by prompt, ``n`` answers to each: "" and None without echo."""
+    """The text before each answer, prompt by prompt, with ``n`` answers to each: "" and None without echo."""
 
     texts: tuple[str, ...]
     logprobs: tuple[TextLogprobs | None, ...]
@@ -87,7 +87,7 @@ def create() -> Response:
     check_supported(asked)
     model = served_model(asked.model)
     prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
-    check_count(len(prompts) * (asked.n or 1))  # before what is echoed is read
+    check_count(len(prompts) * (asked.n or 1))  # before an echoed prompt is processed
     echo = Echo(
         texts=tuple(shown(prompt) if asked.echo else "" for prompt in prompts),
         logprobs=tuple(scored(prompt, asked) for prompt in prompts),
@@ -114,7 +114,7 @@ def check_supported(asked: CompletionRequest) -> None:
 
 
 def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
-    """A list of numbers is one prompt of token ids; texts and lists of ids may not be mixed with numbers."""
+    """A list of numbers is one prompt of token ids; texts and lists of ids cannot be mixed with numbers."""
     if given is None or isinstance(given, str):
         return (text_prompt(given or ""),)
     if all(isinstance(item, int) for item in given):
@@ -125,7 +125,7 @@ def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
 
 
 def text_prompt(text: str) -> TextPrompt:
-    """An empty prompt is the beginning of a text: token 0, which ends the one before."""
+    """An empty prompt means the beginning of a text: token 0, which ends the previous text."""
     return TextPrompt(text) if text else TextPrompt(token_ids=(0,))
 
 
@@ -138,7 +138,7 @@ def token_ids_of(prompt: TextPrompt) -> tuple[int, ...]:
 
 
 def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
-    """How likely the prompt's own tokens were, where it is echoed with logprobs: it is read a second time for it."""
+    """The logprobs of the prompt's own tokens, if it is echoed with logprobs; needs a second prefill."""
     if not asked.echo or asked.logprobs is None:
         return None
     client_check()()

@@ -1,6 +1,6 @@
-"""What OpenAI's dialect has besides text: ``/v1/models``, ``/v1/embeddings``, ``/v1/tokenize`` and ``/v1/detokenize``.
+"""OpenAI's endpoints besides text: ``/v1/models``, ``/v1/embeddings``, ``/v1/tokenize`` and ``/v1/detokenize``.
 
-Tokenize and detokenize take and give the names of vLLM's and llama.cpp's routes.
+Tokenize and detokenize accept and return the names of vLLM and llama.cpp.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from webapp.web.api.openai.chat import ChatMessage, messages_of
 
 
 def index() -> Response:
-    """In Anthropic's form for its clients, which name the version of their API with every request."""
+    """In Anthropic's form for its clients, which send the version of their API with every request."""
     served = [model_of(entry) for entry in served_models()]
     if is_anthropics():
         return answer(anthropic_list(served))
@@ -151,7 +151,7 @@ def check_dimensions(dimensions: int | None) -> None:
 
 
 def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
-    """As long as the client is there."""
+    """While the client is connected."""
     check = client_check()
     for vector in embeddings(the_manager(), inputs):
         check()
@@ -211,7 +211,7 @@ def detokenize() -> Response:
 
 
 def decoded(token_ids: Sequence[int]) -> str:
-    """Raises ``token_out_of_range`` for one that the vocabulary does not have."""
+    """Raises ``token_out_of_range`` for an id that is not in the vocabulary."""
     tokenizer = the_manager().tokenizer()
     largest = max(token_ids, default=0)
     if largest >= tokenizer.vocab_size:

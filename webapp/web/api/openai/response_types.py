@@ -1,4 +1,4 @@
-"""The types of OpenAI's Responses: what a request may hold, and what an answer does."""
+"""The types of OpenAI's Responses: fields of requests and of responses."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class InputRequest(msgspec.Struct, kw_only=True):
     conversation: Any = None
 
 
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+if TYPE_CHECKING:  # a type checker does not know a base class created at run time
     SampledInput = InputRequest
 else:
     SampledInput = sampling_struct("SampledInput", "openai", InputRequest)

@@ -1,10 +1,10 @@
-"""OpenAI's Responses: ``POST /v1/responses``, what is kept of them, and ``/v1/responses/input_tokens``.
+"""OpenAI's Responses: ``POST /v1/responses``, stored responses, and ``/v1/responses/input_tokens``.
 
-An answer is a list of items: thinking, a message, calls. A stream tells of each from its first piece to its end, and
-the whole answer is made of the same events. Unless ``store`` is false, answers are kept in the database for
-``response_days`` (:class:`ResponseStore`): ``previous_response_id`` goes on from one with the very tokens it was
-sampled as, so that only what is new is read, also after a restart, and an ``item_reference`` stands for one of its
-items. A conversation that began with a ``state_id`` notes it with its first message, and goes on from it.
+A response is a list of items: thinking, a message, calls. A stream reports each from its first piece to its end, and a
+complete response is made from the same events. Unless ``store`` is false, responses are stored in the database for
+``response_days`` (:class:`ResponseStore`). ``previous_response_id`` continues one with exactly its sampled tokens, so
+that only the new part is prefilled, even after a restart; an ``item_reference`` stands for one of its items. A
+conversation that began with a ``state_id`` stores it with its first message and continues from it.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ from webapp.web.api.states import Keeper, going_on, the_handles
 
 LOGPROBS = "message.output_text.logprobs"
 PASSED_OVER = ("reasoning", "compaction", "additional_tools")
-"""Items that hold nothing a model should read: of earlier thinking only the answer counts."""
+"""Items without content for a model: of earlier thinking, only the answer counts."""
 STATE_ID = "state_id"
-"""In the metadata of a conversation's first message: the state it follows."""
+"""Key in the metadata of a conversation's first message: the state that it follows."""
 
 
 def answer_request(asked: ResponseRequest) -> AnswerRequest:
-    """Raises ``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
+    """Raises ``invalid_parameter`` or ``unsupported_parameter`` for errors that the types cannot detect."""
     if asked.background:
         raise RoostError("unsupported_parameter", param="background", reason=Text("reason.web.nothing_is_stored"))
     if asked.prompt is not None:
@@ -102,18 +102,18 @@ def is_stored(asked: ResponseRequest) -> bool:
 
 
 def before_count(asked: ResponseRequest, store: ResponseStore) -> int:
-    """Messages of the conversation that the request goes on from."""
+    """The number of messages in the conversation that the request continues."""
     return len(store.messages(asked.previous_response_id)) if asked.previous_response_id else 0
 
 
 def logprobs_of(asked: ResponseRequest) -> int | None:
-    """How many alternatives; None when no logprobs are asked for."""
+    """The number of alternatives; None if no logprobs are requested."""
     is_wanted = LOGPROBS in (asked.include or ()) or bool(asked.top_logprobs)
     return asked.top_logprobs or 0 if is_wanted else None
 
 
 def structure_of(asked: InputRequest) -> Structure:
-    """The format in the words of chat completions, where name and schema stand one level deeper."""
+    """Converts the format to that of chat completions, where name and schema are one level deeper."""
     form = asked.text.format if asked.text else None
     if form is not None and form.get("type") == "json_schema" and "json_schema" not in form:
         form = {"type": "json_schema", "json_schema": {name: value for name, value in form.items() if name != "type"}}
@@ -134,7 +134,7 @@ def prompt_of(asked: InputRequest) -> ChatPrompt:
 
 
 def state_before(asked: InputRequest, prompt: ChatPrompt) -> str | None:
-    """The id of the state that the conversation follows: what is asked for, or what it began with."""
+    """The id of the state before the conversation: the requested one, or the one it began with."""
     if asked.state_id is None:
         return next((str(m.metadata[STATE_ID]) for m in prompt.messages if STATE_ID in m.metadata), None)
     if asked.previous_response_id is not None:
@@ -143,7 +143,7 @@ def state_before(asked: InputRequest, prompt: ChatPrompt) -> str | None:
 
 
 def conversation_of(asked: InputRequest) -> list[Message]:
-    """Without the instructions, which count for one answer."""
+    """Without the instructions, which apply to one answer only."""
     before: list[Message] = []
     if asked.previous_response_id is not None:
         before = conversation_before(asked.previous_response_id, the_manager().tokenizer().name)
@@ -157,8 +157,8 @@ def conversation_of(asked: InputRequest) -> list[Message]:
 
 
 def messages_of(items: list[InputItem], before: list[Message]) -> list[Message]:
-    """``before`` and the items. Calls belong to the assistant's message they follow; without one they are a message of
-    their own."""
+    """``before`` and the items. Calls belong to the preceding assistant message; without one they form a separate
+    message."""
     messages = list(before)
     called = {call.id for message in before for call in message.tool_calls}
     for number, item in enumerate(items):
@@ -197,7 +197,7 @@ def result_of(item: InputItem, called: set[str], place: str) -> Message:
 
 
 def needed(item: InputItem, name: str, place: str) -> Any:
-    """The field; ``invalid_parameter`` where this kind of item lacks it."""
+    """The field; raises ``invalid_parameter`` if this kind of item lacks it."""
     value = getattr(item, name)
     if value is None:
         raise RoostError("invalid_parameter", param=f"{place}.{name}", reason=Text("reason.common.is_missing"))
@@ -205,13 +205,13 @@ def needed(item: InputItem, name: str, place: str) -> Any:
 
 
 def kept_answers() -> ResponseStore:
-    """Those of who asks."""
+    """The stored responses of the client."""
     database: Database = current_app.extensions["database"]
     return ResponseStore(database, the_settings().response_days, g.person.id)
 
 
 def conversation_before(response_id: str, tokenizer: str) -> list[Message]:
-    """Up to that answer and with it. Sampled ids mean nothing to another vocabulary, and are left out then."""
+    """Up to and including that answer. Sampled ids of another vocabulary are left out."""
     return [
         message if message.metadata.get("tokenizer") == tokenizer else replace(message, token_ids=())
         for message in kept_answers().messages(response_id, "previous_response_id")
@@ -219,7 +219,7 @@ def conversation_before(response_id: str, tokenizer: str) -> list[Message]:
 
 
 def referred_item(item_id: str, place: str) -> InputItem:
-    """An item of an earlier answer, as if it had been given once more."""
+    """An item of an earlier response, as if it were sent again."""
     found = kept_answers().item(item_id, f"{place}.id")
     if found["type"] == "function_call":
         names = ("id", "call_id", "name", "arguments")
@@ -230,7 +230,7 @@ def referred_item(item_id: str, place: str) -> InputItem:
 
 
 def input_items(asked: InputRequest) -> list[dict[str, Any]]:
-    """The request's own input, as ``GET input_items`` shows it: every item with its id, every text as a part."""
+    """The request's own input for ``GET input_items``: every item with its id, every text as a part."""
     if isinstance(asked.input, str):
         given = [InputItem(role="user", content=asked.input)] if asked.input else []
     else:
@@ -301,7 +301,7 @@ def show(name: str) -> Response:
 
 
 def told_again(whole: ResponseObject, after: int) -> Iterator[bytes]:
-    """The stream of a kept answer from behind that number on."""
+    """The stream of a stored response, after that event number."""
     blank = msgspec.structs.replace(
         whole, status="in_progress", completed_at=None, incomplete_details=None, output=[], usage=None, state_id=UNSET
     )
@@ -325,7 +325,7 @@ def delete(name: str) -> Response:
 
 
 def list_input(name: str) -> Response:
-    """The newest first unless asked otherwise, a page at a time, as at OpenAI."""
+    """Newest first by default, one page at a time, as at OpenAI."""
     asked = read_query(ItemQuery)
     items = kept_answers().items(name)
     items = items if asked.order == "asc" else items[::-1]
@@ -340,7 +340,7 @@ def list_input(name: str) -> Response:
 
 
 def answer_message(generation: Generation) -> Message:
-    """The answer as it goes on: by the ids it was sampled as, unless it was thought about."""
+    """The answer for continuing: with its sampled ids, unless it contains thinking."""
     text, rendered = generation.text, generation.prompt.rendered
     token_ids, has_separator = text.kept_token_ids()
     is_plain = not (rendered.awaits_tag_end or rendered.starts_in_reasoning or text.reasoning)
@@ -414,7 +414,7 @@ def ended(response: ResponseObject, end: Finished) -> ResponseObject:
 
 @dataclass
 class Output:
-    """The items of an answer. ``tokenizer`` where logprobs are wanted."""
+    """The items of a response. ``tokenizer`` is given if logprobs are requested."""
 
     items: list[OutputItem]
     tokenizer: Tokenizer | None = None
@@ -423,7 +423,7 @@ class Output:
     _logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def take(self, event: AnswerEvent) -> Iterator[dict[str, Any]]:
-        """Adds the event to the items, and gives the events of a stream for it."""
+        """Adds the event to the items, and yields the stream events for it."""
         if isinstance(event, ReasoningDelta):
             if self._open(ReasoningItem) is None:
                 yield from self._begin(ReasoningItem(id=new_id("rs"), content=[ReasoningText("")]))
@@ -446,7 +446,7 @@ class Output:
             yield from self._finish("incomplete" if event.finish_reason == "length" else "completed")
 
     def tell_again(self, items: list[OutputItem]) -> Iterator[dict[str, Any]]:
-        """The events of items that are there already, each text as one piece."""
+        """The stream events of existing items, each text as one piece."""
         for item in items:
             if isinstance(item, CallItem):
                 yield from self._begin(msgspec.structs.replace(item, status="in_progress", arguments=""))
@@ -464,7 +464,7 @@ class Output:
             yield from self._finish(items[-1].status)
 
     def _open(self, kind: type[OutputItem]) -> OutputItem | None:
-        """The last item, where it is of this kind."""
+        """The last item if it is of this kind."""
         return self.items[-1] if self.items and isinstance(self.items[-1], kind) else None
 
     def _begin(self, item: OutputItem) -> Iterator[dict[str, Any]]:
@@ -507,7 +507,7 @@ class Output:
 
 @dataclass
 class ResponseEvents(StreamWriter):
-    """The stream of a response: its head, its items from beginning to end, and the whole of it once more."""
+    """The stream of a response: its head, its items from start to end, and finally the complete response."""
 
     response: ResponseObject
     output: Output
@@ -529,7 +529,7 @@ class ResponseEvents(StreamWriter):
         yield DONE
 
     def error(self, body: dict[str, Any]) -> bytes:
-        """Both ways in which clients look for it."""
+        """In both forms that clients look for."""
         found = body["error"]
         self.response.status = "failed"
         self.response.error = ResponseFailure("server_error", found["message"])
