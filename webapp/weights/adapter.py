@@ -1,16 +1,16 @@
-"""What a fine-tuning added to a model, merged into its matrices: into a new file by ``roost convert``, or in memory
-while the model is loaded (:func:`open_model`). Both compute the same numbers in the same blocks.
+"""Merges an adapter (the result of a fine-tuning) into the matrices of a model: into a new file by ``roost convert``,
+or in memory during a load (:func:`open_model`). Both compute the same numbers in the same blocks.
 
-For a matrix ``W`` of ``(out, in)``, as RWKV-PEFT merges (merge_lora.py, merge_pissa.py, merge_disha.py), and Hugging
+For a matrix ``W`` of ``(out, in)``, as RWKV-PEFT merges (merge_lora.py, merge_pissa.py, merge_disha.py) and Hugging
 Face's peft saves:
 
     lora     W + B @ A * alpha / rank           A (rank, in), B (out, rank)
-    pissa    W - B0 @ A0 + B @ A                A0 and B0 in a file of their own, written when the training began
+    pissa    W - B0 @ A0 + B @ A                A0 and B0 in a separate file, written at the start of the training
     disha    W[o, i] + D[i % r, o]              D (r, out); Bone files of two dimensions are the same
     bone     W' + W' @ D + D by blocks of r     D (in / r, r, r)
 
-Whole tensors that were trained along (norms, time parameters) take the place of the model's. A file that also holds the
-matrices themselves, frozen, has to hold those of the model: any others mean that it was trained for another one.
+Tensors that were trained as a whole (norms, time parameters) replace the model's. If a file also contains the frozen
+matrices, they must equal the model's; otherwise it was trained for another model.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ A, B = ".lora_A", ".lora_B"
 FIRST_A, FIRST_B = ".init_lora_A", ".init_lora_B"
 BONE = (".bone", ".disha")
 BASE_TOLERANCE = 0.02
-"""Relative: two copies of one matrix, of which one went through bf16 or fp16."""
+"""Relative: two copies of one matrix, one of which went through bf16 or fp16."""
 
 
 @dataclass(frozen=True)
 class AdapterChoice:
-    """Files by their paths. ``alpha``: None where the file says it, or its kind has none. ``start``: what a PiSSA
-    training began with."""
+    """Paths of files. ``alpha``: None if the file contains it or its kind needs none. ``start``: the initial weights of
+    a PiSSA training."""
 
     path: str
     alpha: float | None = None
@@ -58,19 +58,19 @@ class AdapterChoice:
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> AdapterChoice | None:
-        """Of an engine's options by name, whose alpha is 0 where none was given; None without an adapter."""
+        """From an engine's options by name, whose alpha is 0 if not given; None without an adapter."""
         path, alpha, start = (options.get(f"adapter_{part}") for part in ("file", "alpha", "start"))
         return cls(str(path), float(str(alpha or 0)) or None, str(start or "")) if path else None
 
     def stamps(self) -> tuple[tuple[int, int], ...]:
-        """Dates and sizes of its files, which tell one from its replacement of the same name; OSError."""
+        """Dates and sizes of its files, which detect a new file with the same name. Raises OSError."""
         paths = [Path(self.path), Path(self.path).parent / PEFT_CONFIG, *([Path(self.start)] if self.start else [])]
         return tuple(stamp_of(path) for path in paths if path.name != PEFT_CONFIG or path.is_file())
 
 
 class Adapter:
-    """``changed``: the part of its tensors' names before the ending, by the matrix it changes. ``replaced``: tensors it
-    holds whole. Errors as of Checkpoint, ``lora_mismatch``, ``conversion_refused``."""
+    """``changed``: for each matrix that it changes, the part of its tensors' names before the suffix. ``replaced``:
+    tensors that it contains as a whole. Raises errors of Checkpoint, ``lora_mismatch``, ``conversion_refused``."""
 
     def __init__(self, choice: AdapterChoice) -> None:
         self.path = Path(choice.path)
@@ -99,7 +99,7 @@ class Adapter:
             raise
 
     def check(self, model: Mapping[str, TensorInfo]) -> None:
-        """``lora_mismatch`` unless every tensor has its place in the model, of the right size."""
+        """Raises ``lora_mismatch`` unless every tensor matches a tensor of the model, with the right size."""
         for name, stem in self.changed.items():
             if name not in model:
                 raise self._mismatch(
@@ -120,8 +120,8 @@ class Adapter:
         return max(BLOCK_BYTES // (together * row_bytes), 1) * together
 
     def apply(self, name: str, start: int, rows: Floats) -> Floats:
-        """Rows of a matrix from ``start`` on with the change. ``lora_mismatch`` where the file has the same rows and
-        they differ."""
+        """Rows of a matrix from ``start`` on, with the change. Raises ``lora_mismatch`` if the file contains the same
+        rows with other values."""
         stem, end = self.changed[name], start + len(rows)
         self._check_base(name, start, rows)
         bone = self._bone(stem)
@@ -142,13 +142,13 @@ class Adapter:
         return found
 
     def array(self, name: str) -> NDArray[np.floating]:
-        """A tensor it holds whole; bfloat16 in float32."""
+        """A tensor that it contains as a whole; bfloat16 as float32."""
         found = self._checkpoint.array(name)
         check_values(found, name)
         return found
 
     def check_effect(self, has_effect: bool) -> None:
-        """``lora_mismatch`` when the whole model was read and not one value became another."""
+        """Raises ``lora_mismatch`` if the whole model was read and no value changed."""
         if not has_effect:
             raise self._mismatch(
                 Text("reason.weights.its_content"),
@@ -212,7 +212,7 @@ class Adapter:
             )
 
     def _scale(self, config: dict[str, object], alpha: float | None, is_pissa: bool) -> tuple[float, bool]:
-        """Alpha, and whether it is divided by the root of the rank (rank-stabilized LoRA)."""
+        """Alpha, and whether it is divided by the square root of the rank (rank-stabilized LoRA)."""
         if config.get("use_dora") or any("lora_magnitude_vector" in name for name in self._names):
             raise self.refused(Text("reason.weights.is_a_dora"), Text("reason.weights.merge_it_with_peft"))
         if str(config.get("init_lora_weights", "")).lower().startswith(("pissa", "olora", "corda")) and not is_pissa:
@@ -225,7 +225,7 @@ class Adapter:
         raise self.refused(Text("reason.weights.alpha_unknown"), Text("reason.weights.give_alpha"))
 
     def _what_it_is(self) -> Text:
-        """Of a file that changes nothing by itself: the start of a PiSSA, a model, a state."""
+        """Describes a file that changes nothing by itself: the start of a PiSSA, a model, a state."""
         found = describe({name: self._checkpoint.info(name) for name in self._names})
         if found.adapter:
             assert isinstance(found.reason, Text)
@@ -241,7 +241,7 @@ class Adapter:
 
 
 def check_values(found: NDArray[np.generic], name: str) -> None:
-    """ConversionError when a value is NaN or infinite."""
+    """Raises ConversionError if a value is NaN or infinite."""
     if not np.isfinite(found).all():
         raise ConversionError(reason=Text("reason.weights.values_not_finite", name=name))
 
@@ -262,15 +262,15 @@ def _is_adapter(name: str) -> bool:
 
 
 def open_model(path: str | Path, adapter: AdapterChoice | None = None) -> Checkpoint:
-    """A model's tensors for an engine that loads it, with the adapter merged in. Errors as of :class:`Adapter`."""
+    """A model's tensors for an engine that loads it, with the adapter merged. Errors as in :class:`Adapter`."""
     if adapter is None:
         return open_checkpoint(path)
     return MergedCheckpoint(Path(path), in_official_spelling(read_contents(Path(path))), adapter)
 
 
 def check_adapter(path: str | Path, choice: AdapterChoice) -> None:
-    """Whether the adapter fits this model, by the headers of both: ``not_a_model``, ``conversion_refused`` for a model
-    of packed weights, and errors as of :class:`Adapter`."""
+    """Checks by the headers whether the adapter fits this model. Raises ``not_a_model``, ``conversion_refused`` for a
+    model with packed weights, and errors of :class:`Adapter`."""
     found = inspect(path)
     require_model(found)
     odd = next((info for info in found.tensors if info.dtype not in FLOATS), None)
@@ -293,7 +293,7 @@ class MergedCheckpoint(Checkpoint):
         self.merged = f"{choice}{choice.stamps()}"
         self._has_effect = False
         self._merged: tuple[str, np.ndarray] = ("", np.empty(0))
-        """The last one asked for: engines read head and embedding a piece at a time."""
+        """The last requested tensor, because engines read head and embedding in pieces."""
         try:
             self._adapter = Adapter(choice)
         except BaseException:
@@ -329,7 +329,7 @@ class MergedCheckpoint(Checkpoint):
         super().close()
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """``lora_mismatch`` after a whole read in which the adapter changed nothing."""
+        """Raises ``lora_mismatch`` after a complete read in which the adapter changed nothing."""
         self.close()
         if kind is None and not self._unread:
             self._adapter.check_effect(self._has_effect)

@@ -1,7 +1,7 @@
-"""What the tensors of a file make: an RWKV model of which version and size, a state, an adapter, or something else.
+"""Identifies the tensors of a file: an RWKV model with its version and size, a state, an adapter, or something else.
 
-Names and shapes are the official ones by now (:mod:`.spelling`). Versions are told apart as the ``rwkv`` package 0.8.32
-does (model.py, ``RWKV.__init__``).
+Names and shapes are already the official ones (:mod:`.spelling`). Versions are distinguished as in the ``rwkv`` package
+0.8.32 (model.py, ``RWKV.__init__``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ADAPTERS = {
     "pissa-init": re.compile(r"\.init_lora_[AB]$"),
     "bone": re.compile(r"\.(bone|disha)$"),
 }
-"""What fine-tuning adds to a matrix, by the ends of names."""
+"""Tensors that a fine-tuning adds to a matrix, by the suffixes of their names."""
 WHOLE_MODEL = "model"
 ADAPTER_NAMES = {
     "lora": "reason.weights.lora",
@@ -32,15 +32,15 @@ ADAPTER_NAMES = {
     WHOLE_MODEL: "reason.weights.model_and_adapter",
 }
 FULL_STATE_NAME = re.compile(r"blocks\.[0-9]{1,6}\.(att|ffn)\.x_prev")
-"""What the last token left for the next one's shift: beside ``time_state`` in a state saved by the rwkv package."""
+"""The last token's activations for the next shift: with ``time_state`` in a state saved by the rwkv package."""
 INT8_SCALES = ("_mx", "_rx", "_my", "_ry")
 
-# What makes a model one that no engine here runs, by a tensor only such a model has.
+# Models that no engine here can run, by a tensor that only such a model has.
 UNSUPPORTED = (
     (re.compile(r"blocks\.[0-9]+\.qkv\."), "reason.weights.is_rwkv_7b"),
     (re.compile(r"blocks\.[0-9]+\.ffn\.s_emb\.weight"), "reason.weights.is_rwkv_7a"),
     (re.compile(r"blocks\.[0-9]+\.ffn\.enn\.weight"), "reason.weights.is_rwkv_8"),
-    # flash-linear-attention's RWKV-6 (fla/layers/rwkv6.py) is no renaming of the official one; no file of it is known.
+    # flash-linear-attention's RWKV-6 (fla/layers/rwkv6.py) is more than a renaming; no file of it is known.
     (re.compile(r"blocks\.[0-9]+\.att\.(x_bias|bonus)$"), "reason.weights.is_rwkv_6_of_fla"),
 )
 
@@ -53,9 +53,9 @@ MUSIC = ("abc", "midi-piano", "midi")
 
 @dataclass(frozen=True)
 class Description:
-    """``reason`` says why ``kind`` is ``unknown``, or what is unusual about an adapter; empty otherwise. ``config`` is
-    None unless it is a model. ``adapter``: the key of :data:`ADAPTERS` of what is in it, or :data:`WHOLE_MODEL` where
-    the matrices it changes are there too."""
+    """``reason`` says why ``kind`` is ``unknown``, or what is unusual about an adapter; otherwise empty. ``config`` is
+    None unless it is a model. ``adapter``: the key in :data:`ADAPTERS` for its kind, or :data:`WHOLE_MODEL` if the
+    matrices that it changes are in the file too."""
 
     kind: str
     config: ModelConfig | None = None
@@ -95,17 +95,17 @@ def describe(tensors: Mapping[str, TensorInfo], is_converted: bool = False) -> D
 
 
 def without_adapters(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors of the model, or those an adapter's training wrote whole."""
+    """The tensors of the model, or those that an adapter's training stored as a whole."""
     return {name: info for name, info in tensors.items() if not any(ends.search(name) for ends in ADAPTERS.values())}
 
 
 def tokenizer_for(vocab_size: int) -> str:
-    """One of the names of :data:`TOKENIZERS`, or ``custom``."""
+    """A name in :data:`TOKENIZERS`, or ``custom``."""
     return TOKENIZERS.get(vocab_size, "custom")
 
 
 def dominant_dtype(tensors: Iterable[TensorInfo]) -> str:
-    """The dtype most elements have; empty without tensors."""
+    """The dtype of most elements; empty without tensors."""
     counts: Counter[str] = Counter()
     for info in tensors:
         counts[info.dtype] += info.numel
@@ -172,7 +172,7 @@ class _Shapes:
         if architecture == "7":
             return self._matrix(f"{att}r_k")
         if architecture == "6":
-            # The rwkv package's converted files call it as v5.0 did.
+            # The rwkv package's converted files use its name from v5.0.
             return self._matrix(f"{att}time_first" if f"{att}time_first" in self._tensors else f"{att}time_faaaa")
         if architecture == "5.2":
             return self._matrix(f"{att}time_decay")
@@ -216,4 +216,4 @@ class _Shapes:
 
 
 FOREIGN = re.compile(r"^(model|transformer|encoder|decoder)\.|layers\.[0-9]+\.|self_attn")
-"""Names of other models in Hugging Face's files."""
+"""Names in Hugging Face files of other models."""

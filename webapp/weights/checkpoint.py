@@ -1,11 +1,11 @@
-"""A model opened lazily: tensors by their official names out of memory maps, whatever the format, the spelling and the
-number of files.
+"""A lazily opened model: returns tensors by their official names from memory maps, for any format, spelling and number
+of files.
 
-Nothing is mapped or read before it is asked for. :meth:`Checkpoint.array` needs numpy only; :meth:`Checkpoint.tensor`
-imports torch. What a file is without opening it for reading is :func:`inspect`'s to say.
+Nothing is mapped or read before it is requested. :meth:`Checkpoint.array` needs only numpy; :meth:`Checkpoint.tensor`
+imports torch. To identify a file without opening it, use :func:`inspect`.
 
-A view into memory is the one place where a wrong number would end the process, so every number of it is checked once
-more there, whatever the readers of headers have checked before.
+A wrong number in a view of memory would end the process, so every number is checked again here, even though the readers
+of headers have checked it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Checkpoint", "Inspection", "inspect", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
-    """Opens a .pth, .safetensors/.st, .npy or a folder of any kind (model, state, LoRA); the same errors as
+    """Opens a .pth, .safetensors/.st, .npy or a folder of any kind (model, state, LoRA). Errors as in
     :func:`inspect`."""
     path = Path(path)
     contents = in_official_spelling(read_contents(path, any_name))
@@ -44,7 +44,7 @@ def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
 
 
 class Checkpoint:
-    """Tensors by name. Use it in a ``with``; arrays and tensors handed out stay valid after it is closed."""
+    """Tensors by name. A context manager; returned arrays and tensors stay valid after it is closed."""
 
     def __init__(self, path: Path, contents: FileContents) -> None:
         self.path = path
@@ -53,7 +53,7 @@ class Checkpoint:
         self.metadata: Mapping[str, str] = contents.metadata
         self.paths = contents.files or (path,)
         self.merged = ""
-        """What an adapter changed, for whoever keeps a copy of the numbers; "" for the file as it is."""
+        """What an adapter changed, for callers that cache the numbers; "" for the unchanged file."""
         self._stored = contents.tensors
         self._files: list[BinaryIO] = []
         self._maps: dict[tuple[int, int], mmap.mmap] = {}
@@ -70,11 +70,11 @@ class Checkpoint:
         return self._find(name).info
 
     def stored(self, name: str) -> StoredTensor:
-        """Where a tensor's bytes lie in its file of :attr:`paths`, for a reader that does not want them mapped."""
+        """The position of a tensor's bytes in its file of :attr:`paths`, for a reader that does not use the map."""
         return self._find(name)
 
     def array(self, name: str) -> np.ndarray:
-        """Read-only numpy view into the file, strides as stored; bfloat16 comes widened to a float32 copy."""
+        """Read-only numpy view of the file, with its strides; bfloat16 is converted to a float32 copy."""
         array = self.bits(name)
         if self.info(name).dtype == "bfloat16":
             bits = array.astype(np.uint32)
@@ -93,8 +93,8 @@ class Checkpoint:
         return self._view(stored, np.dtype("uint16" if info.dtype == "bfloat16" else info.dtype))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """CPU tensor over the mapped file, dtype and strides as stored; writing to it changes no file. One that is
-        turned in the file is a copy, row after row: other strides take other kernels, whose sums round differently."""
+        """CPU tensor over the mapped file, with its dtype and strides; writing to it changes no file. A tensor that is
+        transposed in the file is copied row by row, because other strides use kernels that round differently."""
         import torch
 
         stored = self._find(name)
@@ -102,14 +102,14 @@ class Checkpoint:
         dtype = getattr(torch, info.dtype)
         if info.numel == 0 or stored.file == ZEROS:
             return torch.zeros(info.shape, dtype=dtype)
-        # Copy-on-write: torch wants memory it could write to, the file must never change.
+        # Copy-on-write: torch needs writable memory, but the file must never change.
         flat = self._bytes(stored, mmap.ACCESS_COPY)
         tensor = torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
         return tensor.contiguous() if stored.is_turned else tensor
 
     def release(self) -> bool:
-        """Lets go of the pages read so far, which count as this process's memory; they are read again when they are
-        needed. False where the system cannot (Windows): there only :meth:`close` does it."""
+        """Releases the pages read so far, which count as this process's memory; they are read again when needed. False
+        if the system cannot do it (Windows): there only :meth:`close` does."""
         if not self._files or not hasattr(mmap, "MADV_DONTNEED"):
             return False
         for mapped in self._maps.values():
@@ -117,12 +117,12 @@ class Checkpoint:
         return True
 
     def close(self) -> None:
-        """Gives the file back; a memory map itself lives as long as the last array made from it."""
+        """Closes the file; a memory map itself exists as long as the last array made from it."""
         files, self._files = self._files, []
         for file in files:
             file.close()
         for mapped in self._maps.values():
-            with contextlib.suppress(BufferError):  # arrays still look into it; the last of them releases it
+            with contextlib.suppress(BufferError):  # arrays still use it; the last of them releases it
                 mapped.close()
         self._maps.clear()
 

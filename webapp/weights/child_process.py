@@ -1,7 +1,7 @@
-"""What Roost's child processes share: frames over their standard streams, and how they set themselves up.
+"""Shared code of Roost's child processes: frames over standard streams, and process setup.
 
-The engine process (:mod:`webapp.manager.loop`) and the reader of files (:mod:`.reader_process`) are fresh interpreters
-that talk over their standard input and output: a frame is its length in 8 bytes, then its bytes.
+The engine process (:mod:`webapp.manager.loop`) and the file reader (:mod:`.reader_process`) are new interpreters that
+communicate over standard input and output: a frame is its length in 8 bytes, then its bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ READ_BYTES = 1 << 20
 
 
 class Pipe(Protocol):
-    """An ``io.FileIO``: may read and write less than asked."""
+    """An ``io.FileIO``: may read and write less than requested."""
 
     def read(self, size: int = -1, /) -> bytes | None: ...
 
@@ -28,12 +28,11 @@ class Pipe(Protocol):
 
 
 def start_process(code: str, defaults: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs ``code``, with its standard input and output as unbuffered pipes. ``defaults``:
-    environment variables it gets unless they are set. OSError.
+    """Starts a new interpreter that runs ``code``, with unbuffered pipes as standard input and output. ``defaults``:
+    environment variables that it gets unless they are set. Raises OSError.
 
-    It has exactly the module path of this process. Not `-m`: that would put the working directory in front of it. Not
-    multiprocessing: its spawn runs this process's main module again (wsgi.py makes an app) and leaves a resource
-    tracker process behind.
+    It has exactly the module path of this process. `-m` would put the working directory before it. multiprocessing
+    would run this process's main module again (wsgi.py creates an app) and leave a resource tracker process behind.
     """
     boot = f"import sys; sys.path[:] = sys.argv[1:]\n{code}"
     return subprocess.Popen(
@@ -60,14 +59,14 @@ def framed(payload: bytes) -> bytes:
 
 
 def write_frame(pipe: Pipe, frame: bytes) -> None:
-    """Blocks until the pipe took all of it; OSError when the other end is gone."""
+    """Blocks until the pipe has accepted all bytes. Raises OSError if the other end is closed."""
     rest = memoryview(frame)
     while rest:
         rest = rest[pipe.write(rest) or 0 :]
 
 
 def read_frame(pipe: Pipe, limit_bytes: int | None = None) -> bytes:
-    """Blocks for the next frame; EOFError when the other end is gone or the frame is larger than ``limit_bytes``."""
+    """Waits for the next frame. Raises EOFError if the other end is closed or the frame exceeds ``limit_bytes``."""
     (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
     if limit_bytes is not None and size > limit_bytes:
         raise EOFError("a frame is out of all proportion")
@@ -85,7 +84,7 @@ def _read_exactly(pipe: Pipe, size: int) -> bytes:
 
 
 def take_over_streams() -> tuple[io.FileIO, io.FileIO]:
-    """The two pipes, moved away from where ``print`` and ``input`` of a library would reach them."""
+    """The two pipes, moved to other descriptors, so that ``print`` and ``input`` in libraries cannot use them."""
     requests, replies = os.dup(0), os.dup(1)
     if sys.platform == "win32":
         import msvcrt
@@ -100,7 +99,7 @@ def take_over_streams() -> tuple[io.FileIO, io.FileIO]:
 
 
 def describe_process(name: str) -> None:
-    """Linux: a name for ``ps``, and a word to the kernel that in need of memory this process goes, not the server."""
+    """On Linux, sets a name for ``ps``, and makes the kernel prefer this process to the server if memory runs out."""
     for file_name, value in (("comm", name), ("oom_score_adj", "500")):
         with contextlib.suppress(OSError), open(f"/proc/self/{file_name}", "w", encoding="ascii") as file:
             file.write(value)

@@ -1,6 +1,6 @@
-"""The text of a document that a person brings: PDF by pypdf, Word and HTML by Python's own parsers.
+"""Extracts the text of a document: PDF with pypdf, Word and HTML with Python's own parsers.
 
-Only the reader process (:mod:`.reader_process`) calls this: a file made to take time or memory ends there.
+Only the reader process (:mod:`.reader_process`) calls this: a file that takes too much time or memory ends only it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from webapp.i18n import Text
 
 MOST_PAGES = 500
 MOST_CHARS = 2_000_000
-"""Many times what a state can be made of."""
+"""Many times more than a state can be made from."""
 UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
 DOCX_UNSEEN = frozenset(("Fallback", "moveFrom", "tabs"))
 """The same once more for old programs, text where it stood before it was moved, places of a paragraph's tabs."""
@@ -26,7 +26,7 @@ BLOCKS = re.compile(
 
 
 def pdf_text(path: Path) -> str:
-    """Page by page. ``document_unreadable`` for what is damaged, locked, too long or has no text (scanned pages)."""
+    """Page by page. ``document_unreadable`` if it is damaged, locked, too long or has no text (scanned pages)."""
     try:
         from pypdf import PdfReader
         from pypdf.errors import PdfReadError, PyPdfError
@@ -52,7 +52,7 @@ def pdf_text(path: Path) -> str:
         raise
     except (PdfReadError, PyPdfError) as exc:
         raise _unreadable(path, Text("reason.weights.pdf_is_damaged", error=str(exc)[:200])) from exc
-    except Exception as exc:  # a parser of strangers' files meets what its authors did not think of
+    except Exception as exc:  # untrusted files may cause unexpected errors in the parser
         raise _unreadable(path, Text("reason.weights.pdf_is_damaged", error=type(exc).__name__)) from exc
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     if not text:
@@ -95,7 +95,7 @@ def docx_text(path: Path) -> str:
 
 
 def html_text(path: Path) -> str:
-    """What a reader sees, a line a paragraph; the file is UTF-8."""
+    """The visible text, one line per paragraph; the file is UTF-8."""
     parser = _Seen()
     parser.feed(path.read_text(encoding="utf-8", errors="replace"))
     parser.close()

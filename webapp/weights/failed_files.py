@@ -1,4 +1,4 @@
-"""Files that ended the process which read them, remembered so that no start and no page opens them again."""
+"""Remembers files that ended the reader process, so that neither a start nor a page opens them again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ MOST_RECORDS = 200
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a file from others and from itself before a change. ``digest``: of its first and last 64 KiB; of a
-    folder only size and time count."""
+    """Identifies a file and its version. ``digest``: of its first and last 64 KiB; for a folder only size and time."""
 
     size: int
     mtime_ns: int
@@ -31,8 +30,8 @@ class Mark:
 
 
 class FailedFiles:
-    """``path``: a JSON file, made with the first record; None keeps nothing beyond this process. Safe to use from any
-    thread; another process may write the file as well, and its records are seen with the next question."""
+    """``path``: a JSON file, created with the first record; None remembers within this process only. Thread-safe;
+    another process may also write the file, and its records are seen at the next call."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -42,7 +41,7 @@ class FailedFiles:
         self._read_at: tuple[int, int] | None = None
 
     def reason(self, path: Path) -> Text | None:
-        """Why the file failed before; None for one that never did, or has changed since."""
+        """Why the file failed before; None if it did not, or has changed since."""
         with self._lock:
             self._refresh()
             known = {**self._passing, **self._records}
@@ -54,7 +53,7 @@ class FailedFiles:
         return known.get(_mark(path, found))
 
     def add(self, path: Path, reason: Text, is_kept: bool = True) -> None:
-        """``is_kept``: across restarts, too."""
+        """``is_kept``: also across restarts."""
         found = _stat(path)
         if found is None:
             return
@@ -68,7 +67,7 @@ class FailedFiles:
             self._write()
 
     def forget(self, path: Path) -> None:
-        """Of a file that was read after all."""
+        """Called after a file was read successfully."""
         found = _stat(path)
         with self._lock:
             self._refresh()
@@ -81,7 +80,7 @@ class FailedFiles:
                 self._write()
 
     def _refresh(self) -> None:
-        """Reads the file when another process has written it."""
+        """Reads the file again if another process has written it."""
         if self._path is None:
             return
         written_at = _stat(self._path)
@@ -95,7 +94,7 @@ class FailedFiles:
                 self._records[mark] = text_from_plain(record["reason"])
 
     def _write(self) -> None:
-        """A folder that cannot be written to costs the memory across restarts and nothing else."""
+        """If the folder is not writable, only the memory across restarts is lost."""
         if self._path is None or not self._path.parent.is_dir():
             return
         records: list[dict[str, Any]] = [

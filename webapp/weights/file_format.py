@@ -1,7 +1,7 @@
-"""Which format a file is in, by its first bytes, and its table of contents. Nothing is decided by the name.
+"""Detects the format of a file from its first bytes, never from its name, and reads its table of contents.
 
-Checks in this order, each its own error: missing, directory, empty, unreadable, truncated, pickle with code, wrong
-extension, unknown. No torch is imported and no tensor is read.
+Checks in this order, each with its own error: missing, directory, empty, unreadable, truncated, pickle with code, wrong
+extension, unknown. Imports no torch and reads no tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READERS = {
     "pickle": "pth_archive:read_legacy_pth",
     "npy": "state_sheet:read_npy",
 }
-"""Module and function of this package, imported at the first such file: the process that serves pages reads none."""
+"""Module and function in this package, imported for the first such file: the web process reads no files itself."""
 
 FORMAT_NAMES = {
     "pth": Text("reason.weights.pytorch_checkpoint"),
@@ -49,8 +49,8 @@ EXTENSIONS = {
 
 
 def read_contents(path: Path, any_name: bool = False) -> FileContents:
-    """Table of contents of a file, or of the files of a model's folder. ``any_name`` allows any extension (a download
-    that is not renamed yet)."""
+    """The table of contents of a file, or of the files in a model's folder. ``any_name`` allows any extension (for a
+    download that has not been renamed yet)."""
     if is_model_folder_at(path):
         return _read_folder(path)
     check_readable(path)
@@ -70,7 +70,7 @@ def _reader(kind: str) -> Callable[[Path], FileContents]:
 
 
 def _read_folder(folder: Path) -> FileContents:
-    """All its files as one, in the order of their names."""
+    """All its files combined, in the order of their names."""
     try:
         files = weight_files(folder)
     except OSError as exc:

@@ -1,8 +1,8 @@
-"""What is in model and state files, asked of a process of its own (:mod:`.reader_process`); in documents, of another.
+"""Reads model and state files in a separate process (:mod:`.reader_process`), and documents in another one.
 
-:class:`FileReader` is what the web process and the commands use in place of :func:`webapp.weights.inspection.inspect`
-and the other readers: the same answers and the same errors, and :class:`FileReadingFailed` for a file that took too
-long, took too much memory or ended the process. Such a file is remembered and not opened again until it changes.
+The web process and the commands use :class:`FileReader` instead of :func:`webapp.weights.inspection.inspect` and other
+readers: the same results and errors, plus :class:`FileReadingFailed` for a file that took too long, needed too much
+memory or ended the process. Such a file is remembered and not opened again until it changes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ MEMORY = "unreadable_files.json"
 """In the data folder."""
 WORK_S = 2.0
 BYTES_A_SECOND = 1 << 30
-"""A header's cost hardly grows with its file; this leaves a slow machine some room for a large one."""
+"""The cost of a header hardly depends on the file's size; this gives a slow machine more time for a large file."""
 STATE_BYTES_A_SECOND = 50 << 20
-"""A state is read whole: at this rate on a slow disk."""
+"""A state is read completely: at this rate on a slow disk."""
 MOST_WORK_S = 60.0
 WAITING_FACTOR = 5
-"""A process that waits for a disk or for other programs does no work; so much longer it may take in all."""
+"""Factor for the total time, because a process may wait for a disk or other programs without working."""
 MEMORY_BYTES = 512 << 20
 MOST_STATE_BYTES = 1 << 30
 REPLY_BYTES = 16 << 20
@@ -60,7 +60,7 @@ _making = threading.Lock()
 
 @dataclass(frozen=True)
 class Limits:
-    """``work_s``: of the processor's time; ``wall_s``: in all."""
+    """``work_s``: CPU time; ``wall_s``: wall-clock time."""
 
     work_s: float = WORK_S
     memory_bytes: int = MEMORY_BYTES
@@ -72,7 +72,7 @@ class Limits:
 
 
 class ReadingStopped(Exception):
-    """``reason`` for the file's error; ``is_lasting`` where another try would end alike."""
+    """``reason`` for the file's error; ``is_lasting`` if another try would fail too."""
 
     def __init__(self, reason: Text, is_lasting: bool) -> None:
         super().__init__(reason)
@@ -81,7 +81,7 @@ class ReadingStopped(Exception):
 
 
 class ReaderProcess:
-    """One process, started at first use and again when it has ended; one request at a time. Safe from any thread."""
+    """One process, started at first use and again after its end; handles one request at a time. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,8 +93,8 @@ class ReaderProcess:
         return self._process.pid if self._process is not None else None
 
     def call(self, operation: str, arguments: Sequence[Any], limits: Limits) -> Reply:
-        """ReadingStopped; OSError when no process can be started."""
-        from webapp.weights.reader_process import Request  # brings msgspec, which no start needs
+        """Raises ReadingStopped, or OSError if no process can be started."""
+        from webapp.weights.reader_process import Request  # imports msgspec, which a start does not need
 
         request = Request(operation, list(arguments), limits.wall_s, limits.memory_bytes)
         with self._lock:
@@ -108,10 +108,10 @@ class ReaderProcess:
                     code = self._end()
                     if watch.verdict is not None:
                         raise watch.verdict from None
-                    if is_last:  # once may be a coincidence: the system was out of memory, someone killed it
+                    if is_last:  # once may be a coincidence: out of memory, or killed by a user
                         raise ReadingStopped(_ended_by(code), is_lasting=True) from None
                     continue
-                except BaseException:  # Ctrl-C in a command: its answer would be taken for the next one's
+                except BaseException:  # Ctrl-C in a command: its reply would be read as the next one's
                     self._end()
                     raise
                 if reply.outcome == "memory":
@@ -121,7 +121,7 @@ class ReaderProcess:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Ends it, also in the middle of a request, which then fails; the next one starts another."""
+        """Ends it, even during a request, which then fails; the next request starts another process."""
         if not self._lock.acquire(timeout=CLOSE_S):
             process = self._process
             if process is not None and self._owner == os.getpid():
@@ -133,7 +133,7 @@ class ReaderProcess:
             self._lock.release()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid():  # a server that forks has copied the pipes of another's
+        if self._owner != os.getpid():  # after a fork, the pipes belong to the parent's process
             self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
             self._end()
@@ -153,14 +153,14 @@ class ReaderProcess:
 
 _SHARED = ReaderProcess()
 _DOCUMENTS = ReaderProcess()
-"""Models and states do not wait for a document, which may take long and comes from anybody who may chat."""
+"""Separate, so that models and states do not wait for documents, which may take long and come from any chat user."""
 atexit.register(_SHARED.close)
 atexit.register(_DOCUMENTS.close)
 
 
 class FileReader:
-    """``memory``: where files that failed are remembered, beyond this process. Paths may be relative to the folder this
-    process is in; errors and answers name them as they were given."""
+    """``memory``: the file that remembers failed files beyond this process. Paths may be relative to this process's
+    working directory; errors and results use the given path."""
 
     def __init__(self, memory: Path | None = None, process: ReaderProcess | None = None) -> None:
         self._failed = FailedFiles(memory)
@@ -168,14 +168,14 @@ class FileReader:
         self._documents = process or _DOCUMENTS
 
     def inspect(self, path: str | Path, any_name: bool = False, again: bool = False) -> Inspection:
-        """As :func:`webapp.weights.inspection.inspect`. ``again``: also a file that failed before."""
+        """As :func:`webapp.weights.inspection.inspect`. ``again``: tries a file that failed before, too."""
         answer: Any = tuple[Inspection, str | dict[str, Any]]
         found, reason = self._ask(answer, "inspect_file", path, (any_name,), Limits(), again)
         told = text_from_plain(reason)
         return replace(found, path=str(path), reason=told, tensors=tuple(map(shared, found.tensors)))
 
     def state_sheet(self, path: str | Path, name: str = "", again: bool = False) -> StateSheet:
-        """Of a state file, read and checked whole; as of :func:`webapp.weights.state_file.open_state`."""
+        """For a state file, completely read and checked; errors as in :func:`webapp.weights.state_file.open_state`."""
         return self._ask(StateSheet, "state_sheet", path, (name,), _state_limits(path), again)
 
     def read_state(self, path: str | Path, config: ModelConfig) -> tuple[str, bytes]:
@@ -187,14 +187,13 @@ class FileReader:
         return self._ask(tuple[str, bytes], "read_state", path, (asdict(config),), limits)  # type: ignore[arg-type]
 
     def prefix_source(self, path: str | Path) -> tuple[PrefixSheet, dict[str, Any]] | None:
-        """Of a state file into which the beginning of a conversation was read: what it says of that, and what it was
-        made of; None for any other state."""
+        """For a state file with a prefix: its sheet and the source of the prefix; None for any other state."""
         answer: Any = tuple[PrefixSheet, dict[str, Any]] | None
         found: tuple[PrefixSheet, dict[str, Any]] | None = self._ask(answer, "prefix_source", path, (), Limits())
         return found
 
     def state_measures(self, path: Path, other: Path | None = None) -> StateMeasures:
-        """Of a state file, and how far another is from it; ``state_mismatch`` for two that cannot be compared."""
+        """Measures of a state file, and its distance from another; ``state_mismatch`` if they cannot be compared."""
         from webapp.weights.state_measures import StateMeasures
 
         paths = [path, *([other] if other else [])]
@@ -204,8 +203,8 @@ class FileReader:
         return self._call(StateMeasures, "state_measures", paths, given, _state_limits(*paths), path.name)
 
     def document_text(self, path: Path, kind: str, name: str) -> str:
-        """The text of a document, ``pdf``, ``docx`` or ``html``, that a person brought as ``name``; nothing is
-        remembered of a file that failed. ``document_unreadable`` and FileReadingFailed say why there is none."""
+        """The text of an uploaded document ``name``: ``pdf``, ``docx`` or ``html``. Failed files are not remembered.
+        Raises ``document_unreadable`` and FileReadingFailed."""
         limits = Limits(DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES)
         return self._call(str, "document_text", (), (_sent(path), kind), limits, name, self._documents)
 
@@ -222,7 +221,7 @@ class FileReader:
         self._ask(type(None), "copy_out", path, (_sent(target), note), _state_limits(path))
 
     def check_adapter(self, path: str | Path, adapter: str, alpha: float, start: str) -> None:
-        """Whether an adapter fits a model, by their headers; ``alpha`` 0 where the file says it. Errors as of
+        """Whether an adapter fits a model, by their headers; ``alpha`` 0 if the file contains it. Errors as in
         :func:`webapp.weights.adapter.check_adapter`."""
         given = (_sent(adapter), alpha, _sent(start) if start else b"")
         self._ask(type(None), "adapter_fits", path, given, Limits())
@@ -272,7 +271,7 @@ class FileReader:
         try:
             reply = (process or self._process).call(operation, arguments, _grown(limits, paths))
         except ReadingStopped as exc:
-            if len(paths) == 1:  # of several nobody knows which it was
+            if len(paths) == 1:  # with several paths, the bad one is unknown
                 self._failed.add(paths[0], exc.reason, exc.is_lasting)
             raise FileReadingFailed(path=name, reason=exc.reason) from None
         except OSError as exc:
@@ -302,13 +301,13 @@ def _grown(limits: Limits, paths: Sequence[Path]) -> Limits:
 
 
 def _state_limits(*paths: str | Path) -> Limits:
-    """For what reads tensors: several copies of them are held at once, in float32 and float64."""
+    """For reading tensors: several copies are in memory at once, in float32 and float64."""
     size = min(_size(paths), MOST_STATE_BYTES)
     return Limits(work_s=WORK_S + size / STATE_BYTES_A_SECOND, memory_bytes=MEMORY_BYTES + 4 * size)
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """A fresh interpreter that has said it is ready; OSError when it does not."""
+    """A new interpreter that has reported that it is ready; raises OSError otherwise."""
     process = start_process(BOOT, ENVIRONMENT_DEFAULTS)
     try:
         with _Watch(process, Limits(START_S)):
@@ -335,8 +334,8 @@ def _exchange(process: subprocess.Popen[bytes], request: Request, reply_bytes: i
 
 
 def decoded(data: bytes, kind: type[Answer]) -> Answer:
-    """From msgpack. The decoder is made by one thread at a time: msgspec 0.23 crashes the process where two look into
-    a type for the first time at once."""
+    """From msgpack. One thread at a time creates the decoder: msgspec 0.23 crashes the process if two threads use a
+    type for the first time at once."""
     import msgspec
 
     with _making:
@@ -347,9 +346,9 @@ def decoded(data: bytes, kind: type[Answer]) -> Answer:
 
 
 class _Watch:
-    """Kills the process while a request lasts, once it has had its time or memory; ``verdict`` says so then.
+    """Kills the process during a request that exceeds its time or memory; ``verdict`` then says so.
 
-    It looks twenty times a second, on a thread of its own, and never at a request that is answered before that.
+    Checks twenty times per second, in its own thread; shorter requests are never checked.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:

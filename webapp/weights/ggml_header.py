@@ -1,11 +1,11 @@
-"""The tables of contents of rwkv.cpp's ``.bin`` and of ``.gguf``: what a file is, and where its tensors lie.
+"""Tables of contents of rwkv.cpp's ``.bin`` and of ``.gguf``: the kind of file, and the positions of its tensors.
 
 ``.bin``: rwkv_file_format.inc of rwkv.cpp. Six 32-bit numbers (magic, version 100 or 101, vocabulary, width, layers,
 type), then records to the end: number of dimensions, length of the name, type, the dimensions (row length first), name,
 data. No padding. Version 100 has no quantised tensors.
 
-GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its tensors are looked at where it says it is an RWKV
-model. Both are walked within the bounds below, and no number is trusted that the file's size contradicts.
+GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its tensors are read only if it says that it is an RWKV
+model. Both are read within the limits below, and no number is used that contradicts the file's size.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ SMALLEST_TENSOR_BYTES = 24  # in the table: an empty name, no dimensions, type, 
 
 
 def read_ggmf(path: Path) -> tensor_info.FileContents:
-    """``metadata``: file_version, vocab_size, n_embd, n_layer, data_type. Shapes as numpy has them: rows first."""
+    """``metadata``: file_version, vocab_size, n_embd, n_layer, data_type. Shapes in numpy's order: rows first."""
     with path.open("rb") as file:
         return _Ggmf(path, file).contents()
 
@@ -80,8 +80,8 @@ def read_gguf(path: Path) -> tensor_info.FileContents:
 
 
 def read_gguf_vocabulary(path: Path) -> dict[int, bytes] | None:
-    """Token bytes by id of a GGUF that brings a vocabulary of RWKV's own kind along; None for every other file, and
-    for what is not as long as its own list of types. WeightsError for a header that cannot be read."""
+    """Token bytes by id from a GGUF with an RWKV vocabulary; None for other files, and if its length differs from the
+    list of token types. Raises WeightsError for an unreadable header."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             return None
@@ -252,8 +252,8 @@ class _Gguf(_Header):
         return key, str(number)
 
     def _array(self, wanted: str) -> None:
-        """Kept under the name ``wanted``, or passed over where that is empty. Lists of lists are in the format and in
-        no model."""
+        """Stored under the name ``wanted``, or skipped if that is empty. Lists of lists exist in the format but in no
+        model."""
         kind, count = struct.unpack("<IQ", self._take(12))
         if kind != GGUF_STRING:
             size = self._size(kind) * count

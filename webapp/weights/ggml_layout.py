@@ -1,11 +1,11 @@
-"""From the official tensors of a model to those of rwkv.cpp and of llama.cpp, and back, one at a time.
+"""Converts the official tensors of a model to those of rwkv.cpp and llama.cpp, and back, one at a time.
 
-What rwkv.cpp's convert_pytorch_to_ggml.py changes: v7's six shifts become one tensor and its low-rank matrices are
-turned (so are v6's), v4's decay is stored as ``-exp(w)`` and v5's as ``exp(-exp(w))``, 5.0's bonus as its exponential.
-The file of a given type is the same bytes as theirs. RWKV 5.1, which rwkv.cpp does not know, becomes a 5.2.
+The changes of rwkv.cpp's convert_pytorch_to_ggml.py: v7's six shifts become one tensor and its low-rank matrices are
+transposed (v6's too), v4's decay is stored as ``-exp(w)`` and v5's as ``exp(-exp(w))``, 5.0's bonus as its exponential.
+A file of a given type has the same bytes as theirs. RWKV 5.1, unknown to rwkv.cpp, becomes a 5.2.
 
-llama.cpp's tensors are rwkv.cpp's under other names (:data:`.ggml_model.GGUF_NAMES`), v6's five shifts in one, and with
-three in v7's first layer that its loader wants and nothing reads (convert_hf_to_gguf.py: Rwkv6Model, Rwkv7Model).
+llama.cpp's tensors are rwkv.cpp's under other names (:data:`.ggml_model.GGUF_NAMES`), with v6's five shifts in one, and
+three more in v7's first layer that its loader requires but never uses (convert_hf_to_gguf.py: Rwkv6Model, Rwkv7Model).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ NEVER_QUANTISED = ("emb.weight", "head.weight", *(f"att.{x}" for x in (*TURNED_V
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of the new file: its name, its shape (rows first), and the tensors of the old it is made of.
+    """One tensor of the new file: its name, its shape (rows first), and the old tensors from which it is made.
 
-    ``make`` gets them as float32 in the old shapes, and what to take exponentials with. None: rows stay as they are.
+    ``make`` receives them as float32 in the old shapes, and an exp function. None: rows stay unchanged.
     """
 
     name: str
@@ -184,8 +184,8 @@ def gguf_dtype(piece: Piece, wanted: str) -> str:
 
 
 def official_pieces(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Iterator[Piece]:
-    """The way back: official tensors of rwkv.cpp's. Quantised values stay what they are; decays are taken the logarithm
-    of in 64 bits."""
+    """The reverse: official tensors from rwkv.cpp's. Quantised values are kept; the logarithm of decays is computed in
+    64 bits."""
     for name, shape in shapes.items():
         if config.major == 7 and name.endswith(".x_rwkvag"):
             for place, letter in enumerate(SHIFTS_V7):

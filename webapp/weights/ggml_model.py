@@ -1,10 +1,10 @@
-"""What the tensors of a ``.bin`` or ``.gguf`` make: an RWKV model of which version and size, each tensor checked.
+"""Identifies the tensors of a ``.bin`` or ``.gguf``: an RWKV model with its version and size, each tensor checked.
 
-rwkv.cpp's names and shapes are the common ones: :func:`read_model` gives a GGUF of llama.cpp under them too. Against
-the official file rwkv.cpp turns low-rank matrices, stacks v7's six shifts, and stores v4's and v5's decay as what it
-comes to (rwkv.cpp's convert_pytorch_to_ggml.py); :mod:`.ggml_layout` does that and undoes it.
+rwkv.cpp's names and shapes are used for both: :func:`read_model` returns a GGUF of llama.cpp with them too. Compared
+with the official file, rwkv.cpp transposes low-rank matrices, stacks v7's six shifts, and stores the final values of
+v4's and v5's decay (rwkv.cpp's convert_pytorch_to_ggml.py); :mod:`.ggml_layout` converts both ways.
 
-A tensor of a wrong shape or type would end the process inside ggml, so none gets there that is not checked here.
+A tensor with a wrong shape or type would end the process inside ggml, so every tensor is checked here first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ NOT_IN_FIRST_LAYER = ("att.v0", "att.v1", "att.v2")
 
 @dataclass(frozen=True)
 class GgmlTensor:
-    """``name`` as rwkv.cpp has it; ``info`` and ``offset`` as in the file, which may call it something else."""
+    """``name`` in rwkv.cpp; ``info`` and ``offset`` in the file, which may use another name."""
 
     name: str
     info: TensorInfo
@@ -91,8 +91,8 @@ class GgmlTensor:
 
 @dataclass(frozen=True)
 class GgmlModel:
-    """``tensors`` by rwkv.cpp's names. ``rescale_every``: layers after which a v6 GGUF of Hugging Face halves its
-    activations, its later weights being halved beforehand; 0 in any other."""
+    """``tensors`` by rwkv.cpp's names. ``rescale_every``: the number of layers after which a v6 GGUF from Hugging Face
+    halves its activations, with later weights halved in advance; 0 for others."""
 
     path: Path
     config: ModelConfig
@@ -101,7 +101,7 @@ class GgmlModel:
 
 
 def read_model(path: str | Path) -> GgmlModel:
-    """Raises WeightsError: what is missing, or does not fit."""
+    """Raises WeightsError for missing or wrong tensors."""
     path = Path(path)
     return model_of(path, read_contents(path))
 
@@ -122,8 +122,8 @@ def model_of(path: Path, contents: FileContents) -> GgmlModel:
 
 
 def matrix_names(path: Path, infos: Mapping[str, TensorInfo], config: ModelConfig) -> set[str]:
-    """Which of a model's tensors in rwkv.cpp's names and shapes are matrices; the others are vectors. WeightsError
-    when one is missing or does not fit."""
+    """Which of a model's tensors, in rwkv.cpp's names and shapes, are matrices; the others are vectors. Raises
+    WeightsError if one is missing or does not fit."""
     tensors = {name: StoredTensor(info, 0, contiguous_strides(info.shape), 0) for name, info in infos.items()}
     try:
         return {tensor.name for tensor in _checked(tensors, config) if tensor.is_matrix}

@@ -1,8 +1,8 @@
-"""What is in a model file, read from its headers in milliseconds, and what a publisher put beside the weights: a
-vocabulary, a chat template, sampling defaults, a name. For pages and the command line.
+"""Inspects a model file from its headers in milliseconds, and the publisher's additions to the weights: a vocabulary, a
+chat template, sampling defaults, a name. For pages and the command line.
 
-A Hugging Face folder has the latter as files, a GGUF file among its metadata. All of it comes from strangers: it is
-read with bounds, and what makes no sense counts as not there.
+A Hugging Face folder has these additions as files, a GGUF file in its metadata. All of it is untrusted: it is read with
+limits, and invalid data counts as missing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Inspection:
     converted_version: str | None
     naming: str
     tokenizer: str | None
-    reason: Any  # Text | str, which msgspec has no type for
+    reason: Any  # Text | str, for which msgspec has no type
     metadata: dict[str, str]
     tensors: tuple[TensorInfo, ...]
     adapter: str = ""
@@ -76,7 +76,7 @@ class Inspection:
 
     @property
     def trained_parameters(self) -> int:
-        """Fewer than ``parameters`` where the file says so: the starter never saw most tokens."""
+        """Fewer than ``parameters`` if the file says so: the starter never saw most tokens."""
         told = self.metadata.get(TRAINED_KEY, "")
         return min(int(told), self.parameters) if re.fullmatch("[0-9]{1,15}", told) else self.parameters
 
@@ -90,7 +90,7 @@ class Inspection:
         return len(shapes), n_head, head_size
 
     def to_dict(self, tensors: bool = True) -> dict[str, Any]:
-        """Plain JSON; without the list of tensors if they are not wanted (a 7B model has over a thousand)."""
+        """Plain JSON; without the list of tensors if ``tensors`` is False (a 7B model has over a thousand)."""
         out = {name: value for name, value in vars(self).items() if name not in ("config", "tensors")}
         out["config"] = self.config.to_dict() if self.config else None
         out["metadata"] = {key: value for key, value in self.metadata.items() if key != USED_TOKENS_KEY}
@@ -101,10 +101,10 @@ class Inspection:
 
 
 def inspect(path: str | Path, any_name: bool = False, without_adapter: bool = False) -> Inspection:
-    """What ``path`` holds, without torch and without reading tensors; each way a file can be bad is its own error.
+    """The content of ``path``, without torch and without reading tensors; each kind of bad file has its own error.
 
-    ``any_name`` lets a file have any extension (a download that is not renamed yet). ``without_adapter``: as if the
-    tensors of a LoRA that lie in a whole model were not there.
+    ``any_name`` allows any extension (for a download that has not been renamed yet). ``without_adapter``: ignores the
+    tensors of a LoRA in a whole model.
     """
     raw = read_contents(Path(path), any_name)
     contents = raw if raw.format in ggml_model.FORMATS else in_official_spelling(raw)
@@ -152,7 +152,7 @@ ADAPTER_WAYS_OUT = {
 
 
 def require_model(inspection: Inspection) -> ModelConfig:
-    """The sizes of a model that could be run; ``not_a_model``, with what to do instead, for any other file."""
+    """The sizes of a runnable model; raises ``not_a_model``, with the way out, for any other file."""
     if inspection.config is not None:
         return inspection.config
     found, way_out = {
@@ -170,9 +170,9 @@ def require_model(inspection: Inspection) -> ModelConfig:
 
 
 def used_token_bitmap(inspection: Inspection) -> bytes | None:
-    """8192 bytes, bit ``id % 8`` of byte ``id // 8`` set for tokens the model was trained on; None if it does not say.
+    """8192 bytes, bit ``id % 8`` of byte ``id // 8`` is set for tokens in the training data; None if unknown.
 
-    Written into a safetensors header by Roost's own training; WeightsError if it is there but damaged.
+    Roost's own training writes it into a safetensors header. Raises WeightsError if it exists but is damaged.
     """
     text = inspection.metadata.get(USED_TOKENS_KEY)
     if text is None:
@@ -191,13 +191,13 @@ def used_token_bitmap(inspection: Inspection) -> bytes | None:
 
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-"""In the order they count; the two JSON files hold it as ``chat_template``."""
+"""In order of priority; the two JSON files contain it as ``chat_template``."""
 GENERATION_FILE = "generation_config.json"
 GGUF_TEMPLATE = "tokenizer.chat_template"
 NAMES = ("general.name", "general.basename", "name", "base_model", "source")
-"""Metadata that may say which model a file under another name is."""
+"""Metadata keys that may name the model of a renamed file."""
 MOST_BYTES = 4 << 20
-"""Of a file beside the weights."""
+"""Limit for a file next to the weights."""
 MOST_NAME_CHARS = 200
 
 
@@ -210,7 +210,7 @@ def model_name(info: Inspection) -> str:
 
 
 def tokenizer_of(vocab_size: int, path: str | Path, override: str | None = None) -> Tokenizer:
-    """As :func:`load_tokenizer`, and from a GGUF file the vocabulary in it."""
+    """Like :func:`load_tokenizer`; for a GGUF file, the vocabulary in it."""
 
     def in_model() -> dict[int, bytes] | None:
         return read_gguf_vocabulary(Path(path)) if str(path).lower().endswith(".gguf") else None
@@ -219,7 +219,7 @@ def tokenizer_of(vocab_size: int, path: str | Path, override: str | None = None)
 
 
 def chat_template(info: Inspection) -> str:
-    """Its Jinja source; "" where the model brings none along."""
+    """Its Jinja source; "" if the model has none."""
     if found := info.metadata.get(GGUF_TEMPLATE, ""):
         return found
     for name in TEMPLATE_FILES:
@@ -231,7 +231,7 @@ def chat_template(info: Inspection) -> str:
 
 
 def generation_config(info: Inspection) -> dict[str, Any]:
-    """``generation_config.json`` as it is; {} where there is none."""
+    """The content of ``generation_config.json``; {} if there is none."""
     return _table(_text(info.path, GENERATION_FILE))
 
 

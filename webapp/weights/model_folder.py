@@ -1,8 +1,8 @@
-"""A folder that is one model, as Hugging Face publishes them: config.json, safetensors in one or several files with
-an index, and perhaps a tokenizer, a chat template and sampling defaults.
+"""A folder that is one model, in Hugging Face's form: config.json, one or several safetensors files with an index, and
+possibly a tokenizer, a chat template and sampling defaults.
 
-What a folder is shows from the names in it alone (:func:`is_model_folder`); nothing is opened for that. The index and
-the other JSON files are read with bounds, since they come from strangers as the weights do.
+A model folder is recognised by its file names alone (:func:`is_model_folder`), without opening a file. The index and
+the other JSON files are untrusted and read with limits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONFIG = "config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""Of an adapter that Hugging Face's peft saved: a folder of its own, and no model."""
+"""Files of an adapter saved by Hugging Face's peft: a separate folder, which is not a model."""
 MOST_JSON_BYTES = 8 << 20
 """An index of 20,000 tensors has 2 MB."""
 MOST_SHARDS = 500
@@ -32,14 +32,14 @@ PIECES, PIECE_BYTES = 64, 1 << 16
 
 
 def is_model_folder(names: Collection[str]) -> bool:
-    """Of the names of the files in a folder."""
+    """By the names of the files in the folder."""
     if any(index in names for index in INDEXES):
         return True
     return CONFIG in names and (any(whole in names for whole in WHOLE) or _single(names) is not None)
 
 
 def is_model_folder_at(path: str | Path) -> bool:
-    """False also for what is no folder."""
+    """False also if it is not a folder."""
     try:
         return is_model_folder(os.listdir(path))
     except (OSError, ValueError):
@@ -47,8 +47,8 @@ def is_model_folder_at(path: str | Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold its tensors. ``file_is_directory`` for no model's folder; ``file_truncated`` where one is
-    missing; WeightsError for an index that makes no sense."""
+    """The files with its tensors. Raises ``file_is_directory`` unless it is a model folder; ``file_truncated`` if a
+    file is missing; WeightsError for an invalid index."""
     names = set(os.listdir(folder))
     index = next((name for name in INDEXES if name in names), None)
     if index is None:
@@ -66,7 +66,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def index_of(folder: Path, name: str) -> dict[str, str]:
-    """Tensor to file, as the index says; names of files that lie in the folder itself."""
+    """Tensor -> file, from the index; only names of files directly in the folder."""
     found = read_json(folder / name).get("weight_map")
     if (
         not isinstance(found, dict)
@@ -79,7 +79,7 @@ def index_of(folder: Path, name: str) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A table; WeightsError for anything else, or more than :data:`MOST_JSON_BYTES`."""
+    """A JSON object; raises WeightsError for anything else, or more than :data:`MOST_JSON_BYTES`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MOST_JSON_BYTES + 1)
@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_stamp(folder: Path) -> tuple[int, int]:
-    """Time of the last change of any of its files in ns, and the bytes of all; OSError."""
+    """Latest modification time of its files in ns, and the sum of their bytes. Raises OSError."""
     changed, size = 0, 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -105,7 +105,7 @@ def folder_stamp(folder: Path) -> tuple[int, int]:
 
 
 def stamp_of(path: str | Path) -> tuple[int, int]:
-    """Time of the last change in ns and size in bytes of a model's file or folder; OSError."""
+    """Modification time in ns and size in bytes of a model's file or folder. Raises OSError."""
     found = os.stat(path)
     if os.path.isdir(path):
         return folder_stamp(Path(path))
@@ -114,10 +114,10 @@ def stamp_of(path: str | Path) -> tuple[int, int]:
 
 @lru_cache(32)
 def content_digest(name: str, stamp: tuple[int, int]) -> str:
-    """Of a model's bytes wherever they lie: 32 hex digits over sizes and :data:`PIECES` pieces of each file of weights,
-    4 MB of it. 15 GB would take ten seconds; whatever changes a model changes its bytes all over. OSError.
+    """Digest of a model's bytes, independent of their location: 32 hex digits over sizes and :data:`PIECES` pieces (4
+    MB) of each file of weights. Hashing 15 GB would take ten seconds; other models differ everywhere. OSError.
 
-    Asked once for each ``stamp`` (:func:`stamp_of`)."""
+    Cached for each ``stamp`` (:func:`stamp_of`)."""
     path = Path(name)
     found = hashlib.blake2b(digest_size=16)
     files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS) if path.is_dir() else [path]
@@ -129,7 +129,7 @@ def content_digest(name: str, stamp: tuple[int, int]) -> str:
 
 
 def _update(digest: hashlib.blake2b, file: Path, size: int) -> None:
-    """Of :data:`PIECES` pieces from all over the file."""
+    """Adds :data:`PIECES` pieces, spread over the file."""
     with file.open("rb", buffering=0) as content:
         for piece in range(PIECES):
             content.seek(piece * size // PIECES)
@@ -140,16 +140,16 @@ WEIGHTS = (".safetensors", ".st", ".pth", ".bin", ".gguf")
 
 
 def _single(names: Collection[str]) -> str | None:
-    """The one safetensors file of a folder, whatever it is called; None of several."""
+    """The only safetensors file in a folder, whatever its name; None if there are several."""
     found = [name for name in names if name.endswith(".safetensors") and not name.startswith(("adapter_", "."))]
     return found[0] if len(found) == 1 else None
 
 
 def model_identity(path: Path, strategy: str, custom_cuda: bool, adapter: Mapping[str, object] | None = None) -> str:
-    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files, and
-    of its adapter's (options as of ``LoadModel.adapter``), name, size, time of last change and :data:`PIECES` pieces
-    count: 15 GB would take ten seconds to hash, and whatever changes a model changes its time or bytes all over it. A
-    path that is no file counts as its name."""
+    """Identifies everything that affects a loaded model's states: 32 hex digits over name, size, modification time and
+    :data:`PIECES` pieces of its files and its adapter's (options as in ``LoadModel.adapter``). Hashing 15 GB would take
+    ten seconds, and any change of a model changes its time or bytes everywhere. A path that is not a file counts by its
+    name."""
     found = hashlib.blake2b(f"{strategy.split()}{custom_cuda}".encode(), digest_size=16)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     if adapter and adapter["adapter_file"]:

@@ -1,12 +1,12 @@
-"""The pickle inside a .pth, read by an interpreter of our own: it describes and never runs.
+"""Reads the pickle inside a .pth with our own interpreter, which only describes objects and never runs code.
 
-Python's unpickler imports and calls what a file names, hashes whatever a file uses as a key, and lets a file change an
-object after it was built. Here the opcodes of a state dict are known and nothing else is. Values are None, numbers,
-texts, tuples, lists, dicts with text keys, and the records of :mod:`.torch_values`, which cannot be changed. A class or
-function that is not part of a tensor becomes :class:`Inert`: nothing is imported or called, and its content is dropped.
+Python's unpickler imports and calls whatever a file names, hashes arbitrary keys, and lets a file modify existing
+objects. Here only the opcodes of a state dict are supported. Values are None, numbers, texts, tuples, lists, dicts with
+text keys, and the immutable records of :mod:`.torch_values`. A class or function that is not part of a tensor becomes
+:class:`Inert`: nothing is imported or called, and its content is dropped.
 
-Bounds: every number below. They are far above what a checkpoint of any released model has, and keep the worst file
-under a second and some tens of megabytes. Opcodes: Lib/pickletools.py of CPython.
+Limits: every number below. They are far above those of any released model's checkpoint, and limit the worst file to
+less than a second and some tens of megabytes. Opcodes: Lib/pickletools.py in CPython.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from webapp.i18n import Text
 from webapp.weights.torch_values import Damaged, Inert, NamesProgram, build, call, named, storage_of
 
 MOST_STEPS = 500_000
-"""Opcodes. A checkpoint takes about 40 a tensor; a 14B model has some 1,600 tensors."""
+"""Opcodes. A checkpoint needs about 40 per tensor; a 14B model has about 1,600 tensors."""
 MOST_MARKS = 200
-"""Open lists, tuples and dicts, each inside the last."""
+"""Maximum nesting of open lists, tuples and dicts."""
 MOST_TEXT_BYTES = 1 << 20
 MOST_NUMBER_BYTES = 16
 MOST_LINE_BYTES = 4096
@@ -32,9 +32,9 @@ STOP = ord(".")
 
 
 def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
-    """The object that begins at byte ``start`` with tensors as descriptions, and the byte after it.
+    """The object that begins at byte ``start``, with tensors as descriptions, and the position after it.
 
-    ``unsafe_pickle`` when it names a program (``torch_values.PROGRAM_MODULES``); WeightsError when it is damaged, or
+    Raises ``unsafe_pickle`` if it names a program (``torch_values.PROGRAM_MODULES``); WeightsError if it is damaged, or
     larger or deeper than any checkpoint."""
     reader = _Reader(data, start)
     try:

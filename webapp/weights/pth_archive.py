@@ -1,7 +1,7 @@
-"""A .pth as torch writes it: since version 1.6 a zip of ``data.pkl`` and one uncompressed member per storage, before
-that pickles and storages one after the other.
+"""A .pth file written by torch: since version 1.6 a zip of ``data.pkl`` and one uncompressed member per storage; before
+that, pickles and storages one after another.
 
-Read here without torch: the directory, the pickles and each storage's header, no tensor data.
+Read without torch: the directory, the pickles and each storage's header, but no tensor data.
 """
 
 from __future__ import annotations

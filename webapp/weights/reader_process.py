@@ -1,9 +1,9 @@
-"""The process that opens model and state files, so that none is parsed or mapped in the web process.
+"""The process that opens model and state files, so that the web process never parses or maps one.
 
-It is started and spoken to by :class:`webapp.weights.file_reader.ReaderProcess`: frames of msgpack on its standard
-input and output, one request at a time. A file that beats every check of the readers ends this process and nothing
-else. It bounds itself as well: memory by the system's limit where there is one, time by a timer in C that needs no
-lock of Python's. It ends when its standard input does, however the web process ended.
+:class:`webapp.weights.file_reader.ReaderProcess` starts it and communicates with it: msgpack frames on standard input
+and output, one request at a time. If a file defeats all checks of the readers, only this process ends. It also limits
+itself: memory by the system's limit if there is one, time by a timer in C that needs no Python lock. It ends when its
+standard input closes, in whatever way the web process ended.
 
 It imports no torch, and numpy only for states.
 """
@@ -36,7 +36,7 @@ from webapp.weights.state_sheet import PrefixSheet, StateSheet, prefix_of, sheet
 
 NAME = "roost-reader"
 GRACE_S = 5.0
-"""The web process ends a request in time; this process ends itself so much later, if nobody does."""
+"""The web process ends a request in time; otherwise this process ends itself after this additional time."""
 HERE = ""
 """Stands in an error's ``path`` for the file of the request, whose name the web process knows how to say."""
 

@@ -1,7 +1,7 @@
-"""The header of a .safetensors (or .st) file, read by ourselves: 8 bytes of length, JSON, then the data.
+"""Our own reader for the header of a .safetensors (or .st) file: 8 bytes of length, JSON, then the data.
 
-Format: https://github.com/huggingface/safetensors#format. Only the header is read; sizes are checked against the file.
-What a header may cost is settled before any of it is parsed: its bytes, and how many values could be in them.
+Format: https://github.com/huggingface/safetensors#format. Reads only the header; checks sizes against the file. The
+cost of a header is limited before any of it is parsed: its bytes, and the possible number of values.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""One model, many spellings: how each project names, turns and squeezes RWKV's tensors, as data, and the one reader
-that undoes it. Every backend gets the official names and shapes, whatever the file has.
+"""Converts the names, transpositions and squeezed shapes of each project's RWKV files to the official ones, from data.
+Every backend gets official names and shapes, whatever the file has.
 
 Sources: the checkpoints of BlinkDL (official); convert_rwkv_checkpoint_to_hf.py of Hugging Face (``hf``, RWKV-4 to 6)
 and the RWKV-7 folders that keep the official names under ``model.`` or ``rwkv7.``; rwkv-rs' converter for

@@ -1,12 +1,12 @@
-"""Trained initial states (``time_state``) from a file, checked before anything is applied.
+"""Reads trained initial states (``time_state``) from a file, and checks them before they are applied.
 
-Orientation at Roost's boundary: ``layers[layer, head, value_index, key_index]``, which is that of state-tuning files
-and of the rwkv package's v7 runtime. (Its v5 and v6 runtime holds the transpose; the backend turns it.) A list of that
-package's running state, saved with torch, is read whole: a chat begins where that program stopped.
+Orientation at Roost's boundary: ``layers[layer, head, value_index, key_index]``, as in state-tuning files and the rwkv
+package's v7 runtime. (Its v5 and v6 runtime has the transpose, and the backend transposes it.) That package's running
+state, a list saved with torch, is read completely: a chat continues where that program stopped.
 
-Limits. A state of v6 and one of v7 with equal sizes cannot be told apart by their tensors; what a file says about
-itself, or an official name, is believed (:mod:`.state_sheet`). web-rwkv's own ``.st`` states are transposed in the
-last two indices under the same names, which cannot be told either: such a file is read as the official orientation, so
+Limits. A v6 state and a v7 state with equal sizes cannot be distinguished by their tensors; the file's own statement,
+or an official name, is trusted (:mod:`.state_sheet`). web-rwkv's own ``.st`` states have the last two indices
+transposed under the same names, which cannot be detected either: such a file is read in the official orientation, so
 convert from the original ``.pth`` instead.
 """
 

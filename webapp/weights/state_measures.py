@@ -1,8 +1,8 @@
-"""How strong a state is in each layer and head, and how far two states are apart there.
+"""The strength of a state in each layer and head, and the distance of two states there.
 
-A row is a layer; a column is a head's matrix, flattened. RWKV-4 has no heads: its columns are groups of 64 channels of
-what its attention remembers, the weighted mean of the values (``att_aa / att_bb``). What the last token left for the
-next one's shift is no memory and not counted. One layer is looked at at a time, in float64.
+A row is a layer; a column is a head's flattened matrix. RWKV-4 has no heads: its columns are groups of 64 channels of
+its attention's memory, the weighted mean of the values (``att_aa / att_bb``). The last token's activations for the next
+shift are not memory and not counted. Works on one layer at a time, in float64.
 """
 
 from __future__ import annotations

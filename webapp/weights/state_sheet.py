@@ -1,4 +1,4 @@
-"""The small files that hold one state: what is told of one without reading it, numpy's form of it, and writing one."""
+"""Small files with one state: their description without reading the state, numpy's format, and writing one."""
 
 from __future__ import annotations
 

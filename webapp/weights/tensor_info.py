@@ -1,4 +1,4 @@
-"""What a file says about its tensors before one is read: names, shapes, dtypes, and where the bytes lie."""
+"""A file's data about its tensors before any is read: names, shapes, dtypes, and byte positions."""
 
 from __future__ import annotations
 

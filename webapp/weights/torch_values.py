@@ -1,8 +1,7 @@
-"""What the pickle of a .pth may say: which classes and functions its names stand for, and the records they make.
+"""The allowed content of a .pth's pickle: the classes and functions behind its names, and the records they create.
 
-Everything here describes. A name that is part of a tensor has a function below, which checks every number it is given
-and returns a record that cannot be changed; any other name becomes :class:`Inert`. The machine that reads the opcodes
-is :mod:`.pickle_reader`.
+Everything here only describes. A name that is part of a tensor has a function below, which checks every number and
+returns an immutable record; any other name becomes :class:`Inert`. :mod:`.pickle_reader` interprets the opcodes.
 """
 
 from __future__ import annotations

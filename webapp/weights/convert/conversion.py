@@ -1,4 +1,4 @@
-"""A model file made another: planned, written beside its place, read back, put there."""
+"""Converts a model file: plans the result, writes it next to its target, verifies it, and moves it there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAMPLES = 64
 
 
 def verify(path: Path, source: Source, plan: Plan, checksums: Mapping[str, int], meter: Meter) -> None:
-    """ConversionError when the file at ``path`` is not exactly what was planned and written."""
+    """Raises ConversionError unless the file at ``path`` is exactly what was planned and written."""
     try:
         contents = read_contents(path, any_name=True)
         found = require_model(inspect(path, any_name=True))
@@ -90,7 +90,7 @@ def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int
 
 
 def compare_samples(path: Path, source: Source) -> None:
-    """Up to :data:`SAMPLES` values of each tensor, read as the loader will read them: names and turns are right."""
+    """Compares up to :data:`SAMPLES` values of each tensor, read as the loader does: checks names and orientation."""
     changed = source.changed_names()
     rng = np.random.default_rng(0)
     with open_checkpoint(path, any_name=True) as result, open_checkpoint(source.path) as original:
@@ -99,7 +99,7 @@ def compare_samples(path: Path, source: Source) -> None:
         for name, info in source.infos.items():
             if name not in changed:
                 _compare(name, info, original.tensor(name), result.tensor(name), rng)
-                # Each value looked at brings 64 kB around it into this process: 3 GB over all tensors of a 1.6 B model.
+                # Each sampled value loads 64 kB around it into this process: 3 GB for all tensors of a 1.6 B model.
                 original.release()
                 result.release()
 
@@ -144,7 +144,7 @@ def convert(
     report: ReportProgress = lambda progress: None,
     is_cancelled: IsCancelled = lambda: False,
 ) -> Converted:
-    """Raises WeightsError, ``not_a_model``, the errors of conversions, StrategyError; then nothing has been written."""
+    """Raises WeightsError, ``not_a_model``, conversion errors and StrategyError; nothing is written then."""
     options = options or ConversionOptions()
     target_path = Path(target_path)
     with open_source(source_path, target, options) as source:
@@ -161,14 +161,14 @@ def convert(
 
 
 def plan_for(source_path: str | Path, target: str, options: ConversionOptions) -> Plan:
-    """What :func:`convert` would write; the same refusals. Imports no torch, reads no tensor."""
+    """The plan of :func:`convert`, with the same errors. Imports no torch, reads no tensor."""
     with open_source(source_path, target, options) as source:
         return conversion_to(target).make_plan()(source, options)
 
 
 @contextmanager
 def open_source(path: str | Path, target: str, options: ConversionOptions) -> Iterator[Source]:
-    """The model to read, with its adapter merged where one is named."""
+    """The model to read, with its adapter merged if one is given."""
     formats_in = conversion_to(target, Path(path).name).formats_in
     if options.lora:
         adapter = AdapterChoice(options.lora, options.lora_alpha, options.lora_init)

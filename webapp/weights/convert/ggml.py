@@ -1,5 +1,5 @@
-"""To and from the files of ggml: the plan of a ``.bin``, byte for byte as rwkv.cpp's own tools write it, and of a
-``.gguf`` that llama.cpp loads; and either read as if it had never been converted. A block of rows at a time."""
+"""Conversion to and from ggml's files: the plan of a ``.bin``, byte for byte as rwkv.cpp's own tools write it, and of a
+``.gguf`` for llama.cpp; and reading either like an unconverted model. Works on one block of rows at a time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plan_bin(source: Source, options: ConversionOptions) -> Plan:
 
 
 def _planned(source: Source, target: str, piece: Piece, dtype: str, rounded: bool) -> PlannedTensor:
-    """``rounded``: to 16 bits before it is quantised."""
+    """``rounded``: rounds to 16 bits before it is quantised."""
     if piece.shape[-1] % BLOCKS.get(dtype, (1, 0))[0]:
         told = {"name": piece.name, "size": piece.shape[-1], "type": dtype}
         reason = Text("reason.backends.row_size_not_blocks", **told)
@@ -68,7 +68,7 @@ def _refused(source: Source, target: str, reason: Text, way_out: Text) -> Conver
 
 
 def _blocks(source: Source, piece: Piece, dtype: str, rounded: bool) -> Iterator[torch.Tensor]:
-    """The tensor's bytes. What 16 bits cannot hold no scale of a block can."""
+    """The tensor's bytes. A value that 16 bits cannot hold cannot be a block's scale either."""
     import torch
 
     for values in _values(source, piece):
@@ -93,7 +93,7 @@ def _values(source: Source, piece: Piece) -> Iterator[Floats]:
 
 
 def _exp(values: Floats) -> Floats:
-    """torch's, whose last bit is rwkv.cpp's converter's."""
+    """torch's exp, whose last bit matches rwkv.cpp's converter."""
     import torch
 
     found: Floats = torch.exp(torch.from_numpy(np.ascontiguousarray(values))).numpy()
@@ -103,10 +103,10 @@ def _exp(values: Floats) -> Floats:
 # GGUF
 
 FILE_TYPES = {"float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bfloat16": 32}
-"""``general.file_type``: llama_ftype of llama.h."""
+"""``general.file_type``: llama_ftype in llama.h."""
 QUANTIZATION_VERSION = 2
 CONTEXT_LENGTH = 1_048_576
-"""What llama.cpp's own converter writes: RWKV has no limit."""
+"""As llama.cpp's own converter writes it: RWKV has no limit."""
 RANKS = {
     "6": {"time_mix_extra_dim": ("att.time_maa_w2", 1), "time_decay_extra_dim": ("att.time_decay_w2", 0)},
     "7": {
@@ -116,7 +116,7 @@ RANKS = {
         "attention.gate_lora_rank": ("att.g2", 0),
     },
 }
-"""Key -> the official tensor and its dimension that tells; llama.cpp wants one for all layers."""
+"""Key -> the official tensor and the dimension that defines it; llama.cpp needs one value for all layers."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ {'system': 'System: ', 'assistant': 'Assistant: '}.get(message['role'], 'User: ') }}"
@@ -124,11 +124,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""Of World and G1 models, for programs that know of no other. A model that brings one keeps it."""
+"""For World and G1 models, for programs without another template. A model's own template is kept."""
 
 
 def plan_gguf(source: Source, options: ConversionOptions) -> Plan:
-    """RWKV-6 and 7, which llama.cpp runs."""
+    """RWKV-6 and 7, which llama.cpp supports."""
     wanted, config = conversion_to("gguf").dtype(options, source.path.name), source.config
     if config.architecture not in GGUF_ARCHITECTURES.values():
         reason = Text("reason.weights.version_is_not_run_by_llama_cpp", version=config.architecture)
@@ -146,7 +146,7 @@ def plan_gguf(source: Source, options: ConversionOptions) -> Plan:
 
 
 def _gguf_marks(source: Source, wanted: str) -> dict[str, Any]:
-    """The keys of llama.cpp, in the order of its converter."""
+    """llama.cpp's keys, in its converter's order."""
     config = source.config
     name = source.inspection.metadata.get("general.name") or source.path.stem
     marks: dict[str, Any] = {"general.architecture": f"rwkv{config.architecture}", "general.type": "model"}
@@ -170,7 +170,7 @@ def _gguf_marks(source: Source, wanted: str) -> dict[str, Any]:
 
 
 def _rank(source: Source, tensor: str, place: int) -> int:
-    """v7's first layer takes no part in the values of the first: of a model of one layer any rank will do."""
+    """v7's first layer does not use the first layer's values: a model with one layer may have any rank."""
     layers = range(1 if tensor == "att.v2" else 0, source.config.n_layer)
     ranks = {source.infos[f"blocks.{layer}.{tensor}"].shape[place] for layer in layers}
     if len(ranks) > 1:
@@ -180,8 +180,8 @@ def _rank(source: Source, tensor: str, place: int) -> int:
 
 
 def _vocabulary_marks(source: Source) -> dict[str, Any]:
-    """Tokens as llama.cpp escapes them, and the chat template. A vocabulary that is none of the World kind cannot be
-    said in a GGUF of RWKV; a model without one is marked so."""
+    """Tokens in llama.cpp's escaped form, and the chat template. Only World vocabularies can be stored in an RWKV GGUF;
+    a model with another vocabulary is marked as having none."""
     config = source.config
     tokenizer: Tokenizer | None = None
     try:
@@ -224,7 +224,7 @@ def _token_lists(tokenizer: Tokenizer, config: ModelConfig) -> tuple[Sequence[by
 
 
 class GgmlSource(Source):
-    """Quantised matrices come as 16-bit numbers, vectors in 32 bits, all under the official names."""
+    """Returns quantised matrices as 16-bit numbers, vectors in 32 bits, all under the official names."""
 
     def __init__(self, path: str | Path, target: str) -> None:
         self.path = Path(path)

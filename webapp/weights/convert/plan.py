@@ -1,4 +1,4 @@
-"""What a conversion is, before a byte of a tensor is read: targets, options, the plan of the new file, progress."""
+"""The definition of a conversion before tensors are read: targets, options, the plan of the new file, progress."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """``strategy``: the one a fast file is made for. ``lora``: an adapter merged in, ``lora_alpha`` the alpha of its
-    training (its effect is multiplied by alpha / rank), ``lora_init`` the start of a PiSSA training. ``without_lora``:
-    a model that has an adapter's tensors beside its own is written without them. ``type``: of the matrices of a .bin or
-    .gguf."""
+    """``strategy``: the target strategy of a fast file. ``lora``: an adapter to merge, ``lora_alpha``: the alpha of its
+    training (its effect is multiplied by alpha / rank), ``lora_init``: the start of a PiSSA training. ``without_lora``:
+    drops an adapter's tensors that are in the model's file. ``type``: of the matrices in a .bin or .gguf."""
 
     strategy: str = ""
     lora: str = ""
@@ -61,10 +60,10 @@ IsCancelled = Callable[[], bool]
 
 
 class Meter:
-    """Counts one phase; every block asks whether to go on (``conversion_cancelled``), a report goes out ten times a
+    """Counts one phase. Every block checks for cancellation (``conversion_cancelled``); reports are sent ten times per
     second.
 
-    ``checksums``: CRC-32 of each tensor's bytes, by name, as they passed by.
+    ``checksums``: CRC-32 of each tensor's bytes, by name, computed on the way.
     """
 
     def __init__(
@@ -103,8 +102,8 @@ Blocks = Callable[[], Iterator["torch.Tensor"]]
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """``blocks`` gives its elements in the order they are stored, a piece at a time, in ``info.dtype``; ``strides`` (of
-    elements, only a .pth can hold others than row after row) say how to read that order."""
+    """``blocks`` yields its elements in stored order, one piece at a time, in ``info.dtype``. ``strides`` (in elements;
+    only a .pth can have other than row-major ones) describe that order."""
 
     info: TensorInfo
     blocks: Blocks
@@ -116,8 +115,8 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """``marks`` go into the file beside the tensors (a safetensors header holds text, a GGUF numbers and lists too).
-    ``documents``: JSON files of a folder, by name; ``copies``: files that come along into it as they are."""
+    """``marks``: metadata for the file (text in safetensors; also numbers and lists in GGUF). ``documents``: JSON files
+    of a folder, by name; ``copies``: files that are copied to it unchanged."""
 
     container: Container
     tensors: Sequence[PlannedTensor]
@@ -127,15 +126,15 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        """Of the tensors; headers add some 100 bytes a tensor."""
+        """Bytes of the tensors; headers add about 100 bytes per tensor."""
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """``planner``: module:function of a :data:`MakePlan`, imported at first use; ``ending``: of the new file's name.
-    ``needs_strategy``: the result runs with one strategy only, which has to be named. ``types``: of its matrices, as a
-    person writes them -> dtype, the usual one first; empty where there is no choice."""
+    """``planner``: module:function of a :data:`MakePlan`, imported at first use; ``ending``: the new file's extension.
+    ``needs_strategy``: the result runs with only one strategy, which must be given. ``types``: types of its matrices as
+    a person writes them -> dtype, default first; empty if there is no choice."""
 
     target: str
     formats_in: tuple[str, ...]
@@ -150,8 +149,8 @@ class Conversion:
         return found
 
     def dtype(self, options: ConversionOptions, path: str) -> str:
-        """Of the matrices, as RWKV-Runner and llama.cpp spell it too (Q5_1, FP16). ``conversion_refused`` for a type
-        that is none of :attr:`types`."""
+        """The dtype of the matrices; accepts the spellings of RWKV-Runner and llama.cpp (Q5_1, FP16). Raises
+        ``conversion_refused`` for a type that is not in :attr:`types`."""
         word = options.type or next(iter(self.types))
         known = word.lower().replace("fp", "f")
         if known not in self.types:
@@ -163,7 +162,7 @@ class Conversion:
 EVERY_MODEL = ("pth", "safetensors", "ggml-bin", "gguf")
 BIN_TYPES = {"q5_1": "q5_1", "q8_0": "q8_0", "q5_0": "q5_0", "q4_1": "q4_1", "q4_0": "q4_0"}
 BIN_TYPES |= {"f16": "float16", "f32": "float32"}
-"""The first is the usual one, as in RWKV-Runner."""
+"""The first one is the default, as in RWKV-Runner."""
 GGUF_TYPES = {name: BIN_TYPES[name] for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16")}
 GGUF_TYPES |= {"bf16": "bfloat16", "f32": "float32"}
 
@@ -181,7 +180,7 @@ CONVERSIONS: dict[str, Conversion] = {
 
 
 def conversion_to(target: str, path: str = "") -> Conversion:
-    """``conversion_refused`` for a target that is not there."""
+    """Raises ``conversion_refused`` for an unknown target."""
     try:
         return CONVERSIONS[target]
     except KeyError:

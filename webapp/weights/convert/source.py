@@ -1,6 +1,6 @@
-"""The model a conversion reads: blocks of rows under the official names, through one small buffer.
+"""The model that a conversion reads: blocks of rows under the official names, through one small buffer.
 
-The file is read, not mapped: pages of a map count as this process's memory, and a conversion touches all of them.
+The file is read, not mapped: mapped pages count as this process's memory, and a conversion reads all of them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """Use it in a ``with``. Raises what :func:`inspect` does, ``not_a_model``, ``conversion_refused`` for what is
-    converted, and the errors of :class:`Adapter`.
+    """A context manager. Raises errors of :func:`inspect`, ``not_a_model``, ``conversion_refused`` for a converted
+    file, and errors of :class:`Adapter`.
 
-    ``adapter``: the model reads as if that had been trained into it; each tensor keeps its precision.
-    ``without_adapter``: of a whole model that a LoRA's tensors lie beside, the model alone."""
+    ``adapter``: the model reads as if the adapter had been trained into it; each tensor keeps its precision.
+    ``without_adapter``: only the model, without the LoRA tensors in the same file."""
 
     _adapter: Adapter | None = None
     _has_effect = False
@@ -42,7 +42,7 @@ class Source:
         self.inspection = inspect(self.path, without_adapter=without_adapter)
         self.config: ModelConfig = require_model(self.inspection)
         self.is_changed = without_adapter or adapter is not None
-        """True where the tensors are not all of the file's, or not the same."""
+        """True if the tensors are not all of the file's, or have other values."""
         _check_is_raw(self, target)
         self._files: list[FileIO] = []
         self._checkpoint = open_checkpoint(self.path)
@@ -67,12 +67,12 @@ class Source:
         return {*self._adapter.changed, *self._adapter.replaced} if self._adapter is not None else set()
 
     def check_effect(self) -> None:
-        """``lora_mismatch`` when all was read and the adapter did not make one value another."""
+        """Raises ``lora_mismatch`` if all was read and the adapter changed no value."""
         if self._adapter is not None:
             self._adapter.check_effect(self._has_effect)
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
-        """Consecutive rows (of the first dimension); a vector comes whole. ConversionError on NaN and infinity."""
+        """Consecutive rows (of the first dimension); a vector is one block. ConversionError for NaN and infinity."""
         for block in self._raw_blocks(name, BLOCK_BYTES):
             check_finite(block, name)
             yield block
@@ -98,7 +98,7 @@ class Source:
         self.close()
 
     def _raw_blocks(self, name: str, block_bytes: int) -> Iterator[torch.Tensor]:
-        """Without a look for NaN in what the file has."""
+        """Does not check the file's values for NaN."""
         adapter = self._adapter
         if adapter is None or not (name in adapter.changed or name in adapter.replaced):
             yield from self._file_blocks(name, block_bytes)
@@ -153,7 +153,7 @@ class Source:
 
 
 def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
-    """ConversionError when a value is NaN or infinite; ``became``: the precision that made it so."""
+    """Raises ConversionError if a value is NaN or infinite; ``became``: the precision that caused it."""
     import torch
 
     if bool(torch.isfinite(block).all()):
@@ -166,7 +166,7 @@ def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
 
 
 def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """In another precision; ConversionError when a value does not fit."""
+    """Converts to another precision. Raises ConversionError if a value does not fit."""
     import torch
 
     wanted = getattr(torch, dtype)

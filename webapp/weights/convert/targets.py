@@ -1,7 +1,6 @@
-"""The plans of the targets of this room. .pth is as the models are published: official names and orientation, every
-tensor in the precision it had. .st is as web-rwkv (and so WebGPU) reads it: fp16, its names, small matrices turned.
-An hf folder is as rwkv-rs' converter for transformers writes one: the official names and shapes under ``model.``, and
-the sizes in config.json."""
+"""The plans of this package's targets. .pth is the published form: official names and orientation, every tensor in its
+precision. .st is for web-rwkv (and so WebGPU): fp16, its names, small matrices transposed. An hf folder is as from
+rwkv-rs' converter for transformers: official names and shapes under ``model.``, and the sizes in config.json."""
 
 from __future__ import annotations
 
@@ -33,11 +32,11 @@ def _planned_pth(source: Source, name: str) -> PlannedTensor:
     return PlannedTensor(source.infos[name], lambda: source.blocks(name))
 
 
-DTYPE = "float16"  # web-rwkv takes nothing else
+DTYPE = "float16"  # web-rwkv supports nothing else
 
 
 def plan_st(source: Source, options: ConversionOptions) -> Plan:
-    """``format: pt`` is what web-rwkv's own converters write; Roost's marks make the way back exact."""
+    """``format: pt`` as from web-rwkv's own converters; Roost's marks make the reverse conversion exact."""
     if source.inspection.naming == WEB_RWKV and not source.is_changed:
         reason = Text("reason.weights.has_web_rwkv_names")
         raise ConversionError.refused(source.path.name, "st", reason, Text("reason.weights.use_it_as_it_is"))
@@ -47,7 +46,7 @@ def plan_st(source: Source, options: ConversionOptions) -> Plan:
 
 
 def kept_marks(source: Source) -> dict[str, str]:
-    """What Roost's training wrote into the header (the tokens it saw) goes along."""
+    """Keeps the data that Roost's training wrote into the header (the tokens it saw)."""
     ours = {name: text for name, text in source.inspection.metadata.items() if name.startswith("roost.")}
     return {name: text for name, text in ours.items() if name not in (LAYOUT_KEY, ARCHITECTURE_KEY)}
 
@@ -86,7 +85,7 @@ SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
 
 
 def plan_hf(source: Source, options: ConversionOptions) -> Plan:
-    """Tensor for tensor the official file; the tokenizer, template and sampling of a folder that was read go along."""
+    """The tensors of the official file; tokenizer, template and sampling of a source folder are copied."""
     tensors = []
     for name in source.infos:
         info = source.infos[name]

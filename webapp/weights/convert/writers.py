@@ -1,4 +1,4 @@
-"""The new file of a conversion in any format, written as a whole under a name of its own, then put in place."""
+"""Writes the new file of a conversion in any format, completely under a temporary name, then renames it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SPARE_BYTES = 16 * 2**20  # headers, and a little left for everybody else
 
 @contextlib.contextmanager
 def new_container(target: Path, plan: Plan, overwrite: bool) -> Iterator[tuple[Callable[[Meter], None], Path]]:
-    """What writes it, and its path for now. Leaving without an exception puts it in place; with one removes it."""
+    """A function that writes it, and its temporary path. A normal exit renames it; an exception removes it."""
     remove_abandoned(target.parent)
     check_room(target, plan.total_bytes, overwrite)
     path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{ENDING}")
@@ -100,7 +100,7 @@ def _remove(path: Path) -> None:
 
 
 def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
-    """``conversion_target_exists``, or ``conversion_no_space``."""
+    """Raises ``conversion_target_exists`` or ``conversion_no_space``."""
     check_target(target, overwrite)
     free = shutil.disk_usage(target.parent).free
     if needed_bytes + SPARE_BYTES > free:
@@ -110,13 +110,13 @@ def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """``conversion_target_exists``."""
+    """Raises ``conversion_target_exists``."""
     if target.exists() and not overwrite:
         raise ConversionError("conversion_target_exists", path=target.name)
 
 
 def remove_abandoned(folder: Path) -> int:
-    """Deletes what killed conversions left in ``folder``; those still running hold theirs. How many there were."""
+    """Deletes files of killed conversions in ``folder``; running ones hold a lock. Returns their number."""
     removed = 0
     for path in folder.glob(f".*{ENDING}"):
         if not _is_held(path / LOCK if path.is_dir() else path):
@@ -127,8 +127,8 @@ def remove_abandoned(folder: Path) -> int:
 
 
 def _put_in_place(path: Path, target: Path, overwrite: bool) -> None:
-    check_target(target, overwrite)  # somebody may have made it while this one was written
-    if path.is_dir() and target.exists():  # no system replaces a folder that has something in it
+    check_target(target, overwrite)  # it may have been created meanwhile
+    if path.is_dir() and target.exists():  # no system replaces a non-empty folder
         old = target.with_name(f".{target.name}.{secrets.token_hex(4)}{ENDING}")
         os.rename(target, old)
         os.rename(path, target)
@@ -144,7 +144,7 @@ def _put_in_place(path: Path, target: Path, overwrite: bool) -> None:
 
 
 def _hold(file: BinaryIO) -> None:
-    """A lock that goes with the process, however that ends. Windows needs none: an open file cannot be deleted."""
+    """A lock that is released with the process. Windows needs none, because an open file cannot be deleted."""
     with contextlib.suppress(ImportError, OSError):  # network disks without locks
         import fcntl
 
@@ -169,11 +169,11 @@ def _gigabytes(count: int) -> str:
 
 
 SHARD_BYTES = 5 * 10**9
-"""Of the files of a folder: what the hubs' programs cut at."""
+"""Maximum size of a file in a folder, as used by the hubs' programs."""
 
 
 def write_folder(folder: Path, plan: Plan, meter: Meter) -> None:
-    """model.safetensors, or several with an index; then the documents."""
+    """Writes model.safetensors, or several files with an index; then the documents."""
     shards: list[list[PlannedTensor]] = [[]]
     size = 0
     for tensor in plan.tensors:
@@ -204,7 +204,7 @@ HEADER_ALIGNMENT = 8  # of the first tensor; the reference implementation pads i
 
 
 def write_safetensors(file: BinaryIO, plan: Plan, meter: Meter) -> None:
-    """Every tensor row after row, in the order of the plan."""
+    """Every tensor row by row, in the plan's order."""
     header = json.dumps(_header(plan), separators=(",", ":")).encode()
     header += b" " * (-len(header) % HEADER_ALIGNMENT)
     file.write(len(header).to_bytes(8, "little") + header)
@@ -274,7 +274,7 @@ def _member(archive: zipfile.ZipFile, name: str, size_bytes: int) -> zipfile.Zip
 
 
 def pickled(plan: Plan) -> bytes:
-    """``data.pkl``: what torch.save makes of a dict of tensors."""
+    """``data.pkl``: as torch.save writes a dict of tensors."""
     content: dict[str, Any] = {
         tensor.info.name: _Tensor(_Storage(key, tensor.info), tensor) for key, tensor in enumerate(plan.tensors)
     }
@@ -290,7 +290,7 @@ class _Storage:
 
 
 class _Tensor:
-    """Pickles as the call that torch makes a tensor with again."""
+    """Pickled as the call with which torch restores a tensor."""
 
     def __init__(self, storage: _Storage, planned: PlannedTensor) -> None:
         self._storage = storage
@@ -309,7 +309,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(file, protocol=2)
 
     def persistent_id(self, obj: Any) -> Any:
-        """Storages are named, not pickled."""
+        """Storages are referenced, not pickled."""
         if not isinstance(obj, _Storage):
             return None
         import torch
@@ -318,7 +318,7 @@ class _Pickler(pickle.Pickler):
 
 
 def write_bin(file: BinaryIO, plan: Plan, meter: Meter) -> None:
-    """rwkv.cpp's format of version 101. The plan's blocks are the tensors' bytes, marks the numbers of its header."""
+    """rwkv.cpp's format, version 101. The plan's blocks are the tensors' bytes, its marks the numbers in the header."""
     sizes = (int(plan.marks[name]) for name in ("n_vocab", "n_embed", "n_layer", "data_type"))
     file.write(GGMF_HEADER.pack(b"fmgg", GGMF_VERSIONS[-1], *sizes))
     codes = {dtype: code for code, dtype in GGMF_DTYPES.items()}
@@ -330,7 +330,7 @@ def write_bin(file: BinaryIO, plan: Plan, meter: Meter) -> None:
 
 
 def write_gguf(file: BinaryIO, plan: Plan, meter: Meter) -> None:
-    """GGUF, version 3. The plan's blocks are the tensors' bytes; its marks become keys in their order."""
+    """GGUF, version 3. The plan's blocks are the tensors' bytes; its marks become keys, in order."""
     file.write(struct.pack("<4sIQQ", b"GGUF", GGUF_VERSIONS[-1], len(plan.tensors), len(plan.marks)))
     for key, value in plan.marks.items():
         file.write(_gguf_text(key.encode()) + _gguf_value(value))
@@ -351,7 +351,7 @@ def _gguf_text(text: bytes) -> bytes:
 
 
 def _gguf_value(value: Any) -> bytes:
-    """A text, a number, or a list of bytes or whole numbers, with its type in front."""
+    """A text, a number, or a list of bytes or integers, preceded by its type."""
     if isinstance(value, str):
         return struct.pack("<I", GGUF_STRING) + _gguf_text(value.encode("utf-8", "replace"))
     if isinstance(value, float):
@@ -364,4 +364,4 @@ def _gguf_value(value: Any) -> bytes:
 
 
 WRITERS = {"safetensors": write_safetensors, "pth": write_pth, "ggml-bin": write_bin, "gguf": write_gguf}
-"""Of the files a plan can ask for; a folder has several of the first."""
+"""For single files; a folder has several of the first kind."""
