@@ -1,4 +1,4 @@
-"""The Flask application, put together: no thread is started and no model loaded until someone asks for it."""
+"""Creates the Flask application; it starts no thread and loads no model before a request needs them."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (tokens, "", ""),
     (trust, "", ""),
 )
-"""Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
+"""The module of each page area, with its ``blueprint``; for those in the navigation rail also text key and icon."""
 
 
 def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask:
-    """An app of its own: database, manager and running turns are in ``app.extensions``.
+    """An independent app: its database, manager and running turns are in ``app.extensions``.
 
     ``app.extensions["close"]()`` ends its turns, its engine process and its database; it may be called twice.
     """
@@ -140,13 +140,13 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
 
 
 class KeptTemplates(FileSystemBytecodeCache):
-    """Compiled templates in the user's cache (2 MB): compiling takes half of the first page, and a second of the
-    processor until all are. What is kept of a template counts for one place, one Jinja and the source as our extensions
-    have left it; another Roost of this user replaces it."""
+    """Compiled templates in the user's cache (2 MB): compiling takes half the time of the first page, and a second of
+    CPU time for all. The key of a cached template includes its place, the Jinja version and its source after our
+    extensions; another Roost of this user replaces it."""
 
     @classmethod
     def in_cache_dir(cls) -> KeptTemplates | None:
-        """None where the folder cannot be made, or others may write to it, whose code would run here; templates are
+        """None if the folder cannot be created, or if others may write to it, whose code would run here; templates are
         then compiled at each start."""
         folder = cache_dir() / "templates"
         try:
@@ -172,13 +172,12 @@ class KeptTemplates(FileSystemBytecodeCache):
             bucket.reset()
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        with contextlib.suppress(OSError):  # a full disk, a folder that may only be read
+        with contextlib.suppress(OSError):  # a full disk, a read-only folder
             super().dump_bytecode(bucket)
 
 
 class LateRule(Rule):
-    """An address whose two functions that build URLs are compiled when one is built: for all of them it took a fifth of
-    a start."""
+    """A route whose two functions for building URLs are compiled at first use: all took a fifth of the start."""
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
         name, compile_now = "_build_unknown" if append_unknown else "_build", super()._compile_builder
@@ -193,7 +192,7 @@ class LateRule(Rule):
 
 
 def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None:
-    """Database, manager and turns, and how they are closed again."""
+    """Creates database, manager and turns, and the function that closes them."""
     database = Database(database_path(settings))
     proof = OwnerProof(settings.data_dir)
     proof.prepare()
@@ -247,8 +246,8 @@ def database_path(settings: Settings) -> str:
 
 
 def make_data_dir(folder: Path) -> None:
-    """Makes the data folder, for its owner's eyes only. One that is there is closed to others if nothing but Roost is
-    in it; where the system does not let us, as on a mounted volume, it stays as it is."""
+    """Creates the data folder, readable only by its owner. Restricts an existing folder if it contains only Roost's
+    files; if the system does not allow that, as on a mounted volume, it stays unchanged."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     is_ours = (folder / DATABASE_NAME).exists() or not any(folder.iterdir())
     if os.name == "posix" and is_ours and folder.stat().st_mode & 0o077:
@@ -257,12 +256,12 @@ def make_data_dir(folder: Path) -> None:
 
 
 def health() -> Response:
-    """Answers as soon as pages are served, whether or not a model is loaded."""
+    """Responds as soon as pages are served, whether or not a model is loaded."""
     return jsonify(status="ok", version=__version__)
 
 
 def answer_unexpected(exc: Exception) -> Response:
-    """A fault of ours: logged with its trace by Flask, shown as an error like any other."""
+    """An internal error: Flask logs it with its traceback; it is shown like any other error."""
     original = getattr(exc, "original_exception", None) or exc
     return error_answers.answer_error(as_roost_error(original))
 
@@ -274,15 +273,16 @@ KEPT_S = 365 * 24 * 3600
 
 
 class PackedStatic:
-    """Flask's own static view, its text packed (gzip) once per version of a file: a page with all it loads is small.
+    """Flask's own static view, with text compressed (gzip) once per version of a file, so that a page with all its
+    files is small.
 
     Pages name static files below a version of all of them (``/static/v-1f3c…/js/chat.js``), which browsers keep for a
     year without asking again; what a script imports is below the same version. An address of another version, of a page
     that was opened before an update, gives today's file, which is not kept; nor is a file that was changed while the
     server runs, which is not the one the version tells of.
 
-    Only files everyone may have: a page that carries something secret next to something a stranger can choose would
-    give the secret away by its packed length (BREACH).
+    Only for public files: if a page contains both a secret and text that an attacker can choose, its compressed length
+    reveals the secret (BREACH).
     """
 
     def __init__(self, app: Flask) -> None:
@@ -298,7 +298,7 @@ class PackedStatic:
 
     @cached_property
     def version(self) -> str:
-        """Of the names and contents of all files, as they were when the first page was drawn."""
+        """A version of the names and contents of all files, as they were when the first page was rendered."""
         digest = hashlib.blake2b(digest_size=6)
         for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
             name = path.relative_to(self._folder).as_posix()
@@ -333,7 +333,7 @@ class PackedStatic:
             response.direct_passthrough = False
             packed = self._keep(filename, etag, response.get_data())
         if packed:
-            response.close()  # the file, which need not be read any more
+            response.close()  # closes the file, which is not needed any more
             response.direct_passthrough = False
             response.set_data(packed)
             response.headers["Content-Encoding"] = "gzip"
@@ -347,7 +347,7 @@ class PackedStatic:
         return packed if known == etag else None
 
     def _keep(self, filename: str, etag: str, data: bytes) -> bytes:
-        """b"" for what is not worth packing."""
+        """b"" if the data is not worth compressing."""
         packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
         with self._lock:
             if len(self._packed) >= MOST_FILES:

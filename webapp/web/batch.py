@@ -1,4 +1,4 @@
-"""Batches: a list or a table in, an answer for each row out, as a job that can be stopped and goes on."""
+"""Batches: from a list or a table to one answer per row, as a job that can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _facts(page: PageContext, batch: Batch) -> list[str]:
 
 @blueprint.post("")
 def start() -> Response | BaseResponse:
-    """``text`` or a ``file`` of a ``kind``, and how each row is answered."""
+    """``text`` or a ``file`` of a ``kind``, and how to answer each row."""
     request.max_content_length = request.max_form_memory_size = MOST_BYTES
     page = current_page()
     names = ("name", "template", "kind", "is_chat", "preset", "max_tokens", "at_once", "text")
@@ -116,7 +116,7 @@ def _number(text: str, usual: int, most: int) -> int:
 
 @blueprint.get("/<batch_id>")
 def show(batch_id: str) -> Response:
-    """``from`` a row on. As a fragment, the results alone."""
+    """From row ``from`` on. As a fragment, only the results."""
     page = current_page()
     batch = page.batches.store.get(batch_id)
     first = max(0, request.args.get("from", 0, type=int))
@@ -163,7 +163,7 @@ def delete(batch_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     store, batch_id = current_page().batches.store, undone_id()
     store.check(batch_id, g.person.id)
     return redirect(url_for("batch.index", said="restored", about=store.restore(batch_id).name), 303)
@@ -171,8 +171,8 @@ def do() -> BaseResponse:
 
 @blueprint.get("/<batch_id>/export.<kind>")
 def export(batch_id: str, kind: str) -> Response:
-    """``csv`` (with the mark that makes spreadsheets read it as UTF-8) or ``jsonl``: all rows, each with what came of
-    it, while it runs as well."""
+    """``csv`` (with a BOM, so that spreadsheets read it as UTF-8) or ``jsonl``: all rows with their results, also
+    during the run."""
     store = current_page().batches.store
     batch = store.get(batch_id)
     if kind not in ("csv", "jsonl"):
@@ -186,7 +186,7 @@ RESULTS = ("answer", "finish_reason", "prompt_tokens", "tokens", "error")
 
 
 def _names(batch: Batch) -> list[str]:
-    """Of the results; a column of the input that is called alike keeps its name."""
+    """Column names of the results; an input column with the same name keeps it."""
     return [f"{name}_" if name in batch.columns else name for name in RESULTS]
 
 

@@ -1,6 +1,6 @@
-"""Compose: a music model writes, and what it writes is heard and seen while it comes. A piece is its text, which the
-page holds; each request brings it whole, so nothing is kept here. The page's scripts read lines of JSON; without them a
-button posts the form and the page comes back with the text and its files."""
+"""Compose: a music model generates a piece, which is heard and seen meanwhile. A piece is its text, which the page
+stores and sends with each request, so the server stores nothing. The page's scripts read lines of JSON; without
+scripts, a button posts the form, and the page returns with the text and its files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FORM_BYTES = 16 << 20
 MOST_VARIATIONS = 4
 POLL_S = 1.0
 ABC_EVERY_S = 0.25
-"""How often the notes of a tune in ABC, which have to be read from its beginning, are told."""
+"""How often the notes of an ABC tune are sent; they must be parsed from its beginning each time."""
 TYPES = {".mid": "audio/midi", ".wav": "audio/wav", ".abc": "text/vnd.abc", ".txt": "text/plain"}
 RULES = {
     MIDI_TEXT: {
@@ -67,7 +67,7 @@ RULES = {
     },
     ABC_TEXT: {"bars": (1, 256, 16)},
 }
-"""By kind: each rule's least, most and usual value; 0 holds nothing."""
+"""By kind: each rule's minimum, maximum and default; 0 means no rule."""
 TEMPERATURE = (0.0, 3.0, 1.0)
 
 blueprint = Blueprint("compose", __name__, url_prefix="/compose")
@@ -83,7 +83,7 @@ def index() -> Response:
 
 
 def compose_page(page: PageContext, text: str = "", error: RoostError | None = None) -> Values:
-    """``compose/page.html``. ``kind`` is "" where no music model is chosen."""
+    """``compose/page.html``. ``kind`` is "" if no music model is chosen."""
     model = page.model if page.model is not None and page.model.kind == "music" else None
     shown: Values = {
         "page_title": page.t("nav.compose"),
@@ -116,22 +116,22 @@ def compose_page(page: PageContext, text: str = "", error: RoostError | None = N
 
 
 def state_name(model: Inspection) -> str:
-    """For the file that keeps what a model remembers of a piece; "" where none can be made: by a guest, of RWKV-4."""
+    """Name of the file with the model's state after a piece; "" if it is not possible: for a guest, or RWKV-4."""
     can_be = model.config is not None and model.config.major > 4 and current_role() >= least_role("states.make")
     return time.strftime("piece-%Y%m%d-%H%M%S") if can_be else ""
 
 
-# what is written
+# generation
 
 
 @blueprint.post("/write")
 def write() -> Any:
-    """The piece goes on; ``variations`` ways at once."""
+    """Continues the piece, with ``variations`` at once."""
     page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
     text = ""
     try:
         text = _text()
-        page.manager.model_info()  # before anything is asked of one that is none
+        page.manager.model_info()  # before a request to an invalid model
         completion = Completion([compose(page.manager, _wish(text))])
     except RoostError as exc:
         return _refused(page, exc, text)
@@ -196,7 +196,7 @@ def _refused(page: PageContext, error: RoostError, text: str) -> Any:
 
 
 class _Piece:
-    """One variation while it comes: ``line`` is what the page does not know yet, None for nothing."""
+    """One variation during generation: ``line`` is the update for the page, None for nothing."""
 
     def __init__(self, kind: str, head: str, vocabulary: MidiVocabulary) -> None:
         self._kind = kind
@@ -223,7 +223,7 @@ class _Piece:
         return {"text": text, "all": self._whole()}
 
     def end(self) -> Values:
-        """As a file of it has them."""
+        """In the form of its file."""
         return {"all": self._whole()}
 
     def _changes(self, changes: list[NoteChange]) -> Values:
@@ -249,8 +249,8 @@ def _rows(notes: list[Note]) -> list[list[Any]]:
 
 
 def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callable[[], bool]) -> Iterator[bytes]:
-    """What each variation begins with, then what is new of it, with the time on this machine's clock (``at``, seconds)
-    at which the text came out of the engine. Ends, and with it the writing, when nobody reads any more."""
+    """The beginning of each variation, then its updates, with the time (``at``, seconds of this machine's clock) at
+    which the text left the engine. Ends, and stops generation, when the client has disconnected."""
     model = completion.prompts[0].model
     kind, vocabulary = kind_of(model.info), vocabulary_of(model.info)
     pieces = [_Piece(kind, head, vocabulary) for _ in completion.answers]
@@ -262,7 +262,7 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
             if is_gone():
                 return
             if told is None:
-                yield b"\n"  # finds out whether somebody reads
+                yield b"\n"  # detects a disconnected client
                 continue
             number, event = told
             if isinstance(event, ContentDelta):
@@ -281,15 +281,15 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
         completion.close()
 
 
-# files, and what is played or changed by hand
+# files, and notes played or changed by hand
 
 
 @blueprint.post("/read")
 def read() -> Any:
-    """Text and notes of a file, of ``notes`` (rows as this module sends them; of an ABC model behind ``text``), or of
+    """Text and notes of a file, of ``notes`` (rows as this module sends them; for an ABC model after ``text``), or of
     ``text``."""
     page = current_page()
-    request.max_form_memory_size = FORM_BYTES  # before anything is read of the form
+    request.max_form_memory_size = FORM_BYTES  # before the form is read
     try:
         info = page.manager.model_info()
         kind, vocabulary = kind_of(info), vocabulary_of(info)
@@ -319,7 +319,7 @@ def _given_notes(data: str) -> list[Note]:
 
 @blueprint.post("/file")
 def file() -> Any:
-    """The piece as a file of the ending that the button names."""
+    """The piece as a file with the extension of the button."""
     page, text = current_page(), ""
     try:
         text = _text()

@@ -1,6 +1,6 @@
-"""The conversion page: its form read as a request, what it shows, and its addresses.
+"""The conversion page: parsing its form, its content, and its routes.
 
-It works without scripts; htmx makes it follow a job. Values are the variables of templates.
+It works without scripts; htmx makes it follow a job. Values are template variables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TYPE_FIELDS = {"bin": "type", "gguf": "gguf_type"}
 
 
 def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
-    """The first model where none is named; ``conversion_refused`` for an alpha that is no number."""
+    """Uses the first model if none is given. Raises ``conversion_refused`` for an invalid alpha."""
     text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionRequest.__dataclass_fields__}
     models, target = convertible(page.manager.library)[0], text["target"] or "st"
     return ConversionRequest(
@@ -55,7 +55,7 @@ def _alpha(text: str, lora: str) -> float | None:
 
 
 def convertible(library: ModelLibrary) -> tuple[list[str], list[str]]:
-    """Names of models and of LoRAs; a file that was converted for a strategy cannot be converted again."""
+    """Names of models and of LoRAs, without files that were converted for one strategy."""
     models, loras = [], []
     formats = {name for conversion in CONVERSIONS.values() for name in conversion.formats_in}
     for entry in library.list():
@@ -70,7 +70,7 @@ def convertible(library: ModelLibrary) -> tuple[list[str], list[str]]:
 
 
 def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostError | None = None) -> Values:
-    """``refusal``: of what was just sent."""
+    """``refusal``: the error of the last submission."""
     t = page.t
     models, loras = convertible(page.manager.library)
     given = {name: form.get(name, "")[:NAME_CHARS] for name in ("target", *FIELDS)}
@@ -104,7 +104,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
 
 
 def plan_note(page: PageContext, form: Mapping[str, str]) -> Values:
-    """What the form as it stands would do. ``kind``: warn, bad or "". ``usual_name``: the name if none is given."""
+    """The effect of the current form. ``kind``: warn, bad or "". ``usual_name``: the default name."""
     t = page.t
     try:
         request = read_request(page, form)
@@ -163,7 +163,7 @@ def index() -> Response:
 
 @blueprint.get("/plan")
 def plan() -> Response | BaseResponse:
-    """What the form as it stands would do."""
+    """The effect of the current form."""
     if not wants_fragment():
         return redirect(url_for("conversion.index"), 303)
     return render_page("conversion/_plan.html", {"plan": plan_note(current_page(), request.args)})
@@ -182,7 +182,7 @@ def start() -> Response | BaseResponse:
 
 @blueprint.post("/<job_id>/load")
 def load(job_id: str) -> Response | BaseResponse:
-    """Begins; the models page shows how it goes."""
+    """Starts a load; the models page shows its progress."""
     job = finished(job_id)
     current_page().manager.load(model=job.title, strategy=job.details["strategy"] or None)
     return redirect(url_for("models.index"), 303)
@@ -190,7 +190,7 @@ def load(job_id: str) -> Response | BaseResponse:
 
 @blueprint.post("/<job_id>/preset")
 def preset(job_id: str) -> Response | BaseResponse:
-    """A preset of the new file, for the strategy it was made for; opens it."""
+    """Creates a preset of the new file with its strategy, and opens it."""
     job = finished(job_id)
     values = {"model": job.title, **({"strategy": job.details["strategy"]} if job.details["strategy"] else {})}
     return redirect(f"/presets/{current_page().presets.create(Path(job.title).stem, values).id}", 303)

@@ -1,7 +1,7 @@
-"""The page at ``/docs``: how programs speak to this Roost, made of the same table as the OpenAPI document.
+"""The page ``/docs``: how programs use this Roost's API, made from the same table as the OpenAPI document.
 
-The quick start is in four languages of programs; the words in it are the same in every language of people. The
-dialects' types are imported when somebody looks, not at start.
+The quick start is in four programming languages; the text inside code is the same in every human language. The types of
+the dialects are imported with the first visit, not at start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ blueprint = Blueprint("docs", __name__)
 HIDDEN_FIELDS = frozenset(
     {"functions", "function_call", "audio", "web_search_options", "modalities", "best_of", "suffix"}
 )
-"""Only there to be refused with a reason."""
+"""Fields that exist only to be refused with a reason."""
 RISKY = ("switch_model", "update_config", "exit")
 QUESTION = "Why do birds sit on wires?"
 OPEN_KEY = "none"
@@ -34,7 +34,7 @@ def index() -> Response:
 
 @blueprint.get("/docs/fields/<key>")
 def fields(key: str) -> Response:
-    """Those of one operation's body or query; the page asks for them when its part is opened."""
+    """The fields of one operation's body or query; the page requests them when its section is opened."""
     page = current_page()
     row = next((row for row in DOCUMENTED if row.key == key and (row.body or row.query)), None)
     if row is None:
@@ -76,7 +76,7 @@ def examples(address: str, model: str, has_token: bool) -> list[Values]:
 
 
 def operation(t: Translator, row: Operation, model: str) -> Values:
-    """``body`` is the example as it stands in the editor; "" for an address without a body."""
+    """``body``: the example in the editor; "" for an endpoint without a body."""
     example = row.example_with(model)
     return {
         "key": row.key,
@@ -92,7 +92,7 @@ def operation(t: Translator, row: Operation, model: str) -> Values:
 
 
 def field_rows(t: Translator, kind: type) -> list[Values]:
-    """Required ones first, then in the order of the type."""
+    """Required ones first, then in the type's order."""
     import msgspec
 
     from webapp.web.api.openapi import field_text

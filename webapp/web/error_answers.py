@@ -1,8 +1,8 @@
-"""A RoostError as an answer: JSON for programs, a page for people, in the reader's language.
+"""A RoostError as a response: JSON for programs, a page for people, in the reader's language.
 
-The JSON is the error object of the dialect the address is spoken to in (OpenAI's, mostly), with our hint added to the
-message, so that a client that shows only the message still shows the way out. A page stands inside the shell, with a
-way back; the guard's refusals and our own faults get a small page that needs no template.
+The JSON is the error object of the URL's dialect (usually OpenAI's), with our hint added to the message, because some
+clients show only the message. A page is shown inside the shell, with a link back; the guard's refusals and internal
+errors use a small page without a template.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STYLE_PATH = "/login/style.css"
 
 
 def answer_error(error: RoostError, status: int | None = None) -> Response:
-    """The answer to a request that failed with ``error``; ``status`` where it differs from the error's own."""
+    """The response to a request that failed with ``error``; ``status`` if it differs from the error's own."""
     status = status or error.status
     message, hint = translate_error(error, current_locale())
     if wants_json(status):
@@ -47,8 +47,8 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
 
 
 def wants_json(status: int = 0) -> bool:
-    """True for the APIs' paths, for a body of JSON, and for a client that asks for JSON and not for HTML. What answers
-    a wrong address (``status``) is also JSON for a program that takes anything (curl, and every HTTP library)."""
+    """True for API paths, for JSON bodies, and for clients that request JSON but not HTML. For a wrong URL
+    (``status``), also for programs that accept anything (curl, and every HTTP library)."""
     if is_api_path(request.path) or request.is_json:
         return True
     accept = request.accept_mimetypes
@@ -58,12 +58,12 @@ def wants_json(status: int = 0) -> bool:
 
 
 def takes_anything() -> bool:
-    """A program that names no type, as curl and most HTTP libraries do with ``*/*``."""
+    """A program that names no type; curl and most HTTP libraries send ``*/*``."""
     return "*/*" in request.accept_mimetypes.values() and not is_browser()
 
 
 def is_browser() -> bool:
-    """A browser says for a page that it wants HTML, and for what a page's script asks where it stands."""
+    """A browser requests HTML for pages, and sends its location with requests of a page's script."""
     asks_html = "text/html" in request.accept_mimetypes.values()
     return asks_html or wants_fragment() or "Sec-Fetch-Mode" in request.headers
 
@@ -73,7 +73,7 @@ def notice_page(title: str, message: str, hint: str, status: int) -> Response:
 
 
 def plain_page(title: str, body: str, status: int, kind: str = "") -> Response:
-    """A page that needs no template and no static file, so it can be shown to someone who may not see those."""
+    """A page without template and static files, for people who may not see those."""
     return make_response(
         PAGE.format(
             locale=current_locale(),
@@ -101,13 +101,13 @@ def answer(error: RoostError) -> Response:
 
 
 def answer_http(exc: HTTPException) -> BaseResponse:
-    """What Flask itself refuses: an address nobody has, a body too large."""
+    """Flask's own errors: an unknown URL, a body that is too large."""
     status = exc.code or 500
     if status < 400:
         return exc.get_response()
     if status in MISSING:
         code = "unknown_url" if status == 404 else "wrong_method"
-        is_fragment = wants_fragment()  # of a page: its reader can only load it again
+        is_fragment = wants_fragment()  # a part of a page: the reader can only reload it
         words = RoostError(code, method=request.method, path=request.path[:200])
         response = _page("page.not_found", RoostError("web_error", reason=exc.name) if is_fragment else words, status)
     elif status == 413:
@@ -135,6 +135,6 @@ def _page(title: str, error: RoostError, status: int) -> Response:
 
 
 def is_for_a_person(status: int) -> bool:
-    """False for programs, parts of pages, and faults that the shell might have again."""
+    """False for programs, parts of pages, and errors that the shell might cause again."""
     is_part = wants_fragment() or request.path.startswith(("/static/", "/ws/"))
     return status < 500 and not wants_json(status) and not is_part

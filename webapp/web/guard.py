@@ -1,14 +1,14 @@
-"""Who may ask: one check before every request, WebSocket handshakes and static files included; no path is exempt.
+"""The access check before every request, including WebSocket handshakes and static files; no path is exempt.
 
-    rate       so many requests a second from one address; none for what comes straight from this machine
+    rate       limits requests per second and address; not for direct requests from this machine
     Host       only names this server answers to (a page that rebinds its DNS name has its own Host)
-    Origin     exactly our own on unsafe methods and sockets; Sec-Fetch-Site where the browser sends it
-    role       what the request proves (:mod:`.roles`): a session's cookie, the token or the owner's key as Bearer or
-               x-api-key; and whether that is enough for the address
+    Origin     exactly our own for unsafe methods and sockets; Sec-Fetch-Site if the browser sends it
+    role       what the request proves (:mod:`.roles`): a session cookie, the token or the owner's key as Bearer or
+               x-api-key; and whether that is enough for the URL
 
-Sec-Fetch alone would not do: Chromium sends none with WebSocket handshakes and none to plain-http LAN names. There
-are no CORS headers, but for pages that ``cors_origins`` lists: they may call the APIs (:class:`Cors`), without
-the cookie. GETs must change nothing: a cross-site GET to a LAN name carries neither Origin nor Sec-Fetch.
+Sec-Fetch headers alone are not enough: Chromium sends none with WebSocket handshakes and none to plain-http LAN names.
+There are no CORS headers, except for the pages in ``cors_origins``: they may call the APIs (:class:`Cors`), without the
+cookie. GET must change nothing: a cross-site GET to a LAN name has neither Origin nor Sec-Fetch.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ from webapp.web.peer import (
 )
 from webapp.web.roles import Role, least_role, role_without_proof
 
-# Nothing from another host, no inline script or style, no eval. `ws:` is named because not every browser counts it
-# under 'self'.
+# Nothing from other hosts, no inline script or style, no eval. `ws:` is listed because not every browser includes it in
+# 'self'.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self' {sockets}; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -71,8 +71,8 @@ FIXED_HEADERS = {
 
 
 def add_security_headers(response: Response, host: str | None) -> Response:
-    """The headers every answer carries. A view may set its own first (a file a user uploaded needs a sandbox). ``host``
-    is the checked Host header; None when it was not one of ours, so that it is not repeated."""
+    """The headers of every response. A view may set its own first (a user's uploaded file needs a sandbox). ``host`` is
+    the checked Host header; None if it was not ours, so that it is not repeated."""
     sockets = f"ws://{host} wss://{host}" if host else ""
     response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(sockets=sockets))
     for name, value in FIXED_HEADERS.items():
@@ -89,14 +89,14 @@ ORIGIN_PRESETS = {
     "extensions": ("chrome-extension://*", "moz-extension://*", "safari-web-extension://*"),
 }  # fmt: skip
 """Names for the origins of desktop apps (Electron's own scheme, Tauri, Capacitor, VS Code) and of browser extensions,
-whose host is another one on every machine."""
+whose host differs on every machine."""
 HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"
 
 
 class Cors:
-    """Of entries ``scheme://host[:port]``, ``http://localhost:*`` (any port), ``app://*`` (any host, not of the web),
-    names of :data:`ORIGIN_PRESETS`, and ``*`` where a token is asked for (``has_token``); ``settings_invalid`` for any
-    other. Cookies are never allowed along: a listed page shows the token, where one is needed."""
+    """Accepts entries ``scheme://host[:port]``, ``http://localhost:*`` (any port), ``app://*`` (any host, not for web
+    schemes), names in :data:`ORIGIN_PRESETS`, and ``*`` if a token is required (``has_token``); raises
+    ``settings_invalid`` for others. Cookies are never allowed: a listed page must send the token if one is required."""
 
     def __init__(self, origins: Iterable[str], has_token: bool = False) -> None:
         listed = [one for origin in origins for one in ORIGIN_PRESETS.get(origin, (origin,))]
@@ -110,7 +110,7 @@ class Cors:
         self._allowed = re.compile("|".join(patterns)) if listed else None
 
     def is_listed_page(self, asked: Request) -> bool:
-        """The request comes from such a page and goes to an API, not to a page or a socket."""
+        """Whether the request comes from a listed page and goes to an API, not to a page or a socket."""
         is_socket = "Upgrade" in asked.headers
         origin = asked.headers.get("Origin")
         if self._allowed is None or origin is None or is_socket or not is_api_path(asked.path):
@@ -146,7 +146,7 @@ class Cors:
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 WITHOUT_TLS = ("health", "trust.index", "trust.authority")
-"""What plain http gets where https is spoken: nothing secret, and what a device needs before it trusts us."""
+"""Routes available over plain http if https is used: nothing secret, and what a device needs before it trusts us."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 TOKEN_BYTES = 24
 
@@ -156,7 +156,7 @@ NO_ORIGIN = Text("reason.web.socket_without_origin")
 
 
 class Step(Enum):
-    """What is to be done with a request."""
+    """What to do with a request."""
 
     PROCEED = "proceed"
     REFUSE = "refuse"
@@ -170,8 +170,8 @@ class Step(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """``error`` (answered with ``status`` where that is not 0) belongs to REFUSE. ``is_guess``: the request showed a
-    token that is wrong."""
+    """``error`` (sent with ``status`` unless that is 0) belongs to REFUSE. ``is_guess``: the request contained a wrong
+    token."""
 
     step: Step
     role: Role = Role.STRANGER
@@ -184,7 +184,7 @@ class Decision:
 
 
 class Guard:
-    """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" when none is asked for."""
+    """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" if none is required."""
 
     def __init__(
         self,
@@ -224,9 +224,9 @@ class Guard:
         return call
 
     def decide(self, environ: dict[str, Any]) -> Decision:
-        """Whether a request may proceed, by its headers and its peer alone: nothing is read, counted or changed.
+        """Whether a request may proceed, by its headers and peer only: reads no body, counts and changes nothing.
 
-        ``environ`` is WSGI's, as the server makes it. Any thread may ask, before the body is there.
+        ``environ`` is the server's WSGI environ. May be called from any thread, before the body has arrived.
         """
         environ = dict(environ)
         self.proxies.apply(environ)
@@ -238,8 +238,8 @@ class Guard:
         return self._decide(asked, endpoint)
 
     def body_limit(self, environ: dict[str, Any]) -> int:
-        """Most bytes of the body of a request of which only the headers have come. Raises the RoostError that
-        :meth:`check` would answer, or ``too_large``."""
+        """The maximum body size for a request of which only the headers have arrived. Raises the RoostError that
+        :meth:`check` would return, or ``too_large``."""
         environ = dict(environ)
         self.proxies.apply(environ)  # an API below a path is one
         decision = self.decide(environ)
@@ -285,7 +285,7 @@ class Guard:
         return Decision(Step.PROCEED, role, session, person)
 
     def check(self) -> Response | None:
-        """The answer of the guard itself, or None when the request may go on with ``g.role``, ``g.session`` and
+        """The guard's own response, or None if the request may continue with ``g.role``, ``g.session`` and
         ``g.person``."""
         # one program on this machine is no attacker: it may count the tokens of a whole corpus
         if not is_near(request) and not self._rate.allows(address_key(client_address())):
@@ -321,16 +321,16 @@ class Guard:
         return self._refuse(decision)
 
     def _host(self, asked: Request) -> str | None:
-        """The Host header when it is one of ours.
+        """The Host header if it is ours.
 
-        Not Flask's TRUSTED_HOSTS: werkzeug 3.1.9 can match no IPv6 literal.
+        Flask's TRUSTED_HOSTS is not used: werkzeug 3.1.9 cannot match an IPv6 literal.
         """
         header = asked.environ.get("HTTP_HOST", "").lower()
         match = HOST_PATTERN.fullmatch(header)
         if match is None:
             return None
         name = match[1].rstrip(".")
-        # Rebinding needs a name; on a shared server any address that led here is one of this machine's.
+        # Rebinding needs a name; on a shared server, any IP address that led here belongs to this machine.
         is_ours = name in self.hosts or (self.is_shared and is_address(name.strip("[]")))
         return header if is_ours else None
 
@@ -345,7 +345,7 @@ class Guard:
         site = asked.headers.get("Sec-Fetch-Site")
         if site not in (None, "same-origin", "none") and not is_followed_link(asked):
             return OTHER_SITE
-        # Every browser sends an Origin with a handshake; a program shows its token instead.
+        # Every browser sends an Origin with a handshake; a program sends its token instead.
         if is_handshake(asked) and origin is None and not shown_keys(asked):
             return NO_ORIGIN
         return ""
@@ -357,8 +357,8 @@ class Guard:
         return (own, f"https://{asked.host}") if name in self.named_hosts else (own,)
 
     def _by_token(self, asked: Request, endpoint: str | None) -> Decision | None:
-        """What an API token lets pass; None where none is shown. One that is unknown is refused where no proof is asked
-        for, too: it was revoked. Beyond a person's rights it has those that "models" needs."""
+        """The decision for an API token; None if there is none. An unknown token is refused even if no proof is
+        required, because it was revoked. Besides its person's rights it has those of the "models" scope."""
         shown = next((key for key in shown_keys(asked) if key.startswith(PREFIX)), None)
         if shown is None:
             return None
@@ -379,12 +379,12 @@ class Guard:
         return Decision(Step.PROCEED, role, None, person, token=token)
 
     def _role(self, asked: Request) -> tuple[Role, Session | None, Person, bool]:
-        """What the request proves and who it is; whether it showed a key that is wrong. A session that has ended is no
-        guess. Where no proof is asked for the server is for one person, whose chats are the owner's."""
+        """What the request proves and who sent it, and whether it contained a wrong key. An ended session is not a
+        guess. If no proof is required, the server is for one person, who has the owner's chats."""
         keys = shown_keys(asked)
         if any(self.proof.is_key(key) for key in keys):
             return Role.OWNER, None, self.people.owner, False
-        # A page that cors_origins lists acts for its own readers, not for the one whose cookie comes along.
+        # A page in cors_origins acts for its own readers, not for the owner of the cookie.
         cookie = "" if self._cors.is_listed_page(asked) else asked.cookies.get(cookie_name(asked), "")
         session = self.sessions.find(cookie) if cookie else None
         person = self.people.find(session.person_id) if session is not None else None
@@ -399,7 +399,7 @@ class Guard:
         return role, None, person, role is Role.STRANGER and bool(keys)
 
     def allows_guess(self, key: str) -> bool:
-        """Takes one of the wrong tries of an address (:func:`address_key`)."""
+        """Counts a wrong try of an IP address (:func:`address_key`); False if there were too many."""
         return self._guesses.allows(key)
 
     def _refuse(self, decision: Decision) -> Response:
@@ -432,7 +432,7 @@ class Guard:
         return login.login_form(bool(self.token), self.people.has_accounts, **more)
 
     def _sign_in(self, name: str, password: str) -> Response:
-        """So many tries from one address, and at one account from all of them; who has a session goes on meanwhile."""
+        """Limits tries per IP address, and per account over all addresses; existing sessions continue meanwhile."""
         person = self.people.account(name)
         if not self.is_password(person, name, password):
             return self._login_form(wrong="password", name=name[: login.NAME_CHARS])
@@ -440,7 +440,7 @@ class Guard:
         return self.welcome(person, login.wanted_page())
 
     def is_password(self, person: Person | None, name: str, password: str) -> bool:
-        """``too_many_requests`` after too many wrong tries; a right one counts as none."""
+        """Raises ``too_many_requests`` after too many wrong tries; a correct one does not count."""
         tries = ((self._guesses, address_key(client_address())), (self._password_tries, tidy(name).casefold()))
         for limit, key in tries:
             if not limit.allows(key):
@@ -452,7 +452,7 @@ class Guard:
         return is_right
 
     def _try_token(self, token: str, page: str) -> Response:
-        """The right token always lets in: guessing is slowed by refusing wrong ones."""
+        """The correct token always works: guessing is slowed by refusing wrong ones."""
         if self._is_right(token):
             return self.welcome(self._guest_of_token(), page, token)
         if not self._guesses.allows(address_key(client_address())):
@@ -460,7 +460,7 @@ class Guard:
         return self._login_form(wrong="token")
 
     def _open(self, decision: Decision) -> Response:
-        """A link of the owner's. It works once; a browser that is the owner's already needs no new session."""
+        """Opens an owner's link. It works once; a browser with an owner's session needs no new one."""
         secret = request.args.get("secret", "")
         is_good = self.proof.use(secret, is_of_own_account(request.environ)) if request.method == "GET" else False
         if decision.role is Role.OWNER:
@@ -472,13 +472,13 @@ class Guard:
         return answer_error(RoostError("owner_link_used"))
 
     def _guest_of_token(self) -> Person:
-        """Who this browser was before the server's token changed; somebody new in another one."""
+        """The guest that this browser was before the server's token changed; otherwise a new one."""
         before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
         known = self.people.find(before.person_id) if before is not None else None
         return known if known is not None and known.kind == GUEST else self.people.add(kind=GUEST)
 
     def welcome(self, person: Person, page: str, token: str = "") -> Response:
-        """To ``page`` with a session of that person's, in place of the one this browser has."""
+        """Redirects to ``page`` with a session of this person, which replaces this browser's previous one."""
         before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
         agent = request.headers.get("User-Agent", "")
         session_id = self.sessions.begin(person.kind, agent, token, person.id)
@@ -494,7 +494,7 @@ class Guard:
 
 
 def check_own(person: Person) -> None:
-    """Whatever an address does with a chat, message, notebook or batch: for anybody but its owner there is none."""
+    """For any action on a chat, message, notebook or batch: raises "not found" unless the person owns it."""
     parts, ids = current_app.extensions, request.view_args or {}
     if chats := [ids[name] for name in ("chat_id", "message_id") if name in ids]:
         ChatStore(parts["database"], person.id).check(*chats)
@@ -509,13 +509,13 @@ def the_guard() -> Guard:
 
 
 def current_role() -> Role:
-    """Of the sender of the request that is being answered."""
+    """The role of the current request's sender."""
     role: Role = g.get("role", Role.STRANGER) if has_app_context() else Role.STRANGER
     return role
 
 
 def require(role: Role) -> None:
-    """``owner_only`` when the request proves less; for what an address alone does not tell, such as a value in its
+    """Raises ``owner_only`` if the request proves less; for requirements beyond the URL, such as a value in the
     body."""
     if current_role() < role:
         raise RoostError("owner_only")
@@ -526,8 +526,8 @@ def client_address() -> str:
 
 
 def asker(kind: str = "") -> str:
-    """Who the request's answers count for, and share slots as: a person; an API token of the owner's; else, as of the
-    owner's pages and of programs with the server's token, the address, of this ``kind``."""
+    """The client for limits and slots: a person, or an API token of the owner; otherwise (the owner's pages, programs
+    with the server's token) the IP address with this ``kind``."""
     person: Person = g.get("person", NOBODY)
     if person.id not in (NOBODY.id, SHARED_ID, OWNER_ID):
         return f"{PERSON}{person.id}"
@@ -536,8 +536,8 @@ def asker(kind: str = "") -> str:
 
 
 def still_admitted() -> Callable[[], bool]:
-    """Whether the sender may still ask, for what takes long, from any thread: False once the person was removed or
-    shut out, or the token revoked."""
+    """Returns a function for long requests that any thread may call: False once the person was removed or blocked, or
+    the token revoked."""
     guard, person, token = the_guard(), g.get("person", NOBODY), g.get("token")
 
     def is_admitted() -> bool:
@@ -548,13 +548,13 @@ def still_admitted() -> Callable[[], bool]:
 
 
 def cookie_name(asked: Request) -> str:
-    """With the port in it: cookies ignore ports, so two servers on one machine would overwrite each other's."""
+    """Includes the port: cookies ignore ports, so two servers on one machine would overwrite each other's."""
     return f"roost_session_{asked.environ.get('SERVER_PORT', '')}"
 
 
 def changed_by_proxy(asked: Request, origin: str) -> Text | None:
-    """Where the browser itself says that the page is this site's, a proxy between them has changed what the site is
-    called: what to change in its configuration. It is refused all the same, as programs can say anything."""
+    """If the browser says that the page is this site's, a proxy has changed the site's name: returns what to change in
+    its configuration. The request is refused anyway, because programs can send any header."""
     # over plain http to a name on the network browsers do not say it, but a loopback host was then put in by a proxy
     site, is_put_in = asked.headers.get("Sec-Fetch-Site"), asked.host.rpartition(":")[0] in LOOPBACK_NAMES
     if not ORIGIN.fullmatch(origin) or not (site == "same-origin" or (site is None and is_put_in)):
@@ -570,16 +570,16 @@ def is_handshake(asked: Request) -> bool:
 
 
 def is_followed_link(asked: Request) -> bool:
-    """A link on another site that a person clicked, or our own http address that led to https: a whole page by GET, not
-    a frame, image or script. Where our service worker passes it on, only the mode tells."""
+    """A clicked link on another site, or our own http URL that redirected to https: a whole page by GET, not a frame,
+    image or script. If our service worker passes it on, only the mode shows that."""
     wanted, mode = asked.headers.get("Sec-Fetch-Dest"), asked.headers.get("Sec-Fetch-Mode")
     is_document = wanted == "document" or (wanted == "empty" and mode == "navigate")
     return asked.method == "GET" and is_document and not is_handshake(asked)
 
 
 def is_near(asked: Request) -> bool:
-    """True when the connection comes from this machine, asks for it by a loopback name and nothing says that it was
-    forwarded. No proof of who it is: other accounts and proxies on this machine look the same."""
+    """True if the connection comes from this machine with a loopback name and nothing shows that it was forwarded. It
+    does not identify the user: other accounts and proxies on this machine look the same."""
     host = asked.host.rpartition(":")[0] if asked.host.count(":") == 1 else asked.host
     name = host.partition("]")[0] + "]" if host.startswith("[") else host
     peer = asked.environ.get(PEER) or asked.environ.get("REMOTE_ADDR") or ""
@@ -587,15 +587,15 @@ def is_near(asked: Request) -> bool:
 
 
 def shown_keys(asked: Request) -> list[str]:
-    """What a program sends: ``Authorization: Bearer`` (OpenAI), ``x-api-key`` (Anthropic). A client may send both, one
-    of them out of its environment (ANTHROPIC_AUTH_TOKEN)."""
+    """Keys sent by a program: ``Authorization: Bearer`` (OpenAI), ``x-api-key`` (Anthropic). A client may send both,
+    one of them from its environment (ANTHROPIC_AUTH_TOKEN)."""
     kind, _, value = asked.headers.get("Authorization", "").partition(" ")
     keys = [value.strip()] if kind.lower() == "bearer" else []
     return [key for key in (*keys, asked.headers.get("x-api-key", "").strip()) if key]
 
 
 def known_hosts(settings: Settings) -> set[str]:
-    """Names (IPv6 in brackets, lower case, no port) this server answers to."""
+    """Names (IPv6 in brackets, lower case, no port) of this server."""
     names = [*LOOPBACK_NAMES, *settings.allow_hosts]
     if settings.is_shared:
         machine = socket.gethostname()

@@ -1,6 +1,6 @@
-"""Jobs as every page shows them: one list, one fragment, one page of all.
+"""Jobs on all pages: one list, one fragment, one page with all of them.
 
-A page area says with :func:`describes` what is particular about its kind of job: facts, words, buttons.
+A page area registers the details of its kind of job with :func:`describes`: facts, texts, buttons.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _described: dict[str, Describe] = {}
 
 def describes(kind: str) -> Callable[[Describe], Describe]:
     """The function returns any of ``facts`` (texts), ``word`` (while it runs), ``text`` (a sentence below) and
-    ``actions`` (dicts of ``url``, ``label``, ``icon``, and ``is_main`` or ``is_link`` where it is no button)."""
+    ``actions`` (dicts with ``url``, ``label``, ``icon``, and ``is_main`` or ``is_link`` if it is not a button)."""
 
     def keep(function: Describe) -> Describe:
         _described[kind] = function
@@ -44,18 +44,18 @@ def describes(kind: str) -> Callable[[Describe], Describe]:
 
 
 def person_of(job: Job) -> str:
-    """Whose it is; "" for what is the server's."""
+    """The job's owner; "" for the server's own."""
     return str(job.details.get("person", OWNER_ID if "batch" in job.details else ""))
 
 
 def _shown_jobs(page: PageContext, *kinds: str) -> list[Job]:
-    """The server's and the reader's own; the owner sees what else runs here, to end it."""
+    """The server's jobs and the reader's own; the server's owner sees all, to be able to end them."""
     is_owner = current_role() is Role.OWNER
     return [job for job in page.jobs.jobs(*kinds) if is_owner or person_of(job) in ("", page.person.id)]
 
 
 def job_list(page: PageContext, *kinds: str) -> Values:
-    """``_jobs.html``. ``kinds``: none is all."""
+    """``_jobs.html``. No ``kinds`` means all."""
     rows = [_row(page, job) for job in _shown_jobs(page, *kinds)]
     return {
         "kinds": kinds,
@@ -66,7 +66,7 @@ def job_list(page: PageContext, *kinds: str) -> Values:
 
 
 def strip_jobs(page: PageContext) -> Values:
-    """``jobs/_strip.html``, on every page: the job that runs, and how many there are with those that wait."""
+    """``jobs/_strip.html``, on every page: the running job, and the number of running and waiting jobs."""
     busy = [job for job in _shown_jobs(page) if job.status in (WAITING, RUNNING)]
     busy.sort(key=lambda job: (job.status != RUNNING, not job.total))
     first = _row(page, busy[0]) if busy else {}
@@ -81,7 +81,7 @@ def show_strip() -> Response:
 
 @blueprint.get("")
 def index() -> Response:
-    """All of them as a page, or those of ``kind``s as the fragment."""
+    """All jobs as a page, or those of the given ``kind``s as a fragment."""
     page = current_page()
     shown = {"page_title": page.t("jobs.title"), "jobs": job_list(page, *request.args.getlist("kind")[:9])}
     return _fragment(page) if wants_fragment() else render_page("jobs/page.html", shown)
@@ -106,7 +106,7 @@ def _fragment(page: PageContext) -> Response:
 
 
 def without_folders(error: RoostError) -> RoostError:
-    """The same about a file's name, without the server's folders."""
+    """The same error with only the file's name, without the server's folders."""
     path = str(error.params.get("path", ""))
     if "/" not in path and "\\" not in path:
         return error
@@ -114,7 +114,7 @@ def without_folders(error: RoostError) -> RoostError:
 
 
 def time_text(page: PageContext, seconds: float) -> str:
-    """Such as "2 h 5 min", "40 s"."""
+    """For example "2 h 5 min", "40 s"."""
     minutes = round(seconds / 60)
     if seconds < 59.5:
         return str(page.t("jobs.time.seconds", seconds=max(round(seconds), 1)))
@@ -124,7 +124,7 @@ def time_text(page: PageContext, seconds: float) -> str:
 
 
 def _row(page: PageContext, job: Job) -> Values:
-    """``share`` is in percent, None while nobody can tell."""
+    """``share`` is in per cent, None if unknown."""
     t = page.t
     about = {"facts": [], "word": "", "text": "", "actions": []}
     about |= _described[job.kind](page, job) if job.kind in _described else {}
@@ -150,7 +150,7 @@ def _row(page: PageContext, job: Job) -> Values:
 
 
 def _shown(page: PageContext, job: Job) -> str:
-    """Such as "1.2 GB of 3.06 GB · 25 MB/s · 1 min left"."""
+    """For example "1.2 GB of 3.06 GB · 25 MB/s · 1 min left"."""
     t = page.t
     if job.unit == "bytes":
         done, total = size_text(job.done), size_text(job.total)

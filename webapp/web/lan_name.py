@@ -1,8 +1,8 @@
-"""The name the server has on the local network, by mDNS (RFC 6762), beside its addresses: roost.local, or roost-2.local
-where another machine has that, and so on.
+"""The server's name on the local network, by mDNS (RFC 6762), in addition to its addresses: roost.local, or
+roost-2.local if another machine uses that, and so on.
 
-``zeroconf`` (extra ``lan``) is imported only where a server is on the network. Without it there is no such name, and
-the start says so.
+``zeroconf`` (extra ``lan``) is imported only if the server is on the network. Without it there is no name, and the
+start says so.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from webapp.services.certificates import LOCAL_NAMES
 log = logging.getLogger(__name__)
 SERVICE = "_http._tcp.local."
 ASK_MS = 750.0
-"""For how long others are asked whether they have a name: RFC 6762, 8.1, three times 250 ms."""
+"""How long to ask whether a name is in use: RFC 6762, 8.1, three times 250 ms."""
 
 
 class LanName:
-    """``name`` is announced until :meth:`close`. ImportError where the package is missing."""
+    """Announces ``name`` until :meth:`close`. Raises ImportError if the package is missing."""
 
     def __init__(self, port: int, addresses: list[str], is_tls: bool) -> None:
         import zeroconf
@@ -40,12 +40,12 @@ class LanName:
                 parsed_addresses=addresses,
             )
             self._zeroconf.register_service(info, allow_name_change=True)
-        except Exception as exc:  # no multicast, no route, another program at port 5353: the addresses go on working
+        except Exception as exc:  # no multicast, no route, another program at port 5353: the addresses still work
             log.warning("The name %s could not be announced: %s", self.name, exc)
             self.close()
 
     def _free_name(self, addresses: list[str]) -> str:
-        """The first that no other machine answers to; another server on this one shares it, at another port."""
+        """The first name that no other machine uses; another server on this machine shares it, with another port."""
         import zeroconf
 
         for name in LOCAL_NAMES[:-1]:
@@ -59,7 +59,7 @@ class LanName:
         return self._zeroconf is not None
 
     def close(self) -> None:
-        """Says goodbye to the network."""
+        """Withdraws the name from the network."""
         found, self._zeroconf = self._zeroconf, None
         if found is not None:
             found.close()

@@ -1,4 +1,4 @@
-"""The page that asks for the token or a password, and the cookie of the session that follows."""
+"""The login page for the token or a password, and the cookie of the resulting session."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from webapp.web.kit.page import at_base, current_locale, translator
 
 LOGIN_PATH = "/login"
 OWNER_PATH = f"/{LINK_PATH}"
-"""Of the owner's links, with ``?secret=``."""
+"""The path of the owner's links, with ``?secret=``."""
 LEAST_PASSWORD_CHARS, PASSWORD_CHARS = 8, 200
 NO_HASH = "scrypt:32768:8:1$" + "x" * 16 + "$" + "0" * 128
-"""Of no password."""
+"""A hash that matches no password."""
 _hashing = threading.Lock()
 COOKIE_SECONDS = 365 * 86400
-"""The session itself ends earlier, when it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
+"""The session itself ends earlier if it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
 MAX_FORM_BYTES = 4096
 FORM = Markup(
     '<form method="post" action="{action}">{title}{hidden}{fields}<p class="wrong" role="alert">{each.wrong}</p>'
@@ -64,7 +64,7 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 
 @dataclass(frozen=True)
 class DoorField:
-    """An input of a page for who is not in yet. ``type`` and ``autocomplete`` as in HTML."""
+    """An input on a page for people who are not logged in. ``type`` and ``autocomplete`` as in HTML."""
 
     name: str
     label: str
@@ -82,7 +82,7 @@ class DoorField:
 
 @dataclass(frozen=True)
 class DoorForm:
-    """``wrong`` says what was wrong with what came last; ``is_first``: the page begins with it."""
+    """``wrong``: the error of the last input; ``is_first``: the page begins with it."""
 
     action: str
     button: str
@@ -101,7 +101,7 @@ class DoorForm:
 
 
 def door(title: str, intro: str, forms: Sequence[DoorForm] = (), status: int = 200) -> Response:
-    """A page for who is not in yet, and may not see our static files."""
+    """A page for people who are not logged in and cannot load our static files."""
     body = Markup("<h1>{}</h1><p>{}</p>").format(title, intro) + Markup("").join(form.html for form in forms)
     response = plain_page(title, body, status)
     response.headers["Cache-Control"] = "no-store"
@@ -109,8 +109,8 @@ def door(title: str, intro: str, forms: Sequence[DoorForm] = (), status: int = 2
 
 
 def login_form(has_token: bool, has_accounts: bool, status: int = 401, wrong: str = "", name: str = "") -> Response:
-    """For the name and password of an account, and for the token, where there are such; it leads back to the page that
-    was asked for. ``wrong`` is "token", "password" or ""."""
+    """Forms for an account's name and password, and for the token, as far as they exist; they lead back to the
+    requested page. ``wrong`` is "token", "password" or ""."""
     t, hidden = translator(current_locale()), {"next": wanted_page()}
     forms: list[DoorForm] = []
     if has_accounts:
@@ -135,13 +135,13 @@ def login_style() -> Response:
 
 
 def submitted(name: str) -> str:
-    """A field of the form; a body over a few KB is refused by Flask before it is read."""
+    """A form field; Flask refuses a body over a few KB before it is read."""
     request.max_content_length = MAX_FORM_BYTES
     return request.form.get(name, "")
 
 
 def password_hash(password: str) -> str:
-    """Of scrypt, by werkzeug, which Flask brings: 32 MiB and some 50 ms a try. ``password_too_short``."""
+    """scrypt by werkzeug, which Flask includes: 32 MiB and about 50 ms per try. Raises ``password_too_short``."""
     from werkzeug.security import generate_password_hash
 
     if not LEAST_PASSWORD_CHARS <= len(password) <= PASSWORD_CHARS:
@@ -151,7 +151,7 @@ def password_hash(password: str) -> str:
 
 
 def is_password(person: Person | None, password: str) -> bool:
-    """Takes as long where there is no such person. One at a time: many tries must not take all memory."""
+    """Takes as long for an unknown person. One at a time, because many parallel tries would use too much memory."""
     from werkzeug.security import check_password_hash
 
     known = person.password_hash if person is not None else ""
@@ -161,7 +161,7 @@ def is_password(person: Person | None, password: str) -> bool:
 
 
 def wanted_page() -> str:
-    """Where to go after the login: the ``next`` field of the form, else the page that was asked for."""
+    """The page after the login: the form's ``next`` field, otherwise the requested page."""
     if request.path == LOGIN_PATH:
         wanted = request.form.get("next", "/") if request.method == "POST" else "/"
         return local_path(wanted)
@@ -174,19 +174,19 @@ def page_without_token() -> str:
 
 
 def local_path(path: str) -> str:
-    r"""``path`` if it stays on this site, else ``/``: browsers read ``//host`` and ``/\host`` as another one."""
+    r"""``path`` if it stays on this site, else ``/``: browsers interpret ``//host`` and ``/\host`` as another one."""
     is_local = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_local else "/"
 
 
 def page_before(instead: str) -> str:
-    """The path of the page that the posted form stood on; ``instead`` where it was no page of ours."""
+    """The path of the page with the posted form; ``instead`` if it was not one of ours."""
     before = urlsplit(request.headers.get("Referer", ""))
     return local_path(before.path) if before.netloc == request.host else instead
 
 
 def welcome(cookie: str, session_id: str, page: str) -> Response:
-    """To ``page`` with the cookie set. Lax, so that a link from elsewhere works; the Origin check guards the rest."""
+    """Redirects to ``page`` with the cookie. Lax, so that links from elsewhere work; the Origin check covers the rest."""
     response = to_page(page)
     response.set_cookie(
         cookie, session_id, httponly=True, samesite="Lax", secure=request.is_secure, max_age=COOKIE_SECONDS
@@ -195,7 +195,7 @@ def welcome(cookie: str, session_id: str, page: str) -> Response:
 
 
 def goodbye(cookie: str, page: str) -> Response:
-    """To ``page`` without the cookie."""
+    """Redirects to ``page`` and deletes the cookie."""
     response = to_page(page)
     response.delete_cookie(cookie, httponly=True, samesite="Lax", secure=request.is_secure)
     return response

@@ -1,6 +1,6 @@
-"""The page "Measure this machine": the speed bench as a job, and its history drawn.
+"""The page "Measure this machine": the speed bench as a job, and charts of its history.
 
-Charts are SVG with coordinates from here: a bar for each number of answers at once, a line over the measurements.
+Charts are SVG with coordinates computed here: a bar per number of simultaneous answers, a line over the measurements.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ blueprint = Blueprint("measure", __name__, url_prefix="/measure")
 
 @blueprint.get("")
 def index() -> Response:
-    """As a fragment, the results alone."""
+    """As a fragment, only the results."""
     page = current_page()
     if wants_fragment():
         return render_page("measure/_results.html", {"results": results(page)})
@@ -95,7 +95,7 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
 
 
 def results(page: PageContext) -> Values:
-    """A group for each model and strategy, that with the newest measurement first. ``is_busy``: look again soon."""
+    """A group per model and strategy, the newest measurement first. ``is_busy``: the page should ask again soon."""
     history = page.measurements.history()
     order = list(dict.fromkeys(map(_group_of, history)))
     ordered = sorted(history, key=lambda one: order.index(_group_of(one)))
@@ -109,7 +109,7 @@ def _group_of(one: Measurement) -> tuple[str, int, str]:
 
 
 def _group(page: PageContext, found: Sequence[Measurement]) -> Values:
-    """``found``: of one model and strategy, the newest first."""
+    """``found``: for one model and strategy, newest first."""
     newest, t = found[0].document, page.t
     share = newest["bandwidth"] or {}
     facts = [t("measure.fact.load", seconds=f"{newest['load_s']:.2f}")]
@@ -159,7 +159,7 @@ def _alone(one: Measurement) -> float | None:
 
 
 def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
-    """One for each number of answers at once: its median, and from the slowest to the quickest run."""
+    """One per number of simultaneous answers: its median, and the range from the slowest to the fastest run."""
     if not runs:
         return None
     most = max(run["spread"]["decode_tokens_per_s"][1] for run in runs) or 1.0
@@ -184,7 +184,7 @@ def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
 
 
 def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
-    """Tokens/s of one answer over the measurements, the oldest on the left; None while there are not two."""
+    """Tokens/s of a single answer over the measurements, oldest on the left; None if there are fewer than two."""
     known = [(one, rate) for one in reversed(found[:MOST_POINTS]) if (rate := _alone(one))]
     if len(known) < 2:
         return None

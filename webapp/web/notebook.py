@@ -1,5 +1,5 @@
-"""The notebook: a text that the model goes on with as it is. The page's scripts save as a person types and follow what
-is written as lines of JSON; without them each button posts the form and shows the page again."""
+"""The notebook: a plain text that the model continues. The page's scripts save while a person types and read the
+generated text as lines of JSON; without scripts, each button posts the form and shows the page again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
 
 @blueprint.get("")
 def index() -> Response | BaseResponse:
-    """The notebook changed last."""
+    """The last changed notebook."""
     page = current_page()
     rows = page.notebooks.store.list(page.person.id)
     if rows:
@@ -81,7 +81,7 @@ def show(notebook_id: str) -> Response:
 
 
 def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[Toast, ...] = ()) -> Values:
-    """``notebook/page.html``; None where there is none yet."""
+    """``notebook/page.html``; None if there is no notebook yet."""
     notebooks, t = page.notebooks, page.t
     shown: Values = {
         "page_title": notebook.name if notebook else t("nav.notebook"),
@@ -121,7 +121,7 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
 
 
 def _shown_sampling(notebook: Notebook) -> Values:
-    """As a form has it."""
+    """In the form's representation."""
     found = notebook.settings.get("sampling", {})
     return {name: ("1" if value else "0") if isinstance(value, bool) else value for name, value in found.items()}
 
@@ -130,7 +130,7 @@ def _shown_sampling(notebook: Notebook) -> Values:
 
 
 def _saved(page: PageContext, notebook_id: str) -> Notebook:
-    """The form's text, name and settings, as far as it has them, are the notebook's."""
+    """Saves the form's text, name and settings, if present, to the notebook."""
     request.max_form_memory_size = FORM_BYTES
     form, notebooks = request.form, page.notebooks
     notebook = notebooks.store.get(notebook_id)
@@ -148,7 +148,7 @@ def _saved(page: PageContext, notebook_id: str) -> Notebook:
 
 
 def _settings(page: PageContext, notebook: Notebook) -> Values:
-    """What differs from the preset that the page was drawn with; what cannot be is left as it was."""
+    """The differences from the preset with which the page was rendered; invalid values do not change."""
     form, known = request.form, {preset.id: preset for preset in page.presets.list()}
     drawn = known.get(form["drawn_preset"]) or page.presets.active()
     base = page.presets.sampling(drawn, {}, page.model, PLAIN).to_dict()
@@ -161,7 +161,7 @@ def _settings(page: PageContext, notebook: Notebook) -> Values:
 
 
 def _state(page: PageContext, notebook: Notebook) -> Values:
-    """What the page's scripts know of it."""
+    """The notebook's state for the page's scripts."""
     return {
         "seen": repr(notebook.updated_at),
         "name": notebook.name,
@@ -219,7 +219,7 @@ def stop(notebook_id: str) -> BaseResponse:
 
 @blueprint.post("/<notebook_id>/continue")
 def continue_(notebook_id: str) -> Any:
-    """``fork`` (``PLACE:TOKEN``): from another token on; ``gap``: what is missing at that character."""
+    """``fork`` (``POSITION:TOKEN``): continues from another token; ``gap``: fills in text at that character."""
     page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
     try:
         notebook = _saved(page, notebook_id)
@@ -247,8 +247,8 @@ def continue_(notebook_id: str) -> Any:
 
 
 def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[[], bool]) -> Iterator[bytes]:
-    """What is there before and after, then what is written, with each token's text, class and chance; at the end how
-    the notebook stands. Ends, and with it the answer, when nobody reads any more."""
+    """The text before and after, then the generated text with each token's text, class and probability; finally the
+    notebook's state. Ends, and stops generation, when the client has disconnected."""
     try:
         yield json_line({"head": steps.head, "tail": steps.tail})
         for step in steps:
@@ -265,14 +265,14 @@ def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[
         yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     except RoostError as exc:
         yield json_line({"error": page.error_values(exc)})
-        with contextlib.suppress(RoostError):  # it may be deleted by now
+        with contextlib.suppress(RoostError):  # it may have been deleted
             yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     finally:
         steps.close()
 
 
 def _brief(step: Written) -> list[list[Any]]:
-    """Tokens that are only together a character as one, as likely as the least of them."""
+    """Merges tokens that form one character only together, with the lowest probability of them."""
     tokens = step.tokens
     if any("\ufffd" in token.text for token in tokens):
         tokens = (AnswerToken(0, step.text, min(token.probability for token in tokens)),)
@@ -290,19 +290,19 @@ def delete(notebook_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     store, notebook_id = current_page().notebooks.store, undone_id()
     store.check(notebook_id, g.person.id)
     restored = store.restore(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
 
 
-# reading
+# tokens
 
 
 @blueprint.get("/<notebook_id>/tokens")
 def tokens(notebook_id: str) -> Response:
-    """The text token by token; ``at`` one of them, what could have stood there."""
+    """The text token by token; ``at``: the alternatives to one of them."""
     page, at = current_page(), request.args.get("at", type=int)
     notebook = page.notebooks.store.get(notebook_id)
     found = None if at is None else _alternatives(page, notebook_id, at)

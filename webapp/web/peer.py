@@ -1,9 +1,9 @@
-"""Who is at the other end of a connection, past the proxies that ``trusted_proxy`` names, and how often it may ask.
+"""Identifies the client of a connection behind the proxies in ``trusted_proxy``, and limits its requests.
 
-Forwarding headers (``X-Forwarded-*`` or ``Forwarded``, RFC 7239) are believed only on a connection that comes from a
-trusted proxy. The client is then the rightmost address that is not a trusted proxy: everything left of it may have been
-made up by the client. On any other connection these headers only show that the request was forwarded, and a forwarded
-request is never taken for one from this machine.
+Forwarding headers (``X-Forwarded-*`` or ``Forwarded``, RFC 7239) are trusted only on a connection from a trusted proxy.
+The client is then the rightmost address that is not a trusted proxy, because the client may have invented everything
+left of it. On other connections these headers only show that the request was forwarded; a forwarded request never
+counts as one from this machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from webapp.web.socket.channel import Limits
 
 PEER = "roost.peer"
-"""In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
+"""In the WSGI environ: the address of the connection's other end, the proxy's if there is one."""
 REFUSAL_KEY = "roost.refusal"
-"""In the environ of a request whose body was refused: the RoostError to answer. There is no body to read."""
+"""In the environ of a request whose body was refused: the RoostError to return. There is no body to read."""
 FORWARDING = {
     "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_X_CLIENT_IP", "HTTP_CLIENT_IP", "HTTP_X_CLUSTER_CLIENT_IP",
     "HTTP_TRUE_CLIENT_IP", "HTTP_CF_CONNECTING_IP", "HTTP_FLY_CLIENT_IP", "HTTP_X_ORIGINAL_HOST", "HTTP_X_ORIGINAL_URL",
@@ -38,8 +38,8 @@ HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}")
 
 
 class TrustedProxies:
-    """Addresses and networks (CIDR). ``settings_invalid`` for an entry that is neither, and for a ``base_path`` that is
-    no path: browsers see Roost below it, whether or not the proxy cuts it off."""
+    """Addresses and networks (CIDR). Raises ``settings_invalid`` for an invalid entry, and for a ``base_path`` that is
+    not a path. Browsers see Roost below that path, whether or not the proxy removes it."""
 
     def __init__(self, addresses: Iterable[str] = (), base_path: str = "") -> None:
         self._networks = tuple(_network(address) for address in addresses)
@@ -56,8 +56,8 @@ class TrustedProxies:
         return any(found in network for network in self._networks)
 
     def apply(self, environ: MutableMapping[str, Any]) -> None:
-        """Puts the client's address, scheme, host and prefix into a WSGI ``environ``. Applied twice, it is applied
-        once. A header that cannot be read changes nothing."""
+        """Sets the client's address, scheme, host and prefix in a WSGI ``environ``. Calling it twice has the same
+        effect. An invalid header changes nothing."""
         if PEER in environ:
             return
         peer = environ[PEER] = environ.get("REMOTE_ADDR") or ""
@@ -78,7 +78,7 @@ class TrustedProxies:
             _set_base(environ, _last(environ, "HTTP_X_FORWARDED_PREFIX"))
 
     def client_address(self, environ: Mapping[str, Any]) -> str:
-        """Whose limits a request counts against."""
+        """The address whose limits apply to the request."""
         copy = dict(environ)
         self.apply(copy)
         return str(copy.get("REMOTE_ADDR") or "")
@@ -99,15 +99,15 @@ def _set_base(environ: MutableMapping[str, Any], base: str) -> None:
 
 
 def is_direct(environ: Mapping[str, Any]) -> bool:
-    """False when something shows that the request was forwarded. nginx by default sends no such header, but HTTP/1.0,
-    which no client of today speaks."""
+    """False if something shows that the request was forwarded. nginx by default sends no such header, but uses
+    HTTP/1.0, which no current client does."""
     is_named = any(name in FORWARDING or name.startswith("HTTP_X_FORWARDED") for name in environ)
     return not is_named and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
 
 
 def is_of_own_account(environ: Mapping[str, Any]) -> bool:
-    """False when the connection is known to come from another account of this machine, or from elsewhere. Linux tells
-    whose a loopback connection is; root may do everything anyway."""
+    """False if the connection comes from another account on this machine, or from elsewhere, as far as known. Linux
+    shows the account of a loopback connection; root has all rights anyway."""
     peer = environ.get(PEER) or environ.get("REMOTE_ADDR") or ""
     if not is_loopback(peer):
         return False
@@ -152,7 +152,7 @@ def is_address(text: str) -> bool:
 
 
 def plain_address(text: str) -> str:
-    """Without port, brackets and zone, and an IPv4 address that is mapped into IPv6 as IPv4."""
+    """Without port, brackets and zone; an IPv4 address mapped into IPv6 as IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -171,10 +171,10 @@ def _network(address: str) -> IPv4Network | IPv6Network:
 
 
 def _forwarded_hops(environ: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What each proxy said, the nearest last: keys "for", "proto", "host".
+    """The data from each proxy, nearest last: keys "for", "proto", "host".
 
-    Where both kinds of header are present, X-Forwarded-For counts: proxies that write it pass a client's own
-    ``Forwarded`` on unread.
+    If both kinds of header are present, X-Forwarded-For counts, because proxies that write it pass on a client's own
+    ``Forwarded`` unchecked.
     """
     addresses = _values(environ, "HTTP_X_FORWARDED_FOR")
     if not addresses and "HTTP_FORWARDED" in environ:
@@ -204,7 +204,7 @@ def _last(environ: Mapping[str, Any], name: str) -> str:
 
 
 def address_key(address: str) -> str:
-    """What one client is counted by: an IPv4 address, or an IPv6 network of 64 bits, as one host has all of those."""
+    """The key for counting one client: an IPv4 address, or an IPv6 network of 64 bits, which one host owns."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -217,7 +217,7 @@ def address_key(address: str) -> str:
 
 
 class RateLimit:
-    """Allows ``burst`` at once and ``per_second`` in the long run; bounded in the number of keys it remembers."""
+    """Allows ``burst`` requests at once and ``per_second`` on average; limits the number of stored keys."""
 
     def __init__(self, per_second: float, burst: float, most_keys: int = 4096) -> None:
         self.per_second = per_second
@@ -227,7 +227,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def allows(self, key: str) -> bool:
-        """Takes one from ``key``'s bucket; False when it is empty."""
+        """Takes one from ``key``'s bucket; False if it is empty."""
         now = time.monotonic()
         with self._lock:
             level, then = self._levels.pop(key, (self.burst, now))
@@ -239,7 +239,7 @@ class RateLimit:
         return is_allowed
 
     def give_back(self, key: str) -> None:
-        """Puts one back into ``key``'s bucket."""
+        """Returns one to ``key``'s bucket."""
         with self._lock:
             if key in self._levels:
                 level, then = self._levels[key]
@@ -250,13 +250,13 @@ class RateLimit:
 
 
 def share_of_one(places: int) -> int:
-    """What no client gets more than, so that others find a place."""
+    """The maximum for one client, so that others find a free place."""
     return places * 3 // 4
 
 
 def connections_of(is_for_one: bool, limits: Limits, proxies: TrustedProxies, client: str) -> int:
-    """Most HTTP connections of one client; more for programs on this machine where the server is for one person, and
-    for a trusted proxy, which brings the connections of all its clients."""
+    """Maximum HTTP connections of one client; more for programs on this machine if the server is for one person, and
+    for a trusted proxy, which has the connections of all its clients."""
     if proxies.is_trusted(client):
         return limits.connections
     return share_of_one(limits.connections) if is_for_one and is_loopback(client) else limits.per_address

@@ -1,5 +1,5 @@
-"""``/people``: who you are here, and for the owner who else is: their devices, roles and links. ``/join`` is where a
-link of the owner's leads; it is used up by the form there, not by being looked at, as programs preview links."""
+"""``/people``: your own identity, and for the owner everybody's: devices, roles and links. ``/join`` is the target of
+invitation links; only its form uses a link up, because programs may fetch a preview."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
 SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS X", "Linux")
 OF_THIS_MACHINE = re.compile(r"https?://(127\.|localhost|\[::1\])")
 HERE_S = 120.0
-"""Who was seen less long ago is here now."""
+"""A person who was active less long ago counts as present."""
 HOURS = {"1": 1, "24": 24, "168": 168, "720": 720}
 USES = {"1": 1, "5": 5, "40": 40}
-"""What a form may ask for; anything else is no end and no limit."""
+"""Values allowed in a form; others mean no expiry and no limit."""
 DEVICE_LINK_S = 86_400.0
 KINDS = {"guest": (GUEST, False), "user": (ACCOUNT, False), "admin": (ACCOUNT, True)}
 LIMITS = ("answers", "day_tokens", "answer_tokens")
@@ -79,7 +79,7 @@ def leave() -> Response:
 
 @blueprint.post("/people/sessions/<key>/end")
 def end(key: str) -> BaseResponse:
-    """A device of one's own; the owner ends anybody's."""
+    """Ends a session of one's own; the owner can end anybody's."""
     sessions = the_guard().sessions
     mine = {session.key for session in sessions.of(g.person.id)}
     if KEY.fullmatch(key) and (key in mine or current_role() is Role.OWNER):
@@ -100,7 +100,7 @@ def rename_me() -> Response | BaseResponse:
 
 @blueprint.post("/people/me/password")
 def set_password() -> Response | BaseResponse:
-    """All other devices of the account are signed out."""
+    """Signs all other devices of the account out."""
     person: Person = g.person
     guard, old, new = the_guard(), request.form.get("old", ""), request.form.get("new", "")
     if person.kind != ACCOUNT:
@@ -131,7 +131,7 @@ def _changed(person: Person, **fields: Any) -> Response | BaseResponse:
 
 @blueprint.post("/people/<person_id>/limits")
 def limit(person_id: str) -> Response | BaseResponse:
-    """An empty field is the default, 0 no limit; anything but a number is refused."""
+    """An empty field means the default, 0 no limit; other text than a number is refused."""
     person = the_people().find(person_id)
     typed = {name: request.form.get(name, "").strip() for name in LIMITS}
     if person is None or not all(
@@ -160,8 +160,8 @@ def invite() -> Response:
 
 @blueprint.post("/people/<person_id>/link")
 def invite_device(person_id: str) -> Response:
-    """For another device of a person's: a guest goes on there, an account sets a new password, the owner is the owner
-    there too."""
+    """A link for another device of a person: a guest continues there, an account sets a new password, the owner is the
+    owner there too."""
     person = _person(person_id)
     if person.id == OWNER_ID:
         link = owner_link(address_for_others(), the_guard().proof.new_secret())
@@ -175,7 +175,7 @@ def invite_device(person_id: str) -> Response:
 
 @blueprint.post("/people/links/<link_id>/revoke")
 def revoke_link(link_id: str) -> BaseResponse:
-    """Whoever came by it is out too."""
+    """Also blocks everyone who joined by it."""
     for person in the_people().revoke_link(link_id):
         _shut_out(person.id)
     return _back("link_revoked")
@@ -216,8 +216,8 @@ def admit(person_id: str) -> BaseResponse:
 
 @blueprint.post("/people/<person_id>/remove")
 def remove(person_id: str) -> BaseResponse:
-    """With all that is the person's: chats and batches are gone for good a day later, all else and API tokens at
-    once."""
+    """Also removes the person's data: chats and batches are permanently deleted a day later, everything else and API
+    tokens at once."""
     person, page = _person(person_id, is_other=True), current_page()
     _shut_out(person.id)
     tokens = the_guard().tokens
@@ -236,7 +236,7 @@ def remove(person_id: str) -> BaseResponse:
 
 
 def _person(person_id: str, is_other: bool = False) -> Person:
-    """``person_not_found``; ``is_other``: also for the owner and for the reader, who cannot be shut out."""
+    """Raises ``person_not_found``; with ``is_other`` also for the owner and the reader, who cannot be blocked."""
     kept = (OWNER_ID, SHARED_ID, g.person.id) if is_other else (SHARED_ID,)
     found = next((person for person in the_people().list() if person.id == person_id), None)
     if found is None or found.id in kept:
@@ -245,8 +245,8 @@ def _person(person_id: str, is_other: bool = False) -> Person:
 
 
 def _shut_out(person_id: str) -> None:
-    """Open pages close at once, and nothing more is written for them: a program's answers see it by themselves. Batches
-    are paused, so that they can go on where the person is let in again."""
+    """Closes open pages at once and stops answers; answers for programs detect it themselves. Batches are paused, so
+    that they can continue if the person is admitted again."""
     page = current_page()
     the_guard().sessions.end_all(person_id)
     for notebook_id, _, _ in page.notebooks.store.list(person_id):
@@ -264,8 +264,8 @@ def _chats(person_id: str | None = None) -> ChatStore:
 
 
 def address_for_others() -> str:
-    """Of this server, for a link that goes to another device: what the reader's browser calls it, but where that is a
-    name of this machine alone an address of it on the network, if it has one."""
+    """This server's URL for a link to another device: the name in the reader's browser, or an address on the network if
+    that name is valid only on this machine."""
     name = request.host.rpartition(":")[0].strip("[]") if ":" in request.host else request.host
     if name != "localhost" and not is_loopback(name):
         return request.url_root
@@ -276,7 +276,7 @@ def _join_link(secret: str) -> str:
     return f"{address_for_others()}join?invitation={quote(secret)}"
 
 
-# who comes by a link
+# people who come by a link
 
 
 @blueprint.get("/join")
@@ -323,12 +323,12 @@ def _invited(secret: str) -> Invitation:
 
 
 def _reader() -> Person | None:
-    """Whose browser it is, where it has a session."""
+    """The person of this browser, if it has a session."""
     return g.person if g.session is not None else None
 
 
 def _is_for_reader(link: Invitation) -> bool:
-    """False for who is in already: a guest keeps what it has, and becomes an account at most."""
+    """False for someone who is already logged in: a guest keeps the data, and can at most become an account."""
     reader = _reader()
     if reader is None or link.person_id not in ("", reader.id):
         return True
@@ -358,7 +358,7 @@ def _door(link: Invitation, secret: str, wrong: str = "", name: str = "", status
     return login.door(page.t(f"people.join.title.{kind}"), page.t(f"people.join.intro.{kind}"), [form], status)
 
 
-# what is shown
+# page content
 
 
 def page_context(
@@ -398,7 +398,7 @@ def page_context(
 
 
 class OwnersView:
-    """What the owner sees of everybody, at one moment."""
+    """The owner's view of all people, at one moment."""
 
     def __init__(self, page: PageContext) -> None:
         self.page = page
@@ -408,7 +408,7 @@ class OwnersView:
         self._writing = {_chats().person_of(chat_id) for chat_id in page.chat_turns.writing()}
 
     def people(self) -> list[Values]:
-        """Who was here last comes first; the owner before all, who was shut out after all."""
+        """Last active first; the owner before all, blocked people after all."""
         shown = [person for person in self._people if person.id != SHARED_ID or person.seen_at]
         shown.sort(key=lambda person: (not person.is_owner, person.revoked_at is not None, -person.seen_at))
         return [self._row(person) for person in shown]
@@ -444,7 +444,7 @@ class OwnersView:
         }
 
     def links(self) -> list[Values]:
-        """Those that belong to nobody yet."""
+        """Links that do not belong to a person yet."""
         t = self.page.t
         came = [person.invitation_id for person in self._people]
         return [
@@ -470,7 +470,7 @@ def link_facts(page: PageContext, link: Invitation) -> list[str]:
 
 
 def made_note(page: PageContext, link: Invitation) -> Values:
-    """What stands beside a new link: whom it lets in, and how often."""
+    """The note next to a new link: whom it admits, and how often."""
     if link.kind == "owner" or link.person_id:
         what = "owner" if link.kind == "owner" else f"again_{link.kind}"
         return {"title": page.t(f"people.made.{what}"), "text": page.t(f"people.made.{what}_text", name=link.name)}
@@ -479,7 +479,7 @@ def made_note(page: PageContext, link: Invitation) -> Values:
 
 
 def qr_code(text: str) -> Markup:
-    """An SVG that stands in the page, black on white in every theme: cameras want that."""
+    """An inline SVG, black on white in every theme, because cameras need that."""
     import segno  # brings what no start needs
 
     code = segno.make(text, error="m")
@@ -487,7 +487,7 @@ def qr_code(text: str) -> Markup:
 
 
 def name_of(page: PageContext, person: Person, devices: list[Session] | None = None) -> str:
-    """A guest without a name is called after the device it was last seen on."""
+    """A guest without a name is named after the device last used."""
     if person.name:
         return person.name
     if person.is_owner or person.id == SHARED_ID:
@@ -512,7 +512,7 @@ def device_row(page: PageContext, session: Session) -> Values:
 
 
 def device_of(agent: str) -> str:
-    """A browser and a system out of a User-Agent; "" where it names none we know."""
+    """Browser and system from a User-Agent; "" if unknown."""
     browser = next((name for name in BROWSERS if f"{name}/" in agent), "")
     system = next((name for name in SYSTEMS if name in agent), "")
     names = {"Edg": "Edge", "OPR": "Opera", "Mac OS X": "macOS"}
@@ -520,7 +520,7 @@ def device_of(agent: str) -> str:
 
 
 def limits_row(page: PageContext, person: Person) -> Values:
-    """The fields of the limits a person has, empty for the default; none for who has no limits."""
+    """The fields of a person's limits, empty for the default; no fields for a person without limits."""
     if person.may_own or person.id == SHARED_ID or person.revoked_at is not None:
         return {"limits": ()}
     own, default = asdict(page.quota.own(person.id)), asdict(page.quota.default_of(person))

@@ -1,5 +1,5 @@
-"""Personas: a name with a face, a system prompt, and what a chat with it begins with. Character cards (JSON, and PNG
-with a card inside) come in; a persona goes out as one."""
+"""Personas: a name with a picture, a system prompt, and the beginning of a chat. Imports character cards (JSON, and PNG
+with a card inside); exports a persona as a card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PICTURE_BYTES = 1 << 20
 CARD_BYTES = 8 << 20
 PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 CARD_KEYWORDS = (b"ccv3", b"chara")
-"""Of the PNG text chunk that holds a card, the newer first; both in base64."""
+"""Names of the PNG text chunk with a card, newer first; both in base64."""
 
 blueprint = Blueprint("personas", __name__, url_prefix="/personas")
 
@@ -65,8 +65,8 @@ def face(item: SavedItem) -> Values:
 
 
 def chat_with_persona(page: PageContext, chat: Chat, persona_id: str) -> Chat:
-    """The chat, which has not begun, as one with this persona: what it says it answers with. A state that is gone or
-    does not fit the model is left out; the prompt is then read as any other."""
+    """The new chat with this persona: its greeting, prompt and state. A state that is missing or does not fit the model
+    is left out; the prompt is then prefilled normally."""
     item = find_persona(page, persona_id)
     if item is None:
         return chat
@@ -105,7 +105,7 @@ def edit(persona_id: str) -> Response:
 def personas_page(
     page: PageContext, form: Values | None = None, error: RoostError | None = None, place: str = ""
 ) -> Values:
-    """``form``: what a person wrote; ``place``: "form" or "import", where ``error`` belongs."""
+    """``form``: a person's input; ``place``: "form" or "import", the position of ``error``."""
     said = ("saved", "deleted", "restored", "imported", "baking")
     empty = dict.fromkeys(("id", "seen", "name", "emoji", "system_prompt", "preset", "state", "greeting"), "")
     given = {**empty, **(form or {})}
@@ -131,7 +131,7 @@ def personas_page(
 
 @blueprint.post("")
 def save() -> Response | BaseResponse:
-    """``id`` "" makes a new one. ``picture`` in its place, none with ``no_picture``."""
+    """``id`` "" creates a new one. ``picture`` replaces the old one, ``no_picture`` removes it."""
     request.max_content_length = request.max_form_memory_size = 2 * PICTURE_BYTES
     page = current_page()
     names = ("id", "seen", "name", "emoji", "system_prompt", "preset", "state", "greeting")
@@ -150,7 +150,7 @@ def save() -> Response | BaseResponse:
 
 
 def checked(form: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """(name, body). ``item_invalid`` without a name, ``too_large`` for a text that is."""
+    """(name, body). Raises ``item_invalid`` without a name, ``too_large`` for a text that is too long."""
     name = " ".join(storable(str(form.get("name") or "")).split())[:NAME_CHARS]
     if not name:
         raise RoostError("item_invalid", reason=Text("reason.web.persona_name"))
@@ -163,7 +163,7 @@ def checked(form: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
 
 
 def checked_picture(data: bytes) -> bytes:
-    """``item_invalid`` for what is no picture of a kind all browsers show, or larger than :data:`PICTURE_BYTES`."""
+    """Raises ``item_invalid`` unless it is a picture that all browsers show, of at most :data:`PICTURE_BYTES`."""
     if len(data) > PICTURE_BYTES or not media_type(data):
         raise RoostError("item_invalid", reason=Text("reason.web.no_picture"))
     return data
@@ -185,7 +185,7 @@ def picture(persona_id: str) -> Response:
 
 @blueprint.post("/<persona_id>/bake")
 def bake(persona_id: str) -> Response | BaseResponse:
-    """Has the model read the system prompt into a state file, which the persona begins with from then on."""
+    """Prefills the system prompt into a state file, from which the persona's chats then start."""
     page = current_page()
     item = personas_of(page).get(persona_id)
     prefixes = page.prefixes
@@ -208,7 +208,7 @@ def delete(persona_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     item = personas_of(current_page()).restore(undone_id())
     return redirect(url_for("personas.index", said="restored", about=item.name), 303)
 
@@ -251,7 +251,7 @@ def persona_in(data: bytes) -> tuple[str, dict[str, str], bytes | None]:
 
 
 def _card_texts(card: Mapping[str, Any]) -> dict[str, str]:
-    """A card's parts as one system prompt; its stand-ins for the names are filled."""
+    """A card's parts as one system prompt, with its placeholders for names replaced."""
     name = card["name"]
     said = {key: card[key] if isinstance(card.get(key), str) else "" for key in CARD_PARTS}
     greeting = said.pop("first_mes").strip()
@@ -275,7 +275,7 @@ CARD_PARTS = {
 
 
 def text_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(keyword, text) of each ``tEXt`` chunk; ends where the file does not hold what it says."""
+    """(keyword, text) of each ``tEXt`` chunk; stops where the file is inconsistent."""
     place = 8
     while place + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, place)
@@ -290,7 +290,7 @@ def text_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 @blueprint.get("/<persona_id>/export.json")
 def export(persona_id: str) -> Response:
-    """A character card, version 2; what only Roost knows stands in its extensions."""
+    """A character card, version 2; data that only Roost uses is in its extensions."""
     item = personas_of(current_page()).get(persona_id)
     body = dict(item.body)
     data = {"name": item.name, "system_prompt": body.pop("system_prompt", ""), "first_mes": body.pop("greeting", "")}

@@ -1,5 +1,5 @@
-"""The prompt library: texts that ``/name`` puts into the composer, with their variables asked for.
-``static/js/prompts.js`` asks for the list; the page manages them without scripts too."""
+"""The prompt library: texts that ``/name`` inserts into the composer, asking for their variables.
+``static/js/prompts.js`` requests the list; the page manages prompts without scripts too."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def index() -> Response:
 def prompts_page(
     page: PageContext, form: Values | None = None, error: RoostError | None = None, place: str = ""
 ) -> Values:
-    """``form``: what a person wrote and could not be saved; ``place``: "form" or "import", where ``error`` belongs."""
+    """``form``: input that could not be saved; ``place``: "form" or "import", the position of ``error``."""
     return {
         "page_title": page.t("prompts.title"),
         "commands_url": url_for("prompts.do"),
@@ -83,7 +83,7 @@ def _form_of(item: SavedItem) -> Values:
 
 @blueprint.post("")
 def save() -> Response | BaseResponse:
-    """``id`` "" makes a new one."""
+    """``id`` "" creates a new one."""
     request.max_form_memory_size = FORM_BYTES
     page = current_page()
     form = {name: request.form.get(name, "") for name in ("id", "seen", "name", "title", "content")}
@@ -98,7 +98,7 @@ def save() -> Response | BaseResponse:
 
 
 def checked(form: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """(name, body); ``item_invalid`` for a name that cannot be typed after a slash, and for no text."""
+    """(name, body); raises ``item_invalid`` for a name that cannot be typed after a slash, and for an empty text."""
     name = storable(str(form.get("name", ""))).strip().removeprefix("/")
     if not NAME.fullmatch(name) or not name.isprintable():
         raise RoostError("item_invalid", reason=Text("reason.web.prompt_name"))
@@ -119,14 +119,14 @@ def delete(prompt_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     item = prompts_of(current_page()).restore(undone_id())
     return redirect(url_for("prompts.index", said="restored", about=item.name), 303)
 
 
 @blueprint.post("/import")
 def import_() -> Response | BaseResponse:
-    """What :func:`export` writes, and Open WebUI's export; pasted or as a file. All or none."""
+    """Imports files of :func:`export` and of Open WebUI; pasted or as a file. All or none."""
     request.max_form_memory_size = FORM_BYTES
     page = current_page()
     try:
@@ -138,8 +138,8 @@ def import_() -> Response | BaseResponse:
 
 
 def prompts_in(text: str) -> list[tuple[str, dict[str, str]]]:
-    """(name, body) of each of an array of objects; Open WebUI calls the name ``command`` ("/name") and the title
-    ``title`` or, in later versions, ``name``. ``item_invalid``."""
+    """(name, body) for each object in an array; Open WebUI stores the name in ``command`` ("/name") and the title in
+    ``title`` or, in later versions, ``name``. Raises ``item_invalid``."""
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -159,7 +159,7 @@ def prompts_in(text: str) -> list[tuple[str, dict[str, str]]]:
 
 @blueprint.get("/export.json")
 def export() -> Response:
-    """As Open WebUI, old and new, reads them."""
+    """In a form that old and new Open WebUI versions can read."""
     rows = [
         {"command": f"/{item.name}", "title": item.body["title"], "name": item.body["title"], **item.body}
         for item in prompts_of(current_page()).list()

@@ -1,16 +1,16 @@
-"""Who may do what: one row for every endpoint, and one for every command of the chat page.
+"""Permissions: one row for every endpoint, and one for every command of the chat page.
 
-    STRANGER  shows nothing on a server that asks for a token: the login page, /health, /trust, chats shared by a link
-    GUEST     shows the token without a session, as programs do; on a server that asks for no proof, everybody
+    STRANGER  no proof on a server that requires a token: the login page, /health, /trust, chats shared by a link
+    GUEST     the token without a session, as programs send it; on a server that requires no proof, everybody
     PERSON    has a session of their own, as a guest or with an account, and chats that nobody else sees; a program
-              with an API token is the person it belongs to
+              with an API token acts as its person
     LOCAL     a direct connection from this machine to a server for one person, without any proof
-    OWNER     has proved it: the session of an owner's link or of an account that is an admin's, or the owner's key
+    OWNER     proved by a session from an owner's link, an admin account, or the owner's key
 
-A higher role may do what a lower one may. LOCAL is for chatting and for Runner's scripts, which know no key: it changes
-what is loaded and the presets. What touches files, runs programs, defines tools or ends the server asks for the OWNER,
-because other accounts of this machine and proxies on it connect from loopback too. On a shared server nobody is LOCAL,
-so there these rows mean the owner.
+A higher role includes the rights of the lower ones. LOCAL is for chatting and for Runner's scripts, which have no key:
+it can change the loaded model and the presets. Actions on files, running programs, defining tools and ending the server
+require the OWNER, because other accounts and proxies on this machine also connect from loopback. On a shared server
+nobody is LOCAL, so there these rows mean the owner.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ API_ROLES: dict[str, Role] = {
     "/exit": Role.OWNER,
     **_rows(Role.OWNER, "", "/api/pull /api/delete /api/create /api/copy"),
 }
-"""By address; every other address for programs asks, and is for a GUEST."""
+"""By URL; every other URL for programs uses the model, and is for a GUEST."""
 
 COMMAND_ROLES: dict[str, Role] = {
     **_rows(Role.GUEST, "", "send stop regenerate fork edit continue refuse_call give_result resume_calls"),
@@ -113,8 +113,8 @@ COMMAND_ROLES: dict[str, Role] = {
 
 
 def least_role(endpoint: str | None) -> Role:
-    """The role that a Flask endpoint needs. None, for an address that does not exist, needs GUEST; an endpoint without
-    a row needs OWNER."""
+    """The minimum role for a Flask endpoint. None, for an unknown URL, needs GUEST; an endpoint without a row needs
+    OWNER."""
     if endpoint is None:
         return Role.GUEST
     if endpoint.startswith("api ") and endpoint not in ENDPOINTS:
@@ -123,14 +123,14 @@ def least_role(endpoint: str | None) -> Role:
 
 
 def most_needed(blueprints: Iterable[str]) -> Role:
-    """The highest role that something of these blueprints asks for."""
+    """The highest role that any row of these blueprints needs."""
     wanted = set(blueprints)
     return max((role for name, role in ENDPOINTS.items() if name.rpartition(".")[0] in wanted), default=Role.GUEST)
 
 
 def role_without_proof(asks_proof: bool, is_near: bool, has_token: bool) -> Role:
-    """Of a request that shows neither token nor session; ``is_near``: it came straight from this machine, which needs
-    no proof on a server without a token."""
+    """The role of a request with neither token nor session; ``is_near``: it came directly from this machine, which
+    needs no proof on a server without a token."""
     if has_token or (asks_proof and not is_near):
         return Role.STRANGER
     return Role.LOCAL if is_near else Role.GUEST

@@ -45,19 +45,19 @@ DESCRIPTORS_KEPT = 64  # the program's files and pipes
 DATABASE_DESCRIPTORS = 3  # a thread's connection: database, WAL, shared memory
 LEAST_CONNECTIONS = 16
 FAMILIES = {"localhost": ("127.0.0.1", "::1"), "::": ("::", "0.0.0.0")}
-"""Names that stand for an address of each family. Some clients take localhost for ::1 (node from 17 on), and one IPv6
-socket does not answer IPv4 everywhere."""
+"""Names that stand for an address of each family. Some clients resolve localhost to ::1 (node from 17 on), and an IPv6
+socket does not accept IPv4 on every system."""
 PORT_TRIES = 5
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 PREPARE_AFTER_S = 3.0
-"""The page that the browser opens at once, and a first message, are not to wait for that."""
+"""Delay, so that the page opened at start and a first message do not wait for it."""
 FIRST_TEMPLATES = ("base", "chat/", "status/", "models/")
-"""Of the page that the browser opens first, and of the largest one."""
+"""Templates of the page that the browser opens first, and of the largest one."""
 INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
 
 
 def make_server(app: Flask, settings: Settings) -> BridgeServer:
-    """A server that is bound and not yet running; ``settings_invalid`` when host or port cannot be had."""
+    """A server that is bound but not running yet; raises ``settings_invalid`` if host or port is not available."""
     descriptors = raise_descriptor_limit()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
     refuse_taken_port(settings)
@@ -93,7 +93,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
 
 
 def program_line(app: Flask, settings: Settings) -> Line | None:
-    """For requests that generate: as many at once as the API answers, as many waiting as the model's queue holds."""
+    """For generating requests: the API's limit of parallel ones, and as many waiting as the model's queue allows."""
     limit = app.extensions.get("api_limit")
     if limit is None:
         return None
@@ -101,8 +101,8 @@ def program_line(app: Flask, settings: Settings) -> Line | None:
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:
-    """One for each address ``host`` stands for, all at one port; port 0 is any that is free. Raises OSError when the
-    first address cannot be had, or another program has the port at any of them."""
+    """One socket per address of ``host``, all on one port; port 0 is any free port. Raises OSError if the first address
+    is not available, or if another program uses the port on any of them."""
     for tries_left in reversed(range(1 if port else PORT_TRIES)):
         try:
             return _bound_at(addresses_of(host, port))
@@ -179,7 +179,7 @@ def http_options(settings: Settings) -> dict[str, Any]:
 
 
 def raise_descriptor_limit() -> int:
-    """How many files this process may open now. macOS begins at 256; every page and stream takes one."""
+    """How many files this process may open now. The default on macOS is 256; every page and stream needs one."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -195,7 +195,7 @@ def raise_descriptor_limit() -> int:
 
 
 def connection_limits(settings: Settings, descriptors: int) -> Limits:
-    """The settings, or less where the system gives fewer descriptors: a connection takes one and its body another."""
+    """The settings, or less if the system allows fewer descriptors: a connection needs one, and its body another."""
     threads = settings.http_threads + settings.websocket_limit
     kept = DESCRIPTORS_KEPT + threads * DATABASE_DESCRIPTORS + settings.websocket_limit
     most = max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
@@ -203,10 +203,10 @@ def connection_limits(settings: Settings, descriptors: int) -> Limits:
 
 
 def refuse_taken_port(settings: Settings) -> None:
-    """Asks whether someone answers at the port already.
+    """Checks whether a server responds on the port already.
 
-    waitress sets SO_REUSEADDR, with which Windows (and macOS for another interface's address) lets two servers have
-    one port without a word.
+    waitress sets SO_REUSEADDR, with which Windows (and macOS for another interface's address) lets two servers use one
+    port without an error.
     """
     if not settings.port:
         return
@@ -238,8 +238,8 @@ def serve(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; a second one exits at once.
 
-    ``on_ready(url)`` runs in a thread of its own when the port is open; the URL is an owner's link for a browser of
-    this account. ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
+    ``on_ready(url)`` runs in its own thread when the port is open; the URL is an owner's link for a browser of this
+    account. ``on_stop()`` runs first when the server ends, to stop work that keeps its threads busy.
     """
     server = make_server(app, settings)
     app.extensions["stop"] = server.stop
@@ -272,8 +272,8 @@ def serve(
 
 
 def prepare_pages(app: Flask, settings: Settings) -> None:
-    """What the first look at each page would wait for: its templates are compiled (some 8 ms each), the file reader's
-    process is started, and what each published model would need here is worked out."""
+    """Prepares what the first visit of each page would wait for: compiles its templates (about 8 ms each), starts the
+    file reader's process, and computes the requirements of each published model."""
     manager: ModelManager | None = app.extensions.get("model_manager")
     if manager is None or settings.api_only:
         return
@@ -284,7 +284,7 @@ def prepare_pages(app: Flask, settings: Settings) -> None:
         hardware = probe(manager.library.models_dir)
         for model in known_models():
             fitting(model, hardware, manager.engine_memory_bytes())
-    except Exception:  # the page that needs it says what is wrong
+    except Exception:  # the page that needs it reports the error
         log.exception("the pages could not be prepared")
 
 
@@ -306,8 +306,7 @@ def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], No
 
 
 def named_on_network(settings: Settings, port: int) -> LanName | None:
-    """Announces roost.local, or the next name that is free, where others reach the server, and says so, or what is
-    missing."""
+    """Announces roost.local, or the next free name, if others can reach the server; prints it, or what is missing."""
     addresses = [urlsplit(url).hostname or "" for url in network_urls(settings, port)]
     addresses = [address for address in addresses if is_ip(address)]
     if not settings.lan_name or not addresses:
@@ -325,7 +324,7 @@ def named_on_network(settings: Settings, port: int) -> LanName | None:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM raise SystemExit in the main thread; the second of them ends the process on the spot."""
+    """SIGINT and SIGTERM raise SystemExit in the main thread; the second signal ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -346,7 +345,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def local_url(settings: Settings, port: int, token: str = "") -> str:
-    """Where this machine's own browser opens the page."""
+    """The URL for this machine's own browser."""
     scheme = "https" if settings.has_tls else "http"
     return url_of(ANY_ADDRESS.get(settings.listen_host, settings.listen_host), port, token, scheme)
 
@@ -357,7 +356,7 @@ def url_of(host: str, port: int, token: str = "", scheme: str = "http") -> str:
 
 
 def announce(settings: Settings, port: int, token: str, owner: str = "") -> None:
-    """Prints where the page is, and the ``owner``'s link; for the network also a QR code for phones."""
+    """Prints the page's URL and the ``owner``'s link; on a network also a QR code for phones."""
     print(t("cli.serve.open_at", url=local_url(settings, port, token)), flush=True)
     if owner:
         print(t("cli.serve.owner_at", url=owner), flush=True)
@@ -373,7 +372,7 @@ def announce(settings: Settings, port: int, token: str, owner: str = "") -> None
 
 
 def network_urls(settings: Settings, port: int, token: str = "") -> list[str]:
-    """Where others reach a shared server; none where only a proxy on this machine does."""
+    """The URLs of a shared server for others; none if only a proxy on this machine can reach it."""
     host = settings.listen_host
     if host in LOOPBACK_HOSTS:
         return []
@@ -383,7 +382,7 @@ def network_urls(settings: Settings, port: int, token: str = "") -> list[str]:
 
 
 def lan_addresses(is_ipv6: bool) -> list[str]:
-    """Addresses of one kind that others can reach this machine at.
+    """This machine's addresses of one family that others can reach.
 
     No packet is sent: a UDP connect only picks a route.
     """

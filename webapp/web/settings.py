@@ -1,7 +1,7 @@
-"""``/settings``: what this browser and this server are set to, where each value comes from, and what is kept on disk.
-A guest sees the part about its browser alone: the rest names folders and addresses.
+"""``/settings``: the settings of this browser and of this server, the source of each value, and the data on disk. A
+guest sees only the browser's part, because the rest contains folders and addresses.
 
-A value of the server is written into ``roost.toml`` and holds from the next start.
+A server setting is written to ``roost.toml`` and takes effect at the next start.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ GROUPS = {
         http_threads requests_per_s request_burst max_body_bytes api_max_body_bytes api_streams
         api_streams_per_client guest_answers guest_day_tokens guest_answer_tokens""",
 }
-"""All of ``SETTINGS``, as the page has them."""
+"""All of ``SETTINGS``, in the groups of the page."""
 FIXED = ("data_dir",)
-"""The file that would say so lies in there."""
+"""The settings file is in that folder."""
 
 
 @blueprint.get("")
@@ -49,7 +49,7 @@ def index() -> Response:
 
 @blueprint.post("/<name>")
 def save(name: str) -> Response | BaseResponse:
-    """``value`` as a person types it; ``do=default`` takes it out of the file."""
+    """``value`` as a person typed it; ``do=default`` removes it from the file."""
     page = current_page()
     origin = page.settings.origin
     try:
@@ -90,8 +90,8 @@ def settings_page(
 
 
 def _row(page: PageContext, name: str, waiting: Values, refused: tuple[str, RoostError] | None) -> Values:
-    """``source`` is "default", "file", "environment" or "flag"; ``next`` what holds from the next start, None for the
-    same."""
+    """``source`` is "default", "file", "environment" or "flag"; ``next``: the value at the next start, None if it is
+    the same."""
     row, settings, t = SETTINGS[name], page.settings, page.t
     source = settings.origin.of.get(name, "default") if settings.origin else "default"
     value = getattr(settings, name)
@@ -115,7 +115,7 @@ def _row(page: PageContext, name: str, waiting: Values, refused: tuple[str, Roos
 
 
 def written(value: Any) -> str:
-    """As a form and ``roost.toml`` have it."""
+    """In the representation of forms and ``roost.toml``."""
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
@@ -126,7 +126,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _waiting(settings: Settings) -> Values:
-    """Values of the file that another start would bring."""
+    """Values in the file that the next start would use."""
     if settings.origin is None or not settings.origin.path.is_file():
         return {}
     try:
@@ -144,7 +144,7 @@ def _waiting(settings: Settings) -> Values:
 
 
 def _storage(page: PageContext) -> list[Values]:
-    """What is on disk, and the page that clears it."""
+    """The data on disk, and the page that can delete it."""
     settings, t = page.settings, page.t
     database = sum(
         path.stat().st_size for path in settings.data_dir.glob(f"{settings.database_path.name}*") if path.is_file()

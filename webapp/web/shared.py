@@ -1,7 +1,7 @@
-"""A chat as a page to read, for whoever has its link: ``/shared/<id>``. The owner makes and ends links at ``/shared``.
+"""A chat as a read-only page for anyone with its link: ``/shared/<id>``. The owner manages links at ``/shared``.
 
-The page needs no script, and of files its style and a font for formulas. It names no other address of ours and opens
-none: the id is no login. It shows the questions and answers alone.
+The page needs no script, and only its style and a font for formulas as files. It contains no other URL of ours and
+gives no access to one: the id is not a login. It shows only questions and answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from webapp.web.kit.page import Values, moment_text, render_page
 blueprint = Blueprint("shared", __name__, url_prefix="/shared")
 ID_CHARS = 64
 MESSAGES = 500
-"""On one page."""
+"""Per page."""
 SAID = ("made", "ended")
 STYLES = ("tokens.css", "prose.css", "shared.css")
 FONT = "vendor/roost-math.woff2"
@@ -51,13 +51,13 @@ def _style() -> str:
 
 @blueprint.get("/formulas.woff2")
 def font() -> Response:
-    """Of formulas; a browser asks for it where the page has one and the device has no such font."""
+    """The font for formulas; a browser requests it if the page has formulas and the device has no such font."""
     return current_app.send_static_file(FONT)
 
 
 @blueprint.get("/<share_id>")
 def show(share_id: str) -> Response:
-    """``first``: the number of the message to begin with."""
+    """``first``: the number of the first message to show."""
     page = chat_context()
     shares = Shares(page.database)
     share = shares.find(share_id[:ID_CHARS])
@@ -73,8 +73,7 @@ def show(share_id: str) -> Response:
 
 
 def page_to_print(page: ChatContext, chat_id: str) -> Response:
-    """The branch of a chat that is shown, whole, as a shared page shows it. Raises ChatNotFound for one of another
-    person."""
+    """The whole shown branch of a chat, in the form of a shared page. Raises ChatNotFound for another person's chat."""
     chat = page.store.get(chat_id)
     messages = Shares(page.database).messages(chat_id)
     values = _text(page, chat.title, _date(chat.updated_at), messages, 0, len(messages))
@@ -84,8 +83,8 @@ def page_to_print(page: ChatContext, chat_id: str) -> Response:
 def _text(
     page: ChatContext, title: str, note: str, messages: list[tuple[str, str]], first: int, count: int = 0
 ) -> Values:
-    """``shared/chat.html``; ``count`` messages, 0 for :data:`MESSAGES`. ``before`` and ``after`` are where the parts
-    next to this one begin, None for none."""
+    """``shared/chat.html``; ``count`` messages, 0 for :data:`MESSAGES`. ``before`` and ``after``: where the adjacent
+    parts begin, None for none."""
     count = count or MESSAGES
     rows = [
         {"is_question": role == "user", "text": text, "html": as_written(text) if role == "user" else rendered(text)}
@@ -102,7 +101,7 @@ def _text(
 
 @blueprint.get("")
 def index() -> Response:
-    """All links there are; with ``chat``, the form for another of it."""
+    """All existing links; with ``chat``, the form for a new one."""
     page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else None
     made = request.args.get("about", "")[:ID_CHARS] if request.args.get("said") == "made" else ""
@@ -134,7 +133,7 @@ def _date(moment: float) -> str:
 
 
 def _link(share: Share) -> str:
-    """As others reach it: a page asked for by a loopback name is reached at this machine's address on the network."""
+    """The link for others: a loopback name is replaced by this machine's address on the network."""
     root, path = request.host_url.rstrip("/"), url_for("shared.show", share_id=share.id)
     host = request.host.rpartition(":")[0] or request.host
     if the_guard().is_shared and host in LOOPBACK_NAMES:
@@ -148,7 +147,7 @@ def _link(share: Share) -> str:
 
 @blueprint.post("")
 def make() -> BaseResponse:
-    """A link to ``chat``; ``kind`` is "snapshot" or "live"."""
+    """Creates a link to ``chat``; ``kind`` is "snapshot" or "live"."""
     page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
     page.store.check(chat_id)
     made = Shares(page.database).make(chat_id, request.form.get("kind") == "live")

@@ -1,5 +1,5 @@
-"""The shell every page stands in, and the status strip with its menu: load, unload, cancel. Answers come at once,
-progress over the page's socket."""
+"""The shell around every page, and the status strip with its menu: load, unload, cancel. Responses are immediate;
+progress comes over the page's socket."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME_CHARS = 500
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
 PANEL_COOKIE = "roost_panel"
 PART_OF = {"prompts": "presets", "personas": "presets", "batch": "notebook"}
-"""Blueprints that are tabs of another's page."""
+"""Blueprints that are tabs of another page."""
 LOADED = ("ready", "answering")
 MUSIC_NAME = re.compile(r"midi|abc|music", re.IGNORECASE)
 LIGHTS = {
@@ -59,12 +59,12 @@ PHASE_WORDS = {
 
 @blueprint.app_context_processor
 def shell_words() -> Values:
-    """``shell`` for base.html; made only if a template asks."""
+    """``shell`` for base.html; computed only if a template uses it."""
     return {"shell": LazyShell()} if has_request_context() else {}
 
 
 class LazyShell:
-    """The values of :func:`shell` as attributes: fragments never need them, so they cost them nothing."""
+    """The values of :func:`shell` as attributes, computed only if used: fragments do not need them."""
 
     def __getattr__(self, name: str) -> Any:
         self.__dict__.update(shell(current_page()))
@@ -72,8 +72,8 @@ class LazyShell:
 
 
 def shell(page: PageContext) -> Values:
-    """``base.html``, on every page, with :func:`browser_choices`; ``html_lang`` is the tag for the document;
-    ``is_owner_needed``: the page is about what only a higher role than the reader's can change."""
+    """``base.html``, on every page, with :func:`browser_choices`; ``html_lang``: the document's language tag;
+    ``is_owner_needed``: the page's content can only be changed by a higher role than the reader's."""
     return {
         **browser_choices(),
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
@@ -100,7 +100,7 @@ def shell(page: PageContext) -> Values:
 
 
 def music_models(page: PageContext) -> list[ModelEntry]:
-    """Those of the library. Never walks through folders; opens no file but those whose name may be one of these."""
+    """The library's music models. Never walks through folders; opens only files whose name may belong to one."""
     library = page.manager.library
     files = (file for file in library.known_files() if MUSIC_NAME.search(file.name))
     entries = (library.entry_at(file.path) for file in files)
@@ -108,12 +108,12 @@ def music_models(page: PageContext) -> list[ModelEntry]:
 
 
 def _can_compose(page: PageContext) -> bool:
-    """Where there is something to compose with."""
+    """Whether there is a model to compose with."""
     return (page.model is not None and page.model.kind == "music") or bool(music_models(page))
 
 
 def _url_in(locale: str) -> str:
-    """This page in another language; only for pages, which GET can ask for again."""
+    """This page in another language; only for pages that GET can request again."""
     path = request.path if request.method == "GET" else "/"
     kept = [(name, value) for name, value in request.args.items(multi=True) if name in ("at", "q")]
     return f"{path}?{urlencode([*kept, ('lang', locale)])}"
@@ -123,8 +123,8 @@ def _url_in(locale: str) -> str:
 
 
 def strip(status: ModelStatus, t: Translator) -> Values:
-    """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only while loading;
-    ``silent_s`` and ``engine_note`` as of ModelStatus."""
+    """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only during a load;
+    ``silent_s`` and ``engine_note`` as in ModelStatus."""
     percent = load_percent(status)
     if status.silent_s:
         word = t("status.silent", seconds=status.silent_s)
@@ -153,7 +153,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
 
 
 def loading_word(status: ModelStatus, t: Translator) -> str:
-    """What a load is at, with how far it has come."""
+    """The current step of a load, with its progress."""
     if status.step:
         return t(f"status.{status.step}", percent=load_percent(status), done=status.step_done, total=status.step_total)
     return t("status.loading_percent", percent=load_percent(status))
@@ -178,9 +178,8 @@ def show_strip() -> Response:
 def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
     """``status/_menu.html``: the models that can be loaded, with what is known about each without loading it.
 
-    ``refusal`` is why a command of this menu was not even begun. ``error_message`` is why the last load failed,
-    ``is_changing`` while the menu will be out of date soon; ``can_load_anyway``: the error is that the model does not
-    fit."""
+    ``refusal``: why a command of this menu was refused. ``error_message``: why the last load failed; ``is_changing``:
+    the menu will be outdated soon; ``can_load_anyway``: the error is that the model does not fit."""
     status = page.status
     entries = sorted(page.manager.library.list(), key=lambda entry: entry.error is not None)
     told = status.error or status.notice
@@ -200,7 +199,7 @@ def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
 
 
 def _is_listed(entry: ModelEntry, choice: Values) -> bool:
-    """A music model only while it is loaded: it answers no chat."""
+    """A music model is listed only while it is loaded, because it does not answer chats."""
     return entry.inspection is None or entry.inspection.kind == "model" or choice["is_loaded"]
 
 
@@ -213,7 +212,7 @@ def _choice(page: PageContext, entry: ModelEntry) -> Values:
 
 
 def _facts(entry: ModelEntry, t: Translator) -> str:
-    """Such as "RWKV-7 · 191M parameters · 382 MB"."""
+    """For example "RWKV-7 · 191M parameters · 382 MB"."""
     found = entry.inspection
     parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
     if found and found.parameters:
@@ -229,7 +228,7 @@ def show_menu() -> Response:
 
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
-    """The named model, or the chosen one again; with ``anyway`` the one that was refused because it does not fit."""
+    """Loads the named model, or the chosen one again; with ``anyway`` the one refused because it does not fit."""
     manager, model = current_page().manager, request.form.get("model", "")[:NAME_CHARS] or None
     try:
         if request.form.get("anyway"):
@@ -256,7 +255,7 @@ def cancel() -> Response | BaseResponse:
     return _done()
 
 
-# the palette of commands
+# the command palette
 
 THEME_ICONS = {"": "monitor", "light": "sun", "dark": "moon"}
 CHAT_ROWS = (
@@ -291,12 +290,12 @@ TOUR = (
     ("panel", ".chat-head [data-panel-toggle]"),
     ("more", "[popovertarget=appearance-menu]"),
 )
-"""Steps, each with what it is about on the page, where the page has it."""
+"""Steps of the tour, each with the element that it explains, if the page has it."""
 
 
 def palette(page: PageContext) -> Values:
-    """``status/_palette.html``. A row has a ``url`` to go to, a ``model`` to load, or a selector of what to ``press``;
-    the page leaves out what it does not have."""
+    """``status/_palette.html``. A row has a ``url`` to open, a ``model`` to load, or a selector of an element to
+    ``press``; the page leaves out elements that it does not have."""
     t, words = page.t, shell(page)
     chat = [
         {"label": t(f"palette.do.{name}"), "press": press, "icon": icon, "key": key}
@@ -338,7 +337,7 @@ def show_palette() -> Response:
 
 
 def _done() -> Response | BaseResponse:
-    """The menu as it is now; for a form posted without htmx, back to the page it stood on."""
+    """The current menu; for a form posted without htmx, redirects back to its page."""
     if wants_fragment():
         return _menu_now()
     return redirect(page_before("/"), 303)

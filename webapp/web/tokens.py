@@ -1,4 +1,4 @@
-"""``/tokens``: the owner makes tokens for programs, sees when each was last used, and revokes them."""
+"""``/tokens``: the owner creates tokens for programs, sees when each was last used, and revokes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def index() -> Response:
 
 @blueprint.post("")
 def make() -> Response:
-    """Shows the token, this once."""
+    """Shows the token, only this once."""
     guard, form = the_guard(), request.form
     try:
         person = guard.people.find(form.get("person", OWNER_ID)) or guard.people.owner
@@ -40,7 +40,7 @@ def revoke(token_id: str) -> BaseResponse:
 
 
 def page_context(secret: str = "", error: str = "") -> dict[str, Any]:
-    """``people`` are those a token can be of, the owner first; ``typed`` is what a refused form held."""
+    """``people``: the possible persons of a token, the owner first; ``typed``: the input of a refused form."""
     page, guard = current_page(), the_guard()
     people = [
         person for person in guard.people.list() if person.revoked_at is None and (person.name or person.is_owner)

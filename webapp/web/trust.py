@@ -1,7 +1,7 @@
-"""``/trust``: how a device comes to trust the certificate made here, with the authority to download.
+"""``/trust``: how to make a device trust the certificate created here, with the authority as a download.
 
-Served over plain http as well, since a device that does not trust it yet cannot do otherwise, and to strangers: nothing
-on it is secret. Its fingerprint is printed where Roost was started, for a careful person to compare.
+Also served over plain http, because a device that does not trust it yet needs that, and to strangers: nothing on it is
+secret. Roost prints its fingerprint at start, for comparison.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from webapp.web.kit.page import at_base, commands, current_locale
 
 blueprint = Blueprint("trust", __name__, url_prefix="/trust")
 SYSTEMS = {"ios": 4, "android": 3, "windows": 2, "macos": 2, "linux": 3, "firefox": 2, "programs": 2}
-"""Those a person may have, and how many steps each takes (``trust.<system>.<step>`` in the catalogues)."""
+"""The supported systems, and the number of steps for each (``trust.<system>.<step>`` in the catalogues)."""
 FILE_NAMES = {"der": "roost.crt", "pem": "roost.pem"}
-"""Phones and Windows open the first; Linux and most programs read the second."""
+"""Phones and Windows open the first; Linux and most programs use the second."""
 
 
 @blueprint.get("")
@@ -57,7 +57,7 @@ def authority(form: str) -> Response:
 
 
 def the_certificates() -> Certificates:
-    """Raises ``no_own_authority`` where the server makes no certificate itself."""
+    """Raises ``no_own_authority`` if the server does not create certificates itself."""
     found: Certificates | None = current_app.extensions.get("certificates")
     if found is None or found.authority_path is None:
         raise RoostError("no_own_authority")
