@@ -1,23 +1,23 @@
-"""Roost: a home for RWKV models. The rooms, from the ground up:
+"""Roost: a server and web pages for RWKV models. The packages, from the lowest layer up:
 
-    errors       every error a person can meet, as one tree
+    errors       every error that a person can see, as one tree
     settings     one table of settings -> frozen Settings
     tokenizer    text <-> token ids
-    weights      what is in a model or state file
-    engine       token ids in, token ids out: sequences, scheduler, sampler, states
-    backends     one file or folder a way to run a model
+    weights      reading model and state files
+    engine       token ids to token ids: sequences, scheduler, sampler, states
+    backends     the ways to run a model, one file or folder each
     structured   which tokens may come next
     chat         messages <-> prompt text
-    tools        what the model may call
-    manager      the one owner of the model and its engine process
+    tools        tools that the model may call
+    manager      owns the model and its engine process
     storage      SQLite: chats, presets, tool definitions
-    services     what page, API and command line all do
+    services     the work behind pages, API and command line
     i18n         English and Chinese
     web          Flask: pages, sockets, APIs
     training     RWKV-7 as a differentiable module
     cli          the `roost` command
 
-``docs/architecture.md`` is the map with the arrows; ``tests/test_rooms.py`` holds the code to it.
+``docs/architecture.md`` shows their dependencies; ``tests/test_rooms.py`` checks them.
 """
 
 __version__ = "0.1.0"

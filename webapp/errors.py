@@ -1,15 +1,15 @@
-"""Every error a person can cause or meet: rows of a code and its HTTP status.
+"""Every error that a person can cause or see: rows of a code and its HTTP status.
 
-An error has a code (stable: OpenAI's ``error.code`` and the key of its texts), a sentence and the way out. Both texts
-stand in the catalogues, under ``error.<code>.message`` and ``error.<code>.hint``; ``params`` are the values named in
-them: texts, numbers, or a :class:`~webapp.i18n.Text` for a reason that is translated with its error.
+An error has a code (stable: OpenAI's ``error.code`` and the key of its texts), a sentence and a way out. Both texts are
+in the catalogues, as ``error.<code>.message`` and ``error.<code>.hint``; ``params`` are the values in them: texts,
+numbers, or a :class:`~webapp.i18n.Text` for a reason that is translated with its error.
 
     raise RoostError("chat_not_found")
     raise WeightsError("file_truncated", path=path, reason=Text("weights.ends_early", found=size))
 
-A class of its own exists only where some ``except`` names it; it is raised with one of its codes, or without for the
-one in its body. To add an error: a row in ``ROWS``, its texts in ``catalogue/{en,zh}/errors.json``.
-An error crosses the pipe of the engine and the reader as a plain dict (``to_dict``, :func:`error_from_dict`).
+A separate class exists only if some ``except`` names it; it is raised with one of its codes, or without a code for the
+one in its body. To add an error: a row in ``ROWS``, its texts in ``catalogue/{en,zh}/errors.json``. Errors from the
+engine and the reader process are sent as plain dicts (``to_dict``, :func:`error_from_dict`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where Roost's own files are, beside ``webapp`` in a checkout, inside it in an installed wheel; and the cache."""
+"""Paths of Roost's own files (next to ``webapp`` in a checkout, inside it in an installed wheel) and of the cache."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Every setting of Roost in one table, and the one function that reads them.
+"""All settings of Roost in one table, and the function that reads them.
 
-The table is the :class:`Settings` dataclass itself: a field is a setting, its type says how a value is read, its
-metadata holds the range, its help is ``setting.<name>`` in the catalogues. :data:`SETTINGS` lists the same rows for the
-command line, which builds its ``--help`` from them. A value comes from the first of: command line, environment
-(``ROOST_<NAME>``), config file (TOML, flat), default. Nothing heavy is imported, so ``roost --help`` is quick.
+The table is the :class:`Settings` dataclass: a field is a setting, its type defines the parsing of a value, its
+metadata contains the range, and its help is ``setting.<name>`` in the catalogues. :data:`SETTINGS` lists the same rows
+for the command line, which builds ``--help`` from them. The first existing value is used: command line, environment
+(``ROOST_<NAME>``), config file (TOML, flat), default. Imports nothing heavy, so ``roost --help`` is fast.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Messages <-> prompt text, and the events of a turn. Knows no tokens, no HTML, no database."""
+"""Messages <-> prompt text, and the events of a turn. Knows nothing of tokens, HTML or the database."""

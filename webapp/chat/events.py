@@ -1,4 +1,4 @@
-"""What happens while an answer is written: one family of events for pages, APIs, terminal and tool bench."""
+"""Events while an answer is generated: one family for pages, APIs, terminal and tool bench."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The formats in which each family of RWKV models was trained to see a conversation: one table, and which row fits a
-model.
+"""The prompt formats in which each family of RWKV models was trained on conversations: one table, and the choice of a
+row for a model.
 
-A format says where each message begins and ends, how thinking is opened, what stops an answer and which tool dialect
-goes with it. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of what people write);
+A format defines where each message begins and ends, how thinking is opened, what stops an answer and which tool dialect
+it uses. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of user messages);
 the chat template published with the G1 models since 2026-07 (bot, function_calling); ChatRWKV ``v2/chat.py`` (world,
 bob_alice, question_answer, instruct) and the demo page of the Raven models (raven). Stops are whole role markers: a
 paragraph that begins with A, Q or "User interfaces" is not one. Every generation ends at token 0 besides; the caller
 puts it into the sampling parameters.
 
-Models since G1h were trained on ``bot`` too, whatever format they are asked in: they may end a message with a flower
-and go on as the next speaker, so the flower stops them under every format (:func:`with_family_stops`).
+Models since G1h were also trained on ``bot``, whatever format is used: they may end a message with a flower and
+continue as the next speaker, so the flower is a stop in every format (:func:`with_family_stops`).
 """
 
 from __future__ import annotations

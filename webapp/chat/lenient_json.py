@@ -1,7 +1,7 @@
-"""Values as models write them: JSON, Python literals, and what lies between (unquoted keys, either quote, ``=`` for
-``:``, a comma too many).
+"""Parses values as models write them: JSON, Python literals, and forms in between (unquoted keys, either quote, ``=``
+for ``:``, an extra comma).
 
-Strict JSON is read as such. Nothing is evaluated, and depth is bounded, whatever the text.
+Strict JSON is parsed as such. Nothing is evaluated, and the depth is limited for any text.
 """
 
 from __future__ import annotations

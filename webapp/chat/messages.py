@@ -1,10 +1,9 @@
-"""A conversation as data: what the pages, the APIs and the database all mean by a message, by the text files that came
-with it, and by a chat's title.
+"""A conversation as data: the messages, attached text files and titles that pages, APIs and database share.
 
-In a prompt the question comes first, the files below it: a recurrent model that knows what to look for keeps more of
-what it then reads (BlinkDL's own advice is to write "for the document below", not "above"). Each file stands in a fence
-with more backticks than any line of it has, without blank lines and with ``\\n`` as its only line end, so that nothing
-in it can end the fence or look like the blank line and the role that begin a turn.
+In a prompt, the question comes first and the files below it: a recurrent model that knows what to look for remembers
+more of the following text (BlinkDL's own advice is to write "for the document below", not "above"). Each file is in a
+fence with more backticks than any of its lines, without blank lines and with ``\\n`` as its only line end, so that its
+content cannot end the fence or look like the blank line and role that begin a turn.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A chat template that a model brings along, as a prompt.
+"""Renders a prompt with a chat template from the model's own files.
 
-It is a program in Jinja by a stranger. It runs only where a person chose it, in Jinja's immutable sandbox, and in a
-process of its own that is bounded in time, memory and output (:mod:`webapp.chat.template_process`): one that loops,
-asks for the inside of Python or writes without end is ``chat_template_failed``, and nothing else comes of it.
+The template is an untrusted Jinja program. It runs only if a person chose it, in Jinja's immutable sandbox, in a
+separate process with limits on time, memory and output (:mod:`webapp.chat.template_process`). A template that loops,
+accesses Python internals or writes without end only causes ``chat_template_failed``.
 
-What stops an answer is asked of the template too: whatever it writes between an answer and the next question.
+The stops of an answer come from the template too: the text that it writes between an answer and the next question.
 """
 
 from __future__ import annotations

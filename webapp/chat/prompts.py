@@ -1,17 +1,17 @@
 """A conversation as the pieces of a prompt in one of the formats of :mod:`webapp.chat.formats`.
 
-**Why pieces.** A recurrent state cannot be trimmed, so a snapshot is only of use to a prompt that begins with exactly
-its tokens. The state at the end of an answer has read *prompt + generated tokens*; the next prompt must be those very
-ids and then more. So an answer goes back as the ids it was sampled as, everything else as text, and each piece is
-encoded by itself: no token ever spans two pieces. A turn then re-reads nothing that was read before.
+**Why pieces.** A recurrent state cannot be truncated, so a snapshot is useful only for a prompt that begins with
+exactly its tokens. The state at the end of an answer has consumed *prompt + generated tokens*; the next prompt must
+begin with exactly these ids. So an answer is inserted as the ids that were sampled, everything else as text, and each
+piece is encoded separately: no token ever spans two pieces. A turn then prefills nothing twice.
 
-**Thinking in history.** RWKV-7 G1 was trained on histories of plain answers, so an answer that was thought about goes
-back as its content alone (text; the thinking is dropped) and the reusable prefix ends before it: it costs reading that
-one answer again and keeps long thoughts out of a state of fixed size. Answers without thinking, the fast form too,
-keep their ids and their opening, and cost nothing.
+**Thinking in history.** RWKV-7 G1 was trained on histories of plain answers. So an answer with thinking is inserted as
+its content only (text; the thinking is dropped), and the reusable prefix ends before it: that costs a prefill of this
+one answer and keeps long thoughts out of a state of fixed size. Answers without thinking, also in the fast form, keep
+their ids and their opening, and cost nothing.
 
-**Tools** are offered in the system message, in the words of a dialect (:mod:`webapp.chat.tool_dialects`), which also
-writes calls known only as data and hands results back. An offer that changes is another beginning: all is read again.
+**Tools** are offered in the system message, in the form of a dialect (:mod:`webapp.chat.tool_dialects`), which also
+renders stored calls and results. A changed offer changes the beginning, so everything is prefilled again.
 """
 
 from __future__ import annotations

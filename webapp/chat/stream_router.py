@@ -1,8 +1,8 @@
-"""Text as it comes from the model -> pieces of reasoning and of the answer, without stops and tags.
+"""Splits streamed text from the model into reasoning and answer, without stops and tags.
 
-Two stages, each holding back only what it cannot decide yet, so that any way of cutting the text into chunks gives the
-same result: :class:`StopFilter` ends the text at a stop string, then :class:`StreamRouter` splits off the thinking.
-The parser of tool calls (:mod:`webapp.chat.tool_parser`) reads the content the second stage emits.
+Two stages, each of which holds back only undecided text, so that the result does not depend on the chunks:
+:class:`StopFilter` ends the text at a stop string, then :class:`StreamRouter` separates the thinking. The parser of
+tool calls (:mod:`webapp.chat.tool_parser`) reads the content from the second stage.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The process that runs one chat template of a stranger: JSON on standard input, JSON on standard output, then its end.
+"""The process that runs one untrusted chat template: JSON on standard input, JSON on standard output, then it ends.
 
-Jinja's immutable sandbox keeps the template from Python's insides; the bounds of this process keep it from the machine:
-memory and seconds of the processor where the system can bound them, and the length of what it writes. The process that
-asks ends it in time in any case (:func:`webapp.chat.own_template.run_template`).
+Jinja's immutable sandbox protects Python's internals from the template; the limits of this process protect the machine:
+memory and CPU time if the system can limit them, and the output length. The calling process kills it after a timeout in
+any case (:func:`webapp.chat.own_template.run_template`).
 """
 
 from __future__ import annotations

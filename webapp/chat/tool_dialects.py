@@ -1,17 +1,18 @@
-"""The dialects of function calling as data: how tools are offered, calls written and found in a text, results handed
-back.
+"""The dialects of function calling as data: how tools are offered, how calls are written and found in a text, and how
+results are returned.
 
 A definition is OpenAI's `function` object: name, description, parameters (a JSON Schema of an object). Sources: the
 compact and JSON forms are those of RWKV7-G1x-templates.txt (BlinkDL/RWKV-LM), function_calling is that of the chat
 template published with G1 models since 2026-07, the legacy form is what RWKV-Runner
 writes for Mobius models, the Hermes form that of NousResearch's function-calling models.
 
-Each dialect has a :class:`CallSyntax`, what opens a call and what its body says; :mod:`webapp.chat.tool_parser` runs it
-over a stream. Its grammar is in :mod:`webapp.chat.tool_grammars`.
+Each dialect has a :class:`CallSyntax`: what opens a call and the form of its body; :mod:`webapp.chat.tool_parser`
+applies it to a stream. Its grammar is in :mod:`webapp.chat.tool_grammars`.
 
-**Reading is wider than writing.** Models fall back on forms they have seen elsewhere: of ten first calls of a G1k 7.2B,
-five came in a wrapper nobody had asked for. So every dialect reads them all: JSON by itself at the beginning of a line,
-JSON in a fence, ``<tool_call>`` around one call, ``<tool_calls>`` around a list. Only calls of known tools are calls.
+**Parsing accepts more than writing produces.** Models fall back on forms from their training data: of ten first calls
+of a G1k 7.2B, five had a wrapper that was not requested. So every dialect accepts them all: JSON alone at the beginning
+of a line, JSON in a fence, ``<tool_call>`` around one call, ``<tool_calls>`` around a list. Only known tools
+count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The Lark grammar (in llguidance's dialect) of the answers that tools allow, for each way of writing a call.
+"""The Lark grammar (in llguidance's dialect) of answers with tools, for each form of a call.
 
-Text stays free until a call begins; from there on only a call of a known tool with arguments of its schema can follow,
-and after the last call only the end. Where the answer has to have a form, it is calls or the form from its beginning.
-``lazy`` rules end at the first place they can, so a call's opening is never part of the free text.
+Text is free until a call begins; after that, only a call of a known tool with arguments for its schema can follow, and
+after the last call only the end. If the answer needs a form, it is calls or that form from the beginning. ``lazy``
+rules end at the first possible position, so a call's opening is never part of the free text.
 """
 
 from __future__ import annotations

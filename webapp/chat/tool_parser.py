@@ -1,14 +1,14 @@
-"""Content as it comes -> text and calls, with nothing lost and nothing shown twice.
+"""Splits streamed content into text and calls; no text is lost or shown twice.
 
-Text that cannot become a call passes at once; the rest is held back until it can be told. What turns out to be no call
-of a known tool is text, exactly as the model wrote it. However the text is cut into pieces, the result is the same.
+Text that cannot become a call is passed on at once; other text is held back until that is decided. If it is not a call
+of a known tool, it becomes text, exactly as the model wrote it. The result does not depend on the chunks.
 
-Calls come whole, because only then is it sure that they are calls. Where a grammar holds the model to the dialect's own
-form (:class:`HeldBody`) that is sure from the beginning: what has begun in that form is a call of an offered tool whose
-arguments fit, so they come as they are written, and an answer that is cut off leaves the call as far as it came.
+Calls are returned complete, because only then it is certain that they are calls. With a grammar that enforces the
+dialect's own form (:class:`HeldBody`), it is certain from the beginning: whatever begins in that form is a call of an
+offered tool with valid arguments. So arguments are streamed, and an answer that is cut off contains the partial call.
 
-Bodies are followed bracket by bracket with their strings, so that fences, tags and brackets inside an argument end
-nothing. Each character is looked at once, however long the body and however small the pieces.
+Bodies are parsed by brackets and strings, so that fences, tags and brackets inside an argument do not end them. Each
+character is processed once, whatever the length of the body and of the chunks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The `roost` command: one module a subcommand, each with ``add_arguments`` and ``run``.
 
-Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly with 130. Little is imported here: the
-commands take most of a second to import, and Ctrl-C is as quiet then.
+Errors are one line with the way out, and exit code 2; Ctrl-C ends quietly with 130. This module imports little: the
+commands take most of a second to import, and Ctrl-C is quiet then, too.
 """
 
 from __future__ import annotations

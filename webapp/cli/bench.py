@@ -1,5 +1,5 @@
-"""`roost bench`: load time, reading and writing speed, memory, beside other engines; `roost bench tools`: function
-calling.
+"""`roost bench`: load time, speed of prefill and decode, memory, compared with other engines; `roost bench tools`:
+function calling.
 
 A table goes to standard error; the last line of both is one JSON document.
 """

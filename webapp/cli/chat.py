@@ -1,4 +1,4 @@
-"""`roost chat`: talk to a model in the terminal. Chats are kept in the data folder, where the page has them too."""
+"""`roost chat`: talk to a model in the terminal. Chats are stored in the data folder, and the page shows them too."""
 
 from __future__ import annotations
 

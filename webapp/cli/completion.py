@@ -1,6 +1,6 @@
-"""`roost completion SHELL`: the lines that let a shell complete `roost`, its options and the names of models.
+"""`roost completion SHELL`: the lines with which a shell completes `roost`, its options and the names of models.
 
-The shell runs `roost` at every Tab, with what argcomplete asks in the environment.
+The shell runs `roost` at every Tab, with argcomplete's request in the environment.
 """
 
 from __future__ import annotations

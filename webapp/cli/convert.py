@@ -1,4 +1,4 @@
-"""`roost convert`: a model file made another; exit code 0 only when the new one is whole, read back and in place."""
+"""`roost convert`: converts a model file; exit code 0 only if the new one is complete, verified and in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost download`: a model fetched into the models folder, as the Models page does it; run again, it goes on."""
+"""`roost download`: downloads a model to the models folder, as the Models page does; a second run resumes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost eval`: held-out prompts and function calls on any model. Ends in one JSON document."""
+"""`roost eval`: held-out prompts and function calls on any model. Its last line is one JSON document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost export`: a chat as a file to keep, or to go on from elsewhere."""
+"""`roost export`: saves a chat to a file, to keep it or to continue it elsewhere."""
 
 from __future__ import annotations
 

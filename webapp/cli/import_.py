@@ -1,4 +1,4 @@
-"""`roost import`: chats out of files, of Roost and of other programs."""
+"""`roost import`: imports chats from files of Roost and other programs."""
 
 from __future__ import annotations
 

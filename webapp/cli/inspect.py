@@ -1,4 +1,4 @@
-"""`roost inspect`: what a file is, read from its tensors."""
+"""`roost inspect`: describes a file from its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost kernels`: the native engine's library on this machine, compiling it, and the packed files it keeps."""
+"""`roost kernels`: the native engine's library on this machine, compiling it, and its packed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost models`: the files of the library, as the Models page has them."""
+"""`roost models`: the files in the library, as on the Models page."""
 
 from __future__ import annotations
 

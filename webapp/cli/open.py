@@ -1,4 +1,4 @@
-"""`roost open`: a new link that makes a browser the owner's, for a server that runs already."""
+"""`roost open`: a new link that gives a browser the owner's rights, for a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become Settings and SamplingParams."""
+"""Options that several commands share, and their conversion to Settings and SamplingParams."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`roost serve`: the pages and the API on one port, and where the server's log goes.
+"""`roost serve`: the pages and the API on one port, and the server's log.
 
-The log goes to the terminal, and to a file in the data folder that cannot grow without end. No token is written,
-wherever in a record it stands, and no client can fill the log by causing the same warning again and again.
+The log goes to the terminal, and to a file of limited size in the data folder. Tokens are removed from all parts of a
+record, and no client can fill the log by repeating the same warning.
 """
 
 from __future__ import annotations

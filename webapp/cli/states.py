@@ -1,4 +1,4 @@
-"""`roost states`: what is in the library of states and in a file, the blend of several, documents as states."""
+"""`roost states`: the library of states, the content of a file, blending several states, documents as states."""
 
 from __future__ import annotations
 

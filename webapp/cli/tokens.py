@@ -1,4 +1,4 @@
-"""`roost tokens`: tokens for programs, listed, made and revoked; also beside a server that runs on the data folder."""
+"""`roost tokens`: lists, creates and revokes tokens for programs; also while a server runs on the data folder."""
 
 from __future__ import annotations
 

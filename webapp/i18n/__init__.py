@@ -1,4 +1,4 @@
-"""Every text a person reads, in English and Chinese, and which of the two a reader gets. It imports no other room.
+"""Every text for people, in English and Chinese, and the choice of a reader's language. Imports no other package.
 
     catalogue/<locale>/<area>.json   nested keys, "{name}" for parameters; all files of a locale are merged
     translation                      choose_locale, Text (a key with its values), translate(key, locale, **params)

@@ -1,4 +1,4 @@
-"""The words of the terminal: in the language of the person who uses it."""
+"""Texts for the terminal, in the user's language."""
 
 from __future__ import annotations
 

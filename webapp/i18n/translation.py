@@ -1,4 +1,4 @@
-"""Which language a reader gets, and keys to sentences in it, from the JSON catalogues."""
+"""Chooses a reader's language, and translates keys to sentences from the JSON catalogues."""
 
 from __future__ import annotations
 

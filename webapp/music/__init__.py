@@ -1,10 +1,10 @@
-"""Music as models read and write it, as files have it, and as people see and hear it.
+"""Music as text of models, as files, and as notes and sound.
 
-events        the words of the MIDI models as notes, both ways, and while they come
-midi_file     the same as .mid files
-abc           ABC notation: checked, as notes, and of notes
-bars          where a bar begins
-synthesiser   notes as sound
+events        the words of the MIDI models to notes and back, also streamed
+midi_file     events to .mid files and back
+abc           ABC notation: checks, conversion to and from notes
+bars          where bars begin
+synthesiser   notes to sound
 
 The vocabularies are in :mod:`webapp.tokenizer.music`.
 """

@@ -1,9 +1,9 @@
-"""ABC notation as notes: what a tune sounds like, so that it can be saved as .mid and .wav.
+"""Converts ABC notation to notes, so that a tune can be saved as .mid and .wav.
 
-Read (abcnotation.com, standard 2.1): the fields L, M, Q, K and V, in the header and inside a tune; notes, rests,
-chords, accidentals for the bar, ties, tuplets, broken rhythm, repeats and numbered endings. Not sounded: grace notes,
-ornaments, chord symbols, lyrics. Models write tunes with slips, so what is none of it is passed over; a text without
-any note is refused.
+Supported (abcnotation.com, standard 2.1): the fields L, M, Q, K and V, in the header and inside a tune; notes, rests,
+chords, accidentals for the bar, ties, tuplets, broken rhythm, repeats and numbered endings. Ignored: grace notes,
+ornaments, chord symbols, lyrics. Models make mistakes in tunes, so invalid text is skipped; a text without any note is
+refused.
 """
 
 from __future__ import annotations

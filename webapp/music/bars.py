@@ -1,4 +1,4 @@
-"""Where the bars of a piece begin, token by token: people go on from there."""
+"""Finds the beginnings of bars in a piece, token by token, because users continue from there."""
 
 from __future__ import annotations
 

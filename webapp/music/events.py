@@ -1,9 +1,9 @@
-"""The words of the MIDI models (``<start> pi:3c:a t50 pi:3c:0 <end>``) as events and as notes, both ways.
+"""Converts the words of the MIDI models (``<start> pi:3c:a t50 pi:3c:0 <end>``) to events and notes, and back.
 
-An :class:`Event` is one word that sounds, with the step of 8 ms it stands at; a :class:`Note` has a beginning and a
-length in seconds, for whatever shows or plays it. :class:`NoteDecoder` makes notes of text while it comes. Text in the
-order in which a piece of events writes it comes back equal: within a step by instrument, then by pitch, waits as long
-as they go (briansemrau/MIDI-LLM-tokenizer, ``sort_token_data`` and ``delta_to_wait_ids``).
+An :class:`Event` is one word that sounds, with its time in steps of 8 ms; a :class:`Note` has a start and a length in
+seconds, for display and playback. :class:`NoteDecoder` makes notes from streamed text. Text in canonical order is
+reproduced exactly: within a step by instrument, then by pitch, with waits as long as possible
+(briansemrau/MIDI-LLM-tokenizer, ``sort_token_data`` and ``delta_to_wait_ids``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Standard MIDI files to the events of :mod:`.events` and back.
+"""Converts standard MIDI files to the events of :mod:`.events`, and back.
 
-Written with one tick a millisecond (120 beats a minute), one track an instrument, so that every step of 8 ms falls on
-a tick and reading gives the same events. Read as the author's data was made (briansemrau/MIDI-LLM-tokenizer,
-``convert_midi_to_str``): all tracks as one, velocity times volume and expression, notes held by the pedal until it goes
-up, programs as the 13 instruments of the vocabulary, silences of at most ten seconds.
+Written with one tick per millisecond (120 beats per minute) and one track per instrument, so that every step of 8 ms is
+on a tick and reading gives the same events. Read as the author's data was made (briansemrau/MIDI-LLM-tokenizer,
+``convert_midi_to_str``): all tracks combined, velocity times volume and expression, notes sustained by the pedal,
+programs as the 13 instruments of the vocabulary, silences of at most ten seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Notes as sound: a small synthesiser, for a .wav without a SoundFont or another program.
+"""Converts notes to sound: a small synthesiser for .wav files, without a SoundFont or another program.
 
-Every sample follows from a note and the time since its beginning, so a piece is made a second at a time and memory does
-not grow with its length. A plucked sound is a few partials that fade, the higher the faster; a blown or bowed one holds
-them between attack and release; drums are noise and falling sines.
+Every sample depends only on a note and the time since its start, so a piece is computed one second at a time, and
+memory does not grow with its length. A plucked sound is a few partials that decay, higher ones faster; a blown or bowed
+one sustains them between attack and release; drums are noise and falling sines.
 """
 
 from __future__ import annotations

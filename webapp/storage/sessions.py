@@ -1,6 +1,7 @@
 """Browser sessions, stored by the hash of their cookie.
 
 All sessions are also in memory, because every request needs them; only one server at a time writes to a database
+(:class:`.database.Claim`).
 """
 
 from __future__ import annotations

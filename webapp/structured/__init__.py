@@ -1,7 +1,7 @@
-"""Which tokens may come next: JSON Schema, regular expressions and Lark grammars over the model's vocabulary.
+"""Which tokens may come next: JSON Schema, regular expressions and Lark grammars on the model's vocabulary.
 
-A constraint is described by plain data (:mod:`.grammar`), which crosses the engine pipe inside a request. The engine
-process compiles it with llguidance (:mod:`.grammar_constraint`), but for the rules of music models
-(:mod:`.music_rules`); the web process only checks that it can be compiled
-(:func:`webapp.structured.grammar.check`). llguidance is imported at first use.
+A constraint is plain data (:mod:`.grammar`), which crosses the engine pipe inside a request. The engine process
+compiles it with llguidance (:mod:`.grammar_constraint`), except the rules of music models (:mod:`.music_rules`); the
+web process only checks that it can be compiled (:func:`webapp.structured.grammar.check`). llguidance is imported at
+first use.
 """

@@ -1,5 +1,5 @@
-"""From the description of a constraint to the Lark text llguidance compiles, with bounds on what may be asked; and
-whether a pattern occurs in a text.
+"""Converts the description of a constraint to Lark text for llguidance, with limits on its size; and checks whether a
+pattern occurs in a text.
 
 A description is a plain dict, because it crosses the engine pipe and comes from requests:
 

@@ -1,7 +1,7 @@
-"""The constraint that keeps an answer inside a grammar.
+"""The constraint that makes an answer follow a grammar.
 
-Compiling, and after each token the mask for the next, run in a thread of their own (llguidance lets go of the GIL), so
-that the backend's forward pass goes on beside them and the engine's loop only waits for what is not done yet.
+Compilation and, after each token, the mask for the next one run in a separate thread (llguidance releases the GIL). So
+they run in parallel with the backend's forward pass, and the engine's loop waits only for what is not finished.
 """
 
 from __future__ import annotations

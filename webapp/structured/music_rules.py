@@ -1,6 +1,6 @@
-"""What a music model may write next: instruments, how dense and how fast, and how long.
+"""Limits for a music model's output: instruments, density, tempo and length.
 
-A description is a plain dict, as in :mod:`.grammar`; what is left out holds nothing:
+A description is a plain dict, as in :mod:`.grammar`; a missing key means no limit:
 
     {"kind": "midi", "instruments": ["piano"],    no other plays (the author's piano-only mode)
      "most_at_once": 6,                           notes that sound together
@@ -12,7 +12,8 @@ A description is a plain dict, as in :mod:`.grammar`; what is left out holds not
     {"kind": "abc", "bars": 16,                   likewise
      "before": "K:D\\nd2 fa|"}                     the end of what it goes on from
 
-Where a bar begins, the engine keeps the state before it (:class:`~webapp.engine.sampling_batch.PartedConstraint`).
+At the beginning of each bar the engine keeps the state before it
+(:class:`~webapp.engine.sampling_batch.PartedConstraint`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What every tokenizer offers, text out of token ids that come one by one, and which tokenizer a model has: a
-vocabulary file beside it, else the one that belongs to its vocabulary's size."""
+"""The interface of all tokenizers, decoding of streamed token ids, and the choice of a model's tokenizer: a vocabulary
+file next to it, otherwise the one for its vocabulary size."""
 
 from __future__ import annotations
 

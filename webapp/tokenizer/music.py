@@ -1,9 +1,9 @@
 """The vocabularies of RWKV's music models: events of a MIDI file as words, and the characters of ABC notation.
 
-The words of the MIDI models are those of the author's ``tokenizer-midi.json`` (ChatRWKV, music/) and
+The words of the MIDI models are those in the author's ``tokenizer-midi.json`` (ChatRWKV, music/) and
 ``tokenizer-midipiano.json``, which briansemrau/MIDI-LLM-tokenizer (MIT) describes: three marks, 125 waits, then each
-note of each instrument at each loudness. They follow from a few numbers, so no list is kept. ``p:24:a`` is percussion,
-note 0x24, loudness 0xa; loudness 0 ends the note; ``t125`` waits 125 steps of 8 ms.
+note of each instrument at each loudness. They are computed from a few numbers, so no list is stored. ``p:24:a`` is
+percussion, note 0x24, loudness 0xa; loudness 0 ends the note; ``t125`` waits 125 steps of 8 ms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The World tokenizer: greedy longest match over bytes, exactly as the rwkv package's TRIE_TOKENIZER matches."""
+"""The World tokenizer: greedy longest match over bytes, identical to the rwkv package's TRIE_TOKENIZER."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a model may call: definitions, the check of arguments, and what happens when a tool runs."""
+"""Tools that a model may call: definitions, checks of arguments, and running a tool."""

@@ -1,4 +1,4 @@
-"""The tool bench's cases (a prompt and the calls it should lead to), made up or read, and how an answer is scored.
+"""The tool bench's cases (a prompt and the expected calls), generated or imported, and the scoring of an answer.
 
 A case is one line of JSON: ``{"prompt": "…", "calls": [{"name": "…", "arguments": {…}}]}``; no calls, or none
 given, means that plain text is the right answer. ``"generated": true`` marks what :func:`make_cases` made up from the

@@ -1,4 +1,4 @@
-"""A tool as a person defines it: what the model is told, what happens when it is called, and who is asked first."""
+"""A tool definition: its description for the model, what a call does, and whose approval it needs."""
 
 from __future__ import annotations
 

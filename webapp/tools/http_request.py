@@ -1,8 +1,8 @@
-"""A tool that asks a web address, kept from what a model or a visitor must not reach.
+"""A tool that requests a URL, restricted to what a model or a visitor may reach.
 
-Only hosts on the allow list are asked. A name is resolved once and the connection made to that very address, so that
-it cannot point elsewhere a moment later; addresses that are not public are refused unless the list names the address
-itself. Redirects are not followed. Time and size are bounded for the whole answer.
+Only hosts on the allow list are requested. A name is resolved once and the connection uses exactly that address, so
+that it cannot change afterwards. Non-public addresses are refused unless the list contains the address itself.
+Redirects are not followed. Time and size are limited for the whole response.
 """
 
 from __future__ import annotations

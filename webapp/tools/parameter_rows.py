@@ -1,7 +1,7 @@
-"""A JSON Schema of parameters as the rows of a form, and back without losing a keyword.
+"""Converts a JSON Schema of parameters to the rows of a form, and back without losing a keyword.
 
-A row is one property. What a form has a field for becomes a field; every other keyword stays with the row as JSON
-(``more``), and a property whose type has no fields of its own (`anyOf`, `$ref`, lists of lists) is its JSON alone.
+A row is one property. Keywords with a form field become fields; all others stay with the row as JSON (``more``). A
+property whose type has no fields (`anyOf`, `$ref`, lists of lists) is only its JSON.
 """
 
 from __future__ import annotations

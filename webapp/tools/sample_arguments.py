@@ -1,7 +1,7 @@
-"""Arguments a call could have.
+"""Generates example arguments of a call.
 
-:func:`sample_arguments` makes the tool form's example, which it also tries where nothing is typed; the tool bench draws
-values with :class:`ValueSampler`, by a parameter's schema, its name and a word list.
+:func:`sample_arguments` makes the tool form's example, which the form also uses for a trial without input; the tool
+bench samples values with :class:`ValueSampler`, by a parameter's schema, its name and a word list.
 """
 
 from __future__ import annotations

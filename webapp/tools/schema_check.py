@@ -1,7 +1,7 @@
-"""JSON Schemas people write: checked before they are kept, and arguments checked against them.
+"""Checks JSON Schemas from people before they are stored, and arguments against them.
 
-The `jsonschema` package checks (draft 2020-12), made to end soon whatever the schema and the arguments are: people,
-models and servers choose both. References to other documents are refused instead of fetched, and so are those that lead
+The `jsonschema` package checks (draft 2020-12), with limits on its time for any schema and arguments, because people,
+models and servers choose both. References to other documents are refused, not fetched, and so are references that lead
 only to themselves; more than :data:`MAX_REFERENCES` steps raise TooManySteps. Patterns are matched in linear time or
 not at all; `unevaluatedProperties` and `unevaluatedItems` are ignored; 1 and 1.0 count as unique.
 """

@@ -1,6 +1,6 @@
 """The operations an RWKV-7 is made of: the plain definition, a chunked torch form and fused kernels (CPU float32).
 
-All classes have the same five methods; the plain one is the definition, the tests hold the others to it.
+All classes have the same five methods; the plain class is the definition, and tests compare the others with it.
 Shapes: B batch, T time, C channels, H heads of N = 64.
 """
 

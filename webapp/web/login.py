@@ -186,7 +186,7 @@ def page_before(instead: str) -> str:
 
 
 def welcome(cookie: str, session_id: str, page: str) -> Response:
-    """Redirects to ``page`` with the cookie. Lax, so that links from elsewhere work; the Origin check covers the rest."""
+    """Redirects to ``page`` with the cookie. Lax, so that links from elsewhere work; the Origin check does the rest."""
     response = to_page(page)
     response.set_cookie(
         cookie, session_id, httponly=True, samesite="Lax", secure=request.is_secure, max_age=COOKIE_SECONDS

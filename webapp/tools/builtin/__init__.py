@@ -1,4 +1,4 @@
-"""The tools that come with Roost, and the two that are too small for a module: the time, and a random number."""
+"""Roost's built-in tools, and two that are too small for a module: the time, and a random number."""
 
 from __future__ import annotations
 

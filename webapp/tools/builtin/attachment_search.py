@@ -1,7 +1,7 @@
 """Passages of a chat's attachments that fit a query, ranked by BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75).
 
-A pure function of the texts, without an index: 8 MB are searched in seconds at worst, and no index has to be
-kept up to date. The length of a passage is its characters.
+A pure function of the texts, without an index: searching 8 MB takes seconds at most, and no index has to be updated.
+The length of a passage is measured in characters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arithmetic from an expression's syntax tree: no names but the functions below, nothing is evaluated as code."""
+"""Evaluates arithmetic from an expression's syntax tree: only the functions below are allowed, no code is evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server answers: its list of tools, a call's result as text for the model, and failures as typed errors."""
+"""Parses a server's responses: its list of tools, a call's result as text for the model, failures as typed errors."""
 
 from __future__ import annotations
 

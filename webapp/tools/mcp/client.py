@@ -1,4 +1,4 @@
-"""All servers' connections behind plain calls that block: the rest of Roost knows nothing of asyncio."""
+"""A blocking interface to the connections of all servers: other code does not use asyncio."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The connection to one server, from its first try to its end. Lives on the loop's thread.
+"""The connection to one server, from the first attempt to its end. Runs on the loop's thread.
 
-One task owns it: the SDK's scopes must be left where they were entered. Calls come from other tasks and only use the
-client in between. A server that ends is noticed at once where it is a program, and at the next call over HTTP.
+One task owns it, because the SDK's scopes must be left in the task that entered them. Calls from other tasks only use
+the client meanwhile. The end of a server is noticed at once if it is a program, and at the next call over HTTP.
 """
 
 from __future__ import annotations

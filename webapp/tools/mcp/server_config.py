@@ -1,4 +1,4 @@
-"""How a server is reached: a program of this machine (stdio) or an address (streamable HTTP)."""
+"""The configuration of a server: a program on this machine (stdio) or a URL (streamable HTTP)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of one file: its facts, will it fit, and every tensor of it, block by block."""
+"""The page of one file: its facts, whether it fits, and all its tensors, block by block."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Downloads on the Models page: the published models with what fits here, a hub's repository by name, the hubs' choice.
+"""Downloads on the Models page: published models with what fits here, a hub's repository by name, the choice of hub.
 
-No host is asked for anything by looking at a page; each button says which host it asks.
+Viewing a page contacts no host; each button says which host it contacts.
 """
 
 from __future__ import annotations

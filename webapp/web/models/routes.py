@@ -1,5 +1,5 @@
-"""Pages of models, and what is done to their files. With htmx an action answers with what changed on the page;
-without, the browser is sent back to a page that says so."""
+"""Pages of models, and actions on their files. With htmx, an action returns the changed parts of the page; without it,
+the browser is redirected to a page that reports it."""
 
 from __future__ import annotations
 

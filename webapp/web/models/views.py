@@ -1,7 +1,7 @@
-"""What the page of all models shows: files as rows, what is going on with them, the trash, the published models.
+"""The content of the page of all models: files as rows, current activity, the trash, published models.
 
-The values of each function are the variables of a template. A file is looked into when its row is shown, so that a page
-of 500 files is as quick as one of 30.
+The values of each function are template variables. A file is inspected when its row is shown, so that a page with 500
+files is as fast as one with 30.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The pages of presets: the list, a new one, all parameters of one with the strategy builder, strategies compared.
+"""The pages of presets: the list, a new preset, all parameters with the strategy builder, a comparison of strategies.
 
-routes    addresses and what is posted to them
-views     what each page shows
-form      a parameter as a control, and the posted form read back and saved
-builder   the strategy builder: kinds, their options, the strategy, does it fit
+routes    routes, and the handling of posted forms
+views     the content of each page
+form      parameters as controls, and parsing and saving the posted form
+builder   the strategy builder: kinds, their options, the strategy, whether it fits
 """

@@ -1,6 +1,6 @@
-"""The strategy builder: what can run here, what the choice comes to, and whether it fits.
+"""The strategy builder: what can run here, the resulting strategy, and whether it fits.
 
-Cards and fields are what the backends declare (``webapp.engine.registry``); this module knows no strategy's words.
+Cards and fields come from the backends' declarations (``webapp.engine.registry``), not from this module.
 """
 
 from __future__ import annotations

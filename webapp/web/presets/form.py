@@ -1,4 +1,4 @@
-"""A preset's parameters as controls and words, and its posted form: read, checked, saved or brought back."""
+"""A preset's parameters as controls and texts, and its posted form: parsing, checking, saving or showing it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses of the presets pages. GET reads; POST changes and answers with the page to show next."""
+"""Routes of the presets pages. GET reads; POST changes and returns or redirects to the next page."""
 
 from __future__ import annotations
 

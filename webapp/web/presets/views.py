@@ -1,4 +1,4 @@
-"""What the pages of presets show. The values of each function are the variables of a template."""
+"""The content of the presets pages. The values of each function are template variables."""
 
 from __future__ import annotations
 

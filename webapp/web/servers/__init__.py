@@ -1,1 +1,1 @@
-"""The pages of MCP servers: which there are, how they are reached, how they are, and what of their tools is offered."""
+"""The pages of MCP servers: the list, connections, status, and which of their tools are offered."""

@@ -1,5 +1,5 @@
-"""Addresses of the MCP servers' pages. GET reads and starts nothing; POST changes and answers with the page that says
-so. Every change asks the service, which asks where the person sits."""
+"""Routes of the MCP servers' pages. GET reads and starts nothing; POST changes and redirects to a page that reports it.
+Every change goes through the service, which may refuse it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The pages of MCP servers: the list, one server with how it is reached and its tools, and its form as it came in.
+"""The pages of MCP servers: the list, one server with its connection and tools, and its form as submitted.
 
-The values of each function are the variables of a template.
+The values of each function are template variables.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""One connection: a waitress channel that knows when to stop reading, and that can become a WebSocket.
+"""One connection: a waitress channel that can stop reading, and that can become a WebSocket.
 
-- A body is admitted or refused when the headers are complete, before a byte of it is stored.
-- Headers and bodies that come too slowly are answered with 408; a client that takes nothing is dropped.
-- After an early answer the rest of the input is thrown away before the socket is closed. Were it closed at once, the
-  system would send a reset, and the client would lose the answer.
+- A body is accepted or refused when the headers are complete, before any of it is stored.
+- Headers and bodies that arrive too slowly get 408; a client that reads nothing is disconnected.
+- After an early response the rest of the input is discarded before the socket is closed. If it were closed at once, the
+  system would send a reset, and the client would lose the response.
 - A request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop, and its socket
-  goes to a thread of its own (:mod:`webapp.web.socket.websocket`), which calls the WSGI app as usual.
+  gets its own thread (:mod:`webapp.web.socket.websocket`), which calls the WSGI app as usual.
 """
 
 from __future__ import annotations

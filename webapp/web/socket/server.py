@@ -1,7 +1,7 @@
-"""The front door: flask-sock's WebSockets and waitress' HTTP on the same port, in the same process.
+"""The HTTP server: flask-sock's WebSockets and waitress' HTTP on the same port, in the same process.
 
-waitress keeps every socket in one select or poll loop and knows no upgrade; simple-websocket (under flask-sock) wants
-the raw socket. :mod:`webapp.web.socket.channel` takes an upgraded connection out of that loop.
+waitress keeps every socket in one select or poll loop and has no upgrade; simple-websocket (under flask-sock) needs the
+raw socket. :mod:`webapp.web.socket.channel` removes an upgraded connection from that loop.
 
     server = BridgeServer(app, websockets={"limit": 100}, host="127.0.0.1", port=8000)
     server.run()

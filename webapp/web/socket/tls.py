@@ -1,7 +1,7 @@
-"""An accepted socket that speaks TLS or plain http, by its first byte, in the loop as in a thread of its own.
+"""An accepted socket that detects TLS or plain http by its first byte; for the loop and for separate threads.
 
-The handshake is part of the first read and never waits: a client that begins one and goes silent costs what any silent
-connection costs. Plain http is let through, for the app to answer with the https address.
+The handshake is part of the first read and never blocks: a client that starts one and sends nothing more costs as much
+as any silent connection. Plain http is accepted, so that the app can redirect to https.
 """
 
 from __future__ import annotations

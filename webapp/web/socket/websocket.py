@@ -1,5 +1,4 @@
-"""simple-websocket's server, safe to send on from several threads and bounded in what it keeps, and the pool of the
-upgraded connections.
+"""simple-websocket's server with thread-safe sending and limited memory, and the pool of upgraded connections.
 
 What is closed here, all seen with simple-websocket 1.1.0: a message over the limit left ``receive()`` waiting for
 ever; ``send()`` had no end on a client that does not read; frames of two threads could mix; an OSError was no

@@ -1,1 +1,1 @@
-"""The page of states: what new answers can begin with."""
+"""The pages of states: initial states for new answers."""

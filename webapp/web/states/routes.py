@@ -1,4 +1,4 @@
-"""Addresses of the states pages. GET reads; POST does something and sends the browser to the page that says so."""
+"""Routes of the states pages. GET reads; POST performs an action and redirects to a page that reports it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A look into a state: how strong it is in each layer and head, what an answer changed, how far another is from it.
-Everything is drawn here, as paths of an SVG in nine strengths: the pages need no script for it."""
+"""Views of a state: its strength in each layer and head, what an answer changed, its distance from another state.
+Everything is computed here as SVG paths in nine strengths: the pages need no script."""
 
 from __future__ import annotations
 

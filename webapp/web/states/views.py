@@ -1,4 +1,4 @@
-"""What the states pages show. The values of each function are the variables of a template."""
+"""The content of the states pages. The values of each function are template variables."""
 
 from __future__ import annotations
 

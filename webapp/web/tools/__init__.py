@@ -1,1 +1,1 @@
-"""The Tools pages: definitions edited in a form with their JSON beside them, tried out, imported and exported."""
+"""The Tools pages: editing definitions in a form next to their JSON, trying them, import and export."""

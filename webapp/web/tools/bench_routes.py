@@ -1,4 +1,4 @@
-"""Addresses of the tool bench, below those of the Tools pages. htmx makes a run follow itself; all works without."""
+"""Routes of the tool bench, below those of the Tools pages. htmx updates a running bench; all works without it."""
 
 from __future__ import annotations
 

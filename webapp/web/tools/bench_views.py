@@ -1,6 +1,6 @@
-"""What the pages of the tool bench show: what to run, the runs there were, the cases, and one run with every answer.
+"""The content of the tool bench's pages: the form of a run, past runs, the cases, and one run with every answer.
 
-The values of each function are the variables of a template. :class:`Bench` adds what the bench needs to the context.
+The values of each function are template variables. :class:`Bench` adds what the bench needs to the context.
 """
 
 from __future__ import annotations

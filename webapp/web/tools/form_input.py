@@ -1,8 +1,8 @@
-"""The tool form as it came in: fields and parameter rows, and the changes its buttons make to the rows.
+"""The submitted tool form: fields and parameter rows, and the changes that its buttons make to the rows.
 
-Rows are named by their place: ``0`` is the first, ``0.1`` the second property inside it. The form lists its rows'
-places in order (``row``) and sends their fields as ``0.1:name``, so that a row can be added, moved or removed by
-reading the form, changing the tree and writing it anew.
+Rows are named by position: ``0`` is the first, ``0.1`` the second property inside it. The form lists the positions of
+its rows in order (``row``) and sends their fields as ``0.1:name``. So adding, moving or removing a row means parsing
+the form, changing the tree and rendering it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Addresses of the Tools pages. GET reads; POST changes and answers with the page that says so."""
+"""Routes of the Tools pages. GET reads; POST changes and redirects to a page that reports it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the Tools pages show: the list, and the form of one tool with what it comes to beside it.
+"""The content of the Tools pages: the list, and the form of one tool next to the resulting definition.
 
-The values of each function are the variables of a template.
+The values of each function are template variables.
 """
 
 from __future__ import annotations
