@@ -40,7 +40,7 @@ OWN_IDS = {"chat_id", "message_id", "attachment_id", "notebook_id", "batch_id"}
 """What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
 SHARED = {
     "case_id", "filename", "form", "key", "kind", "name", "path", "persona_id", "preset_id", "prompt_id", "run_id",
-    "server_id", "share_id", "tool_id",
+    "server_id", "share_id", "tool_id", "version",
 }  # fmt: skip
 
 

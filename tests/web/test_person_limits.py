@@ -1,6 +1,7 @@
 """People behind one server: who waits, for how long, and what a person over a limit is told."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,6 +140,7 @@ class Waits:
     """A completion of the engine's: two are before it, then one, then it is answered."""
 
     record = Record("a route", "an address")
+    completion = SimpleNamespace(has_more=False)
 
     def events(self):
         for ahead in (2, 1):

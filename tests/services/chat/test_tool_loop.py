@@ -141,7 +141,7 @@ def test_wrong_arguments_and_unknown_tools_are_told_to_the_model(house: House) -
     message_id = house.answer(("free", {"city": 3}), ("nobody", {}))
     house.loop.advance(message_id)
     texts = [text for _, text in house.rounds[0]]
-    assert "do not fit" in texts[0] and "no tool nobody" in texts[1]
+    assert "do not fit" in texts[0] and "nobody does not exist" in texts[1]
 
 
 def test_rounds_end_by_themselves(house: House) -> None:
