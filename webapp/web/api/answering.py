@@ -231,7 +231,8 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
                 if written:
                     yield written
                     written, written_at = b"", time.monotonic()
-            yield written + b"".join(writer.end())
+            if last := written + b"".join(writer.end()):
+                yield last
             is_whole = True
         except ClientGone:
             return
