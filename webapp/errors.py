@@ -8,7 +8,7 @@ numbers, or a :class:`~webapp.i18n.Text` for a reason that is translated with it
     raise WeightsError("file_truncated", path=path, reason=Text("weights.ends_early", found=size))
 
 A separate class exists only if some ``except`` names it; it is raised with one of its codes, or without a code for the
-one in its body. To add an error: a row in ``ROWS``, its texts in ``catalogue/{en,zh}/errors.json``. Errors from the
+one in its body. To add an error: a row in ``STATUSES``, its texts in ``catalogue/{en,zh}/errors.json``. Errors from the
 engine and the reader process are sent as plain dicts (``to_dict``, :func:`error_from_dict`).
 """
 
