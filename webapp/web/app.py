@@ -141,8 +141,8 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
 
 class KeptTemplates(FileSystemBytecodeCache):
     """Compiled templates in the user's cache (2 MB): compiling takes half the time of the first page, and a second of
-    CPU time for all. The key of a cached template includes its place, the Jinja version and its source after our
-    extensions; another Roost of this user replaces it."""
+    CPU time for all. The checksum of a cached template covers its path, the Jinja version and its source after
+    our extensions; another Roost of this user replaces it."""
 
     @classmethod
     def in_cache_dir(cls) -> KeptTemplates | None:
@@ -162,8 +162,9 @@ class KeptTemplates(FileSystemBytecodeCache):
 
     def get_bucket(self, environment: Environment, name: str, filename: str | None, source: str) -> Bucket:
         read = environment.preprocess(source, name, filename)
-        options = (environment.trim_blocks, environment.lstrip_blocks)
-        return super().get_bucket(environment, name, filename, f"{filename} {jinja2.__version__} {options}\n{read}")
+        jinja = getattr(jinja2, "__version__", "")  # not for ever, its authors say
+        compiled_for = f"{filename} {jinja} {environment.trim_blocks} {environment.lstrip_blocks}"
+        return super().get_bucket(environment, name, filename, f"{compiled_for}\n{read}")
 
     def load_bytecode(self, bucket: Bucket) -> None:
         try:
