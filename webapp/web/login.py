@@ -181,7 +181,10 @@ def local_path(path: str) -> str:
 
 def page_before(instead: str) -> str:
     """The path of the page with the posted form; ``instead`` if it was not one of ours."""
-    before = urlsplit(request.headers.get("Referer", ""))
+    try:
+        before = urlsplit(request.headers.get("Referer", ""))
+    except ValueError:  # "http://[" and the like
+        return instead
     return local_path(before.path) if before.netloc == request.host else instead
 
 

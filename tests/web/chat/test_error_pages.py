@@ -42,8 +42,9 @@ def test_an_address_with_a_line_break_is_no_fault_of_ours(roost):
     assert code == 404
 
 
-def test_back_to_where_a_form_stood_never_leads_to_another_site(roost):
-    headers = {"Origin": roost.url, "Referer": f"{roost.url}//elsewhere.test/"}
+@pytest.mark.parametrize("before", ["{url}//elsewhere.test/", "http://["])
+def test_back_to_where_a_form_stood_never_leads_to_another_site(roost, before):
+    headers = {"Origin": roost.url, "Referer": before.format(url=roost.url)}
     request = urllib.request.Request(f"{roost.url}/status/unload", b"", headers)
     with urllib.request.urlopen(request) as answer:
         assert answer.url == f"{roost.url}/"
