@@ -1,7 +1,7 @@
-"""The `roost` command: one module a subcommand, each with ``add_arguments`` and ``run``.
+"""The `roost` command: one module for each subcommand, each with ``add_arguments`` and ``run``.
 
-Errors are one line with the way out, and exit code 2; Ctrl-C ends quietly with 130. This module imports little: the
-commands take most of a second to import, and Ctrl-C is quiet then, too.
+An error is printed as one line that says what to do, with exit code 2. Ctrl-C exits quietly with code 130, also while a
+command is imported, which can take most of a second; so this module imports little.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code."""
+    """Runs one command and returns the exit code."""
     try:
         prepare_streams()
-        if argv is None and "_ARGCOMPLETE" in os.environ:  # a shell asks, at Tab
-            from webapp.cli.completion import answer_the_shell
+        if argv is None and "_ARGCOMPLETE" in os.environ:  # the shell completes a line
+            from webapp.cli.completion import print_completions
 
-            answer_the_shell()
+            print_completions()
         return run_command(with_default_command(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return 130
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None and error.errno not in NO_ROOM:
             raise
-        return tell_of(error)
+        return report_os_error(error)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = int(args.run(args) or 0)
         if sys.stdout is not None:
-            sys.stdout.flush()  # report a full disk here, not in the interpreter's own words at exit
+            sys.stdout.flush()  # reports a full disk here, not in the interpreter's words at exit
         return code
     except RoostError as error:
         print(f"roost: {in_one_line(error)}", file=sys.stderr)
@@ -60,7 +60,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def prepare_streams() -> None:
-    """Not every terminal, and no pipe on Windows, has every character; what comes in may be no text, or closed."""
+    """Some terminals, and pipes on Windows, cannot print every character. Standard input may be closed or not be
+    text."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -70,8 +71,8 @@ def prepare_streams() -> None:
         sys.stdin.reconfigure(errors="replace")
 
 
-def tell_of(error: OSError) -> int:
-    """A path that cannot be used, or an output that is full."""
+def report_os_error(error: OSError) -> int:
+    """Reports a path that cannot be used, or a full disk. Returns the exit code."""
     from webapp.i18n import system_reason
     from webapp.i18n.terminal import t
 
@@ -85,5 +86,5 @@ def tell_of(error: OSError) -> int:
 
 
 def discard_output() -> None:
-    """The interpreter flushes at exit, and would print an error."""
+    """Without this, the interpreter would flush at exit and print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

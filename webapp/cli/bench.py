@@ -1,7 +1,7 @@
-"""`roost bench`: load time, speed of prefill and decode, memory, compared with other engines; `roost bench tools`:
+"""`roost bench`: load time, speed of prefill and decode, and memory, compared with other engines; `roost bench tools`:
 function calling.
 
-A table goes to standard error; the last line of both is one JSON document.
+Both print a table on standard error and end with one JSON document.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOST_BUSY = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.allow_abbrev = False  # or `--mode` of `tools` would be a short --model of this one
+    parser.allow_abbrev = False  # otherwise `--mode` of `tools` would be read as --model
     plan = Plan()
     add_model_options(parser)
     sequences, prefill = (",".join(map(str, sizes)) for sizes in (plan.sequences, plan.prefills))
@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestant:
-    """What ``--against`` names: another backend on the same file (rwkv: the package), or llama.cpp on ``--gguf``."""
+    """The engine named by ``--against``: another backend with the same file (rwkv: the package), or llama.cpp with
+    ``--gguf``."""
     known = rivals()
     if name in known:
         return RoostContestant(name, settings_from(args, strategy=usual_strategy(known[name])), most_sequences)
@@ -89,12 +90,12 @@ def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestan
 
 
 def rivals() -> dict[str, str]:
-    """Backends as ``--against`` names them, and their names in the registry."""
+    """The names that ``--against`` accepts, with the backend's name in the registry."""
     return {"rwkv" if name == "rwkv_pip" else name: name for name in backend_names()}
 
 
 def read_counts(flag: str, text: str) -> tuple[int, ...]:
-    """``"1,8"`` to counts; raises RequestError unless all are 1 or more."""
+    """``"1,8"`` as numbers. Raises RequestError unless all are 1 or more."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
         reason = Text("reason.cli.not_a_list_of_counts", flag=flag, text=repr(text))
@@ -108,7 +109,7 @@ def report_load(what: str, contestant: Contestant, rounds: Rounds) -> None:
 
 
 def table(document: dict[str, Any]) -> list[str]:
-    """A row a measurement: Roost, then each of the others and how many times faster Roost is."""
+    """One row per measurement: Roost, then each other engine and how many times faster Roost is."""
     others = document["against"]
     sides = [document, *others]
     first = document["first_token"]
@@ -154,8 +155,8 @@ BOTH = "both"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What the Tools pages keep; empty where there is no database yet."""
+class StoredTools:
+    """What the Tools pages have stored; empty without a database."""
 
     tools: tuple[dict[str, Any], ...] = ()
     cases: tuple[BenchCase, ...] = ()
@@ -177,7 +178,7 @@ def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_tools(args: argparse.Namespace) -> int:
     settings = settings_from(args)
-    kept = kept_in(settings)
+    kept = stored_tools(settings)
     definitions = tools_in(args.tools) if args.tools else kept.tools or shipped_tools()
     source, cases, left_out = cases_of(args, definitions, kept)
     modes = MODES if args.mode == BOTH else (args.mode,)
@@ -204,13 +205,13 @@ def run_tools(args: argparse.Namespace) -> int:
     return 0
 
 
-def kept_in(settings: Settings) -> Kept:
-    """Makes no database where there is none."""
+def stored_tools(settings: Settings) -> StoredTools:
+    """Does not create a database."""
     if not settings.database_path.exists():
-        return Kept()
+        return StoredTools()
     with stored(settings) as database:
         tools = tuple(tool.definition.function for tool in ToolStore(database).list())
-        return Kept(tools, tuple(row.case for row in BenchStore(database).cases()))
+        return StoredTools(tools, tuple(row.case for row in BenchStore(database).cases()))
 
 
 def shipped_tools() -> tuple[dict[str, Any], ...]:
@@ -218,7 +219,7 @@ def shipped_tools() -> tuple[dict[str, Any], ...]:
 
 
 def tools_in(path: str) -> tuple[dict[str, Any], ...]:
-    """Raises ToolInvalid for what is no OpenAI tools array."""
+    """Raises ToolInvalid unless the file is an OpenAI tools array."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as exc:
@@ -230,7 +231,7 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
 
 
 def text_in(path: str) -> str:
-    """``bench_line_invalid`` where it is not UTF-8: prompts with other letters in them would measure something else."""
+    """Raises ``bench_line_invalid`` if the file is not UTF-8: changed characters would change the measurement."""
     content = Path(path).read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -240,10 +241,10 @@ def text_in(path: str) -> str:
 
 
 def cases_of(
-    args: argparse.Namespace, definitions: Sequence[Mapping[str, Any]], kept: Kept
+    args: argparse.Namespace, definitions: Sequence[Mapping[str, Any]], kept: StoredTools
 ) -> tuple[str, tuple[BenchCase, ...], list[str]]:
-    """Where they are from, the cases, and tools none could be made for. A file wins; then those of the page, if their
-    tools are asked too and no seed is given; else they are made."""
+    """The source of the cases, the cases, and the tools for which none could be made. The file is used if there is one;
+    then the stored cases, if the stored tools are tested and no seed is given; otherwise cases are made."""
     if args.cases:
         return "file", cases_from_lines(text_in(args.cases)), []
     if kept.cases and not args.tools and args.seed is None:

@@ -1,4 +1,4 @@
-"""`roost chat`: talk to a model in the terminal. Chats are stored in the data folder, and the page shows them too."""
+"""`roost chat`: chat with a model in the terminal. Chats are stored in the data folder and also appear on the page."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ STOP_WAIT_S = 6.0
 LISTED, MOST_SEARCHED = 50, 100_000
 ID_CHARS = 8
 SHOWN_MESSAGES = 4
-"""Of a chat that goes on, so that a person sees where it stood."""
+"""The last messages of a resumed chat, printed as a reminder."""
 NEW_CHAT = Chat("", tools=ChatTools(is_own=True))
-"""Without tools: nobody could approve a call."""
+"""Without tools: the terminal cannot ask to approve a call."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as closing:
         manager = closing.enter_context(contextlib.closing(ModelManager(settings)))
         turns, chats = _turns(manager, settings, closing, args)
-        manager.model_info()  # a wrong model name ends here, not at the first message
+        manager.model_info()  # reports a wrong model name before the first message
         new = replace(NEW_CHAT, system_prompt=args.system or "", sampling=sampling)
         chat = new
         if args.resume is not None:
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 def _turns(
     manager: ModelManager, settings: Settings, closing: contextlib.ExitStack, args: argparse.Namespace
 ) -> tuple[ChatTurns, ChatStore]:
-    """Over the chats of the data folder, or over none while another program has those. ``data_folder_in_use`` where one
-    of them was to be resumed."""
+    """Uses the data folder, or a temporary one while another program uses it. Raises ``data_folder_in_use`` if a stored
+    chat was to be resumed."""
     if not args.temporary:
         try:
             return _open(manager, settings, closing, settings.database_path)
@@ -96,8 +96,8 @@ def _open(
 
 
 def _list(settings: Settings) -> int:
-    """The chats of the data folder, last used first."""
-    with stored(settings, may_begin=True) as database:
+    """Prints the chats of the data folder, last used first."""
+    with stored(settings, may_create=True) as database:
         for chat in ChatStore(database).list(limit=LISTED):
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.updated_at))
             print(f"{chat.id[:ID_CHARS]}  {used}  {in_terminal(chat.title)}")
@@ -105,7 +105,8 @@ def _list(settings: Settings) -> int:
 
 
 def chosen_chat(chats: ChatStore, wanted: str) -> Chat:
-    """The chat used last whose id begins with ``wanted`` or whose title has it; "" is any. ChatNotFound."""
+    """The last used chat whose id starts with ``wanted`` or whose title contains it; "" matches any. Raises
+    ChatNotFound."""
     words = wanted.casefold()
     for chat in chats.list(limit=MOST_SEARCHED):
         if chat.id.startswith(words) or words in chat.title.casefold():
@@ -114,7 +115,8 @@ def chosen_chat(chats: ChatStore, wanted: str) -> Chat:
 
 
 def _converse(turns: ChatTurns, chats: ChatStore, chat: Chat, new: Chat) -> None:
-    """Goes on with ``chat``; after `/new` with one like ``new``. One without an id begins with its first message."""
+    """Continues ``chat``; `/new` starts another one like ``new``. A chat without an id is created at its first
+    message."""
     print(t("cli.chat.help"), file=sys.stderr)
     if chat.id:
         print(t("cli.chat.resumed", title=in_terminal(chat.title)), file=sys.stderr)
@@ -157,13 +159,13 @@ def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
 
 def _print_turn(turn: LiveTurn) -> None:
     position, thinking, loading = 0, False, False
-    shows_loading = sys.stderr.isatty()  # a line that is written over would fill a log
+    shows_loading = sys.stderr.isatty()  # in a log file, every update would be a line
     while True:
         events, position = turn.events_after(position, timeout_s=0.5)
         for event in events:
             is_loading = shows_loading and isinstance(event, Waiting) and event.phase == "loading"
             if loading and not is_loading:
-                print(_loading_gone(), end="", file=sys.stderr, flush=True)
+                print(_clear_loading(), end="", file=sys.stderr, flush=True)
             loading = is_loading
             if isinstance(event, Waiting):
                 if is_loading and event.total:
@@ -186,6 +188,6 @@ def _loading(percent: int) -> str:
     return t("cli.chat.loading", percent=percent)
 
 
-def _loading_gone() -> str:
-    """Writes over the line and goes back to its beginning."""
+def _clear_loading() -> str:
+    """Clears the line and moves to its start."""
     return "\r" + " " * columns_of(_loading(100)) + "\r"

@@ -1,6 +1,6 @@
-"""`roost completion SHELL`: the lines with which a shell completes `roost`, its options and the names of models.
+"""`roost completion SHELL`: prints the script with which a shell completes commands, options and model names.
 
-The shell runs `roost` at every Tab, with argcomplete's request in the environment.
+At every Tab the shell runs `roost` with argcomplete's request in environment variables.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def answer_the_shell() -> None:
-    """Writes what the line in the environment can go on with, and ends the process."""
+def print_completions() -> None:
+    """Prints the completions for the line in the environment, and exits."""
     from webapp.cli.parser import COMMANDS, build_parser
 
     words = os.environ.get("COMP_LINE", "").split()[1:]

@@ -1,4 +1,4 @@
-"""`roost compose`: a music model's piece as a file."""
+"""`roost compose`: writes a piece with a music model and saves it to a file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with closing(ModelManager(settings_from(args))) as manager:
         info = manager.model_info()
         kind, vocabulary = kind_of(info), vocabulary_of(info)
-        if ending not in ENDINGS[kind]:  # before anything is made
+        if ending not in ENDINGS[kind]:  # before the piece is generated
             raise RoostError("music_ending", ending=ending, names=", ".join(ENDINGS[kind]))
         prompt = args.prompt
         if args.seed_file is not None:

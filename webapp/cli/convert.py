@@ -1,4 +1,5 @@
-"""`roost convert`: converts a model file; exit code 0 only if the new one is complete, verified and in place."""
+"""`roost convert`: converts a model file. The exit code is 0 only if the new file is complete, verified and in
+place."""
 
 from __future__ import annotations
 
@@ -47,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     cancelled = threading.Event()
     printer = Printer(args.json, args.progress_json)
     if args.cancel_on_eof:
-        threading.Thread(target=_wait_for_end, args=(cancelled,), name="roost-convert-end", daemon=True).start()
-    with ended_by_signals(cancelled):
+        threading.Thread(target=_cancel_at_eof, args=(cancelled,), name="roost-convert-end", daemon=True).start()
+    with cancelled_by_signals(cancelled):
         return make(args, printer, cancelled)
 
 
 def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event) -> int:
-    """The exit code; raises what the printer leaves to be said."""
+    """Returns the exit code; raises errors that the printer does not print."""
     try:
         source = source_path(args)
         options = ConversionOptions(
@@ -71,7 +72,7 @@ def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event)
 
 
 def source_path(args: argparse.Namespace) -> Path:
-    """The file as named, else the model of that name."""
+    """The file at this path; otherwise the model with this name."""
     as_named = Path(args.source)
     return (
         as_named
@@ -81,8 +82,8 @@ def source_path(args: argparse.Namespace) -> Path:
 
 
 @contextlib.contextmanager
-def ended_by_signals(cancelled: threading.Event) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM cancel, so that the unfinished file is removed."""
+def cancelled_by_signals(cancelled: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM cancel the conversion, so that the unfinished file is removed."""
     names = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {name: signal.signal(name, lambda *_: cancelled.set()) for name in names}
     try:
@@ -92,16 +93,17 @@ def ended_by_signals(cancelled: threading.Event) -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def _wait_for_end(cancelled: threading.Event) -> None:
-    """The end of standard input: the server that asked for the conversion is gone, however that died."""
-    unbuffered = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # so that no lock is held at exit
+def _cancel_at_eof(cancelled: threading.Event) -> None:
+    """Standard input ends when the server that started the conversion has ended, even if it was killed."""
+    # the buffered reader would still hold its lock at exit
+    unbuffered = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
     while unbuffered.read(1):
         pass
     cancelled.set()
 
 
 class Printer:
-    """Prints progress and result, for people or for programs."""
+    """Prints progress and result, as text or as JSON."""
 
     def __init__(self, as_json: bool, each_line: bool) -> None:
         self._as_json = as_json
@@ -134,7 +136,7 @@ class Printer:
             print(t("cli.convert.done", path=converted.path, bytes=size, seconds=seconds))
 
     def failed(self, error: RoostError) -> bool:
-        """True where it was printed."""
+        """Returns whether it printed the error."""
         if self._each_line or self._as_json:
             _line({"event": "failed", "error": error.to_dict()})
             return True

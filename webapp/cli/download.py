@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ctrl-C pauses: what has arrived is kept, and the same command goes on."""
+    """Ctrl-C pauses the download; the same command resumes it."""
     settings, sha256 = settings_from(args), args.sha256.lower()
-    if sha256 and not SHA256.fullmatch(sha256):  # before gigabytes have come
+    if sha256 and not SHA256.fullmatch(sha256):  # before the download
         raise RequestError(reason=Text("reason.cli.not_a_sha256", text=repr(args.sha256)))
     jobs = Jobs()
     downloads = Downloads(ModelLibrary(settings.models_dir), jobs, settings)

@@ -1,4 +1,4 @@
-"""`roost eval`: held-out prompts and function calls on any model. Its last line is one JSON document."""
+"""`roost eval`: held-out prompts and function calls on any model. The last line is one JSON document."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from webapp.tools.bench import shares
 
 AT_ONCE = 8
 MOST = {"tools": 240, "natural": 160, "prompts": 100}
-"""How many cases there are; of the prompts in each language."""
+"""Numbers of cases; of prompts, per language."""
 FORMS = {"g1x-json": json_offer, "g1x-compact": compact_offer}
 FREE, CONSTRAINED = "free", "constrained"
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=200)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Evaluation:
-    """Runs cases greedily, a few at a time; ``transcripts`` keeps what was asked, answered and judged."""
+    """Runs cases with greedy sampling, several at once. ``transcripts`` has the question, answer and score of each."""
 
     def __init__(self, manager: ModelManager) -> None:
         self.manager = manager
@@ -98,7 +98,7 @@ class Evaluation:
         self.transcripts: list[dict[str, Any]] = []
 
     def tools(self, part: str, cases: Sequence[ToolCase], form: str, is_constrained: bool) -> dict[str, Any]:
-        """is_constrained: free text or a well-formed call of an offered tool, the choice being the model's."""
+        """``is_constrained``: the answer is free text or a well-formed call of an offered tool; the model chooses."""
         answers = self._answers(
             cases, lambda case: FORMS[form](case.tools), self._constraint if is_constrained else None
         )
@@ -116,7 +116,7 @@ class Evaluation:
         return shares(scores, PROMPT_FIGURES)
 
     def _constraint(self, case: ToolCase) -> dict[str, Any] | None:
-        offer = OfferedTools(G1X_JSON, tuple(case.tools))  # the G1x forms differ in the offer alone
+        offer = OfferedTools(G1X_JSON, tuple(case.tools))  # the G1x formats differ only in how they offer tools
         return call_constraint(render(self.template, [], "", tools=offer))
 
     def _answers(

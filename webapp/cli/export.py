@@ -1,4 +1,4 @@
-"""`roost export`: saves a chat to a file, to keep it or to continue it elsewhere."""
+"""`roost export`: saves a chat to a file, as a backup or to continue it elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """By the file's ending: .md and .json for reading, anything else is a chat file."""
+    """The ending chooses the format: .md and .json are for reading; any other ending is a chat file."""
     with chat_files(args) as (files, store):
         chat = chosen_chat(store, args.chat)
         name = args.file or (re.sub(r"[^\w\- ]", "", chat.title).strip() or "chat") + ENDING

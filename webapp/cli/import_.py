@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Each file by itself; 2 where one of them could not be read."""
+    """Imports each file on its own. Returns 2 if a file could not be read."""
     code = 0
     with chat_files(args) as (files, store):
         for name in args.files:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_file(name: str) -> bytes:
-    """Not more of it than can be read; FileMissing."""
+    """Reads at most one byte more than the limit. Raises FileMissing."""
     try:
         with open(name, "rb") as file:
             return file.read(MOST_BYTES + 1)
@@ -61,9 +61,9 @@ def read_file(name: str) -> bytes:
 
 @contextlib.contextmanager
 def chat_files(args: argparse.Namespace) -> Iterator[tuple[ChatFiles, ChatStore]]:
-    """Over the data folder, as of :func:`stored`. A server finds states that were written beside it after its engine's
-    next start."""
+    """Uses the data folder, as :func:`stored` does. A running server finds the imported states after the next start of
+    its engine."""
     settings = settings_from(args)
-    with stored(settings, may_begin=True) as database, contextlib.closing(ModelManager(settings)) as manager:
+    with stored(settings, may_create=True) as database, contextlib.closing(ModelManager(settings)) as manager:
         store = ChatStore(database)
         yield ChatFiles(manager, store, Presets(manager, database, settings), may_choose=True), store

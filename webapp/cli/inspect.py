@@ -37,7 +37,7 @@ def as_table(rows: list[tuple[str, str]]) -> str:
 
 
 def facts(found: Inspection) -> list[tuple[str, str]]:
-    """Names and values, in the reader's language."""
+    """Names and values, in the terminal's language."""
     rows = [
         (t("cli.fact.file"), str(found.path)),
         (t("cli.fact.format"), found.format),
@@ -64,5 +64,5 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
 
 
 def heads(count: int, size: int) -> str:
-    """RWKV-4 has none."""
+    """RWKV-4 has no heads."""
     return t("cli.fact.heads_of", heads=count, size=size) if count else t("cli.fact.no_heads")

@@ -1,4 +1,4 @@
-"""`roost kernels`: the native engine's library on this machine, compiling it, and its packed files."""
+"""`roost kernels`: shows, compiles and cleans up the native engine's library and packed files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """BackendUnavailable when nothing can be built."""
+    """Raises BackendUnavailable if the library cannot be compiled."""
     if args.action == "build":
         build(sys.stdout)
     if args.action == "clear":
@@ -40,21 +40,21 @@ def run(args: argparse.Namespace) -> int:
     for key, value in rows:
         if value:
             print(f"{pad(t(f'cli.kernels.{key}'), 16)}{value}")
-    tell_obstacle(found.availability, sys.stdout)
+    print_obstacle(found.availability, sys.stdout)
     return 0
 
 
 def make_ready() -> None:
-    """For a command that measures: compiles the library first if it can be, else says on stderr what is in the way."""
+    """Before a measurement: compiles the library if possible; otherwise prints the reason to stderr."""
     found = native.kernels().availability
     if found.is_available and not found.is_ready:
         with contextlib.suppress(BackendUnavailable):
             build(sys.stderr)
         found = native.kernels().availability
-    tell_obstacle(found, sys.stderr)
+    print_obstacle(found, sys.stderr)
 
 
-def tell_obstacle(found: Availability, to: TextIO) -> None:
+def print_obstacle(found: Availability, to: TextIO) -> None:
     for text in (found.reason, found.way_out):
         if text:
             print(say(text, terminal_locale()), file=to)

@@ -1,4 +1,4 @@
-"""`roost logits`: the model's raw output after a text, as a .npy file, for comparing engines."""
+"""`roost logits`: saves the logits after a text as a .npy file, to compare engines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_ids(text: str) -> list[int]:
-    """``"1,2,3"`` to ids."""
+    """``"1,2,3"`` as ids."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as exc:

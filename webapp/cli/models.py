@@ -1,4 +1,4 @@
-"""`roost models`: the files in the library, as on the Models page."""
+"""`roost models`: lists and manages the files of the library, as the Models page does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _action(actions, "known", list_known)
 
 
-# Of each action that takes one: the argument, and what is said about it.
+# The argument of an action, and the key of its help text.
 ARGUMENTS = {
     "show": ("name", "name"),
     "delete": ("name", "name"),
@@ -55,7 +55,7 @@ def _action(actions: Any, name: str, run: Callable[..., int]) -> argparse.Argume
     if name in ARGUMENTS:
         argument, about = ARGUMENTS[name]
         parser.add_argument(argument, help=t(f"cli.models.{about}"))
-    # The same flags before and after the action; not given after it, those before it stay.
+    # The same flags are allowed before and after the action; SUPPRESS keeps the value given before it.
     for flag, kind in (
         ("--models", "models_dir"),
         ("--data", "data_dir"),
@@ -99,16 +99,16 @@ def show_model(args: argparse.Namespace, files: ModelFiles) -> int:
 
 def delete_model(args: argparse.Namespace, files: ModelFiles) -> int:
     trashed = files.delete(args.name)
-    return _say(args, vars(trashed), t("cli.models.deleted", name=args.name, id=trashed.id))
+    return _report(args, vars(trashed), t("cli.models.deleted", name=args.name, id=trashed.id))
 
 
 def rename_model(args: argparse.Namespace, files: ModelFiles) -> int:
     name = files.rename(args.name, args.new_name)
-    return _say(args, {"name": name}, t("cli.models.renamed", name=name))
+    return _report(args, {"name": name}, t("cli.models.renamed", name=name))
 
 
 def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
-    """Ctrl-C ends a copy and leaves nothing of it."""
+    """Ctrl-C cancels the copy and removes its unfinished file."""
     from pathlib import Path
 
     job = files.start_import(str(Path(args.path).expanduser().absolute()), args.mode)
@@ -121,7 +121,7 @@ def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
         files.jobs.close()
     if job.error:
         raise job.error
-    return _say(args, {"name": job.title, "path": job.details["path"]}, t("cli.models.imported", name=job.title))
+    return _report(args, {"name": job.title, "path": job.details["path"]}, t("cli.models.imported", name=job.title))
 
 
 def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -134,10 +134,10 @@ def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:
 
 
 def restore_model(args: argparse.Namespace, files: ModelFiles) -> int:
-    """By id, or by the name of the last one deleted under it."""
+    """Accepts an id, or a name: then the one deleted last."""
     found = next((item.id for item in files.trashed() if args.name in (item.id, item.name)), args.name)
     name = files.restore(found)
-    return _say(args, {"name": name}, t("cli.models.restored", name=name))
+    return _report(args, {"name": name}, t("cli.models.restored", name=name))
 
 
 def list_known(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -181,8 +181,8 @@ def _print_json(found: Any) -> int:
     return 0
 
 
-def _say(args: argparse.Namespace, found: dict[str, Any], sentence: str) -> int:
-    """The sentence, or what it says as JSON."""
+def _report(args: argparse.Namespace, found: dict[str, Any], sentence: str) -> int:
+    """Prints the sentence, or ``found`` as JSON."""
     if args.json:
         return _print_json(found)
     print(sentence)

@@ -1,4 +1,4 @@
-"""`roost open`: a new link that gives a browser the owner's rights, for a running server."""
+"""`roost open`: a new link that gives a browser the owner's rights on a running server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Being able to write into the data folder is the proof; the server is not asked."""
+    """Write access to the data folder is the proof; the server is not contacted."""
     folder = settings_from(args).data_dir
     proof = OwnerProof(folder)
     urls = proof.addresses()
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answers(url: str) -> bool:
-    """A file left behind by a server that was killed leads nowhere."""
+    """A killed server leaves its file behind."""
     parts = urlsplit(url)
     with contextlib.suppress(OSError), socket.create_connection((parts.hostname, parts.port or 80), timeout=2):
         return True

@@ -27,17 +27,17 @@ SAMPLING_OPTIONS = {row.name: row.kind for row in PARAMETERS if row.kind is not 
 
 
 def in_one_line(error: RoostError) -> str:
-    """Sentence and way out."""
+    """The error's sentence and what to do."""
     return in_terminal(" ".join(sentences(*translate_error(error, terminal_locale())).split()))
 
 
 def in_terminal(line: str) -> str:
-    """With every character that would steer the terminal spelled out."""
+    """Replaces control characters with escapes, so that a text cannot control the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def output_file(text: str) -> Path:
-    """For argparse: the file that a command writes at its end. OSError where that cannot be, before hours of work."""
+    """An argparse type: the file that a command writes at its end. Raises OSError at once if it cannot be written."""
     path, problem = Path(text), 0
     place = path if path.exists() else path.parent
     if path.is_dir():
@@ -56,12 +56,11 @@ def flag_of(name: str) -> str:
 
 
 def help_of(name: str) -> str:
-    """What a setting is for."""
     return t(f"setting.{name}")
 
 
 def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
-    """One flag a setting, help and default from the table."""
+    """One flag for each setting, with help from the settings table."""
     for name in names:
         if SETTINGS[name].kind == "bool":
             parser.add_argument(flag_of(name), dest=name, action="store_true", default=None, help=help_of(name))
@@ -76,7 +75,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def model_names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """For a shell that completes ``--model``; by name alone, no file is opened."""
+    """Completes ``--model``. Lists file names only; no file is opened."""
     from webapp.manager.library import ModelLibrary
 
     settings = settings_from(parsed_args)
@@ -90,30 +89,29 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(args: argparse.Namespace, **fixed: Any) -> Settings:
-    """Settings with every flag that was given; ``fixed`` wins over all."""
+    """The settings, with every flag that was given; ``fixed`` overrides all."""
     given = {name: getattr(args, name, None) for name in SETTINGS}
     return load_settings({**given, **fixed}, config_path=getattr(args, "config", None))
 
 
 def sampling_given(args: argparse.Namespace) -> dict[str, Any]:
-    """Every sampling flag that was given."""
     return {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
 
 
 def sampling_from(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """``defaults`` with every sampling flag that was given; raises ``sampling_invalid`` outside its range."""
+    """``defaults`` with the given flags. Raises ``sampling_invalid`` if a value is out of range."""
     return replace(defaults, **sampling_given(args))
 
 
 @contextlib.contextmanager
-def stored(settings: Settings, may_begin: bool = False) -> Iterator[Database]:
-    """The database of the data folder, also beside a server that runs on it. ``settings_invalid`` where there is none:
-    a path that was mistyped must not become a folder. With ``may_begin`` one is made in a folder that is there, or is
-    the usual one."""
+def stored(settings: Settings, may_create: bool = False) -> Iterator[Database]:
+    """Opens the database of the data folder, also while a server uses it. Raises ``settings_invalid`` if there is none,
+    so that a mistyped path does not become a folder. ``may_create`` creates one if the folder exists or is the
+    default."""
     from webapp.storage.database import Database
 
     folder = settings.data_dir
-    if not settings.database_path.is_file() and not (may_begin and (folder.is_dir() or folder == default_data_dir())):
+    if not settings.database_path.is_file() and not (may_create and (folder.is_dir() or folder == default_data_dir())):
         reason = Text("reason.cli.no_database")
         raise RoostError("settings_invalid", name="data_dir", value=str(folder), reason=reason)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The parser of all subcommands in the language of the terminal, and text in the terminal's columns."""
+"""The parser of all subcommands in the terminal's language, and text in columns of the terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from webapp.i18n.terminal import t
 
 
 class Formatter(argparse.HelpFormatter):
-    """argparse counts characters, and breaks lines at spaces only; Chinese has none and takes two columns each."""
+    """argparse counts characters and breaks lines only at spaces. A Chinese character takes two columns, and Chinese
+    has no spaces."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        """How strategies are written is asked of the backends when a help is shown, not at every start."""
+        """Asks the backends for their strategies only when help is shown."""
         text = super()._get_help_string(action)
         if action.dest != "strategy" or action.metavar is None:
             return text
@@ -37,7 +38,7 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Subparsers are of this class too."""
+    """Also the class of subparsers."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": Formatter, **options})
@@ -61,14 +62,14 @@ ARGPARSE = {
     "unrecognized arguments: %s": "unrecognized_arguments",
     "usage: ": "usage",
 }
-"""Texts of argparse itself, and where they stand in the catalogues: ``cli.argparse.<name>``."""
+"""argparse's own texts, with their keys in the catalogues: ``cli.argparse.<name>``."""
 
 
 @contextlib.contextmanager
 def argparse_translated() -> Iterator[None]:
-    """argparse asks gettext for each of its own texts, as ``argparse._``; inside, the catalogue is asked.
+    """argparse gets each of its own texts from ``argparse._``, which is replaced here with a lookup in the catalogue.
 
-    A text that it does not know, such as one of a later Python, stays English.
+    Unknown texts, such as new ones of a later Python, stay English.
     """
     gettext = argparse._  # type: ignore[attr-defined]
 
@@ -83,7 +84,7 @@ def argparse_translated() -> Iterator[None]:
 
 
 OPENING, CLOSING = "（“《", "，。、；：！？）”》…"
-# What a line is not broken inside of: a word or one Chinese character, with the punctuation that clings to it.
+# A line is not broken inside a piece: a word or one Chinese character, with its punctuation.
 PIECE = re.compile(rf"\s+|[{OPENING}]*(?:[^\s{OPENING}{CLOSING}\u2e80-\uffef]+|\S)[{CLOSING}]*")
 
 
@@ -92,12 +93,12 @@ def columns_of(text: str) -> int:
 
 
 def pad(text: str, columns: int) -> str:
-    """``text`` and spaces up to that many columns."""
+    """Appends spaces to get that many columns."""
     return text + " " * (columns - columns_of(text))
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """Lines of at most ``columns``, where no single piece is longer."""
+    """Lines of at most ``columns``; only a piece that is longer by itself exceeds it."""
     lines = [""]
     for piece in PIECE.findall(" ".join(text.split())):
         if columns_of(lines[-1]) + columns_of(piece) > columns and lines[-1]:
@@ -110,19 +111,20 @@ COMMANDS = (
     "serve", "open", "chat", "run", "compose", "inspect", "logits", "models", "download", "states", "convert", "bench",
     "kernels", "tokens", "eval", "import", "export", "completion",
 )  # fmt: skip
-"""In the order of the help. A command is the module of its name, with ``add_arguments`` and ``run``."""
+"""In the order of the help. A command is the module with its name, with ``add_arguments`` and ``run``."""
 MODULES = {"eval": "evaluate", "import": "import_"}
-"""Of those whose name Python has taken."""
+"""Commands whose names are reserved words in Python."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What was asked for; ``run`` of it is the function to call."""
+    """The result's ``run`` is the function to call."""
     with argparse_translated():
         return build_parser(arguments[0]).parse_args(arguments)
 
 
 def build_parser(chosen: str) -> argparse.ArgumentParser:
-    """Only the chosen command is imported, as some take most of a second; of the others the help has a line."""
+    """Imports only the chosen command, because some take most of a second. Other commands have only their line of
+    help."""
     parser = Parser(prog="roost", description=t("cli.about"))
     parser.add_argument("--version", action="version", version=f"roost {__version__}", help=t("cli.version"))
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""`roost run`: continue a text, once, on standard output."""
+"""`roost run`: continues a text once and prints it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prompt_of(given: str | None) -> str:
-    """``given``, or all of the standard input; at a terminal that is what a person types until Ctrl-D. ``prompt_empty``
-    where it brings nothing."""
+    """``given``, or everything on standard input; in a terminal, what is typed until Ctrl-D. Raises
+    ``prompt_empty``."""
     if given is not None and given != "-":
         return given
     if sys.stdin.isatty():

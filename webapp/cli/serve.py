@@ -1,7 +1,7 @@
 """`roost serve`: the pages and the API on one port, and the server's log.
 
-The log goes to the terminal, and to a file of limited size in the data folder. Tokens are removed from all parts of a
-record, and no client can fill the log by repeating the same warning.
+The log goes to the terminal and to a file of limited size in the data folder. Tokens are removed from all parts of a
+record, and clients cannot fill the log by repeating the same warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLACES = ("host", "port", "data_dir", "models_dir", "lan", "tls", "token")
 FIRST = (*PLACES, "model", "strategy", "adapter", "state", "preset", "api_only")
 
 SHORT_STRATEGIES = ("webgpu",)
-"""Those that RWKV-Runner's backend-python has a flag for."""
+"""Strategies that have a flag in RWKV-Runner's backend-python."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    gc.disable()  # as wsgi.py does
+    gc.disable()  # as in wsgi.py
     try:
         from webapp.web.app import create_app
         from webapp.web.serve import serve
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_folders(settings: Settings) -> None:
-    """Says of each named folder that is not there; the first upload makes it. Raises ``settings_invalid`` for one that
-    is a file."""
+    """Prints each given folder that does not exist; the first upload creates it. Raises ``settings_invalid`` if it is a
+    file."""
     named = [("models_dir", settings.models_dir)]
     named += [("extra_models_dirs", folder) for folder in settings.extra_models_dirs]
     for name, folder in named:
@@ -88,7 +88,7 @@ def check_folders(settings: Settings) -> None:
 
 
 def _open_page(settings: Settings, url: str) -> None:
-    """In a thread: some browsers keep the call until they end."""
+    """Uses a thread, because some browsers return only when they are closed."""
     if settings.open_browser:
         threading.Thread(target=webbrowser.open, args=(url,), name="browser", daemon=True).start()
 
@@ -108,7 +108,7 @@ WARNINGS_PER_S = 1 / 60
 
 
 class SafeFormatter(logging.Formatter):
-    """Hides the ``secrets`` it knows and whatever stands where a token stands."""
+    """Hides the known ``secrets``, and whatever looks like a token."""
 
     def __init__(self, *secrets: str) -> None:
         super().__init__(FORMAT)
@@ -122,7 +122,7 @@ class SafeFormatter(logging.Formatter):
 
 
 class Repetitions(logging.Filter):
-    """Ten warnings from one line of the code, then one a minute, which says how many were left out."""
+    """Lets ten warnings from one line of code pass, then one per minute, with the number of those left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Repetitions(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        decided: bool | None = getattr(record, "is_logged", None)  # by another handler's call
+        decided: bool | None = getattr(record, "is_logged", None)  # the other handler may have asked already
         if decided is None:
             decided = record.is_logged = self._decide(record)
         return decided
@@ -149,7 +149,7 @@ class Repetitions(logging.Filter):
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """Readable by its owner alone."""
+    """Readable only by its owner."""
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, FLAGS, 0o600)
@@ -157,7 +157,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
 
 class ServerLog:
-    """The root logger's handlers: standard error at once, the file when :meth:`keep` is called."""
+    """The root logger's handlers: standard error from the start, and the file after :meth:`keep`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -166,7 +166,7 @@ class ServerLog:
         self._add(logging.StreamHandler())
 
     def keep(self, *secrets: str) -> None:
-        """Once the data folder exists and is ours. ``secrets`` are hidden from now on."""
+        """Call it once the data folder exists and is locked. Also hides ``secrets`` from now on."""
         self._formatter.secrets.update(filter(None, secrets))
         if not self._settings.log_file_bytes:
             return

@@ -1,4 +1,4 @@
-"""`roost states`: the library of states, the content of a file, blending several states, documents as states."""
+"""`roost states`: lists, inspects and blends states, and makes a state from a document."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_states(states: StateLibrary, args: argparse.Namespace) -> int:
 
 
 def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
-    """The library's file of that name, else the one at that path. Raises why it is no state."""
+    """A state of the library with this name; otherwise the file at this path. Raises an error if it is not a state."""
     is_known = args.file in states.names()
     path = states.entry(args.file).path if is_known else Path(args.file)
     sheet = states.library.reader.state_sheet(path, again=True)
@@ -91,7 +91,7 @@ def blend_states(states: StateLibrary, args: argparse.Namespace) -> int:
 
 
 def bake_state(states: StateLibrary, args: argparse.Namespace) -> int:
-    """A document, or the name of one that is there already, which is read again by the model of this call."""
+    """``document`` is a file, or the name of an existing state, which is made again with the chosen model."""
     prefixes, path = Prefixes(states), Path(args.document)
     if args.document in states.names():
         job = prefixes.bake_again(args.document)
@@ -114,7 +114,7 @@ ACTIONS = {"list": list_states, "inspect": inspect_state, "blend": blend_states,
 
 
 def bars(norms: tuple[float, ...]) -> str:
-    """One block a layer, the highest for the largest norm."""
+    """One block per layer, scaled to the largest norm."""
     most = max(norms, default=0.0) or 1.0
     return "".join(BARS[round((len(BARS) - 1) * norm / most)] for norm in norms)
 

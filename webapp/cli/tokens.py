@@ -1,4 +1,4 @@
-"""`roost tokens`: lists, creates and revokes tokens for programs; also while a server runs on the data folder."""
+"""`roost tokens`: lists, creates and revokes API tokens, also while a server uses the data folder."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """A new token stands alone on standard output. ``token_not_found``, ``person_not_found``, ``token_invalid``;
-    ``settings_invalid`` for a data folder that no Roost was started with."""
+    """Prints a new token alone on standard output. Raises ``token_not_found``, ``person_not_found``, ``token_invalid``,
+    or ``settings_invalid`` for a data folder without a database."""
     with stored(settings_from(args)) as database:
         tokens, people = ApiTokens(database), People(database)
         if args.action == "make":
@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
             tokens.revoke(named[0].id)
             print(t("cli.tokens.revoked", name=in_terminal(named[0].name)))
         else:
-            tell(tokens, people)
+            print_tokens(tokens, people)
     return 0
 
 
 def person_of(people: People, name: str) -> Person:
-    """By name or id; the owner for ""."""
+    """Finds a person by name or id; "" means the owner."""
     wanted = tidy(name).casefold()
     known = [person for person in people.list() if person.revoked_at is None]
     found = [person for person in known if name == person.id or (person.name and person.name.casefold() == wanted)]
@@ -53,7 +53,7 @@ def person_of(people: People, name: str) -> Person:
     return found[0] if name else people.owner
 
 
-def tell(tokens: ApiTokens, people: People) -> None:
+def print_tokens(tokens: ApiTokens, people: People) -> None:
     names = {person.id: person.name for person in people.list()}
     for token in tokens.list():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(token.used_at)) if token.used_at else ""
