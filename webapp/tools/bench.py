@@ -1,18 +1,18 @@
 """The tool bench's cases (a prompt and the expected calls), generated or imported, and the scoring of an answer.
 
 A case is one line of JSON: ``{"prompt": "…", "calls": [{"name": "…", "arguments": {…}}]}``; no calls, or none
-given, means that plain text is the right answer. ``"generated": true`` marks what :func:`make_cases` made up from the
-tools' schemas: a tool's own description with values that fit it, in a fixed sentence. The same seed, language and
-schema give the same prompts, whatever other tools there are.
+given, means that plain text is the right answer. ``"generated": true`` marks cases that :func:`make_cases` generated
+from the tools' schemas: a tool's own description with values that fit it, in a fixed sentence. The same seed, language
+and schema give the same prompts, independent of other tools.
 
 `roost eval` and the tool bench both score with :func:`score_calls`:
 
 ``decision``   the answer begins a call where one is expected, and none where none is
-``readable``   the calls it begins can be read, as the chat would read them
-``name``       the names called are the names expected, in their order
-``arguments``  the calls equal the expected ones as JSON values: names, every argument, none too many
+``readable``   the calls can be parsed, as in a chat
+``name``       the names called are the expected names, in the same order
+``arguments``  the calls equal the expected ones as JSON values: names and all arguments, without extra ones
 
-The last three are None, and count nowhere, where no call is expected; where one is and none was made they are False.
+If no call is expected, the last three are None and not counted. If one is expected and none was made, they are False.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def call_to_dict(call: ExpectedCall) -> dict[str, Any]:
 
 
 def cases_from_lines(text: str) -> tuple[BenchCase, ...]:
-    """All or none: ``bench_line_invalid`` names the line. Blank lines count but say nothing."""
+    """Reads all cases or none. ``bench_line_invalid`` has the line's number; blank lines are skipped but counted."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
@@ -100,13 +100,13 @@ def cases_to_lines(cases: Iterable[BenchCase]) -> str:
 
 
 def calls_from_text(text: str) -> tuple[ExpectedCall, ...]:
-    """A JSON list of calls as a person writes it. Raises BenchCaseInvalid (field ``arguments``)."""
+    """Parses a JSON list of calls typed in a form. Raises BenchCaseInvalid (field ``arguments``)."""
     value = _json(text, "arguments")
     return tuple(_call(call) for call in (value if isinstance(value, list) else [value]))
 
 
 def arguments_from_text(text: str) -> dict[str, Any]:
-    """A JSON object as a person writes it; empty text is {}. Raises BenchCaseInvalid (field ``arguments``)."""
+    """Parses a JSON object typed in a form; empty text is {}. Raises BenchCaseInvalid (field ``arguments``)."""
     value = _json(text, "arguments") if text.strip() else {}
     if not isinstance(value, dict):
         raise _problem("arguments", "arguments")
@@ -144,13 +144,13 @@ def _problem(field: str, key: str, **params: Any) -> BenchCaseInvalid:
 Definition = Mapping[str, Any]
 WORDS_FILE = Path(__file__).parent / "case_words.json"
 TRIES = 12
-"""Attempts until the arguments also fit what the sampler ignores, such as the length of a text."""
+"""Attempts to get arguments that also fit keywords which the sampler ignores, such as the length of a text."""
 LEAST_SMALL_TALK = 4
 
 
 @dataclass(frozen=True)
 class MadeCases:
-    """``left_out``: tools no prompt could be made for, because no value is known that fits their schema."""
+    """``left_out``: tools without a prompt, because no value is known that fits their schema."""
 
     cases: tuple[BenchCase, ...]
     left_out: tuple[str, ...] = ()
@@ -169,7 +169,8 @@ def make_cases(
     per_tool: int = 3,
     matches: Matcher | None = None,
 ) -> MadeCases:
-    """``per_tool`` prompts a tool, and a third as many of small talk. ``definitions`` are OpenAI `function` objects."""
+    """Makes ``per_tool`` prompts for each tool, and a third as many of small talk. ``definitions`` are OpenAI
+    `function` objects."""
     words = case_words().get(language) or case_words()["en"]
     cases: dict[str, BenchCase] = {}
     left_out = []
@@ -185,15 +186,14 @@ def make_cases(
 def _case(
     definition: Definition, words: Mapping[str, Any], seed: str, number: int, matches: Matcher | None
 ) -> BenchCase | None:
-    """The first of a tool with required arguments alone, the next with optional ones too where that is possible, and so
-    on by turns."""
+    """Even numbers have only the required arguments; odd numbers also have optional ones if possible."""
     rng = Random(f"{seed} {definition['name']} {number}")
     schema = definition.get("parameters") or {}
     for attempt in range(TRIES):
         try:
             with_optional = number % 2 == 1 and attempt < TRIES // 2
             arguments = ValueSampler(rng, schema, words["values"]).arguments(with_optional)
-        except (NoSample, TypeError, ValueError, ArithmeticError):  # a schema can say anything
+        except (NoSample, TypeError, ValueError, ArithmeticError):  # a schema may contain any values
             return None
         if not argument_problems(arguments, schema, matches):
             prompt = _prompt(definition, arguments, words, rng.randrange(100) * 3 + number)
@@ -247,7 +247,7 @@ FIGURES = ("decision", "readable", "name", "arguments")
 
 @dataclass(frozen=True)
 class ExpectedCall:
-    """A call as it should be, or was, made: ``arguments`` are JSON values."""
+    """An expected call, or one that was made: ``arguments`` are JSON values."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -262,20 +262,19 @@ class CallScore:
 
     @property
     def is_right(self) -> bool:
-        """In every respect that counts."""
         return self.decision and self.arguments is not False
 
 
 @dataclass(frozen=True)
 class Reading:
-    """``sets_out``: something in the answer begins like a call, whether or not it can be read."""
+    """``sets_out``: a part of the answer begins like a call, even if it cannot be parsed."""
 
     calls: tuple[ExpectedCall, ...] = ()
     sets_out: bool = False
 
 
 def read_answer(answer: str, syntax: CallSyntax = FENCED) -> Reading:
-    """The calls in an answer's content, including calls of tools that were not offered."""
+    """Finds the calls in an answer's content, also calls of tools that were not offered."""
     parser = ToolCallParser(syntax, None, lambda: "")
     pieces = [*parser.feed(answer), *parser.finish()]
     calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
@@ -284,7 +283,7 @@ def read_answer(answer: str, syntax: CallSyntax = FENCED) -> Reading:
 
 
 def score_calls(expected: Sequence[ExpectedCall], reading: Reading) -> CallScore:
-    """``expected`` is empty where the right answer is text."""
+    """``expected`` is empty if the right answer is text."""
     if not expected:
         return CallScore(decision=not reading.sets_out)
     return CallScore(
@@ -296,7 +295,8 @@ def score_calls(expected: Sequence[ExpectedCall], reading: Reading) -> CallScore
 
 
 def shares(scores: Iterable[Any], names: Iterable[str]) -> dict[str, float]:
-    """Name -> share of True among the scores that have it (None does not count), 0 to 1; and ``cases``."""
+    """Maps each name to the share of True among the scores, from 0 to 1; None is not counted. Also contains
+    ``cases``."""
     rows = list(scores)
     result: dict[str, float] = {"cases": len(rows)}
     for name in names:
@@ -310,7 +310,7 @@ def _plain(call: ExpectedCall) -> list[Any]:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """As JSON values: 1 equals 1.0, but not true as in Python."""
+    """Compares JSON values: 1 equals 1.0, but not true (in Python it does)."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

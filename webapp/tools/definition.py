@@ -13,21 +13,21 @@ from typing import Any, NoReturn
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
 from webapp.structured.grammar import is_pattern
-from webapp.tools.schema_check import MAX_DEPTH, MAX_ENUM_VALUES, MAX_NODES, check_parameters, leads_somewhere
+from webapp.tools.schema_check import MAX_DEPTH, MAX_ENUM_VALUES, MAX_NODES, check_parameters, is_resolvable
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 PROGRAMS_NAME = re.compile(r"[\w./:@-]{1,256}", re.ASCII)
-"""Wider: MCP servers and agents join theirs with dots and slashes."""
+"""Also allows dots and slashes: MCP servers and agents use them to join names."""
 MAX_DESCRIPTION_CHARS = 16_000
-"""Some agents describe a tool with pages of advice."""
+"""Some agents describe a tool in several pages."""
 MAX_FIXED_CHARS = 100_000
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 PARAMETER_NAMES = ("parameters", "input_schema", "inputSchema")
-"""OpenAI's and Ollama's, Anthropic's, MCP's."""
+"""The key of OpenAI and Ollama, of Anthropic, and of MCP."""
 
 
 class Behaviour(str, Enum):
-    """What a tool does when it is called."""
+    """What happens when the tool is called."""
 
     FIXED = "fixed"
     ASK = "ask"
@@ -37,7 +37,7 @@ class Behaviour(str, Enum):
 
 
 class Approval(str, Enum):
-    """Who is asked before it runs: the person each time, once a chat, or nobody."""
+    """Whether the user must approve a call: each time, once per chat, or never."""
 
     ALWAYS = "always"
     ONCE = "once"
@@ -46,8 +46,8 @@ class Approval(str, Enum):
 
 @dataclass(frozen=True)
 class HttpCall:
-    """``url`` may hold ``{argument}`` in its path and query. Arguments not used there go as JSON body (POST, PUT) or
-    query (GET). ``timeout_s`` counts for the whole answer."""
+    """``url`` may contain ``{argument}`` in its path and query. Other arguments are sent as JSON body (POST, PUT) or in
+    the query (GET). ``timeout_s`` limits the time for the whole response."""
 
     url: str = ""
     method: str = "GET"
@@ -57,8 +57,8 @@ class HttpCall:
 
 @dataclass(frozen=True)
 class McpTool:
-    """``name`` is the server's own name for the tool; ``server_id`` is the stored server's. ``hints`` are the server's
-    claims about it, for the person who decides."""
+    """``name`` is the server's name of the tool; ``server_id`` is the stored server. ``hints`` are the server's claims
+    about the tool, shown to the user who approves calls."""
 
     server_id: str = ""
     name: str = ""
@@ -67,8 +67,8 @@ class McpTool:
 
 @dataclass(frozen=True)
 class ToolDefinition:
-    """``fixed_value`` is returned by FIXED, ``builtin`` names the tool of :mod:`webapp.tools.builtin` BUILTIN runs.
-    ``for_guests``: not only chats of the owner and of admins may offer it."""
+    """``fixed_value`` is the result of FIXED; ``builtin`` is the name of the tool in :mod:`webapp.tools.builtin` that
+    BUILTIN runs. ``for_guests``: everybody may use it in chats, not only the owner and admins."""
 
     name: str
     description: str = ""
@@ -83,7 +83,7 @@ class ToolDefinition:
 
     @property
     def function(self) -> dict[str, Any]:
-        """OpenAI's `function` object, which dialects offer."""
+        """OpenAI's `function` object, as dialects offer it."""
         return {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
 
     def to_openai(self) -> dict[str, Any]:
@@ -105,10 +105,11 @@ def checked(definition: ToolDefinition, name: re.Pattern[str] = NAME) -> ToolDef
 
 
 def from_openai(value: object, *, is_loose: bool = False) -> ToolDefinition:
-    """One entry of an OpenAI `tools` array, or a bare function object as RWKV-Runner's box wants it; ToolInvalid.
+    """Reads an entry of an OpenAI `tools` array, or a bare function object (RWKV-Runner). Raises ToolInvalid.
 
-    Other products name the parameters otherwise (:data:`PARAMETER_NAMES`); a tool must not lose them. ``is_loose``: a
-    program sends it for one request, so what its parameters say that nobody can hold a model to is left out."""
+    Accepts the keys of other products for the parameters (:data:`PARAMETER_NAMES`). ``is_loose``: for the tools of one
+    request by a program; parts of the parameters that cannot be enforced are removed.
+    """
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
@@ -125,11 +126,11 @@ def from_openai(value: object, *, is_loose: bool = False) -> ToolDefinition:
 
 
 class NotInJson(ValueError):
-    """A number, or a word Python has for one."""
+    """A number, or a word such as NaN, that Python accepts but JSON does not."""
 
 
 def parse_json(text: str, field: str) -> Any:
-    """The value; ToolInvalid at ``field`` says in which line and column it stops being JSON."""
+    """The value. Raises ToolInvalid for ``field``, with line and column of the error."""
     try:
         return strict_json(text)
     except json.JSONDecodeError as exc:
@@ -137,13 +138,13 @@ def parse_json(text: str, field: str) -> Any:
         raise ToolInvalid(field=field, reason=Text("reason.tools.is_not_json_at_line", **where)) from exc
     except NotInJson as exc:
         raise ToolInvalid(field=field, reason=Text("reason.tools.json_has_no_number", number=str(exc)[:40])) from exc
-    except (ValueError, RecursionError) as exc:  # a number of more digits than Python reads
+    except (ValueError, RecursionError) as exc:  # an integer with more digits than Python converts
         raise ToolInvalid(field=field, reason=Text("reason.tools.json_too_deep")) from exc
 
 
 def strict_json(text: str) -> Any:
-    """The value; raises ValueError also for what only Python takes for JSON (NaN, Infinity) and for numbers that are
-    infinite to it (1e999): other programs could not read them back."""
+    """The value. Raises ValueError also for NaN and Infinity, which only Python accepts, and for numbers that become
+    infinite (1e999): other programs could not read them."""
     return json.loads(text, parse_constant=_refused, parse_float=_finite)
 
 
@@ -157,13 +158,14 @@ def _refused(written: str) -> NoReturn:
 
 
 TYPES = {name: name for name in ("string", "number", "integer", "boolean", "object", "array", "null")}
+"""Names of the types in other languages and OpenAPI 2; Gemini's are in capitals."""
 TYPES |= {"str": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean"}
 TYPES |= {"dict": "object", "map": "object", "list": "array", "tuple": "array", "none": "null"}
 """What other languages and OpenAPI 2 call them; Gemini's are in capitals."""
 NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 COUNTS = {"minLength": 1000, "maxLength": 100_000, "minItems": 1000, "maxItems": 10_000, "minProperties": 1000,
           "maxProperties": 10_000, "minContains": 1000, "maxContains": 10_000}  # fmt: skip
-"""Beyond these a grammar is too large; so large a maximum says nothing."""
+"""Above these limits a grammar would be too large, and a maximum has no effect."""
 MAPS = ("properties", "$defs", "definitions", "dependentSchemas")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 ONES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems",
@@ -172,12 +174,12 @@ TEXTS = ("title", "description", "$comment", "format", "$anchor", "$id", "$schem
 
 
 def loosened(parameters: object) -> dict[str, Any]:
-    """A tool's parameters as programs send them, made into a schema of an object that JSON Schema 2020-12 and the
-    grammar both take; JSON text too, and nothing at all is no parameters.
+    """Converts a tool's parameters, as programs send them, to an object schema that JSON Schema 2020-12 and the grammar
+    accept. JSON text is parsed; other values mean no parameters.
 
-    Tools come out of Zod, pydantic, OpenAPI documents, older drafts and by hand. One odd field must not cost the whole
-    request: what nobody can hold a model to is left out of that field, which then takes more; the program checks its
-    arguments itself. What is fine already comes back as it was.
+    Tools come from Zod, pydantic, OpenAPI documents, older drafts and authors. One invalid field must not fail the
+    whole request: a part that cannot be enforced is removed, so the field accepts more; the program checks its
+    arguments itself. A valid schema is returned unchanged.
     """
     if isinstance(parameters, str):
         try:
@@ -193,7 +195,7 @@ def loosened(parameters: object) -> dict[str, Any]:
 
 
 class _Loosening:
-    """Of one schema; ``root`` is where its references begin."""
+    """Converts one schema; references start at ``root``."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
@@ -233,7 +235,7 @@ class _Loosening:
         return found
 
     def _part(self, value: Any) -> Any:
-        """A schema inside of this one; None for what is none."""
+        """A subschema; None if it is invalid."""
         depth = self._depth
         part = (
             self.schema(value, depth + 1) if isinstance(value, Mapping) else value if isinstance(value, bool) else None
@@ -260,11 +262,11 @@ class _Loosening:
 
     def _reference(self, value: Any) -> Any:
         is_inside = isinstance(value, str) and value.startswith("#")
-        return value if is_inside and leads_somewhere(self._root, value) else None
+        return value if is_inside and is_resolvable(self._root, value) else None
 
 
 def _modern(given: Mapping[str, Any]) -> dict[str, Any]:
-    """In the words of draft 2020-12: booleans of draft 4, tuples of draft 7, OpenAPI's nullable."""
+    """Converts booleans of draft 4, tuples of draft 7 and OpenAPI's nullable to draft 2020-12."""
     found = dict(given)
     for word, plain in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(found.get(word), bool):
@@ -290,7 +292,7 @@ def _type(value: Any) -> Any:
 
 
 def _enum(value: Any) -> Any:
-    """Values that are too many, or none, are any value."""
+    """None, which allows any value, if there are too many values or none."""
     return value if isinstance(value, list) and 0 < len(value) <= MAX_ENUM_VALUES else None
 
 

@@ -32,9 +32,9 @@ NOT_PUBLIC_V4 = tuple(
     for block in (
         "0.0.0.0/8",  # this network, RFC 791
         "10.0.0.0/8",  # private, RFC 1918
-        "100.64.0.0/10",  # a provider's own, RFC 6598
+        "100.64.0.0/10",  # a provider's network, RFC 6598
         "127.0.0.0/8",  # loopback, RFC 1122
-        "168.63.129.16/32",  # a virtual machine's host on Azure
+        "168.63.129.16/32",  # the host of a virtual machine on Azure
         "169.254.0.0/16",  # link-local, RFC 3927: metadata of most clouds
         "172.16.0.0/12",  # private, RFC 1918
         "192.0.0.0/24",  # IETF protocols, RFC 6890: metadata of some clouds
@@ -48,10 +48,10 @@ NOT_PUBLIC_V4 = tuple(
         "240.0.0.0/4",  # reserved, RFC 1112, and broadcast
     )
 )
-"""Python's ``is_global`` gives other answers for some of these from version to version. The tables are the IANA
-registries of special-purpose addresses as of 2026."""
+"""Python's ``is_global`` differs between versions for some of these. The tables are the IANA registries of
+special-purpose addresses as of 2026."""
 PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
-"""All that is given out to the public, RFC 4291; the rest is loopback, local, multicast or carries an IPv4 address."""
+"""The range for public addresses, RFC 4291; others are loopback, local, multicast or contain an IPv4 address."""
 NOT_PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(block)
     for block in (
@@ -61,18 +61,18 @@ NOT_PUBLIC_V6 = tuple(
     )
 )
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; 64:ff9b:1::/48 (RFC 8215) is a network's own
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; 64:ff9b:1::/48 (RFC 8215) is local to a network
 SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")  # RFC 3056
 ISATAP = (0x00005EFE, 0x02005EFE)
-"""The third quarter of an address that ends in an IPv4 address, RFC 5214."""
-WRITTEN_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
-"""What needs no escaping in a path and a query, or is escaped already. Addresses may be typed in any language."""
+"""The third 32 bits of an address that ends with an IPv4 address, RFC 5214."""
+UNESCAPED = "%/:?#[]@!$&'()*+,;=~"
+"""Characters that need no escaping in a path and query, or are escapes already. Addresses may contain any language."""
 FORBIDDEN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
 @dataclass(frozen=True)
 class Address:
-    """``host`` as the address says it, ``ip`` where the connection goes."""
+    """``host`` as in the address; ``ip`` is used for the connection."""
 
     scheme: str
     host: str
@@ -88,8 +88,8 @@ def request(
     allowed_hosts: Collection[str],
     optional: Mapping[str, Any] | None = None,
 ) -> str:
-    """The body as text; ToolFailed with the reason. ``optional``: what stands in the address for arguments that a call
-    may leave out, None for nothing."""
+    """Returns the body as text; raises ToolFailed. ``optional``: values in the address for arguments that a call may
+    omit; None removes the mark."""
     url, rest = filled(call.url, arguments, optional or {})
     has_body = call.method in ("POST", "PUT")
     if rest and not has_body:
@@ -101,10 +101,10 @@ def request(
     except ToolFailed:
         raise
     except (OSError, http.client.HTTPException, ValueError) as exc:
-        raise ToolFailed(name=name, reason=_lost(address, exc)) from exc
+        raise ToolFailed(name=name, reason=_connection_problem(address, exc)) from exc
 
 
-def _lost(address: Address, exc: Exception) -> Text:
+def _connection_problem(address: Address, exc: Exception) -> Text:
     if isinstance(exc, TimeoutError):
         return Text("reason.tools.did_not_answer_in_time", host=address.host)
     if isinstance(exc, ConnectionRefusedError):
@@ -115,8 +115,8 @@ def _lost(address: Address, exc: Exception) -> Text:
 def filled(
     url: str, arguments: Mapping[str, Any], optional: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """The address with every ``{argument}`` percent-encoded in its place, and the arguments not used. One of
-    ``optional`` that was left out is its value there; where that is None, nothing, and its query field is no more."""
+    """The address with every ``{argument}`` replaced by its percent-encoded value, and the arguments not used. An
+    omitted argument gets its value in ``optional``; if that is None, its query field is removed."""
     url, rest = url.partition("#")[0], dict(arguments)
     for key, usual in {**(optional or {}), **arguments}.items():
         mark = "{" + key + "}"
@@ -129,7 +129,7 @@ def filled(
 
 
 def marks(url: str) -> list[str]:
-    """The names of the arguments an address asks for."""
+    """The names of the arguments in an address."""
     return re.findall(r"\{([^{}]*)\}", url)
 
 
@@ -144,12 +144,12 @@ def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
         raise ToolFailed(name=name, reason=Text("reason.tools.is_not_an_http_address", url=repr(url[:100])))
     if host not in {allowed.lower() for allowed in allowed_hosts}:
         raise ToolFailed(name=name, reason=Text("reason.tools.host_not_allowed", host=host))
-    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=WRITTEN_AS_IT_IS)
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=UNESCAPED)
     return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
 
 
 def _public_ip(name: str, host: str, port: int) -> str:
-    """The first address of the host that may be asked."""
+    """The host's first allowed address."""
     try:
         found = [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError as exc:
@@ -162,11 +162,12 @@ def _public_ip(name: str, host: str, port: int) -> str:
 
 
 def is_public(ip: str) -> bool:
-    """False for private and reserved addresses; an IPv6 address that embeds an IPv4 address is judged by that one."""
+    """False for private and reserved addresses. For an IPv6 address that contains an IPv4 address, that address counts
+    as well."""
     address = ipaddress.ip_address(ip)
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in block for block in NOT_PUBLIC_V4)
-    carried = _carried(address)
+    carried = _embedded_ipv4(address)
     if carried is not None and not is_public(str(carried)):
         return False
     if address in MAPPED or address in NAT64:
@@ -174,8 +175,8 @@ def is_public(ip: str) -> bool:
     return address in PUBLIC_V6 and not any(address in block for block in NOT_PUBLIC_V6)
 
 
-def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address a packet to ``address`` is taken to."""
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which packets for ``address`` are forwarded."""
     number = int(address)
     if address in SIX_TO_FOUR:
         return ipaddress.IPv4Address((number >> 80) & 0xFFFFFFFF)
@@ -185,7 +186,7 @@ def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def _is_literal(host: str) -> bool:
-    """An IP address in the allow list was allowed on purpose."""
+    """An IP address in the allow list is allowed explicitly, even if it is private."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -207,7 +208,7 @@ def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str
     finally:
         deadline.cancel()
         connection.close()
-    if deadline.is_over:  # cut off where the answer could as well have ended
+    if deadline.is_over:  # the deadline closed the connection, which looks like the end of the response
         raise ToolFailed(name=name, reason=Text("reason.tools.took_too_long"))
     if not 200 <= response.status < 300:
         raise ToolFailed(name=name, reason=_refusal(address, response, text))
@@ -244,13 +245,12 @@ def _read(name: str, response: http.client.HTTPResponse) -> str:
 def _decoded(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding, "replace")
-    except (LookupError, UnicodeError):  # no such encoding, or none of texts
+    except (LookupError, UnicodeError):  # unknown encoding, or not a text encoding
         return data.decode("utf-8", "replace")
 
 
 class _Deadline:
-    """Closes a connection when its time is over: a server that sends a byte now and then never runs into a read
-    timeout."""
+    """Closes a connection after its total time: a server that sends a byte now and then never causes a read timeout."""
 
     def __init__(self, connection: _Pinned, timeout_s: float) -> None:
         self.is_over = False
@@ -270,13 +270,13 @@ class _Deadline:
 
 
 class _Pinned(http.client.HTTPConnection):
-    """Connects to the address that was checked; the certificate is still the host's."""
+    """Connects to the checked address; the certificate is checked for the host's name."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
         super().__init__(address.host, address.port, timeout=timeout_s)
         self._address = address
         self.made: socket.socket | None = None
-        """The socket, also after http.client has passed it on to the response."""
+        """The socket, also after http.client has moved it to the response."""
 
     def connect(self) -> None:
         made = socket.create_connection((self._address.ip, self._address.port), self.timeout)

@@ -1,7 +1,7 @@
 """Converts a JSON Schema of parameters to the rows of a form, and back without losing a keyword.
 
-A row is one property. Keywords with a form field become fields; all others stay with the row as JSON (``more``). A
-property whose type has no fields (`anyOf`, `$ref`, lists of lists) is only its JSON.
+A row is one property. Keywords with a form field become fields; all others stay with the row as JSON (``more``). If the
+fields cannot describe a property's type (`anyOf`, `$ref`, lists of lists), its row has only JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCALARS = ("string", "number", "integer", "boolean")
 KINDS = (*SCALARS, "object", "array", "other")
 ITEM_KINDS = (*SCALARS, "object")
 LISTED = ("string", "number", "integer")
-"""Kinds whose row has a field for the values that are allowed."""
+"""Kinds with a field for the allowed values."""
 TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "integer": (int,),
@@ -34,8 +34,8 @@ _OWN = {"type", "description", "enum", "default", "properties", "required", "ite
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """``enum`` is one value a line, ``default`` as typed, ``more`` the other keywords (or, for ``other``, the whole
-    schema) as JSON. ``children`` are the properties of an object, or of an array's objects."""
+    """``enum`` has one value per line; ``default`` is as typed; ``more`` contains the other keywords (for ``other``,
+    the whole schema) as JSON. ``children`` are the properties of an object, or of the objects in an array."""
 
     name: str = ""
     kind: str = "string"
@@ -49,7 +49,7 @@ class ParameterRow:
 
 
 def rows_of(schema: Mapping[str, Any], depth: int = 0) -> tuple[ParameterRow, ...]:
-    """The rows of an object's properties, in their order. ``depth``: of the object itself."""
+    """The rows of an object's properties, in order. ``depth`` is the object's depth."""
     properties = schema.get("properties")
     required = schema.get("required")
     needed = set(required) if isinstance(required, list) else set()
@@ -58,12 +58,13 @@ def rows_of(schema: Mapping[str, Any], depth: int = 0) -> tuple[ParameterRow, ..
 
 
 def more_of(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What the schema says of the whole beside its properties, such as ``$defs``."""
+    """Keywords of the whole schema besides its properties, such as ``$defs``."""
     return {key: value for key, value in schema.items() if key not in ("type", "properties", "required")}
 
 
 def schema_of(rows: Iterable[ParameterRow], more: Mapping[str, Any] | None = None, path: str = "") -> dict[str, Any]:
-    """The schema the rows describe. ToolInvalid names the row's field (``city.enum``) that cannot be read."""
+    """The schema that the rows describe. Raises ToolInvalid with the row's field (``city.enum``) if it cannot be
+    parsed."""
     rows = tuple(rows)
     names: set[str] = set()
     properties: dict[str, Any] = {}
@@ -107,7 +108,7 @@ def _row(name: str, schema: object, is_required: bool, depth: int) -> ParameterR
 
 
 def _has_fields(schema: Mapping[str, Any], depth: int) -> bool:
-    """True where the row's fields, and those of the rows inside it, say all that the schema says."""
+    """True if the fields of the row and its children can express the whole schema."""
     kind = schema.get("type")
     if kind not in KINDS or kind == "other" or not isinstance(schema.get("description", ""), str):
         return False
@@ -122,12 +123,12 @@ def _has_fields(schema: Mapping[str, Any], depth: int) -> bool:
 
 
 def _has_room(schema: Mapping[str, Any], depth: int) -> bool:
-    """False for properties that lie deeper than the form goes."""
+    """False if the properties are nested deeper than the form allows."""
     return schema.get("type") != "object" or not schema.get("properties") or depth + 1 < MAX_DEPTH
 
 
 def _has_plain_enum(schema: Mapping[str, Any], kind: str) -> bool:
-    """Values that a line of text gives back as they are."""
+    """True if all values can be written as lines of text without loss."""
     if "enum" not in schema:
         return True
     values = schema["enum"]
@@ -137,7 +138,7 @@ def _has_plain_enum(schema: Mapping[str, Any], kind: str) -> bool:
 
 
 def _is_plain(value: object, kind: str) -> bool:
-    """True where what a person would type for it is read as the same again."""
+    """True if the value's text is parsed as the same value."""
     try:
         found = _read(_typed(value), kind)
     except ValueError:
@@ -156,7 +157,8 @@ def _schema(row: ParameterRow, path: str) -> Any:
     if row.enum.strip() and value_kind in LISTED:
         inner["enum"] = _enum(row, value_kind, path)
     if value_kind == "object":
-        nested = schema_of(row.children, path=f"{path}.") if row.children else {}  # of none named any may come
+        # without names, any property is allowed
+        nested = schema_of(row.children, path=f"{path}.") if row.children else {}
         inner |= {key: nested[key] for key in ("properties", "required") if key in nested}
     if row.kind == "array":
         schema["items"] = inner
@@ -183,7 +185,7 @@ def _default(row: ParameterRow, path: str) -> Any:
 
 
 def _read(text: str, kind: str) -> Any:
-    """Raises ValueError for what is not of that kind. Text that is no JSON string stands for itself."""
+    """Raises ValueError if the text is not of that kind. Text that is not a JSON string is used as it is."""
     if kind == "string":
         return strict_json(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
     value = strict_json(text)
@@ -193,7 +195,7 @@ def _read(text: str, kind: str) -> Any:
 
 
 def _typed(value: object) -> str:
-    """A value as a person would type it; quoted where its spaces would be lost."""
+    """A value as a user would type it; quoted if spaces would be lost."""
     is_plain = isinstance(value, str) and value == value.strip() and value and not value.startswith('"')
     return str(value) if is_plain and "\n" not in str(value) else _json(value)
 

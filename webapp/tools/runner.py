@@ -17,13 +17,13 @@ from webapp.tools.definition import Behaviour, ToolDefinition, strict_json
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
 MAX_RESULT_CHARS = 16_000
-"""The most a model reads of a result; the rest is cut off, and the text says so."""
+"""The longest result that a model reads; a longer one is cut off, with a note."""
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """``text`` is what the model reads. ``problems`` are those of the arguments, each at its path. ``reason`` is the
-    error for a person, "" where there is none."""
+    """``text`` is for the model. ``problems`` are those of the arguments, with their paths. ``reason`` is the error for
+    the user, or ""."""
 
     text: str
     is_error: bool = False
@@ -33,8 +33,8 @@ class ToolResult:
 
 IsStopped = Callable[[], bool]
 Remote = Callable[[ToolDefinition, Mapping[str, Any], IsStopped], ToolResult]
-"""Runs a call of a tool that is somewhere else (MCP), with checked arguments; never raises. It gives up soon after
-nobody wants the result any more."""
+"""Runs a call of a remote tool (MCP) with checked arguments; never raises. Returns soon after the result is no longer
+needed."""
 
 
 def never() -> bool:
@@ -42,7 +42,7 @@ def never() -> bool:
 
 
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
-    """The call's arguments as the schema's types; raises ValueError when its text is no JSON object."""
+    """The call's arguments, converted to the schema's types. Raises ValueError if they are not a JSON object."""
     value = strict_json(call.arguments or "{}")
     if not isinstance(value, dict):
         raise ValueError(Text("reason.tools.arguments_not_an_object"))
@@ -50,7 +50,7 @@ def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
 
 
 def check_call(call: ToolCall, definition: ToolDefinition, matches: Matcher | None = None) -> tuple[Problem, ...]:
-    """What is wrong with the arguments, before anything runs."""
+    """The problems of the arguments; runs nothing."""
     try:
         arguments = arguments_of(call, definition)
     except ValueError as exc:
@@ -67,9 +67,10 @@ def run_call(
     texts: Texts | None = None,
     is_stopped: IsStopped = never,
 ) -> ToolResult | None:
-    """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong.
+    """Returns the result, or None if the user must enter it (ASK). Never raises for an error of the tool or the model.
 
-    ``texts`` are the chat's attachments, for a built-in tool."""
+    ``texts`` are the chat's attachments, for a built-in tool.
+    """
     problems = check_call(call, definition, matches)
     if problems:
         return error_result(Text("reason.tools.arguments_do_not_fit", problems=_listed(problems)), problems)
@@ -94,12 +95,12 @@ def _reason(exc: Exception) -> Text | str:
 
 
 def error_result(reason: Text | str, problems: tuple[Problem, ...] = ()) -> ToolResult:
-    """As JSON, so that a model can tell it from a value."""
+    """JSON, so that a model can distinguish an error from a value."""
     return ToolResult(bounded(json.dumps({"error": str(reason)}, ensure_ascii=False)), True, problems, reason)
 
 
 def _listed(problems: tuple[Problem, ...]) -> Text | str:
-    """In the reader's language where there is one, as there nearly always is."""
+    """As a Text, if possible, so that the user's language is used."""
     told = [_placed(problem) for problem in problems]
     return told[0] if len(told) == 1 else "; ".join(map(str, told))
 

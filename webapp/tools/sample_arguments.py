@@ -18,7 +18,7 @@ MOST_ITEMS = 8
 
 
 def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Every parameter with its default, first allowed value, or one of its type; it need not fit a pattern."""
+    """Each parameter gets its default, its first allowed value, or a value of its type. Patterns are ignored."""
     return _sample_object(schema, schema, 0)
 
 
@@ -29,7 +29,8 @@ def _sample_object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: in
 
 
 def _sample(schema: object, root: Mapping[str, Any], depth: int) -> Any:
-    """Of the first of several forms; a schema inside itself ends at some depth, fitting or not."""
+    """Uses the first of several alternatives. A schema that contains itself ends at a limited depth, even if the value
+    is then invalid."""
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return "text"
     if isinstance(schema.get("$ref"), str):
@@ -70,16 +71,17 @@ FORMATS = {
 }
 
 ValueLists = Sequence[tuple[Sequence[str], Sequence[str]]]
-"""(words a parameter's name may have, values for it), the first that fits counts; the last has none and fits all."""
+"""(words in a parameter's name, values for it). The first match is used; the last entry has no words and always
+matches."""
 
 
 class NoSample(Exception):
-    """No value is known for the schema."""
+    pass
 
 
 class ValueSampler:
-    """For the arguments of one call. Lists are walked together, so that *from* km goes with *to* mi; numbers rise, so
-    that a minimum is not above its maximum."""
+    """Samples the arguments of one call. All lists advance together, so that *from* km gets *to* mi; numbers increase,
+    so that a minimum is not above its maximum."""
 
     def __init__(self, rng: Random, root: Mapping[str, Any], lists: ValueLists) -> None:
         self._rng = rng
@@ -90,7 +92,7 @@ class ValueSampler:
         self._above = 0.0
 
     def arguments(self, with_optional: bool) -> dict[str, Any]:
-        """The required ones, or all that a value is known for. Raises NoSample where a required one cannot be had."""
+        """The required arguments, or all with a known value. Raises NoSample if a required one has no known value."""
         return self._object(self._root, with_optional, 0)
 
     def _value(self, name: str, schema: object, depth: int) -> Any:
@@ -161,7 +163,7 @@ class ValueSampler:
         raise NoSample("the word list has no end")
 
     def _resolved(self, schema: object) -> Mapping[str, Any]:
-        """With a reference inside the parameters followed; raises NoSample for any other."""
+        """Follows a reference within the parameters; raises NoSample for any other."""
         found = schema
         for _ in range(MAX_VALUE_DEPTH):
             if not isinstance(found, Mapping):
@@ -180,7 +182,7 @@ class ValueSampler:
 
 
 def _bound(schema: Mapping[str, Any], name: str, usual: float) -> float:
-    """``name`` without its first letter: minimum and exclusiveMinimum both."""
+    """``name`` without its first letter, to find both minimum and exclusiveMinimum."""
     sign = 1 if name == "inimum" else -1
     strict = schema.get(f"exclusiveM{name}")
     value = schema.get(f"m{name}", usual)

@@ -1,9 +1,9 @@
-"""Checks JSON Schemas from people before they are stored, and arguments against them.
+"""Checks JSON Schemas from users before they are stored, and arguments against them.
 
-The `jsonschema` package checks (draft 2020-12), with limits on its time for any schema and arguments, because people,
-models and servers choose both. References to other documents are refused, not fetched, and so are references that lead
-only to themselves; more than :data:`MAX_REFERENCES` steps raise TooManySteps. Patterns are matched in linear time or
-not at all; `unevaluatedProperties` and `unevaluatedItems` are ignored; 1 and 1.0 count as unique.
+The `jsonschema` package checks (draft 2020-12), with limits on its time, because users, models and servers choose the
+schema and the arguments. References to other documents are refused, not fetched, and so are circular references; more
+than :data:`MAX_REFERENCES` steps raise TooManySteps. Patterns are matched in linear time or not at all;
+`unevaluatedProperties` and `unevaluatedItems` are ignored; 1 and 1.0 count as equal in `uniqueItems`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from webapp.structured.grammar import schema_nodes
 MAX_SCHEMA_CHARS = 100_000
 MAX_DEPTH = 32
 MAX_NODES = 2_000
-"""Objects inside each other: holding one to JSON Schema's own schema takes about 0.5 ms."""
+"""Nested objects: validating one against JSON Schema's own schema takes about 0.5 ms."""
 MAX_ENUM_VALUES = 2_000
 MAX_PROBLEMS = 20
 MAX_ARGUMENT_CHARS = 200_000
@@ -33,14 +33,15 @@ TRUTH = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class Problem:
-    """``path`` leads to the value: `days`, `at.x`, `tags[2]`; "" is the whole."""
+    """``path`` is the value's place: `days`, `at.x`, `tags[2]`; "" is the whole."""
 
     path: str
     message: Text | str
 
 
 def check_parameters(schema: object) -> None:
-    """ToolInvalid (field `parameters`, or the path inside it) for what is no schema of an object, or is too much."""
+    """Raises ToolInvalid (field `parameters`, or a path inside it) if it is not the schema of an object, or is too
+    large."""
     if not isinstance(schema, Mapping):
         raise ToolInvalid(field="parameters", reason=Text("reason.tools.not_a_schema"))
     _check_size(schema)
@@ -54,12 +55,12 @@ def check_parameters(schema: object) -> None:
 
 @lru_cache(KEPT_CHECKS)
 def _first_problem(text: str) -> Problem | None:
-    """Kept, because programs send the same tools with every request."""
+    """Cached, because programs send the same tools with every request."""
     return next(schema_problems(json.loads(text)), None)
 
 
 def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
-    """What violates JSON Schema (draft 2020-12) itself, and references that cannot be followed."""
+    """Violations of JSON Schema (draft 2020-12) itself, and references that cannot be resolved."""
     from jsonschema import Draft202012Validator
 
     validator = Draft202012Validator(Draft202012Validator.META_SCHEMA)
@@ -72,12 +73,12 @@ def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
                 path,
                 Text("reason.tools.foreign_reference", reference=shown),
             )
-        elif not leads_somewhere(schema, reference):
+        elif not is_resolvable(schema, reference):
             yield Problem(path, Text("reason.tools.broken_reference", reference=repr(reference[:100])))
 
 
 def coerced(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Text where the schema wants a number or a truth value becomes one: some dialects only write text."""
+    """Converts text to a number or boolean if the schema requires one: some dialects only write text."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return dict(arguments)
@@ -87,7 +88,7 @@ def coerced(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str
 def argument_problems(
     arguments: Mapping[str, Any], schema: Mapping[str, Any], matches: Matcher | None = None
 ) -> tuple[Problem, ...]:
-    """What is wrong with a call's arguments; () when they fit. Without ``matches`` patterns are not looked at."""
+    """The problems of a call's arguments; () if they are valid. Without ``matches``, patterns are ignored."""
     length = len(json.dumps(arguments))
     if length > MAX_ARGUMENT_CHARS:
         told = Text("reason.common.too_long", found=length, limit=MAX_ARGUMENT_CHARS)
@@ -95,7 +96,7 @@ def argument_problems(
     validator = bounded_validator(schema, matches)
     try:
         errors = sorted(validator.iter_errors(dict(arguments)), key=lambda error: list(map(str, error.absolute_path)))
-    except Exception as exc:  # an unresolvable reference; every name of its class is private to the package
+    except Exception as exc:  # a reference cannot be resolved; the package's exception class is private
         return (Problem("", Text("reason.tools.schema_cannot_be_followed", error=str(exc)[:250])),)
     return tuple(Problem(_path(error.absolute_path), problem_text(error)) for error in errors[:MAX_PROBLEMS])
 
@@ -124,8 +125,8 @@ def _references(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, node[key]
 
 
-def leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
-    """False for a chain of references that forms a loop or leads nowhere."""
+def is_resolvable(schema: Mapping[str, Any], reference: str) -> bool:
+    """False for circular references and those without a target."""
     seen: set[str] = set()
     while reference not in seen and reference.startswith("#"):
         seen.add(reference)
@@ -139,7 +140,7 @@ def leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
 
 
 def target_of(schema: Mapping[str, Any], reference: str) -> object:
-    """What a JSON pointer leads to, None where that is nothing; a named anchor is taken for good."""
+    """The target of a JSON pointer, or None. A named anchor is accepted without a check."""
     if not reference.startswith("#/"):
         return schema if reference == "#" else {}
     found: object = schema
@@ -172,23 +173,23 @@ def _path(parts: Any) -> str:
 
 
 MAX_REFERENCES = 5_000
-"""Followed for one value: 25 levels of two references each would be 33 million."""
+"""Per value: 25 levels of two references each would be 33 million."""
 
 Matcher = Callable[[str, str], bool]
-"""``(pattern, text)`` -> whether the pattern occurs in the text, in time linear in the text."""
+"""``(pattern, text)`` -> whether the pattern occurs in the text. Must take linear time."""
 
 
 class TooManySteps(Exception):
-    """The check took too many steps."""
+    pass
 
 
 def bounded_validator(schema: Mapping[str, Any], matches: Matcher | None) -> Any:
-    """A `jsonschema` validator for one value. Without ``matches`` patterns are not looked at."""
+    """A `jsonschema` validator for one value. Without ``matches``, patterns are ignored."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
     from referencing import Registry
 
-    words = _Words(matches, Draft202012Validator.VALIDATORS["$ref"])
+    words = _Keywords(matches, Draft202012Validator.VALIDATORS["$ref"])
     changed = {
         "$ref": words.reference,
         "pattern": words.pattern,
@@ -201,8 +202,8 @@ def bounded_validator(schema: Mapping[str, Any], matches: Matcher | None) -> Any
     return extend(Draft202012Validator, changed)(schema, registry=Registry())
 
 
-class _Words:
-    """What keywords mean here, each ``(validator, keyword's value, instance, schema)`` -> errors."""
+class _Keywords:
+    """Our implementations of keywords, each ``(validator, keyword's value, instance, schema)`` -> errors."""
 
     def __init__(self, matches: Matcher | None, follow: Any) -> None:
         self._matches = matches
@@ -264,7 +265,7 @@ MAX_TEXT_CHARS = 300
 
 
 def problem_text(error: Any) -> Text | str:
-    """A Text for the keywords people use, the package's sentence for any other (``error``: a ValidationError)."""
+    """A Text for common keywords, otherwise the package's sentence. ``error`` is a ValidationError."""
     words = WORDS.get(str(error.validator))
     return words(error.instance, error.validator_value) if words else str(error.message)[:MAX_TEXT_CHARS]
 
@@ -280,7 +281,7 @@ def _enum(value: Any, expected: Any) -> Text:
 
 
 def _required(value: Any, expected: Any) -> Text:
-    """All names that are missing: the package makes an error of each, so the same words come several times."""
+    """All missing names: the package reports one error per name, so the same sentence is repeated."""
     missing = ", ".join(repr(name) for name in expected if name not in value)
     return Text("reason.tools.names_are_missing", names=missing[:MAX_TEXT_CHARS])
 

@@ -33,7 +33,7 @@ def current_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _zone(name: str) -> ZoneInfo:
-    """By its exact name, else ignoring case."""
+    """Finds a time zone by its exact name, otherwise ignoring case."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -64,8 +64,8 @@ def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 BuiltinFunction = Callable[[Mapping[str, Any], Texts | None], object]
-"""A JSON value of the arguments and the chat it is called in (None outside any); raises ValueError with a sentence for
-the model."""
+"""Takes the arguments and, for a tool that uses the chat, its attachments; returns a JSON value. Raises ValueError with
+a sentence for the model."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,23 @@ def _builtin(name: str, description: str, parameters: Mapping[str, Any], run: Bu
     return Builtin(definition, run)
 
 
-def _alone(run: Callable[[Mapping[str, Any]], object]) -> BuiltinFunction:
-    """For a tool that does not use the chat."""
+def _plain(run: Callable[[Mapping[str, Any]], object]) -> BuiltinFunction:
+    """Wraps a tool that does not use the chat."""
     return lambda arguments, texts: run(arguments)
 
 
 BUILTINS = {
     row.definition.name: row
     for row in (
-        _builtin("calculate", "Work out an arithmetic expression", calculator.PARAMETERS, _alone(calculator.calculate)),
-        _builtin("current_time", "Date and time now, in a time zone", TIME_PARAMETERS, _alone(current_time)),
+        _builtin("calculate", "Work out an arithmetic expression", calculator.PARAMETERS, _plain(calculator.calculate)),
+        _builtin("current_time", "Date and time now, in a time zone", TIME_PARAMETERS, _plain(current_time)),
         _builtin(
             "convert_units",
             "Convert a quantity to another unit",
             calculator.UNIT_PARAMETERS,
-            _alone(calculator.convert),
+            _plain(calculator.convert),
         ),
-        _builtin("random_number", "Draw a random whole number", RANDOM_PARAMETERS, _alone(random_number)),
+        _builtin("random_number", "Draw a random whole number", RANDOM_PARAMETERS, _plain(random_number)),
         _builtin(
             attachment_search.NAME,
             "Find passages in the files attached to this chat",
@@ -104,4 +104,4 @@ BUILTINS = {
         ),
     )
 }
-"""By name. None of them reaches outside this process."""
+"""By name. None of them accesses anything outside this process."""

@@ -1,4 +1,5 @@
-"""Passages of a chat's attachments that fit a query, ranked by BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75).
+"""Finds passages of a chat's attachments that match a query, ranked by BM25
+(Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75).
 
 A pure function of the texts, without an index: searching 8 MB takes seconds at most, and no index has to be updated.
 The length of a passage is measured in characters.
@@ -22,7 +23,7 @@ NAME = "search_attachments"
 MOST_RESULTS = 10
 USUAL_RESULTS = 4
 MOST_CHARS = 12_000
-"""Of the whole answer: below what a model gets to read of a tool's result."""
+"""Limit of the whole result; less than the part of a tool's result that a model reads."""
 MOST_QUERY_CHARS = 500
 K1, B = 1.2, 0.75
 PARAMETERS = {
@@ -42,7 +43,7 @@ class NamedText(NamedTuple):
 
 
 Texts = Callable[[], Sequence[NamedText]]
-"""Fetches the chat's attachments, in the order they came; called only by a tool that reads them."""
+"""Loads the chat's attachments, in the order of their upload; called only by a tool that reads them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Hit:
     span: Span
 
     def to_dict(self) -> dict[str, str]:
-        """``lines`` counted from 1."""
+        """``lines`` are counted from 1."""
         first, last = lines_of(self.file.text, self.span)
         text = CONTROLS.sub(" ", self.file.text[self.span[0] : self.span[1]]).strip()
         lines = str(first) if first == last else f"{first}-{last}"
@@ -59,7 +60,7 @@ class Hit:
 
 
 def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None) -> dict[str, Any]:
-    """Raises ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
+    """Raises ValueError with a sentence for the model if there are no texts or no search terms."""
     if texts is None:
         raise ValueError(Text("reason.tools.only_in_a_chat"))
     files = texts()
@@ -73,7 +74,7 @@ def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None)
 
 
 def ranked(files: Sequence[NamedText], wanted: Sequence[str]) -> list[Hit]:
-    """Passages with any of the terms, best first; among equals in the order of the files."""
+    """Passages with at least one of the terms, best first; equal ones in the order of the files."""
     cut = [(folded(file.text), spans(file.text)) for file in files]
     parts = [(file, span) for file, (_, found) in zip(files, cut, strict=True) for span in found]
     mean = sum(end - start for _, (start, end) in parts) / max(1, len(parts))
@@ -89,7 +90,7 @@ def ranked(files: Sequence[NamedText], wanted: Sequence[str]) -> list[Hit]:
 
 
 def _counts(cut: Sequence[tuple[str, list[Span]]], term: str) -> Counter[int]:
-    """How often the term stands in each passage that has it, by the passage's number over all files."""
+    """Counts the term in each passage that contains it. Keys are passage numbers over all files."""
     found: Counter[int] = Counter()
     before = -1
     for text, parts in cut:
@@ -100,7 +101,7 @@ def _counts(cut: Sequence[tuple[str, list[Span]]], term: str) -> Counter[int]:
 
 
 def _answer(files: Sequence[NamedText], hits: Sequence[Hit]) -> dict[str, Any]:
-    """As many as have room. Without any, the names of what was searched."""
+    """As many hits as fit; without a hit, the names of the searched files."""
     if not hits:
         names = [file.name for file in files][:MOST_RESULTS]
         return {"results": [], "note": "nothing has these words; try others", "files": names}
@@ -117,13 +118,13 @@ def _answer(files: Sequence[NamedText], hits: Sequence[Hit]) -> dict[str, Any]:
 
 PASSAGE_CHARS = 700
 CUTS = (("\n\n",), ("\n",), ("。", "！", "？", ". ", "! ", "? "), ("；", "，", "; ", ", "), (" ",))
-"""From the best place to cut to the worst."""
+"""Places to cut, best first."""
 
 Span = tuple[int, int]
 
 
 def spans(text: str) -> list[Span]:
-    """(start, end) of each, in order and without a gap: together they are the text."""
+    """(start, end) of each passage, in order; together they cover the whole text."""
     found: list[Span] = []
     start = 0
     while start < len(text):
@@ -134,7 +135,7 @@ def spans(text: str) -> list[Span]:
 
 
 def lines_of(text: str, span: Span) -> tuple[int, int]:
-    """The first and the last line of a span, counted from 1; blank ones at its ends left out."""
+    """The first and last line of a span, counted from 1, without blank lines at its ends."""
     part = text[span[0] : span[1]]
     lead, trail = len(part) - len(part.lstrip()), len(part.rstrip())
     first = text.count("\n", 0, span[0] + lead) + 1
@@ -168,7 +169,8 @@ MOST_TERMS = 32
 
 
 def terms(query: str) -> list[str]:
-    """Lower case, each once, in order. Words that say nothing are left out unless there are no others."""
+    """The terms of a query in lower case, without repetition, in order. Stop words are removed unless there are only
+    stop words."""
     found: list[str] = []
     for chinese, word in RUNS.findall(folded(unicodedata.normalize("NFKC", query))):
         found += _pairs(chinese) if chinese else [word]
@@ -177,12 +179,12 @@ def terms(query: str) -> list[str]:
 
 
 def folded(text: str) -> str:
-    """In lower case, every character at the place it had."""
+    """Lower case; every character keeps its position."""
     return text.replace("\u0130", "I").lower()
 
 
 def places(term: str, text: str) -> Iterator[int]:
-    """Where ``term`` begins in a folded text; a word also in its plural and other endings."""
+    """Positions of ``term`` in a folded text; a word is also found with the endings in SUFFIX."""
     if re.match(f"[{CJK}]", term):
         yield from _literal(term, text)
         return
@@ -209,7 +211,8 @@ def _literal(part: str, text: str) -> Iterator[int]:
 
 
 def _bases(word: str) -> tuple[str, ...]:
-    """What the word's forms begin with, none the beginning of another where SUFFIX would find both."""
+    """The beginnings that a word's forms share. None is the beginning of another one, so that SUFFIX finds each place
+    once."""
     if len(word) > 4 and word.endswith("ies"):
         return (f"{word[:-3]}y", word)
     for ending in ("ing", "ed"):

@@ -19,11 +19,11 @@ PARAMETERS = {
 MAX_CHARS = 500
 MAX_NODES = 200
 MAX_DIGITS = 1_000
-"""Digits a whole number may grow to: `9 ** 9 ** 9` is refused before it is worked out."""
+"""The most digits of an integer: `9 ** 9 ** 9` is refused before it is calculated."""
 EXACT_DIGITS = 15
-"""Of a fraction's; 0.1 + 0.2 is 0.3."""
+"""Digits of a fraction, so that 0.1 + 0.2 is 0.3."""
 FULL_WIDTH = {full: chr(full - 0xFEE0) for full in range(0xFF01, 0xFF5F)}
-"""What Chinese keyboards write."""
+"""Characters that Chinese keyboards type."""
 SIGNS = {"^": "**", "×": "*", "÷": "/", "−": "-", "–": "-", "²": "**2", "³": "**3", "π": "pi"}
 WRITTEN = {**FULL_WIDTH, **{ord(sign): text for sign, text in SIGNS.items()}}
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -43,7 +43,7 @@ UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, 
 
 
 def _rounded(value: Any, digits: Any = 0) -> Any:
-    """To a whole number without ``digits``. Bounded: Python works out 10 ** -digits."""
+    """Returns an integer without ``digits``. ``digits`` is limited, because Python calculates 10 ** -digits."""
     if not isinstance(digits, int) or abs(digits) > MAX_DIGITS:
         raise TypeError("no number of digits")
     return round(value, digits) if digits else round(value)
@@ -66,7 +66,7 @@ def calculate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_of(expression: str) -> Number:
-    """Raises ValueError with a sentence for what is no arithmetic, too long or too large."""
+    """Raises ValueError with a sentence if it is not arithmetic, too long or too large."""
     expression = _without_thousands(expression.strip())
     if len(expression) > MAX_CHARS:
         raise ValueError(Text("reason.tools.expression_too_long", limit=MAX_CHARS))
@@ -87,7 +87,7 @@ def value_of(expression: str) -> Number:
 
 
 def _without_thousands(expression: str) -> str:
-    """Commas between groups of three digits left out; between the brackets of a function they part its arguments."""
+    """Removes commas between groups of three digits. In the brackets of a function, commas separate its arguments."""
     parts: list[str] = []
     place, is_call = 0, [False]
     for found in CALL_OR_BRACKET.finditer(expression):
@@ -119,7 +119,7 @@ def _value(node: ast.expr) -> Number:
         values = [_value(argument) for argument in node.args]
         try:
             result = FUNCTIONS[node.func.id](*values)
-        except ValueError as exc:  # as for sqrt(-1)
+        except ValueError as exc:  # for example sqrt(-1)
             raise ValueError(Text("reason.tools.result_not_real")) from exc
         return _bounded(result)
     raise ValueError(Text("reason.tools.unknown_in_expression", names=", ".join(FUNCTIONS)))
@@ -151,7 +151,7 @@ UNIT_PARAMETERS = {
     "required": ["value", "from_unit", "to_unit"],
 }
 
-# How many of the base unit each is: the legal definitions where there are any. 斤 is jin.
+# The size of each unit in base units, by legal definitions if there are any. 斤 is jin.
 DIMENSIONS: dict[str, dict[str, float]] = {
     "length": {
         "mm": 1e-3, "cm": 0.01, "m": 1.0, "km": 1e3,
@@ -208,7 +208,7 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unit(name: object) -> str:
-    """The short name; raises ValueError for one that is not known."""
+    """The unit's short name. Raises ValueError if it is unknown."""
     wanted = str(name).strip().replace("℃", "°C").replace("℉", "°F").lower().replace("²", "2").replace("³", "3")
     for candidate in (wanted, wanted.removesuffix("s"), OTHER_NAMES.get(wanted), OTHER_NAMES.get(wanted[:-1])):
         if candidate in FACTORS or candidate in TO_KELVIN:

@@ -1,4 +1,4 @@
-"""Parses a server's responses: its list of tools, a call's result as text for the model, failures as typed errors."""
+"""Parses a server's responses: the list of tools, a call's result as text for the model, failures as typed errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS_CHARS = 400
 
 @dataclass
 class Seen:
-    """What was noticed on the way. ``status`` is of the last HTTP answer, ``said`` the program's last line."""
+    """Observed during a connection. ``status`` is that of the last HTTP response, ``said`` the program's last line."""
 
     status: int = 0
     is_rubbish: bool = False
@@ -29,7 +29,7 @@ class Seen:
 
 
 def failure_of(exc: BaseException, config: ServerConfig, seen: Seen) -> RoostError:
-    """One error for what may be a whole group of exceptions."""
+    """Converts an exception, also a group of them, to one error."""
     for leaf in leaves(exc):
         if isinstance(leaf, RoostError):
             return leaf
@@ -40,7 +40,7 @@ def failure_of(exc: BaseException, config: ServerConfig, seen: Seen) -> RoostErr
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """The exceptions of a group, which on Python 3.10 has no class of its own."""
+    """The exceptions of a group. Python 3.10 has no class for groups."""
     inner = getattr(exc, "exceptions", None)
     if not isinstance(inner, tuple):
         yield exc
@@ -50,12 +50,12 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def is_unsent(exc: BaseException) -> bool:
-    """True when nothing reached the server: no connection was made."""
+    """True if nothing has reached the server, because no connection was made."""
     return any(type(leaf).__name__ in ("ConnectError", "ConnectTimeout") for leaf in leaves(exc))
 
 
 def wants_modern(exc: BaseException) -> bool:
-    """True when the server knows no handshake: it speaks only versions that begin with `server/discover`."""
+    """True if the server does not support the handshake, but only versions that begin with `server/discover`."""
     from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 
     return any(getattr(leaf, "code", None) == UNSUPPORTED_PROTOCOL_VERSION for leaf in leaves(exc))
@@ -101,12 +101,12 @@ def _timed_out(config: ServerConfig, seen: Seen) -> McpError:
 
 
 def clean(text: str, config: ServerConfig) -> str:
-    """A server's words for a page or the model: without secrets, one line, not endless."""
+    """A server's text for a page or the model: on one line, of limited length, without secrets."""
     return " ".join(config.without_secrets(text).split())[:WORDS_CHARS]
 
 
 MAX_TOOLS = 100
-"""Of one server. A small model is lost among far fewer."""
+"""Per server. A small model can use far fewer."""
 MAX_PAGES = 50
 NAME_CHARS, DESCRIPTION_CHARS = 128, 1_000
 HINTS = {"read_only_hint": "reads", "destructive_hint": "destroys", "open_world_hint": "open_world"}
@@ -114,8 +114,8 @@ HINTS = {"read_only_hint": "reads", "destructive_hint": "destroys", "open_world_
 
 @dataclass(frozen=True)
 class RemoteTool:
-    """``hints`` are the server's own claims (``reads``, ``destroys``, ``open_world``): words for the person who decides
-    about approval, never a decision."""
+    """``hints`` are the server's own claims (``reads``, ``destroys``, ``open_world``). They are shown to the user who
+    approves calls, and decide nothing."""
 
     name: str
     description: str = ""
@@ -125,14 +125,15 @@ class RemoteTool:
 
 @dataclass(frozen=True)
 class Listing:
-    """``left_out`` counts tools beyond :data:`MAX_TOOLS`."""
+    """``left_out``: number of tools beyond :data:`MAX_TOOLS`."""
 
     tools: tuple[RemoteTool, ...] = ()
     left_out: int = 0
 
 
 async def list_tools(client: Any) -> Listing:
-    """All pages of the SDK's client; the first of each name counts, a cursor that comes twice ends it."""
+    """Reads all pages with the SDK's client. Of tools with the same name the first counts; a repeated cursor ends the
+    list."""
     found: dict[str, RemoteTool] = {}
     left_out, cursor, seen = 0, None, set()
     for _ in range(MAX_PAGES):
@@ -158,13 +159,13 @@ def remote_tool(tool: Any) -> RemoteTool:
 
 
 def described(text: str) -> str:
-    """One line's worth of spaces, and no longer than a model should read."""
+    """A description with single spaces, cut to a length that a model should read."""
     text = " ".join(text.split())
     return text if len(text) <= DESCRIPTION_CHARS else f"{text[: DESCRIPTION_CHARS - 1]}…"
 
 
 def tool_result(result: Any) -> ToolResult:
-    """From the SDK's CallToolResult; ``isError`` becomes an error result."""
+    """Converts the SDK's CallToolResult; ``isError`` makes it an error result."""
     text = result_text(result)
     return (
         error_result(text or Text("reason.tools.tool_failed_silently"))
@@ -174,7 +175,7 @@ def tool_result(result: Any) -> ToolResult:
 
 
 def result_text(result: Any) -> str:
-    """Texts one below the other, then the structured content unless the text says the same already."""
+    """The text blocks, then the structured content unless the text contains it."""
     text = "\n".join(filter(None, (block_text(block) for block in result.content)))
     structured = result.structured_content
     if structured is None or says(text, structured):
@@ -183,7 +184,8 @@ def result_text(result: Any) -> str:
 
 
 def says(text: str, structured: Any) -> bool:
-    """Servers repeat their structured content as text, often without the ``result`` or ``content`` around one value."""
+    """Whether the text is the structured content. Servers often repeat it as text, without the ``result`` or
+    ``content`` around a single value."""
     wanted = [structured]
     if isinstance(structured, dict) and len(structured) == 1:
         wanted += structured.values()
@@ -191,7 +193,7 @@ def says(text: str, structured: Any) -> bool:
 
 
 def block_text(block: Any) -> str:
-    """Text as it is; what a text model cannot take is said to be there."""
+    """The text of a block; for content that a text model cannot read, a note of its kind."""
     if block.type == "text":
         return str(block.text)
     if block.type in ("image", "audio"):

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 
 class McpClient:
-    """Safe from any thread; the thread of its own begins with the first connection. Servers are known by the ids they
-    are given here. ``on_tools(server_id, listing)`` hears every listing, in a thread of its own."""
+    """Thread-safe; its own thread starts with the first connection. ``server_id`` identifies a server.
+    ``on_tools(server_id, listing)`` is called with every listing, in a thread of its own."""
 
     def __init__(
         self,
@@ -38,18 +38,18 @@ class McpClient:
         self._connect_timeout_s = connect_timeout_s
         self._thread = LoopThread("mcp")
         self._connections: dict[str, Connection] = {}
-        """Changed in the loop's thread alone."""
+        """Changed only in the loop's thread."""
 
     def state(self, server_id: str) -> ServerState:
         found = self._connections.get(server_id)
         return ServerState(found.phase, found.error, found.server) if found else ServerState()
 
     def start(self, server_id: str, config: ServerConfig) -> None:
-        """Begins to connect unless it is connected; :meth:`state` says what becomes of it."""
+        """Starts to connect unless connected; :meth:`state` shows the result."""
         self._thread.submit(self._begun(server_id, config)).result()
 
     def connect(self, server_id: str, config: ServerConfig) -> Listing:
-        """The tools of the server, connected now if it was not; McpError."""
+        """Connects if needed and returns the server's tools. Raises McpError."""
         return self._thread.submit(self._connected(server_id, config)).result().listing
 
     def call(
@@ -60,34 +60,33 @@ class McpClient:
         arguments: Mapping[str, Any],
         is_stopped: IsStopped = never,
     ) -> ToolResult:
-        """The tool's result; raises McpError when there is none. A server that was lost since the last call is
-        connected again, once; a call that may have reached it is never made twice. Once ``is_stopped`` the server is
-        told so."""
+        """Returns the tool's result; raises McpError. Connects again once if the connection was lost; a call that may
+        have reached the server is never repeated. If ``is_stopped`` becomes true, the server is asked to cancel."""
         found = self._thread.submit(self._call(server_id, config, tool, arguments))
         while True:
             try:
                 return found.result(STOP_CHECK_S)
             except (WaitTimeout, TimeoutError):
-                if found.done():  # just now, or with a TimeoutError of its own
+                if found.done():  # it has just finished, or has raised a TimeoutError itself
                     return found.result()
                 if is_stopped():
                     found.cancel()
                     raise McpError(name=config.name, reason=Text("reason.tools.call_was_stopped")) from None
 
     def drop(self, server_id: str) -> None:
-        """Ends the connection, and the program behind it; returns when that is done."""
+        """Closes the connection, ends the server's program and waits for it."""
         if self._thread.is_running:
             self._thread.submit(self._drop(server_id)).result()
 
     def close(self) -> None:
-        """Ends every connection and the thread; may be called twice."""
+        """Closes all connections and ends the thread; may be called twice."""
         try:
             self._thread.close(self._drop_all(), timeout_s=4 * CLOSE_S)
         except (WaitTimeout, TimeoutError):
             log.warning("an MCP server does not end")
 
     async def _begun(self, server_id: str, config: ServerConfig) -> Connection:
-        """The connection that is there, else one that begins now."""
+        """The existing connection, or a new one that starts to connect."""
         found = self._connections.get(server_id)
         if found is not None and found.config == config and found.phase in ("connecting", "connected"):
             return found
@@ -96,7 +95,7 @@ class McpClient:
         try:
             if found is not None:
                 await found.stop()
-        finally:  # others wait for it already
+        finally:  # other tasks already wait for it
             made.begin()
         return made
 
@@ -134,7 +133,7 @@ Answer = TypeVar("Answer")
 
 
 class LoopThread:
-    """Safe from any thread. After :meth:`close` everything raises ``shutting_down``."""
+    """Thread-safe. After :meth:`close` every call raises ``shutting_down``."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -157,7 +156,7 @@ class LoopThread:
             raise
 
     def close(self, last: Coroutine[Any, Any, None], timeout_s: float) -> None:
-        """Runs ``last``, then ends loop and thread; the second call does nothing."""
+        """Runs ``last``, then ends the loop and the thread; a second call does nothing."""
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             loop, thread = self._loop, self._thread

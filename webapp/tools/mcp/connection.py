@@ -1,7 +1,7 @@
 """The connection to one server, from the first attempt to its end. Runs on the loop's thread.
 
-One task owns it, because the SDK's scopes must be left in the task that entered them. Calls from other tasks only use
-the client meanwhile. The end of a server is noticed at once if it is a program, and at the next call over HTTP.
+One task owns it, because the SDK's scopes must be closed in the task that opened them. Calls from other tasks only use
+the client. If a program ends, the connection notices at once; over HTTP, at the next call.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from webapp.tools.runner import ToolResult, error_result
 CLOSE_S = 4.0
 LAST_WORDS_S = 0.5
 GRACE_S = 2.0
-"""The protocol's own time limit comes first, so that the server is told."""
+"""The protocol's own timeout comes first, so that the server is asked to cancel."""
 CHANGES_S = 0.2
-"""Between two listings of a server whose tools change all the time."""
+"""The least time between two listings, for servers whose tools change all the time."""
 LISTING_CHANGED = "ToolListChangedNotification"
 PHASES = ("connecting", "connected", "failed", "idle")
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class NotSent(Exception):
-    """The call has not reached the server and may be made again; ``error`` says what there is to say otherwise."""
+    """The call has not reached the server and may be repeated; ``error`` is raised if it is not."""
 
     def __init__(self, error: RoostError) -> None:
         super().__init__(error.message)
@@ -67,13 +67,13 @@ class Connection:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ready(self) -> None:
-        """Returns when it is connected, raises its error when it could not be."""
+        """Returns when it is connected; raises its error if it cannot connect."""
         await self._settled.wait()
         if self.phase != "connected":
             raise self.error or McpError("mcp_server_ended", name=self.config.name, said="—")
 
     async def stop(self) -> None:
-        """Ends it, and the program; returns when that is done."""
+        """Closes the connection, ends the program and waits for it."""
         self._is_stopping = True
         self._wake.set()
         if self.phase == "connecting" and self._scope is not None:
@@ -82,8 +82,8 @@ class Connection:
             await asyncio.wait([self._task], timeout=2 * CLOSE_S)
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Raises McpError for what keeps it from an answer, NotSent where it may be tried again; what the server itself
-        has against the call becomes an error result."""
+        """Raises McpError if there is no answer, NotSent if the call may be repeated. An error that the server reports
+        becomes an error result."""
         import anyio
 
         if self.phase != "connected" or self._has_ended:
@@ -105,7 +105,7 @@ class Connection:
             await asyncio.wait([self._task], timeout=CLOSE_S)
             error = self.error or failure_of(exc, self.config, seen)
             raise (NotSent(error) if self._is_unsent else error) from exc
-        if code == INVALID_REQUEST and seen.status == 404:  # it has forgotten the session
+        if code == INVALID_REQUEST and seen.status == 404:  # the server no longer knows the session
             raise NotSent(failure_of(exc, self.config, seen)) from exc
         if not isinstance(code, int) or code == REQUEST_TIMEOUT or seen.status in (401, 403) or seen.status >= 500:
             raise failure_of(exc, self.config, seen) from exc
@@ -114,7 +114,7 @@ class Connection:
     async def _run(self) -> None:
         try:
             await self._serve_either()
-        except Exception as exc:  # whatever it is, it becomes the state a person sees
+        except Exception as exc:  # any error is shown as the server's state
             if not self._is_stopping:
                 await self._fail(exc)
         self._client = None
@@ -123,7 +123,7 @@ class Connection:
         self._settled.set()
 
     async def _serve_either(self) -> None:
-        """The handshake every server knows; only one that refuses it is asked in the newer way."""
+        """Tries the handshake that every older server knows; then, if refused, the newer protocol."""
         try:
             await self._serve("legacy")
         except Exception as exc:
@@ -202,7 +202,7 @@ class Connection:
 
 
 def sendable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Without halves of surrogate pairs, which JSON can write and UTF-8 cannot: models leave some behind."""
+    """Removes halves of surrogate pairs, which models sometimes write; JSON can contain them, UTF-8 cannot."""
     text = json.dumps(dict(arguments), ensure_ascii=False).encode("utf-8", "replace")
     return dict(json.loads(text))
 
@@ -214,27 +214,27 @@ def client_info() -> Any:
 
 
 def server_words(info: Any) -> str:
-    """What a server calls itself: title or name, and version."""
+    """The server's own name: title or name, and version."""
     if info is None:
         return ""
     return " ".join(filter(None, (info.title or info.name, info.version)))[:100]
 
 
 def quieten() -> None:
-    """The SDK logs what servers send, traces and addresses with keys in them; errors here have words of their own."""
+    """The SDK logs what servers send, stack traces, and addresses with keys. Roost reports errors itself."""
     for name in ("mcp", "client", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 MAX_RESPONSE_BYTES = 16 << 20
-"""Of one HTTP answer. What the model reads of it is cut much shorter."""
+"""Of one HTTP response. The model reads much less of it."""
 CONNECT_S = 15.0
 
 
 @asynccontextmanager
 async def stdio_transport(config: ServerConfig, tail: StderrTail, on_end: Callable[[], None]) -> AsyncIterator[Any]:
-    """Starts the program in a process group of its own and ends the whole group with it. Raises OSError when it cannot
-    be started. ``on_end`` is called when it closes its output."""
+    """Starts the program in its own process group and ends the whole group with it. Raises OSError if it cannot be
+    started. ``on_end`` is called when the program closes its output."""
     from mcp.client.stdio import StdioServerParameters, stdio_client
 
     parameters = StdioServerParameters(
@@ -252,8 +252,8 @@ async def stdio_transport(config: ServerConfig, tail: StderrTail, on_end: Callab
 async def http_transport(
     config: ServerConfig, on_status: Callable[[int], None], on_end: Callable[[], None]
 ) -> AsyncIterator[Any]:
-    """``on_status`` hears the status of every answer to a POST: the SDK keeps it to itself. It follows redirects within
-    the configured scheme, host and port only. ``on_end`` is called when it gives up."""
+    """``on_status`` is called with the status of every response to a POST, which the SDK does not report. Follows
+    redirects only within the configured scheme, host and port. ``on_end`` is called when it gives up."""
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
@@ -265,7 +265,7 @@ async def http_transport(
 
     client = httpx2.AsyncClient(
         headers={"User-Agent": "Roost", **config.headers},
-        timeout=httpx2.Timeout(CONNECT_S, read=None),  # every request has the protocol's own time limit
+        timeout=httpx2.Timeout(CONNECT_S, read=None),  # the protocol limits the time of every request
         event_hooks={"response": [look]},
         trust_env=not is_this_machine(config.host),
     )
@@ -277,7 +277,7 @@ async def http_transport(
 
 
 def is_this_machine(host: str) -> bool:
-    """Then no proxy of the environment is asked."""
+    """If so, proxies in the environment are not used."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -285,7 +285,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def bounded(stream: Any) -> Any:
-    """The same bytes, or httpx2's StreamError when there are more than :data:`MAX_RESPONSE_BYTES`."""
+    """The same bytes; raises httpx2's StreamError above :data:`MAX_RESPONSE_BYTES`."""
     import httpx2
 
     class Bounded(httpx2.AsyncByteStream):
@@ -348,8 +348,8 @@ LINE_CHARS = 500
 
 
 class StderrTail:
-    """``sink`` is for the program. A thread reads what comes, so that the program never waits for a reader; it ends
-    when the program and :meth:`release` have both let go of the pipe."""
+    """The program writes to ``sink``. A thread reads from it, so that the program is never blocked; it ends when the
+    program and :meth:`release` have closed the pipe."""
 
     def __init__(self) -> None:
         read_end, write_end = os.pipe()
@@ -359,11 +359,11 @@ class StderrTail:
         self._thread.start()
 
     def release(self) -> None:
-        """Gives our own copy of the writing end back; may be called twice."""
+        """Closes our copy of the pipe's writing end; may be called twice."""
         self.sink.close()
 
     def last_line(self, wait_s: float = 0.0) -> str:
-        """ "" when it said nothing. ``wait_s``: for the words of a program that has just ended."""
+        """Empty if there is none. ``wait_s``: how long to wait for the last lines of a program that has just ended."""
         self._thread.join(wait_s)
         return next((line for line in reversed(self._lines) if line.strip()), "")
 

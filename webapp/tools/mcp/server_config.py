@@ -20,9 +20,9 @@ OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "con
 MAX_ARGUMENTS, MAX_ENTRIES, MAX_CHARS = 100, 100, 8_000
 DEFAULT_TIMEOUT_S, LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 1.0, 600.0
 HIDDEN = "••••••••"
-"""Stands for a secret wherever one is shown."""
+"""Shown instead of a secret."""
 LEAST_SECRET_CHARS = 4
-"""Shorter values are hidden where they are asked for, but not looked for in a server's own words."""
+"""Shorter values are hidden in forms, but not searched for in the server's texts."""
 
 
 class ServerKind(str, Enum):
@@ -32,8 +32,8 @@ class ServerKind(str, Enum):
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """``command`` with ``args`` is started without a shell, with ``env`` over a few harmless variables of ours.
-    ``timeout_s`` counts for each call. The values of ``env`` and ``headers`` are secrets."""
+    """``command`` with ``args`` is started without a shell; ``env`` is added to a few harmless variables of this
+    process. ``timeout_s`` limits each call. The values of ``env`` and ``headers`` are secrets."""
 
     name: str
     kind: ServerKind = ServerKind.STDIO
@@ -46,18 +46,18 @@ class ServerConfig:
 
     @property
     def host(self) -> str:
-        """Of the address, in lower case; "" for a program."""
+        """The host of the address in lower case; "" for a program."""
         return (urlsplit(self.url).hostname or "").lower()
 
     @property
     def shown_url(self) -> str:
-        """Without what may hold a key: the name and password before the host, the query, the fragment."""
+        """The address without parts that may contain a key: user name and password, query, fragment."""
         parts = urlsplit(self.url)
         place = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, place, parts.path, "", ""))
 
     def without_secrets(self, text: str) -> str:
-        """``text`` with every secret value in it hidden: what a server says goes to pages and to the model."""
+        """``text`` with all secret values hidden; for a server's texts on pages and for the model."""
         values = {value for value in (*self.env.values(), *self.headers.values()) if len(value) >= LEAST_SECRET_CHARS}
         parts = {word for value in values for word in value.split() if len(word) > 2 * LEAST_SECRET_CHARS}
         for secret in sorted(values | parts, key=len, reverse=True):
@@ -115,7 +115,8 @@ EXAMPLE = '{"mcpServers": {"name": {"command": …}}}'
 
 
 def read_servers(text: str) -> list[ServerConfig]:
-    """All servers of such a text, checked; McpServerInvalid (field ``json``) that names the one that is wrong."""
+    """Reads and checks all servers in the text. Raises McpServerInvalid (field ``json``), which names the invalid
+    server."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -171,7 +172,7 @@ def _texts(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _word(name: str, key: str, value: Any) -> str:
-    """Numbers and truth values are written as JSON writes them."""
+    """Numbers and booleans are written as in JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, (bool, int, float)):
@@ -189,8 +190,8 @@ def _invalid(reason: Text | str) -> McpServerInvalid:
 
 @dataclass(frozen=True)
 class ServerState:
-    """``phase``: "idle" (connects at its first call), "connecting", "connected", "failed" (with its ``error``).
-    ``server`` is what it calls itself."""
+    """``phase``: "idle" (connects at its first call), "connecting", "connected", "failed" (with ``error``). ``server``
+    is the server's own name."""
 
     phase: str = "idle"
     error: RoostError | None = None
