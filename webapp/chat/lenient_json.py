@@ -1,5 +1,5 @@
 """Parses values as models write them: JSON, Python literals, and forms in between (unquoted keys, either quote, ``=``
-for ``:``, an extra comma).
+for ``:``, an extra comma), or JSON that the token limit has cut off.
 
 Strict JSON is parsed as such. Nothing is evaluated, and the depth is limited for any text.
 """
@@ -16,6 +16,7 @@ WORDS = {"true": True, "false": False, "null": None, "none": None}
 CLOSERS = {"{": "}", "[": "]", "(": ")"}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 KEY = re.compile(r"[\w.-]+")
+TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
 BEHIND_STRING = re.compile(r"\s*(?:[,}\])=:]|\Z)")
 
 
@@ -38,6 +39,39 @@ def read_members(text: str) -> dict[str, Any]:
     found = reader.members(0)
     reader.end()
     return found
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """All arguments; if the token limit has cut the text off, those that are complete. Half surrogate pairs, which no
+    response can contain, become "?"."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = json.loads(completed(text))
+    whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    found: dict[str, Any] = json.loads(whole)
+    return found
+
+
+def completed(text: str) -> str:
+    """The beginning of a JSON object up to its last complete value, with all open brackets closed.
+
+    A number or word at the very end may be incomplete, so it does not count.
+    """
+    closers: list[str] = []
+    best, place, before = "{}", 0, ""
+    while token := TOKEN.match(text, place):
+        written, place = token[1], token.end()
+        if written in CLOSERS:
+            closers.append(CLOSERS[written])
+        elif written in ("}", "]"):
+            closers.pop()
+        is_key = written[0] == '"' and before in ("{", ",") and closers[-1] == "}"
+        is_whole = place < len(text) or written[-1] in '"{}[]'
+        if written not in (",", ":") and not is_key and is_whole:
+            best = text[:place] + "".join(reversed(closers))
+        before = written
+    return best
 
 
 class _Reader:

@@ -9,8 +9,8 @@ import pytest
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp.chat.messages import ThinkMode
+from webapp.web.api.answering import converted
 from webapp.web.api.anthropic import MessageRequest, think_mode_of
-from webapp.web.api.body import converted
 
 anthropic = Lazily("anthropic")
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -9,9 +9,9 @@ import pytest
 from tests.web.api.test_openai_chat import HELLO, ask
 from tests.web.api.test_tools import BOTH, PARIS, TIME, WEATHER, added_up, spoken
 from tests.wording import says
+from webapp.chat.lenient_json import completed, read_arguments
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
-from webapp.web.api.answering import completed, read_arguments
 
 LONG = "Paris, which is a long name for a city 🐦 ``` </tool_call> <tool_response>"
 

@@ -1,5 +1,5 @@
-"""Shared code of the dialects: the model for a request, its events while the client is connected, and the events as a
-stream or as one document.
+"""Shared code of the dialects: reads a request's body, finds the model for it, follows its events while the client is
+connected, and writes them as a stream or as one document.
 
 A stream is server-sent events (OpenAI, Anthropic) or lines of JSON (Ollama). The status line is sent with the first
 piece, so that an earlier error becomes an ordinary error response. After a wait of :data:`HEADERS_AFTER_S` the status
@@ -8,20 +8,26 @@ line is sent earlier, and comments keep the connection alive. A later error is s
 
 from __future__ import annotations
 
-import json
+import codecs
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from flask import Response, copy_current_request_context, current_app, g, request
+from msgspec import Meta
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
+from webapp.chat.messages import ThinkMode
+from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import ModelNotFound, RoostError, as_roost_error, translate_error
 from webapp.i18n import Text, sentences
 from webapp.manager.library import ModelEntry, ModelFile
@@ -37,14 +43,15 @@ from webapp.web.api.operations import ANY_MODEL, error_body
 from webapp.web.guard import asker, still_admitted
 from webapp.web.kit.page import current_locale
 
-POLL_S = 0.05
-"""How soon a disconnected client is noticed while nothing is sent."""
-DISCONNECTED = "waitress.client_disconnected"
-
 
 def the_settings() -> Settings:
     settings: Settings = current_app.extensions["settings"]
     return settings
+
+
+def the_manager() -> ModelManager:
+    manager: ModelManager = current_app.extensions["model_manager"]
+    return manager
 
 
 def the_completions() -> Completions:
@@ -55,6 +62,220 @@ def the_completions() -> Completions:
 def the_record() -> Record:
     record: Record = g.api_record
     return record
+
+
+# the body of a request
+
+T = TypeVar("T")
+_decoders: dict[tuple[type, bool], msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()
+JSON_TYPES = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
+PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+MISSING = re.compile(r"missing required field `(\w+)`")
+SAID = (
+    (re.compile(r"Expected (?P<expected>.+), got (?P<found>.+)"), "reason.api.expected_not"),
+    (re.compile(r"Expected (?P<expected>.+)"), "reason.api.expected"),
+    (re.compile(r"Invalid (?:enum )?value (?P<found>.+)"), "reason.api.value_unknown"),
+)
+"""msgspec's messages, without its quotes, and ours."""
+
+
+def read_body(kind: type[T], *, is_strict: bool = True) -> T:
+    """Raises ``unsupported_media_type``, ``unsupported_content_encoding``, ``too_large``, ``body_invalid`` or
+    ``invalid_parameter``. Unless ``is_strict``, "true" and "1" are converted to the values they represent."""
+    check_media_type()
+    # PowerShell and .NET write a BOM before JSON in UTF-8 (RFC 8259, 8.1 lets a parser ignore it)
+    data = read_data(the_settings().api_max_body_bytes).removeprefix(codecs.BOM_UTF8)
+    try:
+        return decoded(kind, data, is_strict)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise RoostError("body_invalid", reason=str(exc) or Text("reason.web.is_nested_too_deeply")) from exc
+
+
+def read_query(kind: type[T]) -> T:
+    """The query parameters; of a repeated name, the first. Raises ``invalid_parameter``."""
+    try:
+        return converted(request.args.to_dict(), kind, is_strict=False)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+
+
+def read_data(limit: int) -> bytes:
+    request.max_content_length = limit
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge as exc:
+        raise RoostError("too_large", found=request.content_length or "?", limit=limit) from exc
+
+
+def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
+    """Accepts 5.0 for an integer: JSON Schema allows it, and not every language has integers. Accepts "5" and "true"
+    for a number or boolean: forms and templates send all values as text."""
+    try:
+        return decoder_of(kind, is_strict).decode(data)
+    except msgspec.ValidationError as exc:
+        if "got `float`" in str(exc):
+            return converted(with_integers(msgspec.json.decode(data)), kind)
+        if "got `str`" not in str(exc) or not is_strict:
+            raise
+        with suppress(msgspec.ValidationError):
+            return decoder_of(kind, is_strict=False).decode(data)
+        raise
+
+
+def with_integers(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [with_integers(item) for item in value]
+    if isinstance(value, dict):
+        return {name: with_integers(item) for name, item in value.items()}
+    return value
+
+
+def converted(value: Any, kind: type[T], is_strict: bool = True) -> T:
+    """From plain data. Raises msgspec.ValidationError."""
+    decoder_of(kind)  # initialises the type
+    return msgspec.convert(value, kind, strict=is_strict)
+
+
+def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]:
+    """Cached, and created by one thread at a time: msgspec 0.23 crashes the process if two threads use a type for the
+    first time at once."""
+    found = _decoders.get((kind, is_strict))
+    if found is None:
+        with _making:
+            found = _decoders.setdefault((kind, is_strict), msgspec.json.Decoder(kind, strict=is_strict))
+    return found
+
+
+def check_media_type() -> None:
+    """A page's form or a "simple" cross-site request cannot have this type; programs may omit it (curl does)."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RoostError("unsupported_content_encoding", found=encoding)
+    is_browser = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+    kind = request.mimetype
+    if JSON_TYPES.fullmatch(kind) or (not is_browser and kind in ("", "application/x-www-form-urlencoded")):
+        return
+    raise RoostError("unsupported_media_type", found=kind or "not given")
+
+
+def invalid(text: str) -> RoostError:
+    """From msgspec's message: "Expected `int`, got `str` - at `$.n`"."""
+    found = PLACE.match(text)
+    reason, path = (found["reason"], found["path"] or "$") if found else (text, "$")
+    param = path.removeprefix("$").removeprefix(".")
+    missing = MISSING.search(reason)
+    if missing:
+        param = f"{param}.{missing[1]}".lstrip(".")
+        return RoostError("invalid_parameter", param=param, reason=Text("reason.common.is_missing"))
+    plain = reason.replace("`", "")
+    said = next(((found, key) for pattern, key in SAID if (found := pattern.fullmatch(plain))), None)
+    return RoostError(
+        "invalid_parameter", param=param or "body", reason=Text(said[1], **said[0].groupdict()) if said else plain
+    )
+
+
+# its parameters and texts
+
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1000
+
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""The range that the engine accepts."""
+Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
+
+
+def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
+    """A body's base class: ``base`` and the table's parameters, with their names in ``api``, all optional."""
+    rows = [row for row in PARAMETERS if api in row.names]
+    return msgspec.defstruct(
+        name, [(row.names[api], _type_of(row, api), None) for row in rows], bases=(base,), kw_only=True
+    )
+
+
+def _type_of(row: SamplingParameter, api: str) -> Any:
+    if row.kind is bool:
+        return bool | None
+    least, most = row.api_ranges.get(api, (row.least, row.most))
+    return Annotated[row.kind, Meta(ge=least, le=most)] | None  # type: ignore[name-defined]
+
+
+def asked_sampling(body: Any, api: str) -> dict[str, Any]:
+    """Names of SamplingParams, only the requested ones. If an API's range is larger than the parameter's (top_k,
+    num_predict): a value below 0 means "off", like a missing value, or 0 if that is allowed; a value above the maximum
+    becomes the maximum."""
+    found: dict[str, Any] = {}
+    for row in PARAMETERS:
+        value = getattr(body, row.names[api]) if api in row.names else None
+        if value is not None and row.name != "seed" and api in row.api_ranges:
+            value = min(value, row.most) if value >= row.least else 0 if row.least == 0 else None
+        if value is not None:
+            found[row.name] = value
+    return found
+
+
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    """Without empty stops, which some programs send for none."""
+    if stop is None:
+        return None
+    return tuple(one for one in ([stop] if isinstance(stop, str) else stop) if one)
+
+
+def most_tokens(value: int | None, name: str = "max_tokens") -> int | None:
+    """A program's limit for an answer: -1, or more than the server allows, means the server's maximum."""
+    if value == 0:
+        raise RoostError("invalid_parameter", param=name, reason=Text("reason.settings.must_be_at_least", least=1))
+    limit = the_settings().max_tokens_limit
+    return None if value is None else limit if value < 0 else min(value, limit)
+
+
+def budget_mode(tokens: int) -> ThinkMode:
+    """The thinking mode for a token budget: short below 1,024 tokens, Anthropic's minimum; long from 4,096 on."""
+    if tokens == 0:
+        return ThinkMode.NONE
+    return ThinkMode.THINK_A_BIT if tokens < 1024 else ThinkMode.THINK_A_LOT if tokens >= 4096 else ThinkMode.THINK
+
+
+NO_CONTENT = ("thinking", "redacted_thinking", "reasoning_text", "tool_use")
+
+
+def text_of(content: Any, place: str) -> str:
+    """The text of all parts of a message's content, joined by line ends. Images, audio and non-text files are refused;
+    parts that are not content (calls, earlier thinking) are skipped."""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, part in enumerate(content):
+        kind = part.__struct_config__.tag
+        if kind in NO_CONTENT:
+            continue
+        text = part.refusal if kind == "refusal" else getattr(part, "text", None)
+        if text is None:
+            reason = Text("reason.api.models_read_text", kind=kind)
+            raise RoostError("unsupported_parameter", param=f"{place}[{number}]", reason=reason)
+        texts.append(text)
+    return "\n".join(texts)
+
+
+if TYPE_CHECKING:  # a type checker does not know a base class created at run time
+    OpenAiSampling = msgspec.Struct
+    OllamaSampling = msgspec.Struct
+    RunnerSampling = msgspec.Struct
+else:
+    OpenAiSampling = sampling_struct("OpenAiSampling", "openai")
+    OllamaSampling = sampling_struct("OllamaSampling", "ollama")
+    RunnerSampling = sampling_struct("RunnerSampling", "runner")
+
+
+# the events of its answers
+
+POLL_S = 0.05
+"""How soon a disconnected client is noticed while nothing is sent."""
+DISCONNECTED = "waitress.client_disconnected"
 
 
 def begin(wanted: AnswerRequest) -> Answering:
@@ -146,6 +367,8 @@ class UsageSum:
         self.reasoning += usage.reasoning
         self.cached = min(self.prompt, self.cached + usage.cached)
 
+
+# the response
 
 HEADERS_AFTER_S = 5.0
 COMMENT_EVERY_S = 10.0
@@ -262,9 +485,7 @@ def answer(value: Any, status: int = 200) -> Response:
     return current_app.response_class(encode(value), status=status, content_type="application/json")
 
 
-def the_manager() -> ModelManager:
-    manager: ModelManager = current_app.extensions["model_manager"]
-    return manager
+# the model that answers
 
 
 def served_model(asked: str | None) -> str:
@@ -356,40 +577,3 @@ def served_entry(name: str) -> ServedEntry | None:
     if not named and name.removesuffix(":latest") == ANY_MODEL:
         named = [one for one in served if one.is_loaded] or served
     return named[0] if named else None
-
-
-TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
-CLOSERS = {"{": "}", "[": "]"}
-
-
-def read_arguments(text: str) -> dict[str, Any]:
-    """All arguments; if the token limit has cut the text off, those that are complete. Half surrogate pairs, which no
-    response can contain, become "?"."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        value = json.loads(completed(text))
-    whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-    found: dict[str, Any] = json.loads(whole)
-    return found
-
-
-def completed(text: str) -> str:
-    """The beginning of a JSON object up to its last complete value, with all open brackets closed.
-
-    A number or word at the very end may be incomplete, so it does not count.
-    """
-    closers: list[str] = []
-    best, place, before = "{}", 0, ""
-    while token := TOKEN.match(text, place):
-        written, place = token[1], token.end()
-        if written in CLOSERS:
-            closers.append(CLOSERS[written])
-        elif written in ("}", "]"):
-            closers.pop()
-        is_key = written[0] == '"' and before in ("{", ",") and closers[-1] == "}"
-        is_whole = place < len(text) or written[-1] in '"{}[]'
-        if written not in (",", ":") and not is_key and is_whole:
-            best = text[:place] + "".join(reversed(closers))
-        before = written
-    return best

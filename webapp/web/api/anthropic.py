@@ -12,32 +12,30 @@ from flask import Response
 from msgspec import Meta
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
+from webapp.chat.lenient_json import read_arguments
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.web.api.answering import (
+    MAX_STOPS,
     Answering,
+    Stop,
     StreamWriter,
     answer,
-    begin,
-    named_event,
-    read_arguments,
-    served_model,
-    stream,
-    the_completions,
-    whole_answers,
-)
-from webapp.web.api.body import (
-    MAX_STOPS,
-    Stop,
     asked_sampling,
+    begin,
     budget_mode,
     most_tokens,
+    named_event,
     read_body,
     sampling_struct,
+    served_model,
     stops_of,
+    stream,
     text_of,
+    the_completions,
+    whole_answers,
 )
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]

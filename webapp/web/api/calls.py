@@ -2,7 +2,6 @@
 turn, and errors in the form of its dialect.
 
 :func:`install` adds the rows of :mod:`.operations` to the app. No dialect is imported before its first request.
-:func:`install` adds the rows of :mod:`.operations` to the app. Nothing of a dialect is imported before its first call.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from webapp.web.api.answering import (
     answer,
     begin,
     data_event,
+    most_tokens,
+    read_body,
     served_model,
     stream,
     the_completions,
@@ -34,7 +36,6 @@ from webapp.web.api.answering import (
     the_settings,
     whole_answers,
 )
-from webapp.web.api.body import most_tokens, read_body
 from webapp.web.api.openai.answers import ReadingProgress, Timings, chat_logprobs, progress_of, timings_of
 from webapp.web.api.openai.chat import ChatRequest, FormFields
 from webapp.web.api.openai.chat import answer_request as chat_request

@@ -19,8 +19,7 @@ from webapp.music.events import MOST_CHARS, write_text
 from webapp.music.midi_file import MOST_BYTES, read_midi
 from webapp.services.compose import MIDI_TEXT, saved, vocabulary_of
 from webapp.tokenizer.music import MIDI, MidiVocabulary
-from webapp.web.api.answering import answer, the_manager, the_settings
-from webapp.web.api.body import read_body
+from webapp.web.api.answering import answer, read_body, the_manager, the_settings
 from webapp.web.api.runner import SUCCESS
 
 FOLDER = "midi/"

@@ -19,8 +19,15 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, StrategyError
 from webapp.i18n import Text
 from webapp.services.attachments import decode_text
-from webapp.web.api.answering import answer, the_completions, the_manager, the_settings
-from webapp.web.api.body import RunnerSampling, asked_sampling, read_body
+from webapp.web.api.answering import (
+    RunnerSampling,
+    answer,
+    asked_sampling,
+    read_body,
+    the_completions,
+    the_manager,
+    the_settings,
+)
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3

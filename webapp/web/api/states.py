@@ -29,16 +29,20 @@ from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPr
 from webapp.storage.state_handles import StateHandle, StateHandles
 from webapp.web.api.answering import (
     StreamWriter,
+    Whole,
     answer,
     begin,
     data_event,
+    most_tokens,
+    read_body,
+    read_data,
+    read_query,
     served_model,
     stream,
     the_manager,
     the_settings,
     whole_answers,
 )
-from webapp.web.api.body import Whole, most_tokens, read_body, read_data, read_query
 from webapp.web.api.operations import openai_error
 from webapp.weights.inspection import require_model
 

@@ -13,6 +13,7 @@ from flask import Response
 from msgspec import Meta
 
 from webapp.chat.events import AnswerEvent, AnswerToken, CallDelta, ContentDelta, Finished, ReasoningDelta
+from webapp.chat.lenient_json import read_arguments
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
 from webapp.i18n import Text
@@ -20,20 +21,25 @@ from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt
 from webapp.web import roles
 from webapp.web.api.answering import (
     JSON_LINES,
+    MAX_STOPS,
     Answering,
+    OllamaSampling,
+    Stop,
     StreamWriter,
     answer,
+    asked_sampling,
     begin,
     is_name_of,
     json_line,
     known_name,
-    read_arguments,
+    most_tokens,
+    read_body,
     served_model,
+    stops_of,
     stream,
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, most_tokens, read_body, stops_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.guard import require
 

@@ -27,6 +27,7 @@ from webapp.web.api.answering import (
     answer,
     json_line,
     known_name,
+    read_body,
     served_entry,
     served_model,
     served_models,
@@ -35,7 +36,6 @@ from webapp.web.api.answering import (
     the_record,
     the_settings,
 )
-from webapp.web.api.body import read_body
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
 from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
 from webapp.web.kit.page import current_locale

@@ -22,28 +22,26 @@ from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
-    Answering,
-    StreamWriter,
-    UsageSum,
-    answer,
-    begin,
-    data_event,
-    served_model,
-    stream,
-    the_manager,
-    whole_answers,
-)
-from webapp.web.api.body import (
     MAX_STOPS,
+    Answering,
     OpenAiSampling,
     Stop,
+    StreamWriter,
+    UsageSum,
     Whole,
+    answer,
     asked_sampling,
+    begin,
     budget_mode,
+    data_event,
     most_tokens,
     read_body,
+    served_model,
     stops_of,
+    stream,
     text_of,
+    the_manager,
+    whole_answers,
 )
 from webapp.web.api.openai.answers import (
     CalledFunction,

@@ -22,12 +22,14 @@ from webapp.web.api.answering import (
     check_count,
     client_check,
     data_event,
+    most_tokens,
+    read_body,
     served_model,
+    stops_of,
     stream,
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import most_tokens, read_body, stops_of
 from webapp.web.api.openai.answers import (
     TextChoice,
     TextCompletion,

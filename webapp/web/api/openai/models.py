@@ -25,6 +25,7 @@ from webapp.web.api.answering import (
     ServedEntry,
     answer,
     client_check,
+    read_body,
     served_entry,
     served_model,
     served_models,
@@ -33,7 +34,6 @@ from webapp.web.api.answering import (
     the_record,
     the_settings,
 )
-from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import (
     Embedding,
     EmbeddingList,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from webapp.web.api.body import sampling_struct
+from webapp.web.api.answering import sampling_struct
 from webapp.web.api.openai.answers import TokenLogprobs
 from webapp.web.api.openai.chat import Effort, MaxTokens
 

@@ -35,15 +35,20 @@ from webapp.web.api.answering import (
     Answering,
     StreamWriter,
     answer,
+    asked_sampling,
     begin,
+    converted,
+    most_tokens,
     named_event,
+    read_body,
+    read_query,
     served_model,
     stream,
+    text_of,
     the_completions,
     the_manager,
     the_settings,
 )
-from webapp.web.api.body import asked_sampling, converted, most_tokens, read_body, read_query, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
 from webapp.web.api.openai.response_types import (
