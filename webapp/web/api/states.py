@@ -111,11 +111,9 @@ def shown(handle: StateHandle) -> StateObject:
 # for the completions
 
 
-def going_on(wanted: AnswerRequest, state_id: str | None, return_state: bool | None) -> AnswerRequest:
+def going_on(wanted: AnswerRequest, state_id: str) -> AnswerRequest:
     """The request, continuing from that state. Raises ``invalid_parameter`` if it also has another initial state, or
     several prompts."""
-    if state_id is None:
-        return replace(wanted, is_kept=True) if return_state else wanted
     if wanted.state is not None or wanted.prefix_id is not None or len(wanted.prompts) > 1:
         raise RoostError("invalid_parameter", param="state_id", reason=Text("reason.api.state_id_alone"))
     return after(wanted, the_handles().get(state_id, "state_id"))

@@ -325,6 +325,7 @@ def answer_request(asked: ChatRequest) -> AnswerRequest:
         prefix_id=asked.prefix_id,
         structure=structure_of(asked),
         streams_calls=True,
+        is_kept=bool(asked.return_state),
     )
 
 
@@ -436,7 +437,8 @@ def create() -> Response:
     has_usage = includes_usage(asked)
     wanted = answer_request(asked)
     model = served_model(asked.model)
-    wanted = going_on(wanted, asked.state_id, asked.return_state)
+    if asked.state_id is not None:
+        wanted = going_on(wanted, asked.state_id)
     answering = begin(wanted)
     head = heading("chatcmpl", model)
     keep = state_keeper(answering, wanted, asked)

@@ -99,7 +99,8 @@ def create() -> Response:
     if asked.max_tokens == 0:
         return answer(only_prompts(head, echo, prompts))
     wanted = answer_request(asked, prompts, most_tokens(limit_of(asked)), asked.logprobs)
-    wanted = going_on(wanted, asked.state_id, asked.return_state)
+    if asked.state_id is not None:
+        wanted = going_on(wanted, asked.state_id)
     answering = begin(wanted)
     keep = state_keeper(answering, wanted, asked)
     chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None, keep=keep)
@@ -160,6 +161,7 @@ def answer_request(
         state=asked.state,
         prefix_id=asked.prefix_id,
         structure=Structure(response_format=form_of(asked)),
+        is_kept=bool(asked.return_state),
     )
 
 

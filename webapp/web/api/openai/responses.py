@@ -98,7 +98,7 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
         prefix_id=asked.prefix_id,
         structure=structure_of(asked),
         streams_calls=True,
-        is_kept=is_stored(asked),
+        is_kept=is_stored(asked) or bool(asked.return_state),
     )
 
 
@@ -266,7 +266,8 @@ def create() -> Response:
     [asked_for] = wanted.prompts
     assert isinstance(asked_for, ChatPrompt)
     state_id = state_before(asked, asked_for)
-    wanted = going_on(wanted, state_id, asked.return_state)
+    if state_id is not None:
+        wanted = going_on(wanted, state_id)
     answering = begin(wanted)
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
