@@ -279,23 +279,23 @@ OPERATIONS = (
         upload="file_data",
     ),
     Operation(
-        "text_to_midi", "runner", "POST", ("/text-to-midi",), "music:text_to_midi", "music:MidiText", "bytes",
+        "text_to_midi", "runner", "POST", ("/text-to-midi",), "runner:text_to_midi", "runner:MidiText", "bytes",
         example={"text": MUSIC}, media="audio/midi",
     ),
     Operation(
-        "midi_to_text", "runner", "POST", ("/midi-to-text",), "music:midi_to_text", answer="music:MidiText",
+        "midi_to_text", "runner", "POST", ("/midi-to-text",), "runner:midi_to_text", answer="runner:MidiText",
         upload="file_data",
     ),
     Operation(
-        "txt_to_midi", "runner", "POST", ("/txt-to-midi",), "music:txt_to_midi", "music:TxtToMidi", "str",
+        "txt_to_midi", "runner", "POST", ("/txt-to-midi",), "runner:txt_to_midi", "runner:TxtToMidi", "str",
         example={"txt_path": "midi/sample.txt", "midi_path": "midi/sample.mid"},
     ),
     Operation(
-        "midi_to_wav", "runner", "POST", ("/midi-to-wav",), "music:midi_to_wav", "music:MidiToWav", "str",
+        "midi_to_wav", "runner", "POST", ("/midi-to-wav",), "runner:midi_to_wav", "runner:MidiToWav", "str",
         example={"midi_path": "midi/sample.mid", "wav_path": "midi/sample.wav"},
     ),
     Operation(
-        "text_to_wav", "runner", "POST", ("/text-to-wav",), "music:text_to_wav", "music:TextToWav", "str",
+        "text_to_wav", "runner", "POST", ("/text-to-wav",), "runner:text_to_wav", "runner:TextToWav", "str",
         example={"text": MUSIC, "wav_name": "sample"},
     ),
     Operation(

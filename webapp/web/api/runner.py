@@ -1,24 +1,31 @@
-"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``, ``/file-to-text``, the state cache and credit grants,
-with the requests and responses of RWKV-Runner.
+"""The endpoints of RWKV-Runner, with its requests and responses: the model, the state cache, ``/file-to-text``, credit
+grants, and music (backend-python/routes/midi.py).
 
-They change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may do that. Runner accepted
+Some change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may do that. Runner accepted
 "true" for true, and the deployment scripts linked in its manual send that.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from flask import Response, current_app, request
+from werkzeug.datastructures import FileStorage
 
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelError, RoostError, StrategyError
+from webapp.errors import FileMissing, ModelError, RoostError, StrategyError
 from webapp.i18n import Text
+from webapp.music.events import MOST_CHARS, write_text
+from webapp.music.midi_file import MOST_BYTES, read_midi
 from webapp.services.attachments import decode_text
+from webapp.services.compose import MIDI_TEXT, saved, vocabulary_of
+from webapp.tokenizer.music import MIDI, MidiVocabulary
 from webapp.web.api.answering import (
     RunnerSampling,
     answer,
@@ -140,15 +147,21 @@ def reset_states() -> Response:
 def file_to_text() -> Response:
     """The text of a ``.txt`` as one page, in langchain's form; without ``file_encoding``, the encoding is detected from
     the bytes. A PDF is refused, because its text needs a separate process."""
-    request.max_content_length = the_settings().api_max_body_bytes
-    given = request.files.get("file_data")
-    if given is None:
-        raise RoostError("invalid_parameter", param="file_data", reason=Text("reason.common.is_missing"))
+    given = uploaded(the_settings().api_max_body_bytes)
     name = given.filename or request.args.get("file_name", "")
     if os.path.splitext(name)[1].lower() != ".txt":
         raise RoostError("attachment_not_text", name=name, reason=Text("reason.api.only_text_files"))
     page = {"page_content": decode_text(name, given.read()).text, "metadata": {"source": name}, "type": "Document"}
     return answer(Pages([page]))
+
+
+def uploaded(limit: int) -> FileStorage:
+    """The file of the request's form, which may have ``limit`` bytes."""
+    request.max_content_length = limit
+    given = request.files.get("file_data")
+    if given is None:
+        raise RoostError("invalid_parameter", param="file_data", reason=Text("reason.common.is_missing"))
+    return given
 
 
 def credit_grants() -> Response:
@@ -181,3 +194,100 @@ def leave() -> Response:
         raise ModelError(reason=Text("reason.api.was_not_started_by_serve"))
     threading.Timer(EXIT_AFTER_S, stop).start()
     return answer(SUCCESS)
+
+
+# Music. Three endpoints work with files on the server, only in ``midi/`` in the data folder; Runner accepted any path.
+# Audio is made by our own synthesiser; a given SoundFont is ignored.
+
+FOLDER = "midi/"
+NAME = re.compile(r"[\w][\w .-]{0,79}", re.ASCII)
+SOUND_FONT = "assets/default_sound_font.sf2"
+MOST_FORM_BYTES = MOST_BYTES + (64 << 10)
+
+
+class MidiText(msgspec.Struct):
+    text: str
+
+
+class TxtToMidi(msgspec.Struct):
+    txt_path: str
+    midi_path: str
+
+
+class MidiToWav(msgspec.Struct):
+    midi_path: str
+    wav_path: str
+    sound_font_path: str = SOUND_FONT
+
+
+class TextToWav(msgspec.Struct):
+    text: str
+    wav_name: str
+    sound_font_path: str = SOUND_FONT
+
+
+def text_to_midi() -> Response:
+    """``music_unreadable`` contains the first word that is not in the model's vocabulary."""
+    return Response(saved(MIDI_TEXT, read_body(MidiText).text, ".mid", the_vocabulary()), mimetype="audio/midi")
+
+
+def midi_to_text() -> Response:
+    given = uploaded(min(the_settings().api_max_body_bytes, MOST_FORM_BYTES))
+    return answer(MidiText(text_of(given.read(MOST_BYTES + 1))))
+
+
+def txt_to_midi() -> Response:
+    asked = read_body(TxtToMidi)
+    source, target = file_of(asked.txt_path, ".txt", "txt_path"), file_of(asked.midi_path, ".mid", "midi_path")
+    text = content_of(source, MOST_CHARS).decode("utf-8", "replace")
+    target.write_bytes(saved(MIDI_TEXT, text, ".mid", the_vocabulary()))
+    return answer(SUCCESS)
+
+
+def midi_to_wav() -> Response:
+    asked = read_body(MidiToWav)
+    source, target = file_of(asked.midi_path, ".mid", "midi_path"), file_of(asked.wav_path, ".wav", "wav_path")
+    text = text_of(content_of(source, MOST_BYTES))
+    target.write_bytes(saved(MIDI_TEXT, text, ".wav", the_vocabulary()))
+    return answer(SUCCESS)
+
+
+def text_to_wav() -> Response:
+    """Writes three files with that name: ``.txt``, ``.mid`` and ``.wav``."""
+    asked = read_body(TextToWav)
+    made = {ending: saved(MIDI_TEXT, asked.text, ending, the_vocabulary()) for ending in (".txt", ".mid", ".wav")}
+    for ending, content in made.items():
+        file_of(f"{FOLDER}{asked.wav_name}{ending}", ending, "wav_name").write_bytes(content)
+    return answer(SUCCESS)
+
+
+def the_vocabulary() -> MidiVocabulary:
+    """The vocabulary of the model in use; the larger one if it is not a MIDI model, or none is chosen."""
+    try:
+        return vocabulary_of(the_manager().model_info())
+    except RoostError:
+        return MIDI
+
+
+def text_of(data: bytes) -> str:
+    vocabulary = the_vocabulary()
+    return write_text(read_midi(data, vocabulary), vocabulary)
+
+
+def file_of(path: str, ending: str, param: str) -> Path:
+    """``midi/<name>`` with that extension, in the data folder; raises ``invalid_parameter`` for others."""
+    name = path.removeprefix(FOLDER)
+    if not path.startswith(FOLDER) or not NAME.fullmatch(name) or not name.lower().endswith(ending):
+        raise RoostError("invalid_parameter", param=param, reason=Text("reason.api.music_path", ending=ending))
+    folder = the_settings().data_dir / "midi"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def content_of(path: Path, limit: int) -> bytes:
+    """Reads at most one byte beyond the limit, so that the reader refuses it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as exc:
+        raise FileMissing(path=FOLDER + path.name) from exc
