@@ -12,8 +12,7 @@ from pathlib import Path
 
 from tests.sources import MODULES, ROOT, nodes_of, tree_of
 
-CONTRACTS = {"sampling_params", "state", "backend", "backend_options", "registry", "outputs"}
-CONTRACTS |= {"engine_options", "sampling_batch", "sampler"}
+CONTRACTS = {"sampling_params", "state", "backend", "options", "registry", "outputs", "sampler"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("graphs", "linear", "loader", "model", "recurrence", "sampling")}
 """Imported late as a whole, by the backend that they are the model of."""

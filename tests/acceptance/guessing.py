@@ -94,9 +94,9 @@ def tasks() -> dict[str, list[tuple[str, str]]]:
         "written: lists and records as JSON": longest(as_json) + longest(json_list),
         "written: words repeated": longest(repeat_many),
         "code, a name changed": [
-            code("engine/drafts.py", "token_ids", "ids"),
+            code("engine/probe.py", "token_ids", "ids"),
             code("engine/state.py", "config", "shape"),
-            code("engine/tensor_file.py", "name", "key"),
+            code("engine/registry.py", "name", "key"),
             code("engine/outputs.py", "tokens", "ids"),
         ],
         "JSON, two values changed": [closed(None), closed(2), closed(None), closed(2)],

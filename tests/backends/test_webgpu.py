@@ -30,7 +30,7 @@ from webapp.backends.webgpu.weights import Weights
 from webapp.engine import registry
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
 from webapp.manager.health import shortfall

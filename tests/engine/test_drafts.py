@@ -7,7 +7,7 @@ import pytest
 
 from tests.engine.driving import GREEDY, engine, request, run
 from webapp.backends.native import library
-from webapp.engine.drafts import Drafter
+from webapp.engine.scheduler import Drafter
 
 
 def drafting_engine(options="", most=8, **kwargs):

@@ -6,7 +6,12 @@ import pytest
 from tests.errors import raises_code
 from tests.reference import plain_sampler
 from webapp.engine.sampler import (
+    NO_TOKEN,
+    NOT_FINITE,
+    Adjustments,
+    BatchMaker,
     Candidates,
+    SequenceSampling,
     draw_among,
     draw_line,
     find_rest,
@@ -18,7 +23,6 @@ from webapp.engine.sampler import (
     sample_batch,
     uniforms,
 )
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Adjustments, BatchMaker, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
 
 

@@ -22,8 +22,7 @@ from webapp.engine.snapshot_store import (
     read_snapshot,
     write_snapshot,
 )
-from webapp.engine.state import ARCHITECTURES, RecurrentState
-from webapp.engine.tensor_file import DamagedFile
+from webapp.engine.state import ARCHITECTURES, DamagedFile, RecurrentState
 
 NAME = f"{'ab' * 16}-7-{'cd' * 16}"
 

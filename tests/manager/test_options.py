@@ -12,7 +12,7 @@ from tests.errors import raises_code
 from tests.manager.conftest import last_output, request
 from tests.waiting import WaitRanOut, wait_until
 from webapp.backends.fake import FakeBackend
-from webapp.engine.engine_options import ADAPTER, EngineOptions
+from webapp.engine.options import ADAPTER, EngineOptions
 from webapp.errors import InvalidOption, ModelNotFound, StrategyError
 from webapp.manager.messages import LoadModel
 

@@ -1,10 +1,10 @@
-"""The sampler's definition (webapp/engine/sampling_batch.py) for one line, in plain steps and float64."""
+"""The sampler's definition (webapp/engine/sampler.py) for one line, in plain steps and float64."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, SamplingBatch
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE, SamplingBatch
 
 MASK = 2**64 - 1
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from webapp.engine.sampling_batch import Constraint
+from webapp.engine.sampler import Constraint
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.errors import raises_code
-from webapp.engine.sampling_batch import Constraint
+from webapp.engine.sampler import Constraint
 from webapp.music.events import HELD_S, NoteDecoder
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import load_tokenizer

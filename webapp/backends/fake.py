@@ -57,7 +57,7 @@ from webapp.engine.backend import (
     Row,
     line_starts,
 )
-from webapp.engine.engine_options import ADAPTER
+from webapp.engine.options import ADAPTER
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, StrategyError

@@ -23,15 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from webapp.engine.backend_options import ADAPTER_OPTIONS as ADAPTER_OPTIONS
-from webapp.engine.backend_options import BY_STRATEGY as BY_STRATEGY
-from webapp.engine.backend_options import OF_ENGINE, plain_builder, read_words, usage
-from webapp.engine.backend_options import BackendKind as BackendKind
-from webapp.engine.backend_options import BackendOption as BackendOption
-from webapp.engine.backend_options import Builder as Builder
-from webapp.engine.backend_options import Options as Options
-from webapp.engine.backend_options import OptionValue as OptionValue
-from webapp.engine.backend_options import PlacedRun as PlacedRun
+from webapp.engine.options import ADAPTER_OPTIONS as ADAPTER_OPTIONS
+from webapp.engine.options import BY_STRATEGY as BY_STRATEGY
+from webapp.engine.options import OF_ENGINE, plain_builder, read_words, usage
+from webapp.engine.options import BackendKind as BackendKind
+from webapp.engine.options import BackendOption as BackendOption
+from webapp.engine.options import Builder as Builder
+from webapp.engine.options import Options as Options
+from webapp.engine.options import OptionValue as OptionValue
+from webapp.engine.options import PlacedRun as PlacedRun
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, InvalidOption, ModelError, StrategyError
 from webapp.i18n import Text
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from webapp.engine.sampling_batch import Sampled, SamplingBatch
+    from webapp.engine.sampler import Sampled, SamplingBatch
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Logits(ABC):
         """Samples one token for each of ``lines``, with line ``i`` of ``batch``. It may overwrite these lines. A line
         that is not finite, or that has no token left, is marked in the result and does not affect the others.
 
-        This is the numpy sampler. Others must sample the tokens that :mod:`webapp.engine.sampling_batch` defines.
+        This is the numpy sampler. Others must sample the tokens that :mod:`webapp.engine.sampler` defines.
         """
         from webapp.engine.sampler import sample_batch
 
@@ -276,7 +276,7 @@ class Backend(ABC):
     speed, few enough not to delay running answers. Tens on a CPU, thousands on a GPU."""
     draft_tokens: int = 0
     """How many tokens a row may have in addition to the pending one before it gets much slower. The engine fills them
-    with draft tokens (:mod:`webapp.engine.drafts`). 0 if a row of several tokens brings no gain, or does not give
+    with draft tokens (:class:`.scheduler.Drafter`). 0 if a row of several tokens brings no gain, or does not give
     exactly the same logits as its tokens one by one."""
     draft_cost: float = 0.33
     """Cost of a draft token: the time of one more token in a row, as a fraction of a step with one token."""

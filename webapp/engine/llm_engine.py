@@ -30,7 +30,7 @@ from webapp.engine.outputs import (
     TokenOutput,
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe, advance
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words, without
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words, without
 from webapp.engine.scheduler import (
     PrefillPiece,
     Scheduler,

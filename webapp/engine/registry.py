@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
-from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
+from webapp.engine.options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
 from webapp.engine.state import ModelConfig
 from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text

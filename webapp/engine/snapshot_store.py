@@ -32,8 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from webapp.engine.state import ModelConfig, RecurrentState, state_shapes
-from webapp.engine.tensor_file import DamagedFile, narrowest, packed, unpacked, widened
+from webapp.engine.state import (
+    DamagedFile,
+    ModelConfig,
+    RecurrentState,
+    narrowest,
+    packed,
+    state_shapes,
+    unpacked,
+    widened,
+)
 from webapp.errors import WeightsError
 
 if TYPE_CHECKING:  # the web process asks for the folder's size and must start without numpy

@@ -31,7 +31,7 @@ from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
-from webapp.engine.sampling_batch import ConstraintFactory
+from webapp.engine.sampler import ConstraintFactory
 from webapp.engine.snapshot_store import Snapshot, SnapshotFolder, SnapshotStore
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import Backend
-from webapp.engine.engine_options import EngineOptions
+from webapp.engine.options import EngineOptions
 from webapp.engine.registry import AUTOMATIC, is_automatic, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, RoostError, StrategyError, WeightsError

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from webapp.engine.sampling_batch import Constraint, Words
+from webapp.engine.sampler import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import first_line, lark_source, parser_limits
 from webapp.structured.music_rules import is_music, music_constraint

@@ -13,7 +13,7 @@ A description is a plain dict, as in :mod:`.grammar`; a missing key means no lim
      "before": "K:D\\nd2 fa|"}                     the end of what it goes on from
 
 At the beginning of each bar the engine keeps the state before it
-(:class:`~webapp.engine.sampling_batch.PartedConstraint`).
+(:class:`~webapp.engine.sampler.PartedConstraint`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.sampling_batch import Constraint, Words
+from webapp.engine.sampler import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.i18n import Text
 from webapp.music.bars import BAR_S, BEFORE_CHARS, AbcBars, MidiBars

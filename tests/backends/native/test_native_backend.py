@@ -20,7 +20,7 @@ from webapp.backends.native import library
 from webapp.backends.native.backend import NativeBackend, default_threads
 from webapp.engine.backend import Logits, Row
 from webapp.engine.registry import resolve_strategy
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.weights.checkpoint import inspect
 from webapp.weights.inspection import USED_TOKENS_KEY

@@ -20,7 +20,7 @@ from webapp.backends.pytorch.sampling import draw
 from webapp.backends.rwkv_pip import requirements
 from webapp.engine.backend import Row
 from webapp.engine.registry import build, read_builder, resolve_strategy
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.weights.checkpoint import inspect

@@ -11,7 +11,7 @@ from tests.errors import raises_code
 from tests.services.chat.watching import text_of, watch
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.messages import AttachedFile, Message, ReadMode, Role, attached_metadata
-from webapp.engine.tensor_file import Stored, packed
+from webapp.engine.state import Stored, packed
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.chat_file import MOST_TIPS, ChatFiles, read_chat_file

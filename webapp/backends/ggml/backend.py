@@ -27,7 +27,7 @@ from webapp.engine.backend import (
     Suggestion,
     TensorSize,
 )
-from webapp.engine.backend_options import plain_builder, usage
+from webapp.engine.options import plain_builder, usage
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from webapp.backends.native.model import Layout, NativeModel
-    from webapp.engine.sampling_batch import Sampled, SamplingBatch
+    from webapp.engine.sampler import Sampled, SamplingBatch
 
 
 MAX_SLOTS = 64
@@ -214,7 +214,7 @@ class NativeLogits(Logits):
         return found if is_all else found[list(lines)]
 
     def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
-        from webapp.engine.sampling_batch import Sampled
+        from webapp.engine.sampler import Sampled
 
         return Sampled(*self._model.sample(lines, batch))
 

@@ -1,4 +1,4 @@
-"""Samples tokens on the device of the logits, as :mod:`webapp.engine.sampling_batch` defines; on a CPU with numpy.
+"""Samples tokens on the device of the logits, as :mod:`webapp.engine.sampler` defines; on a CPU with numpy.
 
 A model that uses half of its vocabulary or less gets a second head with only those rows, which is used for steps whose
 logits are only sampled.
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from webapp.backends.pytorch.linear import Matrix
 from webapp.engine.backend import Logits
-from webapp.engine.sampler import sample_batch, uniforms
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Sampled, SamplingBatch
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE, Sampled, SamplingBatch, sample_batch, uniforms
 
 if TYPE_CHECKING:
     from webapp.backends.pytorch.model import TorchModel

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from itertools import groupby
 
-from webapp.engine.backend_options import PlacedRun
+from webapp.engine.options import PlacedRun
 from webapp.errors import StrategyError
 from webapp.i18n import Text
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
 
-from webapp.engine.backend_options import BackendKind, BackendOption, Builder, Options, PlacedRun
+from webapp.engine.options import BackendKind, BackendOption, Builder, Options, PlacedRun
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text

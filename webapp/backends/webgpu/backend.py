@@ -30,7 +30,7 @@ from webapp.engine.backend import (
     ProgressCallback,
     Row,
 )
-from webapp.engine.backend_options import plain_builder, read_words, usage
+from webapp.engine.options import plain_builder, read_words, usage
 from webapp.engine.state import ModelConfig
 from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from webapp.backends.webgpu.model import WebgpuModel
-    from webapp.engine.sampling_batch import Sampled, SamplingBatch
+    from webapp.engine.sampler import Sampled, SamplingBatch
     from webapp.engine.state import FloatArray
 
 NAME, PYTHON = "webgpu", "webgpu_python"

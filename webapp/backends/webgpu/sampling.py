@@ -1,4 +1,4 @@
-"""Samples tokens on the GPU, as :mod:`webapp.engine.sampling_batch` defines, so that logits need not be read back.
+"""Samples tokens on the GPU, as :mod:`webapp.engine.sampler` defines, so that logits need not be read back.
 
 The GPU applies adjustments, bans and masks; it computes the largest logit and the sum of exponentials of each block of
 256 tokens, and from them a bound that few tokens reach. Those tokens are sent back with their logits, and numpy chooses
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from webapp.backends.webgpu.device import UNIFORM_SLICE, Gpu, guarded
 from webapp.engine import sampler
-from webapp.engine.sampler import Candidates
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Sampled, SamplingBatch
+from webapp.engine.sampler import NO_TOKEN, NOT_FINITE, Candidates, Sampled, SamplingBatch
 
 BLOCK = 256
 """Tokens."""

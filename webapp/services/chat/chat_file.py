@@ -1,6 +1,6 @@
 """A conversation as a file, ``.rwkvchat``: its messages on all branches, and the states at the ends of its branches.
 
-A safetensors file (:mod:`webapp.engine.tensor_file`) of two kinds of tensors:
+A safetensors file (:mod:`webapp.engine.state`) of two kinds of tensors:
 
     document        U8, UTF-8 JSON: the chat as ``export.json`` has it, its preset, tools, model and the ``tips``
     tip.N.tokens    U32: the tokens that made the state of the N-th tip, from the beginning of the chat
@@ -25,8 +25,17 @@ from typing import Any, NamedTuple
 from webapp.chat.messages import Role
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.snapshot_store import Snapshot
-from webapp.engine.state import ModelConfig, RecurrentState, state_shapes
-from webapp.engine.tensor_file import DamagedFile, Stored, narrowest, packed, unpacked, widened
+from webapp.engine.state import (
+    DamagedFile,
+    ModelConfig,
+    RecurrentState,
+    Stored,
+    narrowest,
+    packed,
+    state_shapes,
+    unpacked,
+    widened,
+)
 from webapp.errors import PresetError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager

@@ -19,7 +19,7 @@ from webapp.chat.formats import format_names
 from webapp.chat.messages import ThinkMode
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
-from webapp.engine.engine_options import MOST_ALPHA
+from webapp.engine.options import MOST_ALPHA
 from webapp.engine.sampling_params import SamplingParameter
 from webapp.errors import PresetError
 from webapp.i18n import Text

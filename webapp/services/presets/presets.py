@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.engine_options import EngineOptions
+from webapp.engine.options import EngineOptions
 from webapp.engine.registry import backend_for, is_automatic
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RoostError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import ModelSizes
-from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
+from webapp.engine.options import BY_STRATEGY, PlacedRun
 from webapp.engine.registry import KindEntry, is_automatic, kinds, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError

@@ -85,7 +85,7 @@ def switch_model() -> Response:
     if not asked.model:
         manager.unload()
         return answer(SUCCESS)
-    from webapp.engine.engine_options import EngineOptions
+    from webapp.engine.options import EngineOptions
 
     options = EngineOptions(custom_cuda=asked.custom_cuda, tokenizer=asked.tokenizer or "")
     manager.load(model=library_name(asked.model), strategy=asked.strategy, options=options)

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.engine.engine_options import EngineOptions
+from webapp.engine.options import EngineOptions
 from webapp.errors import ModelNotFound, RoostError, WeightsError
 from webapp.services.library.uploads import Parts, Upload
 from webapp.services.presets.fields import checked_fields
