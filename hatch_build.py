@@ -1,8 +1,9 @@
-"""Compiles the native engine's library into a wheel, where a C++ compiler is; a wheel without it is as good, and builds
-it at the first start.
+"""Compiles the native engine's library into a wheel if there is a C++ compiler. A wheel without it also works and
+compiles the library at the first start.
 
-``ROOST_WHEEL_SYSTEM=linux-arm64`` makes a wheel for that system instead (``webapp.backends.native.building.SYSTEMS``),
-with the package ``ziglang`` as the compiler, which is fetched for it; then a failure is one. See docs/native.md.
+``ROOST_WHEEL_SYSTEM=linux-arm64`` makes a wheel for that system instead (``webapp.backends.native.building.SYSTEMS``).
+It uses the package ``ziglang`` as compiler, which is then a build dependency, and a failure stops the build. See
+docs/native.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
             build_data["tag"] = f"py3-none-{system.tag}"
         else:
             try:
-                # An editable install reads no files of the wheel: its library is in the user's cache, as at a start.
+                # An editable install does not use the wheel's files: its library is in the user's cache, as after a
+                # start.
                 made = building.find_library() or building.build(None if version == "editable" else folder)
             except building.NativeUnavailable as exc:
                 self.app.display_info(f"without the native library: {exc.reason}")

@@ -1,1 +1,1 @@
-"""Messages <-> prompt text, and the events of a turn. Knows nothing of tokens, HTML or the database."""
+"""Converts messages to prompt text and answer text to events. Does not know tokens, HTML or the database."""

@@ -1,4 +1,4 @@
-"""Events while an answer is generated: one family for pages, APIs, terminal and tool bench."""
+"""The events of an answer during generation; the same for pages, APIs, terminal and tool bench."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` requests are ahead),
-    "reading" (``done`` of ``total`` prompt tokens), "calling" (what is written may be a call) or "silent" (the engine
-    has given no sign of life for ``done`` seconds; also in mid-answer, and 0 when it is back)."""
+    """There is no new text yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` requests are
+    ahead), "reading" (``done`` of ``total`` prompt tokens), "calling" (the held-back text may be a call) or "silent"
+    (the engine has not sent a message for ``done`` seconds, also in the middle of an answer; 0 when it sends again)."""
 
     phase: str
     done: int = 0
@@ -20,7 +20,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """More of what the model thinks; comes before the content."""
+    """More of the model's thinking; comes before the content."""
 
     text: str
 
@@ -28,8 +28,8 @@ class ReasoningDelta:
 @dataclass(frozen=True)
 class AnswerToken:
     """A token of the content. ``logprobs`` are ``TokenLogprob``: the token itself, then the best alternatives.
-    ``offset``: where its text begins in the text the model wrote. ``cut``: so many bytes at its beginning and its end
-    are not part of the content (the space an answer begins with, a stop)."""
+    ``offset``: position of its text in the text that the model wrote. ``cut``: number of bytes at its start and its end
+    that are not part of the content (the space before an answer, a stop)."""
 
     token_id: int
     logprobs: tuple[Any, ...]
@@ -39,8 +39,8 @@ class AnswerToken:
 
 @dataclass(frozen=True)
 class ContentDelta:
-    """More of the answer. ``tokens`` only where logprobs were asked for: those that are shown as a whole. All pieces'
-    join to the content; the text may be empty for them."""
+    """More of the answer. ``tokens``, only if logprobs were requested: the tokens that are complete with this delta;
+    then its text may be empty. All texts join to the content."""
 
     text: str
     tokens: tuple[AnswerToken, ...] = ()
@@ -48,7 +48,7 @@ class ContentDelta:
 
 @dataclass(frozen=True)
 class CallDelta:
-    """More of a call: its first piece has the name, and the ``arguments`` of all its pieces join to JSON text."""
+    """More of a call: the first delta has the name, and the ``arguments`` of all deltas join to JSON text."""
 
     call_id: str
     name: str = ""
@@ -57,7 +57,8 @@ class CallDelta:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer. ``completion`` counts those of a stop too, ``reasoning`` those of the thinking."""
+    """Tokens of one answer. ``completion`` includes the tokens of a stop; ``reasoning`` counts those of the
+    thinking."""
 
     prompt: int = 0
     completion: int = 0
@@ -67,8 +68,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is complete. ``finish_reason``: stop, length, tool_calls or abort. ``stop`` is the request's own stop
-    string that ended it. ``stats`` is ``SequenceStats`` as a dict with ``tokens_per_s``; {} if the engine gave none."""
+    """The answer is complete. ``finish_reason``: stop, length, tool_calls or abort. ``stop`` is the request's stop
+    string that ended it, if any. ``stats`` is ``SequenceStats`` as a dict with ``tokens_per_s``; {} if the engine sent
+    none."""
 
     finish_reason: str
     usage: Usage = Usage()
@@ -78,7 +80,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The answer broke off; what was written stands. ``error`` is ``RoostError.to_dict()``."""
+    """The answer failed; its text so far remains. ``error`` is ``RoostError.to_dict()``."""
 
     error: dict[str, Any]
     stats: Mapping[str, Any] = field(default_factory=dict)

@@ -1,12 +1,11 @@
-"""The prompt formats in which each family of RWKV models was trained on conversations: one table, and the choice of a
-row for a model.
+"""The prompt formats that families of RWKV models were trained on: one table, and the choice of a format for a model.
 
 A format defines where each message begins and ends, how thinking is opened, what stops an answer and which tool dialect
 it uses. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of user messages);
 the chat template published with the G1 models since 2026-07 (bot, function_calling); ChatRWKV ``v2/chat.py`` (world,
 bob_alice, question_answer, instruct) and the demo page of the Raven models (raven). Stops are whole role markers: a
-paragraph that begins with A, Q or "User interfaces" is not one. Every generation ends at token 0 besides; the caller
-puts it into the sampling parameters.
+paragraph that begins with A, Q or "User interfaces" is not one. Every generation also ends at token 0; the caller adds
+it to the sampling parameters.
 
 Models since G1h were also trained on ``bot``, whatever format is used: they may end a message with a flower and
 continue as the next speaker, so the flower is a stop in every format (:func:`with_family_stops`).
@@ -26,21 +25,21 @@ PILE_VOCAB_SIZES = range(50_000, 51_000)
 FLOWER = "✿"
 """Ends every message of the format ``bot``; token 10060 of the World vocabulary."""
 FIRST_FLOWER_LETTER = "h"
-"""Of G1: the first release that was trained on ``bot``, and its date."""
+"""The first G1 release that was trained on ``bot``, and its date."""
 FIRST_FLOWER_DATE = 20260710
 FIRST_FILL_LETTER = "c"
-"""Of G1: the first release that fills a gap (:func:`fill_prompt`)."""
+"""The first G1 release that can fill a gap (:func:`fill_prompt`)."""
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """One row. A message is prefix, text, ``separator``; the prompt ends with ``assistant_prefix``.
+    """One format. A message is prefix, text, ``separator``; the prompt ends with ``assistant_prefix``.
 
-    ``assistant_space`` stands before the text of an answer already given: models begin theirs with a space.
-    ``openings`` follow the last ``assistant_prefix`` per think mode, ``think_suffixes`` the user's text.
-    ``user_prefix_after_system`` takes the place of ``user_prefix`` in a chat with a system prompt, where it is set;
-    ``preamble`` stands in place of a system prompt where there is none. ``marks`` is a pattern of what would begin a
-    turn inside somebody's text, ``mark_written_as`` what is written for it. ``dialect`` names the tool dialect.
+    ``assistant_space`` is inserted before the text of earlier answers, because models begin answers with a space.
+    ``openings`` follow the last ``assistant_prefix``, by think mode; ``think_suffixes`` follow the user's text.
+    ``user_prefix_after_system``, if set, replaces ``user_prefix`` in a chat with a system prompt; ``preamble`` is used
+    if there is no system prompt. ``marks`` is a pattern for text inside a message that would begin a turn; it is
+    replaced with ``mark_written_as``. ``dialect`` is the name of the tool dialect.
     """
 
     name: str
@@ -59,25 +58,25 @@ class PromptTemplate:
     marks: str = ""
     mark_written_as: str = ""
     is_raw: bool = False
-    """Text goes in and comes out as it is: no cleaning, no stops, no think tags."""
+    """Text is not changed: no cleaning, no stops, no think tags."""
     jinja: str = ""
-    """The source of a chat template that a model brings along; it then writes the whole prompt
+    """The source of the model's own chat template, which then renders the whole prompt
     (:mod:`webapp.chat.own_template`)."""
 
     @property
     def think_modes(self) -> tuple[ThinkMode, ...]:
-        """What a person may choose; NONE always."""
+        """The modes to choose from; always includes NONE."""
         return (ThinkMode.NONE, *self.openings)
 
     def supported(self, mode: ThinkMode) -> ThinkMode:
-        """The mode itself, or the nearest the format knows."""
+        """The mode itself, or the nearest that the format supports."""
         if mode in self.openings:
             return mode
         is_thinking = mode in (ThinkMode.THINK, ThinkMode.THINK_A_BIT, ThinkMode.THINK_A_LOT)
         return ThinkMode.THINK if is_thinking and ThinkMode.THINK in self.openings else ThinkMode.NONE
 
     def written(self, text: str) -> str:
-        """Somebody's text as it may stand in a prompt: without what would begin a turn of its own."""
+        """A message's text for the prompt, without parts that would begin a turn."""
         if self.is_raw:
             return text
         clean = cleaned(text)
@@ -91,7 +90,7 @@ def _stops(*names: str) -> tuple[str, ...]:
 G1X = PromptTemplate(
     name="g1x",
     stop_strings=_stops("User", "Assistant", "System"),
-    # without the last ">": the model was trained to write it, as one token with what follows
+    # without the final ">": the model was trained to write it, as one token with the following text
     openings={
         ThinkMode.FAST: " <think>\n</think",
         ThinkMode.THINK: " <think",
@@ -180,32 +179,32 @@ RAW = PromptTemplate(
 )
 
 OWN = "own"
-"""The name of the format that a model brings along, whatever it is; none of the table."""
+"""The name of a model's own format; not in the table."""
 
 _TEMPLATES = {
     row.name: row for row in (G1X, BOT, FUNCTION_CALLING, WORLD, RAVEN, BOB_ALICE, QUESTION_ANSWER, INSTRUCT, RAW)
 }
 ALIASES = {"assistant": "g1x", "flower": "bot", "instruction": "instruct"}
-"""Other names by which a program may ask for a format."""
+"""Other names of formats that programs may use."""
 
 
 def all_templates() -> tuple[PromptTemplate, ...]:
-    """In the order to offer them."""
+    """In the order of the pages."""
     return tuple(_TEMPLATES.values())
 
 
 def format_names() -> tuple[str, ...]:
-    """What may be chosen by name: the table, and what a model brings along."""
+    """Names to choose from: the table, and the model's own format."""
     return (*_TEMPLATES, OWN)
 
 
 def own_template(source: str) -> PromptTemplate:
-    """The format that a model brings along as a chat template in Jinja."""
+    """The format for a model's own Jinja chat template."""
     return PromptTemplate(OWN, jinja=source, openings={ThinkMode.FAST: "", ThinkMode.THINK: ""})
 
 
 def template(name: str) -> PromptTemplate:
-    """KeyError for a name that is none of :func:`all_templates`, nor of :data:`ALIASES`."""
+    """Accepts names of :func:`all_templates` and :data:`ALIASES`; raises KeyError for others."""
     return _TEMPLATES[ALIASES.get(name, name)]
 
 
@@ -215,11 +214,11 @@ MARKS_OF_TEMPLATES = ((f"Bot{FLOWER}", BOT), ("### Assistant", FUNCTION_CALLING)
 def default_template(
     architecture: str, vocab_size: int, model_name: str = "", chat_template: str = "", has_tools: bool = False
 ) -> PromptTemplate:
-    """What fits a model best, as far as it can be told from its vocabulary, its name and the chat template beside it.
+    """The format that fits a model best, by its vocabulary, its name and its chat template.
 
-    Since G1h the published template asks in ``function_calling`` where tools are offered and else, unless told
-    otherwise, as ``Assistant:``. A chat template that writes one format only decides for that one; but ``Assistant:``
-    stands in the general template of every GGUF file, so it decides nothing.
+    For models since G1h, the published template uses ``function_calling`` if tools are offered, otherwise
+    ``Assistant:`` by default. A chat template that contains only one format decides; but ``Assistant:`` is in the
+    general template of every GGUF file, so it decides nothing.
     """
     name = model_name.lower()
     if vocab_size in PILE_VOCAB_SIZES:
@@ -237,15 +236,15 @@ def default_template(
 
 
 def g1_letter(model_name: str) -> str:
-    """Of a G1 model: "h" of ``rwkv7-g1h-2.9b-20260710-ctx10240``; "" of the first release, which has none, and of any
-    other model."""
+    """The letter of a G1 release: "h" for ``rwkv7-g1h-2.9b-20260710-ctx10240``; "" for the first release, which has
+    none, and for other models."""
     found = G1_NAME.search(model_name)
     return found[1].lower() if found else ""
 
 
 def writes_flowers(model_name: str) -> bool:
-    """True for models trained on the format ``bot``: G1 from h on, by the letter or, without one, by the date. A name
-    that tells neither is taken for older."""
+    """True for models trained on the format ``bot``: G1 from h, by the letter or, without one, by the date. False if
+    the name has neither."""
     if not re.search(r"rwkv-?7", model_name, re.IGNORECASE):
         return False
     if letter := g1_letter(model_name):
@@ -255,19 +254,19 @@ def writes_flowers(model_name: str) -> bool:
 
 
 def with_family_stops(template: PromptTemplate, model_name: str) -> PromptTemplate:
-    """With the flower among its stops where the model was trained to end with it."""
+    """Adds the flower to the stops if the model was trained to end messages with it."""
     if FLOWER in template.stop_strings or not writes_flowers(model_name):
         return template
     return replace(template, stop_strings=(*template.stop_strings, FLOWER))
 
 
 def fills_gaps(model_name: str) -> bool:
-    """True for models trained to write what is missing between two texts: G1 from c on."""
+    """True for models trained to write the text between two texts: G1 from c."""
     return g1_letter(model_name) >= FIRST_FILL_LETTER or writes_flowers(model_name)
 
 
 def fill_prompt(before: str, behind: str) -> str:
-    """What such a model is asked with; its answer is the text between."""
+    """The prompt for such a model; its answer is the text between."""
     mark = FLOWER
     return f"{mark}prefix{mark}{mark}suffix{mark}{behind}{mark}middle{mark}{before}"
 
@@ -276,7 +275,9 @@ G1_NAME = re.compile(r"(?<![a-z0-9])g1([a-z]?)(?![a-z0-9])", re.IGNORECASE)
 
 
 def cleaned(text: str) -> str:
-    """``text`` for a user or system message: no blank lines, no outer whitespace. Blank lines separate messages in
-    most formats, so this is also what keeps a pasted "\\n\\nAssistant:" from becoming a turn of its own. A line of
-    spaces looks blank, to a model too, and is one."""
+    """``text`` for a user or system message, without blank lines and outer whitespace.
+
+    Blank lines separate messages in most formats, so this also prevents a pasted "\\n\\nAssistant:" from beginning a
+    turn. A line of spaces counts as blank, because models read it so.
+    """
     return re.sub(r"\n(?:[^\S\n]*\n)+", "\n", text.replace("\r\n", "\n")).strip()

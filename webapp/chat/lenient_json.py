@@ -1,5 +1,5 @@
-"""Parses values as models write them: JSON, Python literals, and forms in between (unquoted keys, either quote, ``=``
-for ``:``, an extra comma), or JSON that the token limit has cut off.
+"""Parses values as models write them: JSON, Python literals, mixtures (unquoted keys, either quote, ``=`` for ``:``, an
+extra comma), and JSON that the token limit has cut off.
 
 Strict JSON is parsed as such. Nothing is evaluated, and the depth is limited for any text.
 """
@@ -21,8 +21,8 @@ BEHIND_STRING = re.compile(r"\s*(?:[,}\])=:]|\Z)")
 
 
 def read_value(text: str) -> Any:
-    """JSON if it can be, else read leniently, else the text itself. Numbers JSON has no word for (NaN, 1e999) are
-    text."""
+    """Parses JSON, otherwise leniently; returns the text itself if both fail. Numbers that JSON cannot express (NaN,
+    1e999) stay text."""
     try:
         return json.loads(text, strict=False, parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -34,7 +34,7 @@ def read_value(text: str) -> Any:
 
 
 def read_members(text: str) -> dict[str, Any]:
-    """``("key"= value, key: value)`` as an object, whatever its brackets; ValueError for what is none."""
+    """``("key"= value, key: value)``, in any brackets, as a dict. Raises ValueError if it cannot be parsed."""
     reader = _Reader(text)
     found = reader.members(0)
     reader.end()
@@ -75,7 +75,7 @@ def completed(text: str) -> str:
 
 
 class _Reader:
-    """Recursive descent over one text; ValueError where it cannot go on."""
+    """A recursive descent parser for one text; raises ValueError."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -138,7 +138,8 @@ class _Reader:
         return found[0]
 
     def _string(self) -> str:
-        """Up to a quote that something may follow: an apostrophe inside a word ends nothing."""
+        """A string ends at a quote followed by a comma, bracket or colon, so an apostrophe inside a word does not end
+        it."""
         quote, begin = self._text[self._place], self._place + 1
         parts: list[str] = []
         for found in re.compile(rf"\\(?:u([0-9a-fA-F]{{4}})|(.))|{quote}", re.DOTALL).finditer(self._text, begin):
@@ -152,7 +153,7 @@ class _Reader:
         raise ValueError("a string without an end")
 
     def _bare(self) -> Any:
-        """A number, a word, or text without quotes up to the comma or bracket behind it."""
+        """A number, a word, or text without quotes, up to the next comma or bracket."""
         begin, depth = self._place, 0
         while self._place < len(self._text):
             character = self._text[self._place]
@@ -166,7 +167,7 @@ class _Reader:
         return _number_or_word(written)
 
     def _next(self) -> str:
-        """The character that comes next, blank ones left out; "" at the end."""
+        """The next character that is not blank; "" at the end."""
         while self._place < len(self._text) and self._text[self._place].isspace():
             self._place += 1
         return self._text[self._place : self._place + 1]
@@ -190,7 +191,7 @@ def _number_or_word(written: str) -> Any:
 
 
 def _paired(text: str) -> str:
-    """Halves of a character above U+FFFF that were escaped one by one are that character."""
+    """Combines surrogates that were escaped separately."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 

@@ -25,7 +25,7 @@ class Role(str, Enum):
 
 
 class ThinkMode(str, Enum):
-    """How an RWKV-7 G1 model is asked to think before it answers."""
+    """How an RWKV-7 G1 model should think before it answers."""
 
     NONE = "none"
     FAST = "fast"
@@ -36,7 +36,7 @@ class ThinkMode(str, Enum):
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call the model asked for. ``arguments`` is JSON text, as OpenAI has it."""
+    """A call that the model requested. ``arguments`` is JSON text, as in OpenAI's API."""
 
     id: str
     name: str
@@ -45,10 +45,10 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Message:
-    """One message. ``reasoning`` is what stood between <think> and </think>, kept apart from ``content``.
+    """``reasoning`` is the text between <think> and </think>, stored separately from ``content``.
 
-    ``token_ids`` are the sampled tokens of an assistant message exactly as the model made them (thinking included):
-    encoding the text again may split it otherwise, and a stored state would not fit.
+    ``token_ids`` are the sampled tokens of an assistant message, including the thinking. Encoding the text again may
+    give other tokens, which would not match a stored state.
     """
 
     role: Role
@@ -63,11 +63,11 @@ class Message:
 
 
 MOST_REPEATS = 2
-"""Rounds in a row that asked only for what the round before had been told."""
+"""Consecutive rounds whose calls and results all repeat those of the round before."""
 
 
 def call_key(call: ToolCall) -> tuple[str, str]:
-    """The same for two calls of one tool with the same arguments, however they are written."""
+    """Equal for calls of one tool with the same arguments, however they are written."""
     try:
         return call.name, json.dumps(json.loads(call.arguments), sort_keys=True)
     except (ValueError, RecursionError):
@@ -75,11 +75,11 @@ def call_key(call: ToolCall) -> tuple[str, str]:
 
 
 def repeats_noted(messages: Sequence[Message], note: str, has_form: bool = False) -> tuple[tuple[Message, ...], bool]:
-    """A conversation that comes whole from a program: where a call repeats one of the round before and brought the same
-    result, ``note`` stands above it. True where that went on for :data:`MOST_REPEATS` rounds: the model goes round in
-    circles, and only an answer without calls gets it out. ``has_form``: an answer in a form is waited for, and a small
-    model calls with other arguments for ever; there one round more that brings nothing new, whatever was asked, counts.
-    """
+    """For a conversation that a program sends whole: inserts ``note`` before each result of a call that repeats call
+    and result of the previous round. Returns the messages, and True if this went on for :data:`MOST_REPEATS` rounds:
+    then the model is in a loop, and only an answer without calls ends it. ``has_form``: the answer must follow a
+    schema. A small model may then call with ever new arguments, so :data:`MOST_REPEATS` + 1 rounds without a new result
+    also count as a loop."""
     noted, before, rounds, idle = list(messages), dict[tuple[str, str], str](), 0, 0
     for index, message in enumerate(messages):
         if message.role in (Role.USER, Role.ASSISTANT) and not message.tool_calls:
@@ -110,7 +110,7 @@ TITLE_CHARS = 40
 def title_of(text: str) -> str:
     """The beginning of ``text`` on one line, about :data:`TITLE_CHARS` characters, cut between words.
 
-    A CJK character counts double, as it shows, and may be cut after. "" for text without anything to show.
+    A CJK character counts as two, by its width; the title may be cut after it. "" for text without visible characters.
     """
     line = " ".join(text.split())
     end = _end_of_room(line)
@@ -136,16 +136,16 @@ def _is_wide(char: str) -> bool:
 
 
 ATTACHMENTS = "attachments"
-"""Key of a message's metadata."""
+"""Key in a message's metadata."""
 SEARCH_TOOL = "search_attachments"
 NAME_CHARS = 120
 TICKS = re.compile("`{3,}")
 UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
-"""Unicode categories of characters that leave a line looking blank."""
+"""Unicode categories of invisible characters."""
 
 
 class ReadMode(str, Enum):
-    """Whether the model gets a file's whole text with the message, or only passages it searches for."""
+    """Whether the model reads a file's whole text with the message, or searches it for passages."""
 
     WHOLE = "whole"
     SEARCH = "search"
@@ -153,7 +153,7 @@ class ReadMode(str, Enum):
 
 @dataclass(frozen=True)
 class AttachedFile:
-    """What a message says of a file that came with it. ``tokens`` None: nobody could count them."""
+    """An attached file in a message's metadata. ``tokens`` is None if they could not be counted."""
 
     id: str
     name: str
@@ -173,26 +173,26 @@ def attached_metadata(files: Sequence[AttachedFile]) -> dict[str, object]:
 
 
 def with_files(text: str, files: Sequence[AttachedFile], texts: Mapping[str, str]) -> str:
-    """A person's words with the files below them; ``texts`` by id. A file whose text is gone is left out."""
+    """The message's text with the files below it; ``texts`` by id. A file without stored text is skipped."""
     known = [file for file in files if file.id in texts or file.mode is ReadMode.SEARCH]
     parts = [fenced(file.name, texts[file.id]) if file.mode is ReadMode.WHOLE else _named(file) for file in known]
     return "\n".join([text.rstrip(), *parts]) if parts else text
 
 
 def fenced(name: str, text: str) -> str:
-    """A file as it stands in a prompt."""
-    lines = "\n".join(line.rstrip() for line in text.splitlines() if _is_seen(line))
+    """A file as in a prompt."""
+    lines = "\n".join(line.rstrip() for line in text.splitlines() if _is_visible(line))
     ticks = fence(lines)
     return f"File: {name}\n{ticks}\n{lines}\n{ticks}"
 
 
 def fence(text: str) -> str:
-    """More backticks than stand together anywhere in the text, three at least."""
+    """More backticks than any run in the text, at least three."""
     return "`" * max(3, 1 + max((len(run) for run in TICKS.findall(text)), default=0))
 
 
 def display_name(name: str) -> str:
-    """The last part of a path as one short line of visible characters; "file" where nothing is left."""
+    """The last part of a path as one short line of visible characters; "file" if nothing is left."""
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     seen = "".join(character for character in last if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp"))
     clean = " ".join(seen.replace("`", "'").split())
@@ -214,13 +214,13 @@ def _named(file: AttachedFile) -> str:
     return f"File: {file.name} (not shown; use {SEARCH_TOOL} to find passages of it)"
 
 
-def _is_seen(line: str) -> bool:
-    """False for a line that looks blank, whatever it is made of."""
+def _is_visible(line: str) -> bool:
+    """False for a line that looks blank, even if it has characters."""
     return any(unicodedata.category(character) not in UNSEEN for character in line)
 
 
 def _shortened(name: str) -> str:
-    """With its ending, which says what it is."""
+    """Keeps the ending, which shows the file's type."""
     if len(name) <= NAME_CHARS:
         return name
     stem, dot, ending = name.rpartition(".")

@@ -31,8 +31,8 @@ WALL_S = 10.0
 OPEN_TAGS = ("<think", "</think")
 ANSWER, QUESTION = "an answer", "a question"
 OPENING = "Let's get started."
-"""Stands before an answer that nobody asked for, such as a persona's greeting, where a template wants a question first.
-SillyTavern's words in the same place (``prompt_placeholder`` of its strict prompt order)."""
+"""Inserted before an answer without a question, such as a persona's greeting, if the template requires a question
+first. SillyTavern uses the same text (``prompt_placeholder`` of its strict prompt order)."""
 
 
 def render_own(
@@ -44,11 +44,11 @@ def render_own(
     tools: OfferedTools | None,
     prefix: str,
 ) -> RenderedPrompt:
-    """:func:`webapp.chat.prompts.render` for a template that is a program of its own: one piece of text, or two with
-    ``prefix``, which then stands before the rest of the system prompt."""
+    """:func:`webapp.chat.prompts.render` for the model's own template. The result is one piece of text, or two with
+    ``prefix``, which then comes before the rest of the system prompt."""
     history = messages[:-1] if continue_last else messages
     begun = next((message.role for message in history if message.role is not Role.SYSTEM), Role.USER)
-    if begun is Role.ASSISTANT and _asks_first(template.jinja):
+    if begun is Role.ASSISTANT and _requires_question(template.jinja):
         place = next(place for place, message in enumerate(history) if message.role is Role.ASSISTANT)
         history = [*history[:place], Message(Role.USER, OPENING), *history[place:]]
     system = "\n".join(text for text in (prefix, system) if text)
@@ -74,8 +74,8 @@ def render_own(
 
 
 def _pieces(source: str, context: dict[str, Any], text: str, prefix: str) -> tuple[PromptPiece, ...]:
-    """What the template writes for the prefix alone is a piece of its own, where the prompt begins with it; nothing of
-    the kind where it refuses a conversation of a system message."""
+    """If the prompt begins with the template's text for the prefix alone, that text is a separate piece; not if the
+    template refuses a conversation with only a system message."""
     if prefix:
         alone = {name: value for name, value in context.items() if name != "tools"}
         alone |= {"messages": [{"role": "system", "content": prefix}], "add_generation_prompt": False}
@@ -95,7 +95,7 @@ def _continued(rendered: RenderedPrompt, message: Message) -> RenderedPrompt:
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
-    """In the words templates know. ``rwkv_json_content`` is what the one published with G1 models reads."""
+    """With the keys that templates use. The template published with G1 models reads ``rwkv_json_content``."""
     found: dict[str, Any] = {"role": message.role.value, "content": message.content}
     if message.tool_calls:
         found["tool_calls"] = [
@@ -117,8 +117,8 @@ def _value(text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _asks_first(source: str) -> bool:
-    """Whether the template refuses a conversation that begins with an answer, and takes it after a question."""
+def _requires_question(source: str) -> bool:
+    """Whether the template refuses a conversation that begins with an answer, but accepts it after a question."""
 
     def takes(*said: tuple[str, str]) -> bool:
         messages = [{"role": role, "content": text} for role, text in said]
@@ -137,8 +137,8 @@ NOTHING: dict[str, Any] = {"add_generation_prompt": True, "bos_token": "", "eos_
 
 @functools.lru_cache(maxsize=16)
 def _stops(source: str) -> tuple[str, ...]:
-    """What the template writes between an answer and the question behind it, without outer blanks that the model may
-    write otherwise; nothing where a template refuses such a conversation."""
+    """The text that the template writes between an answer and the next question, without outer spaces, which the model
+    may write differently; empty if the template refuses the conversation."""
     messages = [("user", "Hello."), ("assistant", ANSWER), ("user", QUESTION)]
     context = {**NOTHING, "messages": [{"role": role, "content": text} for role, text in messages]}
     with contextlib.suppress(RoostError):
@@ -150,7 +150,7 @@ def _stops(source: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=64)
 def run_template(source: str, context: str) -> str:
-    """``context`` is JSON. The same again costs nothing; ``chat_template_failed`` says why it could not be run."""
+    """``context`` is JSON. Results are cached. Raises ``chat_template_failed`` with the reason."""
     if len(source) > MOST_SOURCE_CHARS or len(context) > MOST_CONTEXT_CHARS:
         raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large"))
     asked = json.dumps({"source": source, "context": context}).encode()
@@ -164,7 +164,7 @@ def run_template(source: str, context: str) -> str:
         problem = answer.get("problem", "")
         if not problem:
             return str(answer["text"])
-    except (ValueError, KeyError, AttributeError) as exc:  # the process was ended, by its own bounds or the system's
+    except (ValueError, KeyError, AttributeError) as exc:  # the process was killed, by its limits or by the system
         raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large")) from exc
     if problem == "size":
         raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large"))

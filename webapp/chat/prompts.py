@@ -27,12 +27,12 @@ from webapp.chat.stream_router import StreamRouter
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 
 SEPARATOR_INCLUDED = "separator_included"
-"""Metadata of an answer whose ids already end with this separator: World tokens such as "。\\n" reach into it."""
+"""Metadata of an answer whose ids end with this separator; World tokens such as "。\\n" contain a part of it."""
 
 
 @dataclass(frozen=True)
 class PromptPiece:
-    """Text to encode, or ids to take as they are. ``is_boundary``: a message ends here, worth a snapshot."""
+    """Text to encode, or ids to use directly. ``is_boundary``: a message ends here, so a snapshot is useful."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -41,11 +41,11 @@ class PromptPiece:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt and how to read what the model says next.
+    """A prompt, and how to parse the model's answer.
 
-    ``starts_in_reasoning`` and ``awaits_tag_end`` (the ">" of a tag the prompt left open) are about the text right
-    after the generation prompt. ``continued``, if any, is the last piece: the beginning of the answer, which the
-    router must have seen before it sees new text.
+    ``starts_in_reasoning`` and ``awaits_tag_end`` (for the ">" of a tag that the prompt does not close) describe the
+    text right after the generation prompt. ``continued`` is the last piece, the beginning of an answer to continue; the
+    router must read it before new text.
     """
 
     pieces: tuple[PromptPiece, ...]
@@ -54,16 +54,16 @@ class RenderedPrompt:
     awaits_tag_end: bool = False
     is_raw: bool = False
     separator: str = "\n\n"
-    """What ends a message in this format."""
+    """The end of a message in this format."""
     continued: PromptPiece | None = None
     is_in_thought: bool = False
-    """``continued`` ends inside a thought that was given as one, so more of it comes first."""
+    """``continued`` ends inside thinking, so more of it comes first."""
     tools: OfferedTools | None = None
-    """What may be called in the answer; None where calls are not looked for."""
+    """Tools that the answer may call; None if it is not searched for calls."""
 
     @property
     def text(self) -> str:
-        """The pieces that are text, joined; the whole prompt where no piece is ids."""
+        """The text pieces, joined; the whole prompt if there are no ids."""
         return "".join(piece.text for piece in self.pieces)
 
     def router(self) -> StreamRouter:
@@ -72,8 +72,8 @@ class RenderedPrompt:
         )
 
     def router_of_rest(self) -> StreamRouter:
-        """For what follows ``continued`` without ``continued`` itself: more of an open thought, or content as it is,
-        also where a program wrote "<think>" into the content and wants to read the tags itself."""
+        """For the text after ``continued``, without ``continued`` itself: more thinking, or unchanged content, also if
+        a program wrote "<think>" into the content and parses the tags itself."""
         if self.continued is None:
             return self.router()
         if self.is_in_thought:
@@ -91,11 +91,11 @@ def render(
     prefix: str = "",
 ) -> RenderedPrompt:
     """The prompt for the next answer, or with ``continue_last`` for the rest of the last (assistant) message.
-    ``prefix`` is a system message of its own before everything else.
+    ``prefix`` is a system message before everything else.
 
-    A think mode the template does not know counts as NONE. Answers without text are left out. ``tools`` are offered in
-    ``system``, or else in the first message where that is a system message. A format that the model brings along makes
-    one piece of it all; ``chat_template_failed`` where that cannot be run.
+    A think mode that the template does not support counts as NONE. Answers without text are skipped. ``tools`` are
+    offered in ``system``, otherwise in the first message if it is a system message. A model's own template renders
+    everything as one piece, and raises ``chat_template_failed`` if it cannot be run.
     """
     if template.jinja:
         from webapp.chat.own_template import render_own
@@ -133,13 +133,13 @@ def _with_offer(offered: OfferedTools, system: str, history: Sequence[Message]) 
 def _with_tools(rendered: RenderedPrompt, tools: OfferedTools | None) -> RenderedPrompt:
     if tools is None or not tools.definitions:
         return rendered
-    # a grammar ends the answer behind its calls, and inside an argument a stop of the dialect's is none
+    # a grammar ends the answer after its calls; inside an argument, a stop of the dialect would be wrong
     stops = () if tools.is_held else tools.dialect.stop_strings
     return replace(rendered, tools=tools, stop_strings=(*rendered.stop_strings, *stops))
 
 
 def _mode_of_answer(following: Sequence[Message], think_mode: ThinkMode) -> ThinkMode:
-    """How the next answer was or will be asked for: a question must look the same each time it is rendered."""
+    """The think mode of the next answer, stored or requested. A question must be rendered the same every time."""
     return next((message.think_mode for message in following if message.role is Role.ASSISTANT), think_mode)
 
 
@@ -150,7 +150,7 @@ def _prefix(template: PromptTemplate, role: Role, has_system: bool) -> str:
 
 
 def _spoken(template: PromptTemplate, prefix: str, text: str, suffix: str = "") -> list[PromptPiece]:
-    """One message by somebody else than the model."""
+    """A message that the model did not write."""
     body = text if template.is_raw else template.written(text) + suffix
     return [PromptPiece(prefix + body + template.separator, is_boundary=True)]
 
@@ -158,7 +158,7 @@ def _spoken(template: PromptTemplate, prefix: str, text: str, suffix: str = "") 
 def _results(
     template: PromptTemplate, history: Sequence[Message], index: int, offered: OfferedTools
 ) -> list[PromptPiece]:
-    """Results that follow each other are one message, written where the first stands."""
+    """Consecutive results become one message, at the place of the first."""
     if index and history[index - 1].role is Role.TOOL:
         return []
     following = list(itertools.takewhile(lambda message: message.role is Role.TOOL, history[index:]))
@@ -172,17 +172,17 @@ def _results(
 
 
 def _place(call_id: str, calls: Sequence[str]) -> int:
-    """Of the call a result belongs to; what belongs to none stays behind the others, in its order."""
+    """The index of the call that the result belongs to. Results without a call come last, in their order."""
     return calls.index(call_id) if call_id in calls else len(calls)
 
 
 def _answer(template: PromptTemplate, message: Message, offered: OfferedTools) -> list[PromptPiece]:
-    """An answer already given: its ids where they are what the history should hold, else its text and its calls."""
+    """An earlier answer: its ids if the history may contain them, otherwise its text and calls."""
     if not message.token_ids or message.reasoning:
         return _written_answer(template, _with_calls(message, offered))
     pieces = _generation_prompt(template, template.supported(message.think_mode))
     included = message.metadata.get(SEPARATOR_INCLUDED)
-    included = "\n\n" if included is True else included  # as it was kept before formats had others
+    included = "\n\n" if included is True else included  # as stored before formats had other separators
     has_separator = not template.separator or included == template.separator
     pieces.append(PromptPiece(token_ids=message.token_ids, is_boundary=has_separator))
     return pieces if has_separator else [*pieces, PromptPiece(template.separator, is_boundary=True)]
@@ -222,7 +222,7 @@ def _opened(template: PromptTemplate, pieces: list[PromptPiece], mode: ThinkMode
 
 
 def _continued(template: PromptTemplate, pieces: list[PromptPiece], message: Message) -> RenderedPrompt:
-    """Sampled ids go on where they ended; an answer known as text alone is begun again with all its text."""
+    """Continues after sampled ids; an answer with only text is encoded again as a whole."""
     mode = template.supported(message.think_mode) if message.token_ids else ThinkMode.NONE
     text = "" if message.token_ids else _text_so_far(template, message)
     beginning = PromptPiece(text, message.token_ids)

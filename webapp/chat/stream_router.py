@@ -19,32 +19,32 @@ CLOSE_TAG = "</think>"
 
 
 class StopFilter:
-    """Passes text on up to the first stop string, which never shows, not even in part.
+    """Passes text up to the first stop string; no part of the stop gets out.
 
-    The stop completed first wins, as in a stream of single characters; of two completed together, the longer.
+    The stop that is completed first counts, as in a stream of single characters; of two completed together, the longer.
     """
 
     def __init__(self, stop_strings: Iterable[str]) -> None:
         self.stopped_by: str | None = None
-        self.is_asleep = False
-        """Stops pass like any text, while it is set."""
+        self.is_ignoring = False
+        """While True, stops are ignored."""
         self.released_chars = 0
-        """How much was passed on; after a stop, where in the raw text it begins."""
+        """Number of characters released; after a stop, its position in the raw text."""
         self._stops = tuple(stop for stop in stop_strings if stop)
         self._firsts = {stop[0] for stop in self._stops}
         self._held = ""
 
     @property
     def held_chars(self) -> int:
-        """How much of the end of the text is not passed on yet."""
+        """Number of characters at the end that are held back."""
         return len(self._held)
 
     def feed(self, text: str) -> str:
-        """What of the text so far is sure to be no stop; nothing after one."""
+        """The text that is certainly not part of a stop; "" after a stop."""
         if self.stopped_by is not None or not text:
             return ""
         self._held += text
-        if self.is_asleep or self._firsts.isdisjoint(self._held):
+        if self.is_ignoring or self._firsts.isdisjoint(self._held):
             return self._release(len(self._held))
         begin = self._stop_begin()
         if begin is not None:
@@ -52,7 +52,7 @@ class StopFilter:
         return self._release(len(self._held) - held_length(self._held, self._stops))
 
     def flush(self) -> str:
-        """What is held back at the end, when it did not become a stop."""
+        """The held-back text at the end, if it did not become a stop."""
         return "" if self.stopped_by is not None else self._release(len(self._held))
 
     def _stop_begin(self) -> int | None:
@@ -77,12 +77,12 @@ class _Section(Enum):
 
 
 class StreamRouter:
-    """Feeds on text, gives ContentDelta and ReasoningDelta.
+    """Converts text to ContentDelta and ReasoningDelta.
 
-    ``starts_in_reasoning``: the prompt ended inside a thought. ``awaits_tag_end``: it ended in "<think" or "</think",
-    and the model goes on with ">". Without either, a "<think>" counts only before any content, so that an answer may
-    speak about tags. Dropped are the blank lines before reasoning and content, the one space models begin with, and all
-    blank at the end of either (held back until more text comes). ``is_raw`` drops nothing and knows no tags.
+    ``starts_in_reasoning``: the prompt ended inside thinking. ``awaits_tag_end``: it ended with "<think" or "</think",
+    and the model continues with ">". Without both, "<think>" counts only before any content, so that an answer may
+    mention tags. Removes blank lines before reasoning and content, the one space with which models begin, and all
+    whitespace at the end of both (held back until more text comes). ``is_raw`` removes nothing and ignores tags.
     """
 
     def __init__(
@@ -104,38 +104,38 @@ class StreamRouter:
 
     @property
     def stopped_by(self) -> str | None:
-        """The stop string that ended the text; None while there was none."""
+        """The stop string that ended the text, or None."""
         return self._stops.stopped_by
 
     def ignore_stops(self, is_ignoring: bool) -> None:
-        self._stops.is_asleep = is_ignoring
+        self._stops.is_ignoring = is_ignoring
 
     @property
     def released_chars(self) -> int:
-        """Length of the raw text that is past the stop filter; after a stop, where the stop begins."""
+        """Length of the raw text that passed the stop filter; after a stop, its position."""
         return self._stops.released_chars
 
     @property
     def held_chars(self) -> int:
-        """How much of the end of the raw text has come out as no delta yet, and may never."""
+        """Number of characters at the end of the raw text that no delta contains so far; they may be dropped."""
         return self._stops.held_chars + len(self._held)
 
     @property
     def content_begin(self) -> int | None:
-        """Where in the raw text the content begins; None before it does."""
+        """Position of the content in the raw text; None before it begins."""
         return self._content_begin
 
     @property
     def is_thinking(self) -> bool:
-        """The text so far ends inside a thought, or a tag of one."""
+        """The text so far ends inside thinking or one of its tags."""
         return self._section in (_Section.TAG_END, _Section.REASONING_LEADING, _Section.REASONING)
 
     def feed(self, text: str) -> list[Delta]:
-        """Nothing more comes after a stop; :meth:`finish` gives what is still held back before it."""
+        """Returns nothing after a stop; :meth:`finish` returns the text held back before it."""
         return self._route(self._stops.feed(text), is_end=False)
 
     def finish(self) -> list[Delta]:
-        """The rest, when the text has ended."""
+        """Returns the rest at the end of the text."""
         return self._route(self._stops.flush(), is_end=True)
 
     def _route(self, text: str, is_end: bool) -> list[Delta]:
@@ -146,7 +146,7 @@ class StreamRouter:
         return joined(deltas)
 
     def _step(self, deltas: list[Delta], is_end: bool) -> bool:
-        """One move through what is held; False when more text must come first."""
+        """Processes one part of the held-back text; False if more text is needed."""
         if self._section is _Section.TAG_END:
             return self._pass_tag_end()
         if self._section in (_Section.LEADING, _Section.REASONING_LEADING):
@@ -201,7 +201,7 @@ class StreamRouter:
 
 
 def held_length(text: str, marks: Iterable[str]) -> int:
-    """Length of the longest end of ``text`` that is the beginning, but not the whole, of one of the marks."""
+    """Length of the longest end of ``text`` that begins one of the marks without completing it."""
     longest = 0
     for mark in marks:
         begin = text.find(mark[0], max(0, len(text) - len(mark) + 1))
@@ -212,7 +212,7 @@ def held_length(text: str, marks: Iterable[str]) -> int:
 
 
 def joined(deltas: list[Delta]) -> list[Delta]:
-    """Neighbours of one kind as one."""
+    """Joins neighbours of the same type."""
     if len(deltas) < 2:
         return deltas
     result: list[Delta] = []
@@ -225,7 +225,7 @@ def joined(deltas: list[Delta]) -> list[Delta]:
 
 
 def _without_leading_blank(text: str, blank: int) -> str:
-    """Without blank lines, or else the one space, among the first ``blank`` characters; indentation stays."""
+    """Removes blank lines, or else one space, from the first ``blank`` characters; keeps indentation."""
     newline = text.rfind("\n", 0, blank)
     if newline >= 0:
         return text[newline + 1 :]

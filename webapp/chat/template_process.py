@@ -24,7 +24,7 @@ MOST_PROBLEM_CHARS = 300
 
 
 def rendered(source: str, context: dict[str, Any]) -> str:
-    """MemoryError for more text than :data:`MOST_TEXT_CHARS`, TemplateError for what Jinja refuses."""
+    """Raises MemoryError for more than :data:`MOST_TEXT_CHARS`, TemplateError for a template that Jinja refuses."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = to_json
     environment.globals |= {"raise_exception": refuse, "strftime_now": now}
@@ -39,7 +39,7 @@ def rendered(source: str, context: dict[str, Any]) -> str:
 
 
 def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_more: Any) -> str:
-    """As published templates expect it: for a model, not for a page."""
+    """As published templates expect it: without escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
@@ -52,7 +52,7 @@ def now(form: str) -> str:
 
 
 def bound() -> None:
-    """Where the system can: not on Windows, and only the processor's time on macOS."""
+    """Limits memory and CPU time as far as the system can: nothing on Windows, only CPU time on macOS."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -67,7 +67,7 @@ def main() -> None:
         answer = {"text": rendered(asked["source"], json.loads(asked["context"]))}
     except MemoryError:
         answer = {"problem": "size"}
-    except Exception as exc:  # whatever the template does is its own fault
+    except Exception as exc:  # any error comes from the template
         answer = {"problem": f"{type(exc).__name__}: {exc}"[:MOST_PROBLEM_CHARS]}
     sys.stdout.buffer.write(json.dumps(answer).encode())
 

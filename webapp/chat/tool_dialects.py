@@ -1,4 +1,4 @@
-"""The dialects of function calling as data: how tools are offered, how calls are written and found in a text, and how
+"""The dialects of function calling as data: how tools are offered, how calls are written and found in text, and how
 results are returned.
 
 A definition is OpenAI's `function` object: name, description, parameters (a JSON Schema of an object). Sources: the
@@ -84,12 +84,12 @@ def headed_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def headed_results(results: Sequence[str]) -> str:
-    """Each is a message of its own there (``ToolDialect.has_own_results``)."""
+    """Each result is a message of its own (``ToolDialect.has_own_results``)."""
     return "\n".join(_fenced_json(as_value(result)) for result in results)
 
 
 def fenced_calls(calls: Sequence[ToolCall]) -> str:
-    """One object, or a list of them, in a fenced JSON block."""
+    """One call, or a list of calls, in a fenced JSON block."""
     objects = [_call_object(call) for call in calls]
     return f"```json\n{compact_json(objects[0] if len(objects) == 1 else objects)}\n```"
 
@@ -103,7 +103,7 @@ def hermes_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def plain_results(results: Sequence[str]) -> str:
-    """One result as it is, several as a JSON list."""
+    """One result unchanged; several as a JSON list."""
     return results[0] if len(results) == 1 else compact_json([as_value(result) for result in results])
 
 
@@ -112,7 +112,7 @@ def hermes_results(results: Sequence[str]) -> str:
 
 
 def plain(definition: Definition) -> dict[str, Any]:
-    """What a model needs to see of a definition."""
+    """The parts of a definition that a model needs."""
     shown = {"name": definition["name"], "description": definition.get("description") or ""}
     return {**shown, "parameters": definition.get("parameters") or {"type": "object", "properties": {}}}
 
@@ -173,7 +173,7 @@ def _legacy_call(call: ToolCall) -> str:
 
 
 def as_value(text: str) -> Any:
-    """The JSON value, or the text itself where it is none: history may hold anything."""
+    """The JSON value, or the text itself if it is not JSON: the history may contain anything."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -193,9 +193,9 @@ class ReadCall:
 
 @dataclass(frozen=True)
 class Opening:
-    """``begin`` is where the text ends that is sure to be no call. ``body`` is where a call's body begins; None while
-    that cannot be told (more text must come) or where there is none (``begin`` is the end). ``closers`` may stand
-    behind the body, in any order; ``name`` is the tool's where it comes before the body."""
+    """Text before ``begin`` is certainly not part of a call. ``body`` is the position of a call's body; None if more
+    text is needed or there is no call (then ``begin`` is the end). ``closers`` may follow the body, in any order;
+    ``name`` is set if the name comes before the body."""
 
     begin: int
     body: int | None = None
@@ -208,11 +208,11 @@ Find = Callable[[str, bool, bool], Opening]
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """``find(text, is_start, is_end)`` gives the first opening; ``repeats`` says whether bodies may follow each other.
+    """``find(text, is_start, is_end)`` returns the first opening; ``repeats``: several bodies may follow each other.
 
-    ``opening`` is how the dialect's grammar begins a call, with ``{name}`` where the name comes before the body;
-    ``is_keyword`` whether arguments then stand in brackets as ``"key"= value``. Both are of use only where the grammar
-    holds the model: what may be found is more.
+    ``opening`` begins a call in the dialect's grammar, with ``{name}`` if the name comes before the body;
+    ``is_keyword``: arguments are in brackets as ``"key"= value``. Both apply only to constrained answers; ``find``
+    accepts more forms.
     """
 
     find: Find
@@ -227,7 +227,7 @@ CLOSERS = (FENCE_CLOSER, *TAG_CLOSERS)
 
 
 def find_json(text: str, is_start: bool, is_end: bool) -> Opening:
-    """The first call in any of the four wrappers, with the heading before it that ``function_calling`` has."""
+    """The first call in any of the four wrappers, including the heading that ``function_calling`` writes before it."""
     found = _first(text, (find_fence, find_tag, find_bare), is_start, is_end)
     is_open = found.body is None and not is_end
     mark = (MARK_BEGUN if is_open else MARK_BEFORE).search(text, 0, found.begin)
@@ -235,17 +235,17 @@ def find_json(text: str, is_start: bool, is_end: bool) -> Opening:
 
 
 def find_keyword(text: str, is_start: bool, is_end: bool) -> Opening:
-    """RWKV-Runner's form, or any that :func:`find_json` finds."""
+    """RWKV-Runner's form, or any form of :func:`find_json`."""
     return _first(text, (find_legacy, find_json), is_start, is_end)
 
 
 def _first(text: str, finders: Sequence[Find], is_start: bool, is_end: bool) -> Opening:
-    """The one that begins first; of two that begin together, the one that is sure."""
+    """The earliest opening; of two at the same place, the certain one."""
     return min((find(text, is_start, is_end) for find in finders), key=lambda one: (one.begin, one.body is None))
 
 
 def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
-    """A fence of JSON anywhere."""
+    """A JSON fence anywhere."""
     for match in re.finditer(r"`+", text):
         begin = max(match.start(), match.end() - 3)
         if match.end() - begin < 3 or match.end() == len(text):
@@ -261,7 +261,7 @@ def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
 
 
 def find_tag(text: str, is_start: bool, is_end: bool) -> Opening:
-    """``<tool_call>`` or ``<tool_calls>`` anywhere, one in the other too, and a fence inside."""
+    """``<tool_call>`` or ``<tool_calls>`` anywhere; one tag may contain the other, and a fence."""
     for found in TAG.finditer(text):
         closers = (*TAG_CLOSERS, *((FENCE_CLOSER,) if found[1] else ()))
         if text[found.end() : found.end() + 1] in ("{", "["):
@@ -274,7 +274,7 @@ def find_tag(text: str, is_start: bool, is_end: bool) -> Opening:
 
 
 def find_bare(text: str, is_start: bool, is_end: bool) -> Opening:
-    """JSON as the very first thing of an answer; later at the beginning of a line, where it begins as a call does."""
+    """JSON at the very start of an answer; later only at the start of a line and if it begins like a call."""
     if is_start:
         body = len(text) - len(text.lstrip())
         if text[body:].startswith(("{", "[")):
@@ -293,7 +293,8 @@ LEGACY_BEGUN = re.compile(
 
 
 def find_legacy(text: str, is_start: bool, is_end: bool) -> Opening:
-    """``name``, a fence, ``tool_call(``: RWKV-Runner's form. Any word may be the name, until what follows it tells."""
+    """``name``, a fence, ``tool_call(``: RWKV-Runner's form. Any word may be the name until the following text
+    decides."""
     found = LEGACY.search(text)
     if found:
         return Opening(found.start(), found.end(), found[1], (FENCE_CLOSER,))
@@ -302,8 +303,8 @@ def find_legacy(text: str, is_start: bool, is_end: bool) -> Opening:
 
 
 def read_calls(name: str, body: str) -> list[ReadCall] | None:
-    """What a body says, whatever the dialect; None where it is no call. In brackets it is
-    ``("key"= value, key=value)`` of the tool ``name``, else ``{"name": …, "arguments": {…}}`` or a list of them."""
+    """Parses the body of any dialect; None if it is not a call. In round brackets it is ``("key"= value, key=value)``
+    for the tool ``name``, otherwise ``{"name": …, "arguments": {…}}`` or a list of these."""
     if body.startswith("("):
         try:
             return [ReadCall(name, read_members(body))]
@@ -320,7 +321,7 @@ AROUND_CALL = {"type", "id", "index"}
 
 
 def _json_call(item: object) -> ReadCall | None:
-    """OpenAI's own wrapping is read too, and arguments that stand beside the name instead of inside theirs."""
+    """Also accepts OpenAI's wrapping object, and arguments next to the name."""
     if not isinstance(item, dict):
         return None
     item = item["function"] if isinstance(item.get("function"), dict) else item
@@ -337,7 +338,7 @@ def _json_call(item: object) -> ReadCall | None:
 
 
 def _begun(word: str) -> str:
-    """A pattern of the beginnings of a word, the whole and the empty one too."""
+    """A pattern for every prefix of a word, including the empty one and the whole word."""
     return "".join(f"(?:{re.escape(character)}" for character in word) + ")?" * len(word)
 
 
@@ -366,8 +367,8 @@ KEYWORD = CallSyntax(find_keyword, "{name}\n```python\ntool_call", repeats=False
 
 
 def only_opening(syntax: CallSyntax) -> CallSyntax:
-    """What finds calls by the dialect's own opening alone. Its line end cannot stand in JSON, so nothing inside of a
-    JSON answer is taken for one."""
+    """Finds calls only by the dialect's own opening. It contains a line end, which JSON strings cannot, so no part of a
+    JSON answer is mistaken for a call."""
     if syntax.is_keyword:
         return replace(syntax, find=find_legacy)
 
@@ -384,7 +385,7 @@ def only_opening(syntax: CallSyntax) -> CallSyntax:
 
 @dataclass(frozen=True)
 class ToolDialect:
-    """``result_prefix`` stands before the results in the prompt; "" leaves it to the prompt template."""
+    """``result_prefix`` comes before the results in the prompt; "" means the format's own prefix."""
 
     name: str
     offer: Callable[[Sequence[Definition]], str]
@@ -394,25 +395,26 @@ class ToolDialect:
     syntax: CallSyntax
     result_prefix: str = ""
     stop_strings: tuple[str, ...] = ()
-    """Where a model that was not held back begins to make up the result."""
+    """Where an unconstrained model begins to invent the result."""
     max_calls: int = tool_grammars.MAX_PARALLEL
-    """How many calls one answer can hold."""
+    """The most calls in one answer."""
     has_own_results: bool = False
     """Each result is a message of its own."""
 
 
 @dataclass(frozen=True)
 class OfferedTools:
-    """The tools of one prompt. Without definitions the dialect is only how calls in the history are written.
+    """The tools of one prompt. Without definitions, the dialect only decides how calls in the history are written.
 
-    ``is_held``: the dialect's grammar holds the answer, so that what begins as a call is one and nothing follows it.
+    ``is_held``: the answer is constrained by the dialect's grammar, so what begins like a call is one, and nothing
+    follows it.
     """
 
     dialect: ToolDialect
     definitions: tuple[Definition, ...] = ()
     is_held: bool = False
     has_form: bool = False
-    """An answer that is no call has a form, which may itself be JSON."""
+    """An answer without a call must follow a schema, so it may itself be JSON."""
 
     @property
     def syntax(self) -> CallSyntax:
@@ -423,7 +425,7 @@ class OfferedTools:
         return tuple(definition["name"] for definition in self.definitions)
 
     def system_text(self, system: str) -> str:
-        """The system prompt with the offer below it."""
+        """The system prompt, followed by the offer."""
         offer = self.dialect.offer(self.definitions) if self.definitions else ""
         return "\n".join(text for text in (system, offer) if text)
 
@@ -466,15 +468,15 @@ _DIALECTS = {dialect.name: dialect for dialect in (G1X_COMPACT, G1X_JSON, FUNCTI
 
 
 def all_dialects() -> tuple[ToolDialect, ...]:
-    """In the order to offer them."""
+    """In the order of the pages."""
     return tuple(_DIALECTS.values())
 
 
 def dialect(name: str) -> ToolDialect:
-    """KeyError for a name that is none of :func:`all_dialects`."""
+    """Raises KeyError for a name that is not in :func:`all_dialects`."""
     return _DIALECTS[name]
 
 
 def default_dialect(model_name: str, of_format: str = "g1x_json") -> ToolDialect:
-    """What a model's makers trained it on, as far as its file name tells; else the one that goes with its format."""
+    """The dialect that the model was trained on, if its file name shows it; otherwise the format's."""
     return RUNNER_LEGACY if "mobius" in model_name.lower() else dialect(of_format)

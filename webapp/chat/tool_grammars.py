@@ -17,23 +17,23 @@ Definition = Mapping[str, Any]
 
 MAX_PARALLEL = 8
 SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": True}
-"""Lenient: a keyword llguidance cannot enforce is left to the check of the finished call."""
+"""Lenient: keywords that llguidance cannot enforce are checked after the call."""
 LINED = {"whitespace_pattern": r"[ \n]{0,16}", "lenient": True}
-"""Indented JSON too, though never endless blank space."""
+"""Also allows indented JSON, but only limited whitespace."""
 THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/"
 SCHEMA_LISTS = ("anyOf", "oneOf")
 SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 SILENT = {"type", "title", "description", "$schema", "$id", "$comment", "examples", "default", "$defs", "definitions"}
-"""Keywords that say nothing of an object's properties."""
+"""Keywords that do not describe the object's properties."""
 PLAIN_VALUES = ("enum", "const", "default", "examples")
 
 
 @dataclass(frozen=True)
 class ToolRules:
-    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer. ``form``: Lark
-    rules from a rule `form`, of what the answer has to be where it is no call; "" is any text.
+    """The tools that may be called. ``is_required``: the answer must be a call. ``max_calls``: per answer. ``form``:
+    Lark rules, starting at `form`, for an answer without a call; "" allows any text.
 
-    ``thinking``: the prompt left a thought open; ``tag_end``: only the ">" of its closing tag.
+    ``thinking``: the prompt ends inside thinking; ``tag_end``: only the ">" of its closing tag is missing.
     """
 
     definitions: tuple[Definition, ...]
@@ -45,7 +45,7 @@ class ToolRules:
 
 
 def fenced_grammar(rules: ToolRules) -> str:
-    """```` ```json ```` with an object, or a list of them."""
+    """```` ```json ```` with an object or a list of objects."""
     names, lines = _object_rules(rules.definitions)
     lines.append("call: " + " | ".join(names))
     listed = f' | "[" call (/, ?/ call){{0,{rules.max_calls - 1}}} "]"' if rules.max_calls > 1 else ""
@@ -62,8 +62,8 @@ def hermes_grammar(rules: ToolRules) -> str:
 
 
 def headed_grammar(rules: ToolRules) -> str:
-    """``**Tool Call:**`` and a fence with one object; JSON as such models were trained to write it, over several lines
-    or on one."""
+    """``**Tool Call:**`` and a fence with one object; the JSON may be indented or on one line, because these models
+    write both."""
     names, lines = _object_rules(rules.definitions, LINED)
     opening = "**Tool Call:**\n```json\n"
     lines.append("call: (" + " | ".join(names) + ') "\\n```"')
@@ -73,7 +73,7 @@ def headed_grammar(rules: ToolRules) -> str:
 
 
 def legacy_grammar(rules: ToolRules) -> str:
-    """One call, as RWKV-Runner's models know it; each tool has an opening of its own, because its name comes first."""
+    """One call, as in RWKV-Runner. Each tool has its own opening, because the name comes first."""
     lines: list[str] = []
     openings = []
     for index, definition in enumerate(rules.definitions):
@@ -84,7 +84,7 @@ def legacy_grammar(rules: ToolRules) -> str:
 
 
 def _grammar(rules: ToolRules, openings: Sequence[tuple[str, str]], lines: list[str]) -> str:
-    """``openings``: what begins a call, and the rule of what follows it."""
+    """``openings``: the text that begins a call, and the rule for what follows."""
     tag_end = "/>?/ " if rules.tag_end else ""
     heads = []
     for index, (opening, rest) in enumerate(openings):
@@ -124,7 +124,7 @@ def _object_rules(
 
 
 def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
-    """`"key"= value` pairs in the schema's order: `first` rules until something is written, then `more` rules."""
+    """`"key"= value` pairs in the schema's order: `first` rules before the first pair, then `more` rules."""
     properties = [(name, part) for name, part in (schema.get("properties") or {}).items() if part is not False]
     required = set(schema.get("required") or ())
     lines = []
@@ -142,12 +142,12 @@ def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 SAFE_DIGITS = 10**16 - 1
 LEAST_STEP = 1e-9
-"""A number of more digits is none that JSON's readers agree on, and a small model may write digits for ever."""
+"""JSON parsers disagree on numbers with more digits, and a small model may write digits without end."""
 
 
 def _arguments(definition: Definition) -> dict[str, Any]:
-    """The schema of a call's arguments, which are an object even where it does not say so. One that says nothing of its
-    content is what programs write for a tool without arguments."""
+    """The schema of a call's arguments, which are always an object. A schema that describes no content means a tool
+    without arguments."""
     given = definition.get("parameters")
     if isinstance(given, Mapping) and given.keys() <= SILENT:
         given = {**given, "properties": {}}
@@ -155,9 +155,9 @@ def _arguments(definition: Definition) -> dict[str, Any]:
 
 
 def held(schema: object) -> dict[str, Any]:
-    """As a model is held to it, of a call's arguments and of an answer's form. Objects that list their properties and
-    do not speak of others have no others: a model must not invent any. Numbers have at most 16 digits before the point
-    and 9 behind it, and no exponent."""
+    """The schema that the grammar enforces, for a call's arguments or an answer. Objects that list their properties
+    without `additionalProperties` get no others, because a model must not invent any. Numbers have at most 16 digits
+    before the point and 9 after it, and no exponent."""
     if not isinstance(schema, Mapping):
         return {"type": "object", "properties": {}, "additionalProperties": False}
     found = dict(schema)
@@ -181,7 +181,7 @@ def held(schema: object) -> dict[str, Any]:
 
 
 def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
-    """As it is where it names larger numbers itself."""
+    """Unchanged if the schema allows larger numbers explicitly."""
     given = [schema[key] for key in (*LOWER, *UPPER) if key in schema]
     if not all(isinstance(bound, (int, float)) and abs(bound) <= SAFE_DIGITS for bound in given):
         return schema
@@ -195,7 +195,7 @@ def _held_part(part: object) -> object:
 
 
 def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's schema by itself, with the whole beside it where it refers to it."""
+    """A parameter's schema alone, with the whole schema as a definition if it refers to it."""
     value: dict[str, Any] = _rerooted(part, "#/$defs/parameters") if isinstance(part, Mapping) else {}
     if value == part:
         return value
@@ -203,7 +203,7 @@ def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rerooted(schema: Any, root: str) -> Any:
-    """The same where the schema stands at ``root`` of another: its references are to its own beginning."""
+    """The schema with its references changed for its new place at ``root`` of another schema."""
     if isinstance(schema, list):
         return [_rerooted(part, root) for part in schema]
     if not isinstance(schema, Mapping):

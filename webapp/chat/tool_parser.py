@@ -24,20 +24,20 @@ from webapp.chat.tool_dialects import CLOSERS, CallSyntax, Opening, ReadCall, re
 
 BRACKETS = {"{": "}", "[": "]", "(": ")"}
 OPENS_STRING = "([{,=:"
-"""An apostrophe behind anything else is inside a word."""
+"""After any other character, an apostrophe is part of a word."""
 
 
 class BodyFollower:
-    """Of one bracketed value, as any model may write it."""
+    """Follows one value in brackets, as any model may write it."""
 
     def __init__(self) -> None:
         self.length = 0
-        """Characters looked at; those of the value once it :attr:`is_closed`."""
+        """Characters read; when :attr:`is_closed`, the length of the value."""
         self.is_closed = False
         self.is_broken = False
         """The brackets do not match."""
         self.elements_length = 0
-        """Of a list: characters up to the end of its last whole object; 0 while there is none."""
+        """For a list: characters up to the end of its last complete object; 0 if there is none."""
         self._closers: list[str] = []
         self._quote = ""
         self._is_escaped = False
@@ -45,11 +45,11 @@ class BodyFollower:
 
     @property
     def missing(self) -> str:
-        """The brackets that would close it; "" where it ends inside a string, is closed or broken."""
+        """The brackets that would close it; "" if it ends inside a string, is closed or broken."""
         return "" if self._quote or self.is_broken else "".join(reversed(self._closers))
 
     def feed(self, text: str) -> None:
-        """Looks at nothing behind the end."""
+        """Ignores text after the end."""
         for character in text:
             if self.is_closed or self.is_broken:
                 return
@@ -75,10 +75,10 @@ class BodyFollower:
 
 
 class ArgumentText:
-    """The arguments of a call that a grammar holds to its form, as JSON text while they are written.
+    """The arguments of a constrained call as JSON text, while they are written.
 
-    ``is_keyword``: they stand as ``("key"= value)`` and come out as ``{"key": value}``. Otherwise what comes out is
-    what was written, line breaks inside strings escaped.
+    ``is_keyword``: the model writes ``("key"= value)``; the result is ``{"key": value}``. Otherwise the text is
+    unchanged, except that line breaks inside strings are escaped.
     """
 
     STOPS = re.compile(r'["{}\[\]()=]')
@@ -92,7 +92,7 @@ class ArgumentText:
         self._is_escaped = False
 
     def feed(self, text: str) -> tuple[str, int]:
-        """(JSON text, how many characters of ``text`` it is)."""
+        """(JSON text, number of characters of ``text`` that were used)."""
         parts: list[str] = []
         place = 0
         while place < len(text) and not self.is_closed:
@@ -131,18 +131,18 @@ class ArgumentText:
 JSON_HEAD = re.compile(r'(\[?)\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
 NEXT_HEAD = re.compile(r', ?\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
 UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
-"""From the end of a call's arguments as far as a next call may have come before its own begin."""
+"""The text after a call's arguments, up to the arguments of the next call, incomplete."""
 
 
 class HeldBody:
-    """Begins where the arguments of the first call do. ``is_list``: more calls may follow it in the same body."""
+    """Starts at the arguments of the first call. ``is_list``: more calls may follow in the same body."""
 
     def __init__(
         self, name: str, new_id: Callable[[], str], *, is_keyword: bool = False, is_list: bool = False
     ) -> None:
         self.is_over = False
         self.rest = ""
-        """What the body has not taken, once it :attr:`is_over`."""
+        """The text after the body, when :attr:`is_over`."""
         self._new_id = new_id
         self._is_keyword = is_keyword
         self._is_list = is_list
@@ -160,7 +160,7 @@ class HeldBody:
         return pieces
 
     def finish(self) -> list[CallDelta]:
-        """The answer has ended inside the body. A next call that has no arguments yet is neither a call nor text."""
+        """Call it if the answer ends inside the body. A next call without arguments so far is dropped."""
         pieces = self.feed("")
         is_next_begun = self._is_list and UNFINISHED_HEAD.fullmatch(self._held)
         self._end(len(self._held) if is_next_begun else 0)
@@ -172,7 +172,7 @@ class HeldBody:
         self._begun.append(CallDelta(self._call_id, name))
 
     def _step(self, pieces: list[CallDelta]) -> bool:
-        """False when more text must come first."""
+        """False if more text is needed."""
         if self._arguments is not None:
             written, length = self._arguments.feed(self._held)
             self._held = self._held[length:]
@@ -184,7 +184,7 @@ class HeldBody:
         return self._pass_on()
 
     def _pass_on(self) -> bool:
-        """From the end of a call's arguments to the next call, or to the end of the body."""
+        """Moves from the end of a call's arguments to the next call, or to the end of the body."""
         self._held = self._held.lstrip()
         if not self._held:
             return False
@@ -206,8 +206,8 @@ class HeldBody:
 
 
 STRAYS = re.compile(r"(?:[\s\]}]|```|</tool_calls?>)*")
-"""What may be left behind a call at the end of an answer: brackets too many, and closers of wrappers that were never
-opened. Nobody wants to read it."""
+"""Leftovers after the last call of an answer, which are dropped: extra brackets, and closers of wrappers that were
+never opened."""
 STRAYS_BEGUN = re.compile(STRAYS.pattern + r"(?:`{1,2}|</?[tol_cas]{0,10})?")
 
 Piece = ContentDelta | CallDelta
@@ -221,8 +221,8 @@ class _Part(Enum):
 
 
 class ToolCallParser:
-    """For one answer. ``new_id`` makes a call's id; ``names`` are the tools that may be called, None is any.
-    ``is_held``: a grammar of the dialect's holds the model, and arguments are to come in pieces."""
+    """For one answer. ``new_id`` makes a call's id; ``names`` are the tools that may be called, or None for all.
+    ``is_held``: the answer is constrained by the dialect's grammar, and arguments are streamed."""
 
     def __init__(
         self, syntax: CallSyntax, names: Collection[str] | None, new_id: Callable[[], str], is_held: bool = False
@@ -242,7 +242,7 @@ class ToolCallParser:
 
     @property
     def is_inside(self) -> bool:
-        """What comes now may be a call, and is shown by nobody yet."""
+        """The current text may be a call and is held back."""
         return self._part in (_Part.BODY, _Part.HELD)
 
     def feed(self, text: str) -> list[Piece]:
@@ -263,7 +263,7 @@ class ToolCallParser:
         return _joined(pieces)
 
     def _pass_text(self, pieces: list[Piece], is_end: bool) -> bool:
-        """False when more text must come first. Blank space before an opening is held back with it."""
+        """False if more text is needed. Whitespace before an opening is held back too."""
         self._opening = self._syntax.find(self._held, self._is_start, is_end)
         text = self._held[: self._opening.begin]
         keep = len(text.rstrip()) if not is_end or self._opening.body is not None else len(text)
@@ -302,9 +302,9 @@ class ToolCallParser:
         return True
 
     def _mended(self, begin: int) -> tuple[list[ReadCall] | None, int]:
-        """(calls, where their body ends) of a body that lacks its last brackets, where a closer, be it another
-        wrapper's, says that the model thought it complete. Without one it may have been cut off, and half a value is
-        worse than none; of a list the calls that are whole count, and one that is not is nobody's to read."""
+        """(calls, end of their body) for a body without its last brackets. A closer, even of another wrapper, shows
+        that the model considered the body complete. Without one, it may have been cut off, so only complete calls of a
+        list count, and an incomplete one is dropped."""
         for closer in (*self._opening.closers, *CLOSERS):
             end = self._held.find(closer, begin)
             if end < 0:
@@ -322,7 +322,7 @@ class ToolCallParser:
         return self._names is None or name in self._names
 
     def _begin_held(self, begin: int) -> bool:
-        """True when a call is sure to stand at ``begin`` and its arguments come next."""
+        """True if a call certainly begins at ``begin`` and its arguments come next."""
         if self._syntax.is_keyword:
             name, is_list, arguments = self._opening.name, False, begin
         else:
@@ -354,7 +354,7 @@ class ToolCallParser:
         self._part, self._is_start, self.has_called = _Part.TAIL, False, True
 
     def _give_up(self, pieces: list[Piece], length: int, is_end: bool) -> bool:
-        """It was text after all."""
+        """It is text, not a call."""
         self._release(pieces, len(self._held) if is_end and length >= len(self._held) else length)
         return bool(self._held)
 
@@ -393,14 +393,14 @@ class ToolCallParser:
 
 
 def json_text(value: object) -> str:
-    """Compact, characters as they are; escaped only where half a character could not be written otherwise."""
+    """Compact JSON without escapes, except for lone surrogates."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     is_whole = not any("\ud800" <= character <= "\udfff" for character in text)
     return text if is_whole else json.dumps(value, separators=(",", ":"))
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours of one kind as one; empty ones are left out."""
+    """Joins neighbours of the same type and removes empty ones."""
     joined: list[Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else None

@@ -21,14 +21,14 @@ from webapp.music.events import MOST_NOTES, STEP_S, Note, check_step, too_long, 
 MOST_CHARS = 1 << 18
 QUARTERS_A_MINUTE = 120
 VELOCITY, STRESSED = 80, 96
-"""Of a note, and of the first in a bar."""
+"""Of a note, and of the first note in a bar."""
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 ACCIDENTALS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
 MODES = {"": 0, "maj": 0, "ion": 0, "m": -3, "min": -3, "aeo": -3, "mix": -1, "dor": -2, "phr": -4, "lyd": 1, "loc": -5}
-"""Fifths up from the major key of the same tonic."""
+"""How many fifths the mode is above the major key of the same tonic."""
 FIFTHS = "FCGDAEB"
 LONGEST = Fraction(64)
-"""Whole notes; a number beyond it is a slip."""
+"""In whole notes; a larger number is a mistake."""
 
 TOKEN = re.compile(
     r"""(?P<field>\[[A-Za-z]:[^\]\n]{0,200}\])
@@ -42,14 +42,14 @@ TOKEN = re.compile(
       |(?P<broken><+|>+)""",
     re.VERBOSE,
 )
-"""What stands between marks is bounded, so that a line of opening marks alone takes no quadratic time."""
+"""The text between marks has a limited length, so that a line of opening marks does not take quadratic time."""
 NOTE = re.compile(r"(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octave>[,']*)(?P<length>\d*/*\d*)")
 FIELD = re.compile(r"^([A-Za-z]):(?![|:])(.*)$")
 
 
 @dataclass(frozen=True)
 class _Sound:
-    """Pitches at once, none for a rest; ``length`` in whole notes."""
+    """Pitches that sound at once; none for a rest. ``length`` is in whole notes."""
 
     pitches: tuple[int, ...]
     length: Fraction
@@ -67,7 +67,7 @@ class _Bar:
 
 @dataclass
 class _Voice:
-    """Where the reading of one voice is."""
+    """The state of reading one voice."""
 
     key: dict[str, int] = field(default_factory=dict)
     unit: Fraction = Fraction(1, 8)
@@ -80,8 +80,8 @@ class _Voice:
 
 
 def read_abc(text: str) -> list[Note]:
-    """The notes of one tune, by their beginnings; a voice is a track. ``music_unreadable`` where it has none,
-    ``music_too_long`` beyond 256 KiB, an hour or 100,000 notes."""
+    """The notes of one tune, ordered by start; each voice is a track. Raises ``music_unreadable`` if there are none,
+    ``music_too_long`` above 256 KiB, an hour or 100,000 notes."""
     if len(text) > MOST_CHARS:
         raise too_long("characters", MOST_CHARS)
     notes: list[Note] = []
@@ -96,7 +96,7 @@ def read_abc(text: str) -> list[Note]:
 
 
 def count_bars(text: str) -> int:
-    """Bars that hold something, of all voices and without repeats."""
+    """Counts bars that are not empty, of all voices and without repeats."""
     count, has_sound = 0, False
     for voice in _voices(text[:MOST_CHARS]):
         for item in voice.items:
@@ -157,7 +157,7 @@ def _fraction(text: str) -> Fraction | None:
 
 
 def _key(value: str) -> dict[str, int]:
-    """Letter -> sharp (1) or flat (-1)."""
+    """Maps letters to 1 (sharp) or -1 (flat)."""
     found = re.match(r"\s*([A-G])([#b]?)\s*([A-Za-z]{0,3})", value)
     if found is None:
         return {}
@@ -192,7 +192,7 @@ def _read_line(line: str, voice: _Voice) -> None:
 
 
 def _tuplet(found: re.Match[str]) -> tuple[Fraction, int]:
-    """How much shorter the next notes are, and how many of them."""
+    """The factor for the length of the next notes, and their number."""
     p = int(found["p"])
     usual = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}.get(p, 2)
     q, r = int(found["q"] or usual), int(found["r"] or p)
@@ -237,7 +237,7 @@ def _add(voice: _Voice, pitches: tuple[int, ...], length: Fraction, is_tied: boo
 
 
 def _break(voice: _Voice, signs: str) -> None:
-    """``a>b``: the first by half longer, the second by half shorter."""
+    """``a>b``: the first note is longer by half, the second shorter by half."""
     last = voice.items[-1] if voice.items else None
     if not isinstance(last, _Sound) or voice.broken is not None:
         return
@@ -248,7 +248,7 @@ def _break(voice: _Voice, signs: str) -> None:
 
 
 def _unrolled(items: Sequence[_Sound | _Bar]) -> Iterator[_Sound | _Bar]:
-    """With every repeat played twice, its numbered endings one each time."""
+    """Plays every repeat twice, each time with its numbered ending."""
     begin, place, time = 0, 0, 1
     while place < len(items):
         item = items[place]
@@ -304,19 +304,19 @@ def _played(items: Iterator[_Sound | _Bar], track: int) -> Iterator[Note]:
 # notes to a tune
 
 UNIT = 16
-"""Notes are rounded to sixteenths, of bars of four quarters."""
+"""Notes are rounded to sixteenths, in bars of four quarters."""
 BARS_A_LINE = 4
 TEMPOS = range(60, 161)
 TEMPO_SAMPLE = 400
-"""Beginnings of notes that the tempo is found from."""
+"""Number of note starts used to find the tempo."""
 MOST_OVERLAP = 0.34
-"""Of a note's length: what sounds longer into the next one is a voice of its own, not a melody played smoothly."""
+"""Part of a note's length. A larger overlap with the next note means a second voice, not a legato melody."""
 
 
 def write_abc(notes: Iterable[Note]) -> str:
-    """One voice as a tune: rounded to sixteenths of the tempo it fits best, in the major key with the fewest signs,
-    without the silence before it. Notes that begin together are a chord. ``music_many_voices`` says where two
-    melodies sound at once, or that drums play; ``music_unreadable`` for no notes."""
+    """Writes one voice as a tune: rounded to sixteenths of the tempo that fits best, in the major key with the fewest
+    accidentals, without silence at the start. Notes that start together become a chord. Raises ``music_many_voices``,
+    with the place, for two simultaneous melodies or drums; ``music_unreadable`` without notes."""
     ordered = sorted(notes, key=lambda note: (note.start_s, note.pitch))
     if not ordered:
         raise unreadable("notes", Text("reason.music.no_notes"))
@@ -354,8 +354,8 @@ def _many_voices(note: Note) -> RoostError:
 
 
 def _tempo_of(starts: Sequence[float]) -> float:
-    """Quarters a minute: whole numbers compared by the times between beginnings, then finer by the beginnings, since
-    an error in the tempo grows with the piece."""
+    """In quarters per minute: first, integers are compared by the times between note starts; then the best is refined
+    with the starts, because an error in the tempo adds up over the piece."""
     starts = starts[:TEMPO_SAMPLE]
     between = [later - earlier for earlier, later in pairwise(starts) if later - earlier > 0.03]
 
@@ -369,7 +369,7 @@ def _tempo_of(starts: Sequence[float]) -> float:
 
 
 def _in_one_voice(notes: Sequence[Note], unit_s: float) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Beginning and length in sixteenths, and pitches from below, of each note or chord."""
+    """Start and length in sixteenths, and ascending pitches, of each note or chord."""
     first = notes[0].start_s
     by_start: dict[int, list[Note]] = {}
     for note in notes:
@@ -390,12 +390,12 @@ def _in_one_voice(notes: Sequence[Note], unit_s: float) -> list[tuple[int, int, 
 
 
 def _scale(fifths: int) -> dict[str, int]:
-    """Letter -> sharp (1) or flat (-1), of a major key so many fifths above C."""
+    """The accidentals of the major key this many fifths above C: letters to 1 (sharp) or -1 (flat)."""
     return dict.fromkeys(FIFTHS[:fifths], 1) if fifths >= 0 else dict.fromkeys(FIFTHS[fifths:], -1)
 
 
 def _in_key(groups: Iterable[tuple[int, int, tuple[int, ...]]], fifths: int) -> int:
-    """How long the notes sound that need no sign of their own."""
+    """Total length of the notes that need no accidental."""
     scale = _scale(fifths)
     inside = {(step + scale.get(letter, 0)) % 12 for letter, step in STEPS.items()}
     return sum(length for _, length, pitches in groups for pitch in pitches if pitch % 12 in inside)
@@ -407,7 +407,7 @@ def _key_name(fifths: int) -> str:
 
 
 def _spelled(pitch: int, fifths: int, marks: dict[tuple[str, int], int]) -> str:
-    """With the sign it needs here; ``marks`` are those already in the bar."""
+    """The note with the accidental that it needs; ``marks`` are the accidentals so far in the bar."""
     scale, usual = _scale(fifths), 1 if fifths >= 0 else -1
     ways = [(letter, sign) for letter in STEPS for sign in (0, 1, -1) if (STEPS[letter] + sign - pitch) % 12 == 0]
     letter, sign = min(ways, key=lambda way: (scale.get(way[0], 0) != way[1], way[1] != 0, way[1] != usual))
@@ -421,7 +421,7 @@ def _spelled(pitch: int, fifths: int, marks: dict[tuple[str, int], int]) -> str:
 
 
 def _length_text(sixteenths: int) -> str:
-    """As a multiple of the eighth."""
+    """In eighths."""
     length = Fraction(sixteenths, 2)
     if length.denominator == 1:
         return "" if length == 1 else str(length)

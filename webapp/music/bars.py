@@ -8,25 +8,25 @@ from collections.abc import Iterable
 from webapp.tokenizer.music import STEP_S, MidiVocabulary
 
 BAR_S = 2.0
-"""Of a piece that is held to no tempo."""
+"""Length of a bar if the piece has no fixed tempo."""
 BAR_SIGNS = "|:]0123456789 \n"
-"""What belongs to a bar line once it has begun: ``|:``, ``||``, ``|]``, ``|1``, and the end of a line."""
+"""Characters that continue a bar line: ``|:``, ``||``, ``|]``, ``|1``, and the end of a line."""
 BEFORE_CHARS = 200
-"""Enough to see whether a bar line, or the key, is the last that stands there."""
+"""Enough characters to find the last bar line or key."""
 
 
 def bar_places(
     vocabulary: MidiVocabulary | None, token_ids: Iterable[int], bar_s: float = BAR_S
 ) -> tuple[list[int], float]:
-    """How many tokens of a piece lie before each of its bars, and its length in seconds (0 of a tune in ABC).
-    ``vocabulary`` is None of ABC."""
+    """How many tokens of a piece come before each of its bars, and its length in seconds (0 for ABC). ``vocabulary`` is
+    None for ABC."""
     bars = AbcBars() if vocabulary is None else MidiBars(vocabulary, bar_s)
     places = [place for place, token_id in enumerate(token_ids) if bars.begins(token_id)]
     return places, bars.step * STEP_S
 
 
 class MidiBars:
-    """Bars of equal length. One begins with the first word at its time, or with the wait that passes it."""
+    """Bars of equal length. A bar begins with the first word at its time, or with the wait that passes this time."""
 
     def __init__(self, vocabulary: MidiVocabulary, bar_s: float, before_s: float = 0.0) -> None:
         self._steps_of = vocabulary.steps_of
@@ -35,7 +35,7 @@ class MidiBars:
         self._next = max(1, math.ceil((self.step - 0.5) / self._bar))
 
     def begins(self, token_id: int) -> bool:
-        """Whether this token, the next of the piece, is the first of a bar."""
+        """Takes the next token; returns whether it is the first of a bar."""
         due, before = self._next * self._bar, self.step
         self.step += self._steps_of(token_id)
         if before < due - 0.5 and self.step <= due + 0.5:
@@ -45,8 +45,7 @@ class MidiBars:
 
 
 class AbcBars:
-    """A bar of a tune begins with the first character behind a bar line and what belongs to that, or below the key,
-    which ends the header."""
+    """A bar begins with the first character after a bar line and its signs, or after the key, which ends the header."""
 
     step = 0
 
@@ -55,7 +54,7 @@ class AbcBars:
         self._is_due = False
 
     def begins(self, token_id: int) -> bool:
-        """Whether this token, the next of the tune, is the first of a bar."""
+        """Takes the next token; returns whether it is the first of a bar."""
         character = chr(token_id)
         is_first = self._is_due and character not in BAR_SIGNS
         if character == "|" or (character == "\n" and self._line.startswith("K:")):

@@ -20,15 +20,15 @@ from webapp.tokenizer.music import MARKS, MIDI, STEP_S, WAITS, MidiVocabulary
 MOST_SECONDS = 3600
 MOST_NOTES = 100_000
 MOST_CHARS = 4 << 20
-"""Of a text that is read as music."""
+"""Longest text that is read as music."""
 HELD_S = 5.0
-"""A note that nothing ends sounds so long (``decode_end_held_note_delay`` in the author's vocab_config.json)."""
+"""Length of a note without an end (``decode_end_held_note_delay`` in the author's vocab_config.json)."""
 LAST_HELD_S = 3.0
-"""And no longer than that beyond the end of the text."""
+"""The longest time that such a note lasts after the end of the text."""
 
 
 class Event(NamedTuple):
-    """``loudness`` 0 ends the note; the instrument is its number in the vocabulary."""
+    """``loudness`` 0 ends the note; ``instrument`` is its number in the vocabulary."""
 
     step: int
     instrument: int
@@ -51,8 +51,8 @@ class Note:
 
 @dataclass(frozen=True)
 class NoteChange:
-    """Note ``number`` of a piece as it is known now: one that ``is_sounding`` goes on, with its length so far. The last
-    change of a number is final."""
+    """The current data of note ``number``. If ``is_sounding``, it continues and has its length so far. The last change
+    of a number is final."""
 
     number: int
     note: Note
@@ -78,8 +78,8 @@ def check_step(step: float) -> None:
 
 
 def read_text(text: str, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
-    """All events of one piece. ``music_unreadable`` names the first word that is none; a mark after the first event
-    ends the piece. ``music_too_long`` beyond an hour or 100,000 events of notes."""
+    """All events of one piece; a mark after the first event ends it. Raises ``music_unreadable`` with the first unknown
+    word, ``music_too_long`` above an hour or 100,000 note events."""
     if len(text) > MOST_CHARS:
         raise too_long("characters", MOST_CHARS)
     events: list[Event] = []
@@ -101,8 +101,8 @@ def read_text(text: str, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
 
 
 def write_text(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI, is_marked: bool = True) -> str:
-    """Without the silence before the first event. ``is_marked``: between ``<start>`` and ``<end>``; a model's prompt
-    has neither."""
+    """Removes silence before the first event. ``is_marked`` adds ``<start>`` and ``<end>``; a model's prompt has
+    neither."""
     ordered = sorted(events, key=lambda event: event[:3])
     words = ["<start>"] if is_marked else []
     now = ordered[0].step if ordered else 0
@@ -114,9 +114,9 @@ def write_text(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI, is_ma
 
 
 def normalised(events: Iterable[Event]) -> list[Event]:
-    """In the order of their text, with an end for every note: one that begins again ends there, one that nothing ends
-    after :data:`HELD_S`, or :data:`LAST_HELD_S` beyond the last event. Ends of notes that are over are left out; notes
-    that begin twice at once, as two channels of a file play them, stay two."""
+    """Orders events as in their text and gives every note an end: when it starts again, otherwise after :data:`HELD_S`,
+    and at most :data:`LAST_HELD_S` after the last event. Removes ends without a note. Two channels of a file may start
+    the same note at once; both are kept."""
     found: list[Event] = []
     sounding: dict[tuple[int, int], list[int]] = {}
     last = 0
@@ -154,7 +154,7 @@ def seconds_of(events: Iterable[Event]) -> float:
 
 
 def notes_of(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI) -> list[Note]:
-    """In order of their beginnings. A note that begins again ends there."""
+    """Ordered by start. A note ends when it starts again."""
     decoder = NoteDecoder(vocabulary)
     for event in sorted(events, key=lambda event: event.step):
         decoder.take(event)
@@ -163,8 +163,8 @@ def notes_of(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI) -> list
 
 
 def events_of(notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> list[Event]:
-    """``music_unreadable`` for a note that cannot be: an unknown instrument, a pitch or velocity out of range, a time
-    below 0 or that is no number. Of notes of the same pitch that overlap, the earlier ends where the later begins."""
+    """Raises ``music_unreadable`` for an invalid note: an unknown instrument, a pitch or velocity out of range, a time
+    that is negative or NaN. If notes of the same pitch overlap, the earlier one ends when the later starts."""
     places: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
     count = 0
     for count, note in enumerate(notes, 1):
@@ -185,12 +185,12 @@ def events_of(notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> list[
 
 
 def _checked(note: Note, vocabulary: MidiVocabulary) -> tuple[int, int, int]:
-    """Instrument and the steps of beginning and end, which is at least one later."""
+    """Instrument, start and end in steps; the end is at least one step later."""
     if note.instrument not in vocabulary.instruments:
         reason = Text("reason.music.no_instrument", name=str(note.instrument)[:40])
         raise unreadable("notes", reason)
     is_in_range = 0 <= note.pitch < 128 and 0 < note.velocity < 128
-    if not is_in_range or not (note.start_s >= 0 and note.duration_s >= 0):  # NaN is neither
+    if not is_in_range or not (note.start_s >= 0 and note.duration_s >= 0):  # also refuses NaN
         raise unreadable("notes", Text("reason.music.note_out_of_range"))
     check_step((note.start_s + note.duration_s) / STEP_S)
     start, end = round(note.start_s / STEP_S), round((note.start_s + note.duration_s) / STEP_S)
@@ -198,17 +198,17 @@ def _checked(note: Note, vocabulary: MidiVocabulary) -> tuple[int, int, int]:
 
 
 NOTE_WORD = re.compile(r"[a-z]+:[0-9a-f]{1,2}:[0-9a-f]")
-"""Whole as soon as it is there: a loudness is one digit."""
+"""Complete without a following space, because the loudness is one digit."""
 
 
 class NoteDecoder:
-    """Notes out of the text of a MIDI model while it comes. What is no word is skipped and counted: a model's text is
-    not to end over one. A note that nothing ends lasts :data:`HELD_S`; if its end comes later all the same, the note is
-    told again with that length."""
+    """Decodes notes from the streamed text of a MIDI model. Unknown words are skipped and counted, because one mistake
+    should not end the piece. A note without an end lasts :data:`HELD_S`; if its end comes later, the note is reported
+    again with its real length."""
 
     def __init__(self, vocabulary: MidiVocabulary = MIDI) -> None:
         self.notes: list[Note] = []
-        """By number. Those that still sound have their length so far."""
+        """By number. Notes that are sounding have their length so far."""
         self.skipped = 0
         self._vocabulary = vocabulary
         self._step = 0
@@ -221,7 +221,7 @@ class NoteDecoder:
         return self._step * STEP_S
 
     def feed(self, text: str) -> list[NoteChange]:
-        """Pieces may end anywhere. ``music_too_long`` beyond an hour or 100,000 notes."""
+        """``text`` may end anywhere. Raises ``music_too_long`` above an hour or 100,000 notes."""
         *words, self._rest = re.split(r"\s+", self._rest + text.lower())
         if NOTE_WORD.fullmatch(self._rest):
             words.append(self._rest)
@@ -231,7 +231,7 @@ class NoteDecoder:
         return [change for word in words if word for change in self._word(word)]
 
     def finish(self) -> list[NoteChange]:
-        """At the end of the text: what still sounds gets its length."""
+        """Call it at the end of the text; ends the notes that are sounding."""
         changes = self.feed(" ")
         for number in self._sounding.values():
             length = min(HELD_S, self.time_s - self.notes[number].start_s + LAST_HELD_S)
@@ -240,7 +240,7 @@ class NoteDecoder:
         return changes
 
     def take(self, event: Event) -> list[NoteChange]:
-        """The same for events, in order of their steps."""
+        """Like :meth:`feed`, for events, in order of their steps."""
         return [*self._wait(event.step - self._step), *self._play(*event[1:])]
 
     def _word(self, word: str) -> list[NoteChange]:

@@ -1,7 +1,7 @@
 """Converts standard MIDI files to the events of :mod:`.events`, and back.
 
-Written with one tick per millisecond (120 beats per minute) and one track per instrument, so that every step of 8 ms is
-on a tick and reading gives the same events. Read as the author's data was made (briansemrau/MIDI-LLM-tokenizer,
+Writing uses one tick per millisecond (120 beats per minute) and one track per instrument, so that every step of 8 ms is
+on a tick and reading gives the same events. Reading works as for the author's data (briansemrau/MIDI-LLM-tokenizer,
 ``convert_midi_to_str``): all tracks combined, velocity times volume and expression, notes sustained by the pedal,
 programs as the 13 instruments of the vocabulary, silences of at most ten seconds.
 """
@@ -30,13 +30,13 @@ PROGRAMS = {
     "percussion": 0, "drum": 118, "tuba": 58, "marimba": 12, "bass": 32, "guitar": 25, "violin": 40, "trumpet": 56,
     "piano": 0, "sax": 66, "flute": 73, "lead": 80, "pad": 88,
 }  # fmt: skip
-"""The General MIDI program, from 0, that an instrument is played with; percussion is channel 10."""
+"""The General MIDI program (from 0) for each instrument; percussion is channel 10."""
 
 INSTRUMENT_RUNS = (
     "piano*8 marimba*9 piano*7 guitar*8 bass*8 violin*2 bass*2 violin*3 drum violin*7 - trumpet tuba*2 trumpet*5 sax*5 "
     "trumpet sax*2 flute*8 lead*5 violin lead*2 pad*3 violin pad*4 -*8 guitar*5 sax violin sax marimba*4 drum*3 -*9"
 )
-"""The instrument of each program, ``-`` for noises that have none (``program_name_to_bin_name``, vocab_config.json)."""
+"""The instrument of each program; ``-`` for noises without one (``program_name_to_bin_name``, vocab_config.json)."""
 
 
 def _instruments() -> tuple[str, ...]:
@@ -48,7 +48,7 @@ INSTRUMENT_OF_PROGRAM = _instruments()
 
 
 def write_midi(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI) -> bytes:
-    """A file of format 1, of the events as :func:`~webapp.music.events.normalised` has them."""
+    """A file of format 1, with the events ordered by :func:`~webapp.music.events.normalised`."""
     import mido
 
     file = mido.MidiFile(type=1, ticks_per_beat=TEMPO_US // 1000)
@@ -78,8 +78,8 @@ def _channels(vocabulary: MidiVocabulary) -> list[int]:
 
 
 def read_midi(data: bytes, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
-    """``music_unreadable`` for what is no such file, is damaged or plays no note of the vocabulary; ``music_too_long``
-    beyond 1 MiB, an hour or 100,000 notes."""
+    """Raises ``music_unreadable`` if the file is not MIDI, damaged or without notes of the vocabulary;
+    ``music_too_long`` above 1 MiB, an hour or 100,000 notes."""
     if len(data) > MOST_BYTES:
         raise too_long("bytes", MOST_BYTES)
     tracks, seconds_at = _parsed(data)
@@ -96,7 +96,7 @@ def read_midi(data: bytes, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
 
 
 def _parsed(data: bytes) -> tuple[list[tuple[int, Any]], _Clock]:
-    """All messages by tick, of equal ones by track."""
+    """All messages ordered by tick, then by track."""
     import mido
     from mido.midifiles.meta import KeySignatureError
 
@@ -125,13 +125,13 @@ def _absolute(track: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 
 class _Clock:
-    """Seconds of a tick, asked in order; tempo changes count from their tick on."""
+    """Converts ticks to seconds, in ascending order. A tempo change applies from its tick."""
 
     def __init__(self, division: int) -> None:
         if division == 0:
             raise unreadable("midi", Text("reason.music.no_ticks"))
         self._frames = 0.0
-        if division < 0:  # SMPTE: frames a second and ticks a frame
+        if division < 0:  # SMPTE: frames per second, ticks per frame
             frames, ticks = -(division >> 8), division & 0xFF
             self._frames = (30000 / 1001 if frames == 29 else frames) * ticks
             if self._frames <= 0:
@@ -151,7 +151,7 @@ class _Clock:
 
 
 class _Player:
-    """Collects the events of one file; a channel's notes keep the program they began with."""
+    """Collects the events of one file. A note keeps the program that its channel had at the note's start."""
 
     def __init__(self, vocabulary: MidiVocabulary) -> None:
         self._vocabulary = vocabulary
@@ -177,7 +177,7 @@ class _Player:
             self._control(message.channel, message.control, message.value)
 
     def finished(self) -> Iterator[Event]:
-        """With ends for what still sounds at the end of the file."""
+        """Adds ends for notes that still sound at the end of the file."""
         for channel, pitch in list(self._sounding):
             self._end(channel, pitch)
         return iter(self._events)
@@ -233,6 +233,7 @@ class _Player:
             raise too_long("notes", MOST_NOTES)
         before = self._events[-1].step if self._events else round(self._now)
         silence = self._now - self._cut - before
-        if silence > SILENCE_STEPS and loudness and sum(map(len, self._sounding.values())) == 1:  # the one begun now
+        # the note that starts now
+        if silence > SILENCE_STEPS and loudness and sum(map(len, self._sounding.values())) == 1:
             self._cut += silence - SILENCE_STEPS
         self._events.append(Event(round(self._now - self._cut), instrument, pitch, loudness))

@@ -21,7 +21,7 @@ from webapp.music.events import Note, too_long
 RATE = 32_000
 MOST_SECONDS = 600
 MOST_VOICES = 64
-"""In a second; beyond it the loudest are heard."""
+"""Per second; if there are more, the loudest are played."""
 DRUM_S = 0.6
 LEVEL = 0.35
 Samples = NDArray[np.float32]
@@ -29,8 +29,8 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sound:
-    """``partials``: how loud each harmonic is. ``fade_s`` halves a plucked note at middle C; 0 holds it.
-    ``attack_s`` and ``release_s`` as in any synthesiser."""
+    """``partials``: the loudness of each harmonic. ``fade_s``: time in which a plucked middle C falls to half; 0
+    sustains it. ``attack_s`` and ``release_s`` as in any synthesiser."""
 
     partials: tuple[float, ...]
     fade_s: float = 0.0
@@ -60,17 +60,18 @@ DRUMS = (
     (50, 110.0, 0.15, 0.2),
     (128, 0.0, 0.25, 1.0),
 )
-"""Of percussion up to a pitch: hertz of the drum, seconds in which it halves, how much of it is noise. Kick, snare,
-hi-hat, toms, cymbals, roughly as General MIDI has them."""
+"""For percussion up to a pitch: frequency in hertz, seconds in which the sound falls to half, part of noise. Kick,
+snare, hi-hat, toms, cymbals, roughly as in General MIDI."""
 
 
 def wav_of(notes: Iterable[Note]) -> bytes:
-    """The whole file: 16 bits, one channel, 32,000 samples a second; at most ten minutes (38 MB)."""
+    """The whole file: 16 bits, mono, 32,000 samples per second; at most ten minutes (38 MB)."""
     return b"".join(wav_pieces(notes))
 
 
 def wav_pieces(notes: Iterable[Note]) -> Iterator[bytes]:
-    """The header, then a second at a time. ``music_too_long`` beyond ten minutes, before anything is made."""
+    """Yields the header, then one second at a time. Raises ``music_too_long`` above ten minutes, before the first
+    piece."""
     ordered = sorted(notes, key=lambda note: note.start_s)
     length_s = max((note.start_s + note.duration_s for note in ordered), default=0.0) + 1.0
     if length_s > MOST_SECONDS + 1:
@@ -102,7 +103,7 @@ def _end(note: Note) -> float:
 
 
 def _mix(mixed: Samples, note: Note, second: int) -> None:
-    """Adds what the note sounds like within that second."""
+    """Adds the part of the note that sounds in this second."""
     first = max(0, round((note.start_s - second) * RATE))
     last = min(RATE, round((_end(note) - second) * RATE))
     if first >= last:

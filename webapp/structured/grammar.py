@@ -4,17 +4,17 @@ pattern occurs in a text.
 A description is a plain dict, because it crosses the engine pipe and comes from requests:
 
     {"kind": "json_schema", "schema": {...}}     one JSON value that the schema allows; with "lenient": true a keyword
-                                                 or format llguidance cannot hold to is left out instead of refused
+                                                 or format that llguidance cannot enforce is ignored, not refused
     {"kind": "json_object"}                      any JSON object
     {"kind": "regex", "pattern": "..."}          the whole answer matches
     {"kind": "choice", "choice": ["...", ...]}   one of these texts
-    {"kind": "grammar", "grammar": "..."}        GBNF, as llama.cpp has it, or Lark; without a thought before it
+    {"kind": "grammar", "grammar": "..."}        GBNF, as in llama.cpp, or Lark; without thinking before it
     {"kind": "lark", "grammar": "..."}           llguidance's dialect of Lark, from its rule `start`
 
-``"thinking": true`` says the prompt left a thought open: free text up to ``</think>`` comes first; ``"tag_end": true``
-that it left open only the ">" of a tag. ``"consumed"`` is the text of an answer that is being continued. llguidance
-knows neither look-around nor back-references, and builds its automata lazily, so no pattern takes exponential time;
-what is too large is refused by :func:`parser_limits`.
+``"thinking": true``: the prompt ends inside thinking, so free text up to ``</think>`` comes first; ``"tag_end": true``:
+the prompt ends before the ">" of a tag. ``"consumed"`` is the text of an answer that is being continued. llguidance
+supports neither look-around nor back-references and builds its automata lazily, so no pattern takes exponential time;
+:func:`parser_limits` refuses grammars that are too large.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_ENUM_VALUES = 2_000
 MAX_DEPTH = 64
 KINDS = ("json_schema", "json_object", "regex", "choice", "grammar", "lark")
 JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-"""At most one space after a comma or colon: a small model that drifts into blank space would never come out of it."""
+"""At most one space after a comma or colon: a small model might otherwise write spaces without end."""
 
 PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
 
@@ -41,7 +41,7 @@ THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
 
 
 def lark_source(description: Mapping[str, Any]) -> str:
-    """The grammar as Lark text. GrammarInvalid for what is no description or beyond the bounds."""
+    """The grammar as Lark text. Raises GrammarInvalid if the description is invalid or too large."""
     kind = description.get("kind")
     if kind not in KINDS:
         raise GrammarInvalid(reason=Text("reason.structured.unknown_kind", found=repr(kind), names=", ".join(KINDS)))
@@ -52,7 +52,7 @@ def lark_source(description: Mapping[str, Any]) -> str:
 
 
 def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = False) -> str:
-    """A Lark rule with this name for one JSON value."""
+    """A Lark rule named ``name`` for one JSON value."""
     check_schema(schema)
     options = {**JSON_SPACING, "lenient": is_lenient}
     body: Any = {**schema, "x-guidance": options} if isinstance(schema, Mapping) else schema
@@ -60,7 +60,7 @@ def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = Fa
 
 
 def check_schema(schema: object) -> None:
-    """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
+    """Limits enum values and nesting. llguidance checks the rest of the schema."""
     for depth, node in schema_nodes(schema):
         if depth > MAX_DEPTH:
             raise GrammarInvalid(reason=Text("reason.structured.schema_too_deep", limit=MAX_DEPTH))
@@ -72,7 +72,7 @@ def check_schema(schema: object) -> None:
 
 
 def check(description: Mapping[str, Any]) -> None:
-    """Compiles without a vocabulary, to refuse early and in words: GrammarInvalid."""
+    """Compiles without a vocabulary, to refuse a request early. Raises GrammarInvalid."""
     from llguidance import LLMatcher
 
     source = lark_source(description)
@@ -84,7 +84,7 @@ def check(description: Mapping[str, Any]) -> None:
 
 
 def parser_limits() -> Any:
-    """Work a compile and a token may cost, in llguidance's units; its own defaults or tighter."""
+    """Limits for the work of a compilation and of a token, in llguidance's units; its defaults or lower."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(
@@ -93,16 +93,17 @@ def parser_limits() -> Any:
 
 
 def first_line(message: str) -> str:
-    """llguidance shows the whole grammar below its sentence, and before it a place in text nobody wrote."""
+    """The error sentence alone: llguidance adds the whole grammar, and a position in the generated text."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     said = PLACE.sub("", lines[0] if lines else "it cannot be compiled")
-    if said.endswith("parse error:"):  # what is wrong with a regex stands below it
+    if said.endswith("parse error:"):  # the error of a regex is on later lines
         said = " ".join([said, *(line.removeprefix("error: ") for line in lines if line.startswith("error: "))])
     return said[:300].rstrip(".")
 
 
 def form_rules(description: Mapping[str, Any]) -> str:
-    """The same as rules of a larger grammar, from their rule `form`; GrammarInvalid for a grammar of its own."""
+    """The rules for a part of a larger grammar, starting at `form`. Raises GrammarInvalid for a description that is a
+    grammar itself."""
     if description["kind"] not in _RULES:
         raise GrammarInvalid(reason=Text("reason.structured.grammar_stands_alone"))
     start, rules = _RULES[description["kind"]](description)
@@ -110,7 +111,7 @@ def form_rules(description: Mapping[str, Any]) -> str:
 
 
 def _json_rules(description: Mapping[str, Any]) -> tuple[str, str]:
-    """(what the answer is, the rules that takes)."""
+    """(the right side of the start rule, the other rules)."""
     schema = description.get("schema", {"type": "object"})
     if not isinstance(schema, (Mapping, bool)):
         raise GrammarInvalid(reason=Text("reason.structured.not_a_schema"))
@@ -149,7 +150,7 @@ def _given_source(description: Mapping[str, Any]) -> str:
 
     try:
         return str(any_to_lark(source))
-    except Exception as exc:  # its parser raises what it happens to
+    except Exception as exc:  # its parser may raise anything
         raise GrammarInvalid(reason=str(exc)[:300]) from exc
 
 
@@ -161,7 +162,7 @@ def _started(description: Mapping[str, Any]) -> str:
 
 
 def _slashes_escaped(pattern: str) -> str:
-    """As a Lark terminal, which ends at the first bare slash."""
+    """For a Lark terminal, which ends at the first unescaped slash."""
     escaped, is_escaped = [], False
     for character in pattern:
         escaped.append("\\/" if character == "/" and not is_escaped else character)
@@ -170,7 +171,7 @@ def _slashes_escaped(pattern: str) -> str:
 
 
 def schema_nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Every object inside, with its depth; without recursion, so that depth itself cannot hurt."""
+    """Every object in the schema, with its depth; without recursion, because a schema may be nested very deeply."""
     waiting = [(0, schema)]
     while waiting:
         depth, node = waiting.pop()
@@ -185,7 +186,7 @@ END_OF_TEXT = 256
 
 
 class _Bytes:
-    """A vocabulary of the 256 bytes, for `llguidance.TokenizerWrapper`."""
+    """A vocabulary of 256 bytes, for `llguidance.TokenizerWrapper`."""
 
     eos_token_id = END_OF_TEXT
     bos_token_id = None
@@ -198,7 +199,7 @@ class _Bytes:
 
 @lru_cache(1024)
 def is_pattern(pattern: str) -> bool:
-    """Whether an answer can be held to it: no look-around, no back-references, nothing too large."""
+    """Whether the pattern can be enforced: no look-around, no back-references, not too large."""
     from llguidance import LLMatcher
 
     grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
@@ -207,11 +208,11 @@ def is_pattern(pattern: str) -> bool:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """As JSON Schema's ``pattern``: anywhere in the text. True for a pattern that cannot be compiled (look-around):
-    what cannot be judged is not held against a value.
+    """Whether the pattern occurs in the text, as in JSON Schema's ``pattern``. True if the pattern cannot be compiled
+    (look-around), so that no value is refused for it.
 
-    In time linear in the text, whatever the pattern: people and models choose both. Python's `re` takes exponential
-    time for patterns such as ``(a+)+$``; llguidance's automata never look back.
+    Takes linear time for any pattern, because users and models choose both. Python's `re` takes exponential time for
+    patterns such as ``(a+)+$``; llguidance's automata never backtrack.
     """
     from llguidance import LLMatcher
 

@@ -25,8 +25,8 @@ CLOSE_TAG = "</think>"
 
 
 class TokenTable:
-    """The duck type `llguidance.TokenizerWrapper` takes. Ids that stand for no text are special: no grammar asks for
-    them, and token 0 ends the text."""
+    """The interface that `llguidance.TokenizerWrapper` needs. Ids without text are special tokens, which no grammar
+    allows; token 0 ends the text."""
 
     eos_token_id = END_OF_TEXT
     bos_token_id = None
@@ -35,7 +35,7 @@ class TokenTable:
         self._tokenizer = tokenizer
         found = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
         self.special_token_ids = [token_id for token_id, text in enumerate(found) if not text]
-        # 0xff occurs in no UTF-8 text, so a placeholder is no text's prefix
+        # 0xff never occurs in UTF-8, so a placeholder is not the prefix of a text
         self.tokens = [text or b"\xff<%d>" % token_id for token_id, text in enumerate(found)]
 
     def __call__(self, text: bytes | str) -> list[int]:
@@ -57,18 +57,18 @@ MAX_TOKEN_BYTES = 128
 class Vocabulary:
     tokenizer: Tokenizer
     compiled: Any
-    """The same as an `llguidance.LLTokenizer`."""
+    """The same vocabulary as an `llguidance.LLTokenizer`."""
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """By text."""
+        """Ids by the token's bytes."""
         found = ((self.tokenizer.token_bytes(token_id), token_id) for token_id in range(self.tokenizer.vocab_size))
         return {text: token_id for text, token_id in found if text}
 
 
 class GrammarConstraints:
-    """Makes constraints; the engine's :data:`ConstraintFactory`. ``load_tokenizer`` is called at the first request
-    that has one: most engines never need the vocabulary as text."""
+    """Makes constraints; it is the engine's :data:`ConstraintFactory`. ``load_tokenizer`` is called at the first
+    request with a constraint, because most engines never need the texts of tokens."""
 
     def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
         self._load_tokenizer = load_tokenizer
@@ -76,13 +76,14 @@ class GrammarConstraints:
         self._vocabulary: Future[Vocabulary] | None = None
 
     def __call__(self, description: Mapping[str, Any]) -> Constraint:
-        """GrammarInvalid at once for a description that is none; for a grammar that does not compile, at its first
-        token. ``{"kind": "thought", "tokens": n, "then": description or None}`` holds a thought to so many tokens."""
+        """An invalid description raises GrammarInvalid immediately; a grammar that does not compile raises it at the
+        first token. ``{"kind": "thought", "tokens": n, "then": description or None}`` limits thinking to n tokens."""
         if is_music(description):
             return music_constraint(description, self._load_tokenizer())
         is_thought = description.get("kind") == "thought"
         source = "" if is_thought else lark_source(description)
-        if self._vocabulary is None:  # submitted before any grammar, so no grammar waits for one that cannot begin
+        # submitted first, so that no grammar blocks a thread while it waits for the vocabulary
+        if self._vocabulary is None:
             self._vocabulary = self._threads.submit(self._load_vocabulary)
         if is_thought:
             then = description.get("then")
@@ -90,7 +91,7 @@ class GrammarConstraints:
         return GrammarConstraint(source, self._vocabulary, self._threads, str(description.get("consumed", "")))
 
     def close(self) -> None:
-        """Waits for a grammar that is being compiled."""
+        """Waits for a running compilation."""
         self._threads.shutdown(cancel_futures=True)
 
     def _load_vocabulary(self) -> Vocabulary:
@@ -99,8 +100,8 @@ class GrammarConstraints:
 
 
 class ThoughtBudget:
-    """Of a sequence that begins inside a thought: after ``tokens`` tokens, the end of the thought is the only way on.
-    ``then`` holds the whole answer, thought included; None is nothing."""
+    """For a sequence that begins inside thinking: after ``tokens`` tokens, only the end of the thinking is allowed.
+    ``then`` constrains the whole answer, including the thinking; None does not."""
 
     def __init__(self, tokens: int, vocabulary: Future[Vocabulary], then: Constraint | None) -> None:
         self._left = tokens
@@ -136,7 +137,7 @@ class ThoughtBudget:
 
 
 class GrammarConstraint:
-    """Of one sequence. ``consumed`` is text the answer already has."""
+    """For one sequence. ``consumed`` is the text that the answer already has."""
 
     def __init__(
         self, source: str, vocabulary: Future[Vocabulary], threads: ThreadPoolExecutor, consumed: str = ""
@@ -150,7 +151,7 @@ class GrammarConstraint:
         allowed = np.zeros_like(usable)
         found = self._allowed.result()[: len(usable)]
         allowed[: len(found)] = found
-        return allowed if (allowed & usable).any() else self._spelled_otherwise(allowed)
+        return allowed if (allowed & usable).any() else self._with_shorter_tokens(allowed)
 
     def accept(self, token_id: int) -> None:
         self._allowed = self._threads.submit(self._step, token_id)
@@ -174,14 +175,14 @@ class GrammarConstraint:
         return self._mask()
 
     def _mask(self) -> Words:
-        """A bit for every token that may come next. Only the end may follow a grammar that is complete."""
+        """One bit for each token that may come next. After a complete grammar, only the end is allowed."""
         words: Words = np.frombuffer(self._matcher.compute_bitmask(), "<u4").astype(np.uint32)
         self._raise_error()
         return words
 
-    def _spelled_otherwise(self, allowed: Words) -> Words:
-        """Where only one text can follow, llguidance asks for the longest token of it, which a model with a smaller
-        vocabulary of its own (or a ban) may not have: shorter ones begin the same text."""
+    def _with_shorter_tokens(self, allowed: Words) -> Words:
+        """If only one text can follow, llguidance allows only its longest token. A model with a smaller vocabulary may
+        not have that token, or it may be banned; so shorter tokens that begin this text are allowed too."""
         vocabulary, text = self._vocabulary.result(), self._matcher.compute_ff_bytes()
         ids = (vocabulary.ids.get(text[:length]) for length in range(1, min(len(text), MAX_TOKEN_BYTES) + 1))
         more: Words = allowed.copy()

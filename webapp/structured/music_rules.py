@@ -2,15 +2,15 @@
 
 A description is a plain dict, as in :mod:`.grammar`; a missing key means no limit:
 
-    {"kind": "midi", "instruments": ["piano"],    no other plays (the author's piano-only mode)
+    {"kind": "midi", "instruments": ["piano"],    only these play (the author's piano-only mode)
      "most_at_once": 6,                           notes that sound together
-     "most_per_s": 12,                            notes begun within a second
-     "most_bpm": 120,                             beginnings are a sixteenth apart or more, or at one moment
-     "seconds": 30,                               what is written ends there and not before; from "from_s" on
-     "bar_s": 2, "before_s": 7.5,                 bars are so long; what is written begins so late in the piece
-     "from_s": 8}                                 and no note earlier than that: a wait that passed the bar is gone
-    {"kind": "abc", "bars": 16,                   likewise
-     "before": "K:D\\nd2 fa|"}                     the end of what it goes on from
+     "most_per_s": 12,                            note starts within a second
+     "most_bpm": 120,                             note starts are simultaneous or at least a sixteenth apart
+     "seconds": 30,                               exact length of the new part, from "from_s" on
+     "bar_s": 2, "before_s": 7.5,                 length of a bar; length of the piece before the new part
+     "from_s": 8}                                 no note before this time: the last wait may have passed the bar
+    {"kind": "abc", "bars": 16,                   exact number of bars
+     "before": "K:D\\nd2 fa|"}                     the end of the tune so far
 
 At the beginning of each bar the engine keeps the state before it
 (:class:`~webapp.engine.sampler.PartedConstraint`).
@@ -37,7 +37,7 @@ MIDI_KIND, ABC_KIND = "midi", "abc"
 MIDI_END = 0
 SECOND = round(1 / STEP_S)
 HELD = 5 * SECOND
-"""A note that nothing ends counts no longer (``webapp.music.events``)."""
+"""A note without an end is counted no longer than this (``webapp.music.events``)."""
 LIMITS = {
     "most_at_once": 128,
     "most_per_s": 1000,
@@ -55,7 +55,7 @@ def is_music(description: Mapping[str, Any]) -> bool:
 
 
 def music_constraint(description: Mapping[str, Any], tokenizer: Tokenizer) -> Constraint:
-    """GrammarInvalid for rules of another vocabulary than the model's, and for values that cannot be."""
+    """Raises GrammarInvalid if the rules are for another vocabulary, or a value is invalid."""
     values = {name: _number(description, name) for name in LIMITS}
     if description["kind"] == ABC_KIND and isinstance(tokenizer, AbcTokenizer):
         return AbcRules(int(values["bars"] or 0), str(description.get("before", "")))
@@ -92,7 +92,7 @@ def _only(token_id: int, like: Words) -> Words:
 
 
 class MidiRules:
-    """Of one sequence. Waits and ends of notes are always allowed, so there is a way on from everywhere."""
+    """For one sequence. Waits and ends of notes are always allowed, so some token always is."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class MidiRules:
             self._begun.popleft()
 
     def _is_full(self) -> bool:
-        """Whether no note may begin now."""
+        """Whether no note may start now."""
         if self._bars.step < self._from:
             return True
         sounding = sum(1 for step in self._sounding.values() if step > self._step - HELD)
@@ -160,12 +160,12 @@ class MidiRules:
 
 
 BAR_LINE = re.compile(r"[^|:\[\]\s][^|\n]*\|")
-"""Something, and the line that ends it."""
+"""The content of a bar and the line that ends it."""
 
 
 class AbcRules:
-    """Of one sequence: a tune of so many bars; 0 is as many as the model writes. Bars are counted below the header,
-    whose lines begin with a letter and a colon."""
+    """For one sequence: a tune with this many bars; 0 means no limit. Bars are counted after the header, whose lines
+    begin with a letter and a colon."""
 
     def __init__(self, bars: int, before: str) -> None:
         self.begins_part = False

@@ -1,6 +1,7 @@
-"""Text <-> token ids. Imports nothing of Roost but errors, and neither torch nor the tokenizers library until needed.
+"""Text to token ids and back. Imports only errors from Roost; torch is not used, and the tokenizers library is imported
+when needed.
 
-:func:`load_tokenizer` chooses one for a model; :class:`StreamDecoder` turns ids into text while they come.
+:func:`load_tokenizer` chooses a model's tokenizer; :class:`StreamDecoder` decodes a stream of ids.
 """
 
 from webapp.tokenizer.loading import StreamDecoder, Tokenizer, load_tokenizer

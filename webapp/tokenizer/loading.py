@@ -17,8 +17,8 @@ from webapp.tokenizer.world import WorldTokenizer, read_vocabulary_text, world_t
 
 
 class ByteTokenizer:
-    """One token a byte, for the vocabulary of 256 that tiny test models are trained on. Every id is a byte, so 0 is NUL
-    here and nothing marks the end of a document."""
+    """One token per byte, for the vocabulary of 256 of tiny test models. Every id is a byte: 0 is NUL, and there is no
+    end-of-document token."""
 
     name = "byte"
     vocab_size = 256
@@ -47,7 +47,7 @@ PILE_VOCAB_SIZE = 50277  # 20B_tokenizer.json of GPT-NeoX; the models' vocabular
 PILE_FILE = "20B_tokenizer.json"
 LARGEST_PADDING = 256  # 6 in the World models
 WORLD_SIZES = (world.VOCAB_SIZE, 65530, 65529)
-"""The World vocabulary's ids end at 65529; models are padded to 65,536, others are not, or lack the last token."""
+"""The ids of the World vocabulary end at 65529. Models are padded to 65,536, not padded, or without the last token."""
 SHARED_NAMES = ("tokenizer.json", PILE_FILE)
 
 
@@ -60,12 +60,12 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer for a model with ``vocab_size`` logits.
 
-    ``override``: a vocabulary file, or ``world`` or ``byte``; nothing else is looked at. Otherwise, beside the model
-    and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then what
-    ``in_model`` finds in the model's own file (token bytes by id; must fit), then
-    ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` as far as their size fits, since models may share
-    a folder. Then the built-in ones: World for 65,536 and what conversions without padding make of it, bytes for 256,
-    and those of the music models.
+    ``override``: a vocabulary file, or ``world`` or ``byte``; then only this is used. Otherwise, next to the model and
+    then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json``; then the vocabulary that ``in_model``
+    finds in the model's file (token bytes by id). These raise WeightsError if the size differs. Then
+    ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` if their size fits, because models may share a
+    folder. Last, the built-in ones: World for 65,536 and the sizes of conversions without padding, bytes for 256, and
+    those of the music models.
     """
     if override:
         return _named(str(override), vocab_size)
@@ -80,7 +80,7 @@ def load_tokenizer(
 
 
 def _in_model(vocabulary: Mapping[int, bytes] | None, model: Path | None, vocab_size: int) -> Tokenizer | None:
-    """The built-in World vocabulary where it is the same, which then is in memory once."""
+    """Returns the built-in World vocabulary if it is the same, so that it is in memory only once."""
     if vocabulary is None or model is None:
         return None
     if vocab_size in WORLD_SIZES and world_tokenizer(vocab_size).vocabulary == vocabulary:
@@ -151,7 +151,8 @@ def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
 
 
 class Tokenizer(Protocol):
-    """Text <-> token ids, for a model with ``vocab_size`` logits. Immutable, so threads may share one."""
+    """Converts text to token ids and back, for a model with ``vocab_size`` logits. Immutable, so threads may share
+    one."""
 
     @property
     def name(self) -> str:
@@ -162,31 +163,31 @@ class Tokenizer(Protocol):
 
     @property
     def is_byte_level(self) -> bool:
-        """True where the text of many tokens is the concatenation of their :meth:`token_bytes`."""
+        """True if the text of several tokens is the concatenation of their :meth:`token_bytes`."""
 
     def encode(self, text: str) -> list[int]:
-        """Never raises, whatever the text; what UTF-8 cannot hold (lone surrogates) comes back as U+FFFD or ``?``."""
+        """Never raises. Lone surrogates, which UTF-8 cannot contain, are decoded as U+FFFD or ``?``."""
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Never raises; ids without text give none, invalid UTF-8 gives U+FFFD."""
+        """Never raises. Ids without text are skipped; invalid UTF-8 becomes U+FFFD."""
 
     def decode_bytes(self, token_ids: Iterable[int]) -> bytes: ...
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The bytes of one token; None where it stands for no text (end of document, unused or out of range)."""
+        """None if the token has no text (end of document, unused or out of range)."""
 
     def unassigned_ids(self) -> list[int]:
-        """Ids below ``vocab_size`` that stand for no text, ascending. 0, the end of a document, is among them."""
+        """Ids below ``vocab_size`` without text, ascending; they include 0, the end of a document."""
 
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8, so as many tokens at most
 
 
 class StreamDecoder:
-    """Text of a growing sequence: what :meth:`feed` and :meth:`flush` return joins to the text of all its tokens.
+    """Decodes a growing sequence: the texts from :meth:`feed` and :meth:`flush` join to the text of all its tokens.
 
-    Bytes of a character that is not complete are held back; bytes that can no longer become one appear as U+FFFD at
-    once, so a model that really writes U+FFFD does not stall.
+    Bytes of an incomplete character are held back. Bytes that can no longer become a character are released as U+FFFD
+    immediately, so a model that writes U+FFFD does not stall.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -196,13 +197,13 @@ class StreamDecoder:
         self._n_shown = 0
 
     def feed(self, token_ids: Iterable[int]) -> str:
-        """The text that became certain with these tokens; often empty."""
+        """The text that these tokens complete; often empty."""
         if self._tokenizer.is_byte_level:
             return self._utf8.decode(self._tokenizer.decode_bytes(token_ids))
         return "".join(self._feed_one(token_id) for token_id in token_ids)
 
     def flush(self) -> str:
-        """What is held back, as far as it can be shown, at the end of a sequence. The decoder is as new afterwards."""
+        """At the end of a sequence: the held-back rest, as text. Resets the decoder."""
         if self._tokenizer.is_byte_level:
             return self._utf8.decode(b"", final=True)
         text = self._unshown()
@@ -210,7 +211,8 @@ class StreamDecoder:
         return text
 
     def _feed_one(self, token_id: int) -> str:
-        """For pieces that do not simply join: what the text of the window gains, the last piece shown being context."""
+        """For tokens whose texts do not simply join: decodes a window that starts with the last released token, for
+        context."""
         self._window.append(token_id)
         text = self._unshown()
         n_held = len(self._window) - self._n_shown
@@ -227,12 +229,13 @@ class StreamDecoder:
 
 
 class HfTokenizer:
-    """The ``tokenizer.json`` format: 20B_tokenizer.json of the Pile models, and others. The tokenizers library is
-    imported at first use.
+    """The ``tokenizer.json`` format: 20B_tokenizer.json of the Pile models, and others. Imports the tokenizers library
+    at first use.
 
-    Byte-level vocabularies (20B) give exact bytes for every token; of others (the word lists of the MIDI models) only
-    the text of a whole sequence is right. Special tokens (``<|endoftext|>``, id 0 in 20B) are found in text as the file
-    says, and decode to nothing."""
+    Byte-level vocabularies (20B) give exact bytes for every token; with others (the words of the MIDI models) only the
+    text of a whole sequence is exact. Special tokens (``<|endoftext|>``, id 0 in 20B) are recognised in text as the
+    file defines, and decode to nothing.
+    """
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         self.name = path.name
@@ -248,11 +251,11 @@ class HfTokenizer:
         self._bytes_of = self._token_table()
 
     def encode(self, text: str) -> list[int]:
-        clean = text.encode("utf-8", "replace").decode()  # the library raises over lone surrogates
+        clean = text.encode("utf-8", "replace").decode()  # the library refuses lone surrogates
         return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Invalid UTF-8 becomes U+FFFD: this format encodes text only."""
+        """Invalid UTF-8 becomes U+FFFD, because this format encodes only text."""
         return self.encode(data.decode("utf-8", "replace"))
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -287,7 +290,7 @@ class HfTokenizer:
 
 
 def byte_of_character() -> dict[str, int]:
-    """The byte each character of a byte-level token stands for (GPT-2's encoder.py, ``bytes_to_unicode``)."""
+    """The byte for each character of a byte-level token (GPT-2's encoder.py, ``bytes_to_unicode``)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in printable)
@@ -299,7 +302,7 @@ def _build(path: Path, text: str) -> Any:
 
     try:
         return tokenizers.Tokenizer.from_str(text)
-    except Exception as exc:  # the library raises nothing narrower
+    except Exception as exc:  # the library has no narrower exception
         raise WeightsError(
             "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.no_tokenizer_json", error=str(exc))
         ) from exc

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 MARKS = ("<pad>", "<start>", "<end>")
-"""0 stands between the pieces a model was trained on; the other two are for files of text alone."""
+"""0 separates the pieces that a model was trained on; the other two are only for text files."""
 WAITS = 125
 STEP_S = 0.008
 PITCHES = 128
@@ -24,8 +24,8 @@ LOUDEST = 127
 
 @dataclass(frozen=True)
 class MidiVocabulary:
-    """``instruments``: id order, long names; the words have the shortest beginnings that differ. ``loudnesses``: 0 is
-    silence. ``curve``: base of the exponential by which velocities become those (below 1: finer at the loud end)."""
+    """``instruments``: long names in id order; words use the shortest unique prefix. ``loudnesses``: number of levels;
+    0 is silence. ``curve``: base of the exponential that maps velocities to levels (below 1: finer at the loud end)."""
 
     name: str
     instruments: tuple[str, ...]
@@ -70,19 +70,19 @@ class MidiVocabulary:
         return *divmod(place, PITCHES), loudness
 
     def steps_of(self, token_id: int) -> int:
-        """How many steps a word waits; 0 for others."""
+        """The number of steps that a word waits; 0 for other words."""
         steps = token_id - len(MARKS) + 1
         return steps if 0 < steps <= WAITS else 0
 
     @cached_property
     def velocities(self) -> tuple[int, ...]:
-        """By loudness, each read back as the same one: 0, then 1 to 127."""
+        """By loudness; :meth:`loudness_of` maps each back. 0, then 1 to 127."""
         last = self.loudnesses - 1
         exact = (128 * math.log((self.curve - 1) * n / last + 1, self.curve) - 1 for n in range(self.loudnesses))
         return (0, *(min(LOUDEST, max(1, math.ceil(value))) for value in list(exact)[1:]))
 
     def loudness_of(self, velocity: float) -> int:
-        """0 for 0 alone."""
+        """0 only for velocity 0."""
         velocity = max(0.0, min(velocity, float(LOUDEST)))
         share = (math.pow(self.curve, velocity / 128) - 1) / (self.curve - 1)
         return min(self.loudnesses - 1, math.ceil(share * (self.loudnesses - 1) - 1e-9))
@@ -101,10 +101,9 @@ MIDI_VOCABULARIES = {each.size: each for each in (MIDI, MIDI_PIANO)}
 
 
 class MidiTokenizer:
-    """Each word's text begins with a space, so that texts join (RWKV-Runner answers them that way too).
+    """The text of each word begins with a space, so that texts join (as in RWKV-Runner).
 
-    What is no word of the vocabulary is left out of a text's ids; the author's file makes ``<pad>`` of it, which ends
-    the piece.
+    Unknown words are skipped; with the author's file they become ``<pad>``, which ends the piece.
     """
 
     is_byte_level = True
@@ -133,7 +132,7 @@ class MidiTokenizer:
         return b" " + self.vocabulary.words[token_id].encode()
 
     def unassigned_ids(self) -> list[int]:
-        """The marks too: no model writes ``<start>`` or ``<end>``, which are not in what they were trained on."""
+        """Includes the marks: ``<start>`` and ``<end>`` are not in the training data, so no model writes them."""
         return [*range(len(MARKS))]
 
 
@@ -142,8 +141,8 @@ ABC_BEGIN, ABC_END = 2, 3
 
 
 class AbcTokenizer:
-    """A character is its own number, as in the author's ``ABCTokenizer`` (ChatRWKV, music/run.py): 0 fills, 2 begins a
-    tune and 3 ends it. Characters beyond ASCII lose their accents, or are left out."""
+    """The id is the character's code, as in the author's ``ABCTokenizer`` (ChatRWKV, music/run.py): 0 pads, 2 begins a
+    tune and 3 ends it. Accents are removed from characters outside ASCII; others are skipped."""
 
     name = "abc"
     vocab_size = ABC_SIZE
@@ -166,5 +165,5 @@ class AbcTokenizer:
         return bytes([token_id]) if ABC_END < token_id < ABC_SIZE else None
 
     def unassigned_ids(self) -> list[int]:
-        """Not 3, which has no text either: a model writes it where a tune ends."""
+        """Without 3, which has no text either: a model writes it at the end of a tune."""
         return [*range(ABC_BEGIN + 1)]

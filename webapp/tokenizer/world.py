@@ -16,7 +16,7 @@ FILE_NAME = "rwkv_vocab_v20230424.txt"
 
 
 def official_vocabulary_path() -> Path:
-    """The file inside the rwkv package, found without importing it (that would import torch)."""
+    """The file in the rwkv package, found without importing it (which would import torch)."""
     spec = importlib.util.find_spec("rwkv")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
@@ -25,9 +25,9 @@ def official_vocabulary_path() -> Path:
 
 
 def read_vocabulary(path: Path) -> dict[int, bytes]:
-    """Token bytes by id, from a file of one token a line: ``id literal length``. ``literal`` is a Python str or bytes
-    literal, ``length`` its size in UTF-8 bytes. Every single byte must be a token, so that any text can be encoded: ids
-    1 to 256 in the official file, which has 1 to 65529."""
+    """Token bytes by id, from a file with one token per line: ``id literal length``. ``literal`` is a Python str or
+    bytes literal, ``length`` its size in UTF-8 bytes. Every byte must be a token, so that any text can be encoded. The
+    official file has ids 1 to 65529; ids 1 to 256 are the bytes."""
     text = read_vocabulary_text(path)
     vocabulary = {}
     for token_id, plain, length, line in _LINE.findall(text):
@@ -40,12 +40,12 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
 
 
 _LINE = re.compile(r"^(?:(\d+) '([^'\\\n]*)' (\d+)|(.+))$", re.MULTILINE)
-"""All but 1,000 of the official lines are plain text between single quotes, which this takes apart; the fourth group is
-any other line. A line at a time took three times as long."""
+"""Parses plain text in single quotes, which all but 1,000 of the official lines are; the fourth group is any other
+line. Parsing line by line took three times as long."""
 
 
 def read_vocabulary_text(path: Path) -> str:
-    """Of a vocabulary in any form. Raises FileMissing or WeightsError."""
+    """The text of a vocabulary file of any format. Raises FileMissing or WeightsError."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
@@ -75,7 +75,7 @@ def _parse_line(path: Path, text: str, line: str) -> tuple[int, bytes]:
 
 def _token(literal: str) -> bytes:
     quote = literal[:1]
-    # literal_eval takes its time, and only 840 of the official lines need it.
+    # literal_eval is slow, and only 840 of the official lines need it.
     if quote in ("'", '"') and literal[-1] == quote and literal.count(quote) == 2 and "\\" not in literal:
         return literal[1:-1].encode()
     value = ast.literal_eval(literal)
@@ -101,11 +101,11 @@ VOCAB_SIZE = 65536
 
 
 class WorldTokenizer:
-    """A vocabulary in the World text format; the official one unless ``path`` names another.
+    """A vocabulary in the World text format; the official one by default.
 
-    Matching: a dict from the first four bytes to the lengths of the longer tokens that begin with them, longest
-    first, then one look-up each for three, two and one bytes. Against a trie of dicts, measured on 1 MB: 0.7 times
-    its speed on English and 1.3 times on Chinese, for 1 MB of index instead of 17.
+    Matching: a dict maps the first four bytes to the lengths of longer tokens, longest first; then one lookup each for
+    three, two and one bytes. Compared with a trie of dicts, on 1 MB: 0.7 times its speed on English and 1.3 times on
+    Chinese, with 1 MB of index instead of 17.
     """
 
     is_byte_level = True
@@ -117,7 +117,7 @@ class WorldTokenizer:
         name: str | None = None,
         vocabulary: Mapping[int, bytes] | None = None,
     ) -> None:
-        """``vocabulary``: token bytes by id, as they stand in the file at ``path``, where somebody else reads that."""
+        """``vocabulary``: token bytes by id, if the file at ``path`` has been read already."""
         self.vocab_size = vocab_size
         is_official = path is None
         path = path or official_vocabulary_path()
@@ -125,7 +125,7 @@ class WorldTokenizer:
         if vocabulary is not None:
             _check_bytes(path, vocabulary)
         self._bytes_of = read_vocabulary(path) if vocabulary is None else dict(vocabulary)
-        if is_official:  # a model converted without padding may lack the last token; others spell its text
+        if is_official:  # a model converted without padding may lack the last token; other tokens can spell its text
             self._bytes_of = {token_id: token for token_id, token in self._bytes_of.items() if token_id < vocab_size}
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
@@ -145,12 +145,12 @@ class WorldTokenizer:
         return self.encode_bytes(text.encode("utf-8", "surrogatepass"))
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Any bytes, valid UTF-8 or not."""
+        """Accepts any bytes, also invalid UTF-8."""
         token_ids: list[int] = []
         append, find, lengths, nothing = token_ids.append, self._id_of.get, self._lengths.get, ()
         position, end = 0, len(data)
-        # A slice at the end may be shorter than asked for; what it finds then is the rest of the data, and the
-        # position runs past the end, which ends the loop as it should.
+        # A slice at the end may be shorter than requested. It then contains the rest of the data, and the position
+        # moves past the end, which ends the loop.
         while position < end:
             for length in lengths(data[position : position + 4], nothing):
                 token_id = find(data[position : position + length])
@@ -183,7 +183,7 @@ class WorldTokenizer:
 
 
 def world_tokenizer(vocab_size: int = VOCAB_SIZE) -> WorldTokenizer:
-    """The official vocabulary, read once in a process (0.1 s)."""
+    """The official vocabulary, read once per process (0.1 s)."""
     return _world_tokenizer(vocab_size)
 
 

@@ -1,8 +1,7 @@
 """RWKV-7 (x070) as a differentiable module with the official parameter names.
 
-The definition is that of RWKV-LM's RWKV-v7; head size 64. A state is a list with one (att_x_prev (B,C),
-att_kv (B,H,64,64) as [value][key], ffn_x_prev (B,C)) per layer; any of its tensors may require a gradient, which is
-what state tuning trains.
+Follows RWKV-LM's RWKV-v7; the head size is 64. A state is a list with one (att_x_prev (B,C), att_kv (B,H,64,64) as
+[value][key], ffn_x_prev (B,C)) per layer. Any of its tensors may require a gradient, as in state tuning.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class TimeMixLayer(nn.Module):
     def forward(
         self, x: Tensor, v_first: Tensor | None, before: Tensor, state: Tensor, ops: Operations
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns output (B,T,C), the first layer's values, the final state."""
+        """Returns the output (B,T,C), the first layer's values and the final state."""
         mix = torch.cat([getattr(self, "x_" + name) for name in SHIFT_EXPONENTS], 1)[0]
         xr, xw, xk, xv, xa, xg = ops.shift(x, mix, before)
         r = ops.matmul(xr, self.receptance.weight.t())
@@ -80,8 +79,8 @@ class Block(nn.Module):
 
 
 class Rwkv7(nn.Module):
-    """n_rows: rows of emb and head; with a compact vocabulary that is the used tokens and one row shared by all
-    others, which then counts `65536 - n_rows + 1` times in the softmax."""
+    """n_rows: rows of emb and head. With a compact vocabulary, these are the used tokens and one row for all others,
+    which counts `65536 - n_rows + 1` times in the softmax."""
 
     def __init__(
         self, n_layer: int, n_embd: int, n_rows: int = FULL_VOCABULARY, full_vocabulary: int = FULL_VOCABULARY
@@ -108,7 +107,8 @@ class Rwkv7(nn.Module):
         ]
 
     def hidden(self, rows: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
-        """rows (B,T) of the vocabulary -> the normalised last hidden vectors (B,T,C) and the state after them."""
+        """rows: (B,T) row numbers in the vocabulary. Returns the normalised last hidden vectors (B,T,C) and the final
+        state."""
         state = self.zero_state(rows.shape[0]) if state is None else state
         x, v_first, after = self.blocks[0].ln0(self.emb(rows)), None, []
         for block, (att_x_prev, att_kv, ffn_x_prev) in zip(self.blocks, state, strict=True):
@@ -121,7 +121,7 @@ class Rwkv7(nn.Module):
         return self.ln_out(x), after
 
     def forward(self, rows: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
-        """Logits (B,T,n_rows) and the state after the last row."""
+        """Returns the logits (B,T,n_rows) and the final state."""
         hidden, state = self.hidden(rows, state)
         return self.head(hidden), state
 
@@ -133,9 +133,9 @@ class Rwkv7(nn.Module):
         state: list[LayerState] | None = None,
         chunk: int = 1024,
     ) -> tuple[Tensor, list[LayerState]]:
-        """Weighted mean cross-entropy (nats a token) of target (B,T) after rows (B,T); weight (B,T) or all ones.
+        """Weighted mean cross-entropy (nats per token) of target (B,T) after rows (B,T); weight (B,T), by default ones.
 
-        Logits are made only where the weight is not zero: the head is a third of the work of a small model.
+        Computes logits only where the weight is not zero: the head is a third of the work in a small model.
         """
         hidden, state = self.hidden(rows, state)
         hidden, target = hidden.reshape(-1, self.n_embd), target.reshape(-1)
@@ -145,9 +145,9 @@ class Rwkv7(nn.Module):
         return self.ops.head_loss(hidden, self.head.weight, target, weight, self.copies, chunk), state
 
 
-# Initial values of every parameter, as RWKV-LM's train_temp/src/model.py with its generate_init_weight. One deliberate
-# difference: rows of `head` are normal with the official row norm (0.5) rather than an orthogonal matrix, which keeps
-# that norm for a vocabulary of any size.
+# Initial values of all parameters, from RWKV-LM's train_temp/src/model.py and its generate_init_weight. One difference
+# is deliberate: rows of `head` are normal with the official row norm (0.5), not an orthogonal matrix, so that the norm
+# is the same for a vocabulary of any size.
 LORA_FACTORS = {"w": 2.5, "a": 2.5, "v": 1.7, "g": 5.0}
 SHIFT_EXPONENTS = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
 

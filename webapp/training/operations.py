@@ -1,7 +1,7 @@
-"""The operations an RWKV-7 is made of: the plain definition, a chunked torch form and fused kernels (CPU float32).
+"""The operations of an RWKV-7: the plain definition, a chunked torch form and fused kernels (CPU float32).
 
-All classes have the same five methods; the plain class is the definition, and tests compare the others with it.
-Shapes: B batch, T time, C channels, H heads of N = 64.
+All classes have the same five methods; the plain class is the definition, and tests compare the others with it. Shapes:
+B batch, T time, C channels, H heads of N = 64.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ FUNCTIONS = [
 
 @lru_cache(maxsize=1)
 def compiled_kernels() -> ModuleType | None:
-    """The extension module, or None (with one line on stderr) where it cannot be built."""
-    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")  # ninja of the venv
+    """The extension module, or None (and one line on stderr) if it cannot be compiled."""
+    # finds the virtual environment's ninja
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     if sys.platform == "win32" or not (shutil.which("g++") or shutil.which("clang++")) or not shutil.which("ninja"):
         print(
             "training: no C++ compiler or ninja found; using plain torch, several times slower",
@@ -49,7 +50,7 @@ def compiled_kernels() -> ModuleType | None:
     source = (Path(__file__).parent / "kernels.cpp").read_text(encoding="utf-8")
     for arch in (["-march=native"], []):
         try:
-            # -ffast-math only when compiling: linked in, it would switch denormals for the whole process.
+            # -ffast-math only for compiling: as a linker flag it would flush denormals in the whole process.
             flags = ["-O3", *arch, "-ffast-math", "-fopenmp", "-Wno-psabi"]
             return load_inline(f"roost_rwkv7_{len(arch)}", [source], functions=FUNCTIONS, extra_cflags=flags)
         except (RuntimeError, OSError) as error:
@@ -61,9 +62,9 @@ def compiled_kernels() -> ModuleType | None:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory instead of mapping every large tensor afresh.
+    """Makes glibc keep freed memory instead of mapping every large tensor again.
 
-    Measured on a 6 x 256 model: a step went from 1731 to 1107 ms. Call before the tensors are made; no effect
+    On a 6 x 256 model this reduced a step from 1731 to 1107 ms. Call it before tensors are created; it has no effect
     outside Linux with glibc.
     """
     if not sys.platform.startswith("linux"):
@@ -121,7 +122,7 @@ class ReluSquared(torch.autograd.Function):
 
 
 class Matmul(torch.autograd.Function):
-    """x (n, a) @ weight (a, b) through numpy's BLAS: on AMD CPUs OpenBLAS is 1.3 to 3 times as fast as torch's MKL."""
+    """x (n, a) @ weight (a, b) with numpy's BLAS: on AMD CPUs OpenBLAS is 1.3 to 3 times as fast as torch's MKL."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -135,13 +136,13 @@ class Matmul(torch.autograd.Function):
 
 
 def blas(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32 through numpy, without copies of operands that are contiguous or transposed."""
+    """a @ b in float32 with numpy; contiguous or transposed operands are not copied."""
     return torch.from_numpy(a.detach().numpy() @ b.detach().numpy())
 
 
 class HeadLoss(torch.autograd.Function):
-    """Weighted mean cross-entropy of hidden @ head.T in chunks of rows; gradients are made in the forward, so no
-    logits are kept. `copies`: how many vocabulary rows the last row of head stands for."""
+    """Weighted mean cross-entropy of hidden @ head.T in chunks of rows. The forward pass computes the gradients, so no
+    logits are stored. `copies`: how many vocabulary rows the last row of head represents."""
 
     @staticmethod
     def forward(
@@ -173,7 +174,7 @@ GROUP_NORM_EPS = 64e-5
 
 class Operations(Protocol):
     def shift(self, x: Tensor, mix: Tensor, before: Tensor) -> tuple[Tensor, ...]:
-        """x (B,T,C) -> one x + (x_prev - x) * mix[n] for each row of mix (n,C); before (B,C) precedes x[:, 0]."""
+        """x (B,T,C) -> one x + (x_prev - x) * mix[n] for each row of mix (n,C); before (B,C) comes before x[:, 0]."""
 
     def time_mix(
         self,
@@ -189,7 +190,7 @@ class Operations(Protocol):
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Everything between the projections of one layer: all (B,T,C); params (8,C) are w0, a0, v0, k_k, k_a, r_k,
-        ln_x weight, ln_x bias; state (B,H,N,N) as [value][key]. Returns output (B,T,C) and the final state."""
+        ln_x weight, ln_x bias; state (B,H,N,N) as [value][key]. Returns the output (B,T,C) and the final state."""
 
     def relu_squared(self, x: Tensor) -> Tensor: ...
 
@@ -199,7 +200,7 @@ class Operations(Protocol):
     def head_loss(
         self, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, copies: int, chunk: int
     ) -> Tensor:
-        """Mean cross-entropy (nats) over rows, weighted; the last row of head counts `copies` times in the softmax."""
+        """Weighted mean cross-entropy (nats) over rows; the last row of head counts `copies` times in the softmax."""
 
 
 class PlainOperations:
@@ -228,8 +229,8 @@ class PlainOperations:
     def wkv(
         self, r: Tensor, decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The recurrence S = S diag(decay) + (S a) bᵀ + v kᵀ, read as S r: all (B,T,H,N), state (B,H,N,N) as
-        [value][key]. Returns the reads and the final state."""
+        """The recurrence S = S diag(decay) + (S a) bᵀ + v kᵀ, read with S r: all (B,T,H,N), state (B,H,N,N) as
+        [value][key]. Returns the outputs and the final state."""
         reads = []
         for t in range(r.shape[1]):
             removed = state @ a[:, t, :, :, None]
@@ -248,20 +249,20 @@ class PlainOperations:
     def head_loss(
         self, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, copies: int, chunk: int
     ) -> Tensor:
-        return weighed_losses(hidden @ head.t(), target, weight / weight.sum().clamp_min(1e-9), copies)
+        return weighted_losses(hidden @ head.t(), target, weight / weight.sum().clamp_min(1e-9), copies)
 
 
-def weighed_losses(logits: Tensor, target: Tensor, share: Tensor, copies: int) -> Tensor:
-    """Sum of share times cross-entropy; the last column of logits (rows, V) stands for `copies` equal ones."""
+def weighted_losses(logits: Tensor, target: Tensor, share: Tensor, copies: int) -> Tensor:
+    """Sum of share times cross-entropy; the last column of logits (rows, V) represents `copies` equal ones."""
     counted = torch.cat([logits[:, :-1], logits[:, -1:] + math.log(copies)], 1)
     losses = F.cross_entropy(counted, target, reduction="none") + (target == logits.shape[1] - 1) * math.log(copies)
     return (losses * share).sum()
 
 
 class ChunkedOperations(PlainOperations):
-    """The same with the recurrence in chunks (`chunked`): a sixteenth of the steps, each a product of matrices.
+    """The recurrence in chunks (`chunked`): a sixteenth of the steps, each a matrix product.
 
-    bf16: the products with weights run in bfloat16 while weights, recurrence, norms and loss stay in float32.
+    bf16: products with weights run in bfloat16; weights, recurrence, norms and loss stay in float32.
     """
 
     def __init__(self, bf16: bool = False) -> None:
@@ -278,7 +279,8 @@ class ChunkedOperations(PlainOperations):
     def head_loss(
         self, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, copies: int, chunk: int
     ) -> Tensor:
-        """Rows in chunks whose logits are made again in the backward: a whole batch of them fills the memory."""
+        """Rows in chunks whose logits are computed again in the backward pass: those of a whole batch would fill the
+        memory."""
         share = weight / weight.sum().clamp_min(1e-9)
         parts = [
             checkpoint(self.rows_loss, *rows, head, copies, use_reentrant=False)
@@ -287,12 +289,12 @@ class ChunkedOperations(PlainOperations):
         return torch.stack(parts).sum()
 
     def rows_loss(self, hidden: Tensor, target: Tensor, share: Tensor, head: Tensor, copies: int) -> Tensor:
-        """Sum of the losses of some rows, each weighed by its share."""
-        return weighed_losses(self.matmul(hidden, head.t()), target, share, copies)
+        """Sum of the losses of some rows, multiplied by their shares."""
+        return weighted_losses(self.matmul(hidden, head.t()), target, share, copies)
 
 
 class KernelOperations:
-    """The same in compiled C++; needs `compiled_kernels()`."""
+    """Compiled C++; needs `compiled_kernels()`."""
 
     def shift(self, x: Tensor, mix: Tensor, before: Tensor) -> tuple[Tensor, ...]:
         return TokenShift.apply(x, mix, before)
@@ -316,7 +318,7 @@ class KernelOperations:
 
 
 def operations_for(device: torch.device) -> Operations:
-    """Fused on a CPU with a compiler; elsewhere chunked, with bf16 products on a GPU that has them."""
+    """Fused on a CPU with a compiler, otherwise chunked; with bf16 products on a GPU that supports them."""
     if device.type == "cpu" and compiled_kernels() is not None:
         return KernelOperations()
     return ChunkedOperations(bf16=device.type == "cuda" and torch.cuda.is_bf16_supported())
@@ -326,7 +328,7 @@ CHUNK = 16
 
 
 def in_chunks(x: Tensor, filling: float = 0.0) -> Tensor:
-    """(B,T,H,N) -> (B,H,chunks,CHUNK,N); the last chunk is filled up with steps that change nothing."""
+    """(B,T,H,N) -> (B,H,chunks,CHUNK,N); the last chunk is padded with steps that have no effect."""
     x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % CHUNK), value=filling)
     batch, steps, heads, size = x.shape
     return x.view(batch, steps // CHUNK, CHUNK, heads, size).permute(0, 3, 1, 2, 4)
@@ -337,14 +339,15 @@ def chunked_wkv(
 ) -> tuple[Tensor, Tensor]:
     """All (B,T,H,N), float32 or float64; state (B,H,N,N) as [value][key]. Returns reads (B,T,H,N), final state.
 
-    In torch operations that autograd and any device know. The step is S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_tᵀ +
-    v_t k_tᵀ, read as y_t = S_t r_t. With P_t the product of the decays of a chunk so far and Ŝ_t = S_t diag(1 / P_t),
-    the decay leaves the sum. Let
+    Uses only torch operations that autograd and every device support.
+
+    The step is S_t = S_{t-1} diag(w_t) + (S_{t-1} a_t) b_tᵀ + v_t k_tᵀ, read as y_t = S_t r_t. With P_t the product of
+    the decays of a chunk so far and Ŝ_t = S_t diag(1 / P_t), the decay leaves the sum. Let
 
         ã_t = P_{t-1} a_t,   r̃_t = P_t r_t,   b̃_t = b_t / P_t,   k̃_t = k_t / P_t,   u_t = S_{t-1} a_t.
 
-    Then u_t = S_0 ã_t + Σ_{s<t} (u_s b̃_s·ã_t + v_s k̃_s·ã_t): a unit triangular system that is solved for all chunks at
-    once. Only the state goes from chunk to chunk: U = W S_0ᵀ + Z, S_L = (S_0 + Uᵀ B̃ + Vᵀ K̃) diag(P_L).
+    Then u_t = S_0 ã_t + Σ_{s<t} (u_s b̃_s·ã_t + v_s k̃_s·ã_t): a unit triangular system, solved for all chunks at
+    once. Only the state is passed from chunk to chunk: U = W S_0ᵀ + Z, S_L = (S_0 + Uᵀ B̃ + Vᵀ K̃) diag(P_L).
 
     A decay is at least exp(-exp(-0.5)) = 0.545, so 1 / P stays below 2e4 within 16 steps; float32 carries that.
     """

@@ -190,7 +190,7 @@ class AnswerText:
     def _feed_one(self, token_id: int, logprobs: tuple[Any, ...]) -> list[TextEvent]:
         if self._params is not None:
             is_early = len(self.token_ids) < self._params.min_tokens
-            self._stops.is_asleep = is_early
+            self._stops.is_ignoring = is_early
             self._router.ignore_stops(is_early or self._params.ignore_eos)
         was_thinking = self._router.is_thinking
         begin, text = self._end_of(len(self._ends)), self._take(token_id)
