@@ -74,9 +74,9 @@ from webapp.web.chat.commands import answer_handshake
 from webapp.web.guard import Guard
 from webapp.web.kit import page
 from webapp.web.models import routes as model_routes
-from webapp.web.presets import routes as preset_routes
-from webapp.web.states import routes as states_routes
-from webapp.web.tools import routes as tools_routes
+from webapp.web.presets import pages as preset_pages
+from webapp.web.states import pages as states_pages
+from webapp.web.tools import pages as tools_pages
 
 log = logging.getLogger(__name__)
 mimetypes.add_type("application/manifest+json", ".webmanifest")
@@ -85,14 +85,14 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (notebook, "nav.notebook", "notebook-pen"),
     (batch, "", ""),
     (compose, "nav.compose", "music"),
-    (preset_routes, "nav.presets", "sliders-horizontal"),
+    (preset_pages, "nav.presets", "sliders-horizontal"),
     (prompts, "", ""),
     (personas, "", ""),
     (model_routes, "nav.models", "boxes"),
     (conversion, "", ""),
     (jobs, "", ""),
-    (states_routes, "nav.states", "layers"),
-    (tools_routes, "nav.tools", "wrench"),
+    (states_pages, "nav.states", "layers"),
+    (tools_pages, "nav.tools", "wrench"),
     (measure, "nav.measure", "gauge"),
     (docs, "api.nav", "braces"),
     (status, "", ""),

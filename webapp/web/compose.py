@@ -47,7 +47,7 @@ from webapp.web.kit.page import (
     render_page,
     wants_json,
 )
-from webapp.web.presets.views import state_choices
+from webapp.web.presets.pages import state_choices
 from webapp.web.roles import least_role
 from webapp.web.status import music_models
 from webapp.weights.inspection import Inspection

@@ -21,16 +21,17 @@ from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id, wants_fragment
 from webapp.web.login import page_before
 from webapp.web.models import downloads
-from webapp.web.models.details import details_page, tensor_rows
 from webapp.web.models.views import (
     JOBS,
     PAGE,
     Filter,
     activity,
+    details_page,
     import_form,
     model_list,
     models_page,
     read_filter,
+    tensor_rows,
     trash,
 )
 

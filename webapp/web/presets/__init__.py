@@ -1,7 +1,6 @@
-"""The pages of presets: the list, a new preset, all parameters with the strategy builder, a comparison of strategies.
+"""The presets pages.
 
-routes    routes, and the handling of posted forms
-views     the content of each page
+pages     the list, a new preset, one with all its fields, a comparison of strategies; their routes
 form      parameters as controls, and parsing and saving the posted form
 builder   the strategy builder: kinds, their options, the strategy, whether it fits
 """

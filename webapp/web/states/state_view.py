@@ -17,7 +17,6 @@ from webapp.services.states import StateEntry
 from webapp.storage.chats import ChatStore
 from webapp.web.chat.chat_list import title_of
 from webapp.web.kit.page import PageContext, Values
-from webapp.web.states.views import short
 
 if TYPE_CHECKING:
     from webapp.weights.state_measures import StateMeasures
@@ -26,6 +25,10 @@ LEVELS = 9
 TALL_ROWS = 16
 READY = ("ready", "answering")
 Table = Sequence[Sequence[float]]
+
+
+def short(norm: float) -> str:
+    return f"{norm:.3g}"
 
 
 def heat_map(page: PageContext, values: Table, title: str) -> Values:

@@ -1,1 +1,1 @@
-"""The Tools pages: editing definitions in a form next to their JSON, trying them, import and export."""
+"""The pages of tools, of MCP servers, and of the tool bench."""

@@ -23,7 +23,7 @@ from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.web.app import create_app
-from webapp.web.servers.views import joined
+from webapp.web.tools.servers import joined
 
 Lazily("mcp")
 BASE = "http://127.0.0.1"
