@@ -19,7 +19,7 @@ from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.saved_items import SavedItems
 from webapp.web.app import create_app
-from webapp.web.personas import KIND, persona_in
+from webapp.web.prompts import KINDS, persona_in
 
 CARD = {
     "spec": "chara_card_v2",
@@ -54,7 +54,7 @@ def browser(tmp_path):
 
 
 def stored(browser):
-    return SavedItems(browser.app.extensions["database"], KIND).list()
+    return SavedItems(browser.app.extensions["database"], KINDS["personas"]).list()
 
 
 def post_files(browser, path, **form):

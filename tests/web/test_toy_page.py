@@ -1,7 +1,6 @@
 """A new page is a blueprint, a template, a row of PAGES, a row of the roles and its words: nothing else knows it."""
 
 import re
-import types
 
 import pytest
 from flask import Blueprint
@@ -24,8 +23,7 @@ TEMPLATE = '{% extends "pages.html" %}{% block page %}<h1 data-toys>{{ page_titl
 def client(monkeypatch, tmp_path):
     blueprint = Blueprint("toys", __name__, url_prefix="/toys")
     blueprint.get("")(index)
-    toys = types.SimpleNamespace(blueprint=blueprint)
-    monkeypatch.setattr(app_module, "PAGES", (*app_module.PAGES, (toys, "toys.title", "boxes")))
+    monkeypatch.setattr(app_module, "PAGES", (*app_module.PAGES, (blueprint, "toys.title", "boxes")))
     monkeypatch.setitem(ENDPOINTS, "toys.index", Role.GUEST)
     for locale, word in (("en", "Toys"), ("zh", "玩具")):
         monkeypatch.setitem(translation.catalogue().texts[locale], "toys.title", word)

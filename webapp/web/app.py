@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jinja2
-from flask import Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, jsonify, request
 from jinja2 import Environment, FileSystemBytecodeCache
 from jinja2.bccache import Bucket
 from werkzeug.routing import Rule
@@ -57,15 +56,13 @@ from webapp.web import (
     docs,
     error_answers,
     jobs,
+    login,
     measure,
     notebook,
     people,
-    personas,
     prompts,
     shared,
     status,
-    tokens,
-    trust,
 )
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
@@ -80,29 +77,30 @@ from webapp.web.tools import pages as tools_pages
 
 log = logging.getLogger(__name__)
 mimetypes.add_type("application/manifest+json", ".webmanifest")
-PAGES: tuple[tuple[ModuleType, str, str], ...] = (
-    (chat_routes, "nav.chat", "message-square"),
-    (notebook, "nav.notebook", "notebook-pen"),
-    (batch, "", ""),
-    (compose, "nav.compose", "music"),
-    (preset_pages, "nav.presets", "sliders-horizontal"),
-    (prompts, "", ""),
-    (personas, "", ""),
-    (model_routes, "nav.models", "boxes"),
-    (conversion, "", ""),
-    (jobs, "", ""),
-    (states_pages, "nav.states", "layers"),
-    (tools_pages, "nav.tools", "wrench"),
-    (measure, "nav.measure", "gauge"),
-    (docs, "api.nav", "braces"),
-    (status, "", ""),
-    (people, "", ""),
-    (settings_page, "", ""),
-    (shared, "", ""),
-    (tokens, "", ""),
-    (trust, "", ""),
+PAGES: tuple[tuple[Blueprint, str, str], ...] = (
+    (chat_routes.blueprint, "nav.chat", "message-square"),
+    (notebook.blueprint, "nav.notebook", "notebook-pen"),
+    (batch.blueprint, "", ""),
+    (compose.blueprint, "nav.compose", "music"),
+    (preset_pages.blueprint, "nav.presets", "sliders-horizontal"),
+    (prompts.prompts, "", ""),
+    (prompts.personas, "", ""),
+    (model_routes.blueprint, "nav.models", "boxes"),
+    (conversion.blueprint, "", ""),
+    (jobs.blueprint, "", ""),
+    (states_pages.blueprint, "nav.states", "layers"),
+    (tools_pages.blueprint, "nav.tools", "wrench"),
+    (measure.blueprint, "nav.measure", "gauge"),
+    (docs.blueprint, "api.nav", "braces"),
+    (status.blueprint, "", ""),
+    (people.blueprint, "", ""),
+    (settings_page.blueprint, "", ""),
+    (shared.blueprint, "", ""),
+    (login.trust, "", ""),
 )
-"""The module of each page area, with its ``blueprint``; for those in the navigation rail also text key and icon."""
+"""The blueprint of each page area; for those in the navigation rail also text key and icon."""
+API_ONLY = ("docs", "status", "trust")
+"""Blueprints that are also served without the other pages."""
 
 
 def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask:
@@ -128,10 +126,10 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
-    served = [row for row in PAGES if not settings.api_only or row[0] in (docs, status, trust)]
-    for module, _, _ in served:
-        app.register_blueprint(module.blueprint)
-    app.extensions["rail"] = [(key, icon, f"{module.blueprint.name}.index") for module, key, icon in served if key]
+    served = [row for row in PAGES if not settings.api_only or row[0].name in API_ONLY]
+    for blueprint, _, _ in served:
+        app.register_blueprint(blueprint)
+    app.extensions["rail"] = [(key, icon, f"{blueprint.name}.index") for blueprint, key, icon in served if key]
     app.add_url_rule("/health", view_func=health)
     api_calls.install(app, settings)
     if not settings.api_only:

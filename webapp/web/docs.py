@@ -53,7 +53,7 @@ def docs_page(page: PageContext, address: str) -> Values:
         "address": address,
         "model": model,
         "model_text": t("api.address.model_switch" if settings.api_switch_models else f"api.address.{words}"),
-        "has_tokens_page": current_role() is Role.OWNER and "tokens" in current_app.blueprints,
+        "has_tokens_page": current_role() is Role.OWNER and "people" in current_app.blueprints,
         "key_text": t("api.address.key_needed" if has_token else "api.address.key_open"),
         "examples": examples(address, model or "rwkv", has_token),
         "groups": [

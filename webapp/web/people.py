@@ -1,5 +1,6 @@
-"""``/people``: your own identity, and for the owner everybody's: devices, roles and links. ``/join`` is the target of
-invitation links; only its form uses a link up, because programs may fetch a preview."""
+"""``/people``: your own identity, and for the owner everybody's: devices, roles and links. ``/tokens``: the owner's
+tokens for programs. ``/join`` is the target of invitation links; only its form uses a link up, because programs may
+fetch a preview."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from webapp.storage.records import OWNER_ID
 from webapp.storage.responses import ResponseStore
 from webapp.storage.sessions import Session
 from webapp.storage.state_handles import StateHandles
+from webapp.storage.tokens import SCOPES, ApiToken
 from webapp.web import login
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import client_address, cookie_name, current_role, the_guard
@@ -527,4 +529,59 @@ def limits_row(page: PageContext, person: Person) -> Values:
     return {
         "limits": [(name, "" if own[name] is None else own[name]) for name in LIMITS],
         "limits_help": page.t("people.limits.help", used=page.quota.used_today(person.id), **default),
+    }
+
+
+# tokens for programs
+
+
+@blueprint.get("/tokens")
+def tokens() -> Response:
+    return _tokens_page()
+
+
+@blueprint.post("/tokens")
+def make_token() -> Response:
+    """Shows the token, only this once."""
+    guard, form = the_guard(), request.form
+    try:
+        person = guard.people.find(form.get("person", OWNER_ID)) or guard.people.owner
+        secret = guard.tokens.make(form.get("name", ""), tuple(form.getlist("scope")), person.id)
+    except RoostError as exc:
+        return _tokens_page(error=current_page().sentences(exc))
+    return _tokens_page(secret)
+
+
+@blueprint.post("/tokens/<token_id>/revoke")
+def revoke_token(token_id: str) -> BaseResponse:
+    the_guard().tokens.revoke(token_id)
+    return redirect(url_for("people.tokens"), 303)
+
+
+def _tokens_page(secret: str = "", error: str = "") -> Response:
+    """``people``: the possible persons of a token, the owner first; ``typed``: the input of a refused form."""
+    page, guard = current_page(), the_guard()
+    people = [each for each in guard.people.list() if each.revoked_at is None and (each.name or each.is_owner)]
+    values = {
+        "page_title": page.t("tokens.title"),
+        "commands_url": "",
+        "rows": [token_row(page, token) for token in guard.tokens.list()],
+        "people": [(person.id, person.name or page.t("tokens.owner")) for person in people],
+        "scopes": SCOPES,
+        "secret": secret,
+        "error": error,
+        "typed": request.form if error else {},
+    }
+    return render_page("tokens/page.html", values, status=422 if error else 200)
+
+
+def token_row(page: PageContext, token: ApiToken) -> Values:
+    person = the_guard().people.find(token.person_id)
+    return {
+        "id": token.id,
+        "name": token.name,
+        "scopes": [page.t(f"tokens.scope.{scope}") for scope in token.scopes],
+        "person": "" if person is None or person.is_owner else person.name or page.t("tokens.guest"),
+        "used": page.t("tokens.used", date=moment_text(token.used_at)) if token.used_at else page.t("tokens.unused"),
+        "created": moment_text(token.created_at),
     }

@@ -87,7 +87,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.PERSON, "people", "rename_me set_password end end_others"),
     **_rows(Role.OWNER, "people", "invite invite_device revoke_link forget_link"),
     **_rows(Role.OWNER, "people", "change limit revoke admit remove"),
-    **_rows(Role.OWNER, "tokens", "index make revoke"),
+    **_rows(Role.OWNER, "people", "tokens make_token revoke_token"),
     "api unknown": Role.GUEST,
 }
 API_ROLES: dict[str, Role] = {

@@ -157,6 +157,6 @@ def _storage(page: PageContext) -> list[Values]:
         ("states", t("settings_page.storage.states", count=count), size_text(used), f"{url_for('states.index')}#chats"),
         ("models", t("settings_page.storage.models"), size_text(models), url_for("models.index")),
         ("sessions", t("settings_page.storage.sessions"), str(len(guard.sessions.list())), url_for("people.index")),
-        ("tokens", t("tokens.title"), str(len(guard.tokens.list())), url_for("tokens.index")),
+        ("tokens", t("tokens.title"), str(len(guard.tokens.list())), url_for("people.tokens")),
     )
     return [{"name": name, "text": text, "size": size, "url": url} for name, text, size, url in rows]

@@ -35,8 +35,8 @@ from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import asker, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale
-from webapp.web.personas import find_persona
 from webapp.web.presets.form import shown_name
+from webapp.web.prompts import find_persona
 from webapp.web.roles import COMMAND_ROLES, Role
 
 log = logging.getLogger(__name__)

@@ -33,8 +33,8 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import PRESETS, ChatContext
 from webapp.web.kit.page import Choice, Translator, Values, render_fragment
-from webapp.web.personas import chat_with_persona
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
+from webapp.web.prompts import chat_with_persona
 from webapp.weights.inspection import chat_template
 
 if TYPE_CHECKING:  # commands imports this module

@@ -62,7 +62,7 @@ from webapp.web.kit.page import (
     translator,
     wants_fragment,
 )
-from webapp.web.personas import chat_with_persona
+from webapp.web.prompts import chat_with_persona
 from webapp.web.roles import least_role
 from webapp.web.shared import page_to_print
 

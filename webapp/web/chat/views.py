@@ -40,8 +40,8 @@ from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
 from webapp.web.models.downloads import best_offer
-from webapp.web.personas import face, find_persona, personas_of
 from webapp.web.presets.form import shown_name
+from webapp.web.prompts import face, find_persona, personas_of
 from webapp.web.roles import least_role
 from webapp.web.status import menu, strip
 
