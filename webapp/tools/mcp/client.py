@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from webapp.errors import McpError, ModelError
 from webapp.i18n import Text
@@ -126,9 +126,6 @@ class McpClient:
         await asyncio.gather(*(self._drop(server_id) for server_id in list(self._connections)))
 
 
-if TYPE_CHECKING:
-    import asyncio
-
 Answer = TypeVar("Answer")
 
 
@@ -147,8 +144,6 @@ class LoopThread:
         return self._loop is not None and not self._is_closed
 
     def submit(self, coroutine: Coroutine[Any, Any, Answer]) -> Future[Answer]:
-        import asyncio
-
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
         except BaseException:
@@ -163,8 +158,6 @@ class LoopThread:
         if was_closed or loop is None or thread is None:
             last.close()
             return
-        import asyncio
-
         try:
             asyncio.run_coroutine_threadsafe(last, loop).result(timeout_s)
         finally:
@@ -172,8 +165,6 @@ class LoopThread:
             thread.join(timeout_s)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        import asyncio
-
         with self._lock:
             if self._is_closed:
                 raise ModelError("shutting_down")
@@ -184,8 +175,6 @@ class LoopThread:
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        import asyncio
-
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
@@ -195,8 +184,6 @@ class LoopThread:
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    import asyncio
-
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
