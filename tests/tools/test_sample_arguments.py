@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tools.test_parameter_rows import FULL
-from webapp.tools.sample_arguments import sample_arguments
+from webapp.tools.parameter_rows import sample_arguments
 from webapp.tools.schema_check import argument_problems
 
 

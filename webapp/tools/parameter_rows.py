@@ -1,4 +1,4 @@
-"""Converts a JSON Schema of parameters to the rows of a form, and back without losing a keyword.
+"""Converts a JSON Schema of parameters to the rows of a form, and back without losing a keyword; example arguments.
 
 A row is one property. Keywords with a form field become fields; all others stay with the row as JSON (``more``). If the
 fields cannot describe a property's type (`anyOf`, `$ref`, lists of lists), its row has only JSON.
@@ -14,6 +14,7 @@ from typing import Any
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
 from webapp.tools.definition import parse_json, strict_json
+from webapp.tools.schema_check import target_of
 
 SCALARS = ("string", "number", "integer", "boolean")
 KINDS = (*SCALARS, "object", "array", "other")
@@ -29,6 +30,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 MAX_ROWS = 200
 MAX_DEPTH = 5
+SAMPLE_DEPTH = 12
+MOST_ITEMS = 8
 _OWN = {"type", "description", "enum", "default", "properties", "required", "items"}
 
 
@@ -202,3 +205,45 @@ def _typed(value: object) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's example, also for a trial without input: each parameter's default, its first allowed value, or a value
+    of its type. Patterns are ignored."""
+    return _sample_object(schema, schema, 0)
+
+
+def _sample_object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    properties = schema.get("properties")
+    found = properties.items() if isinstance(properties, Mapping) else ()
+    return {name: _sample(part, root, depth + 1) for name, part in found}
+
+
+def _sample(schema: object, root: Mapping[str, Any], depth: int) -> Any:
+    """Uses the first of several alternatives. A schema that contains itself ends at a limited depth, even if the value
+    is then invalid."""
+    if not isinstance(schema, Mapping) or depth > SAMPLE_DEPTH:
+        return "text"
+    if isinstance(schema.get("$ref"), str):
+        return _sample(target_of(root, schema["$ref"]), root, depth + 1)
+    for key in ("default", "const"):
+        if key in schema:
+            return schema[key]
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    forms = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
+    if forms:
+        return _sample(forms[0], root, depth + 1)
+    kinds = schema.get("type", "object" if "properties" in schema else "string")
+    kind = kinds[0] if isinstance(kinds, list) and kinds else kinds
+    if kind == "object":
+        return _sample_object(schema, root, depth)
+    if kind == "array":
+        return [_sample(schema.get("items"), root, depth + 1)] * _item_count(schema.get("minItems"))
+    least = schema.get("minimum", 1)
+    number = least if isinstance(least, (int, float)) else 1
+    return {"integer": number, "number": number, "boolean": True, "null": None}.get(str(kind), "text")
+
+
+def _item_count(least: object) -> int:
+    return min(max(least, 1), MOST_ITEMS) if isinstance(least, int) else 1

@@ -25,9 +25,8 @@ from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 from webapp.tools.http_request import METHODS
-from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow
+from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
 from webapp.tools.runner import ToolResult
-from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.kit.page import (
     ROW_ID,
     Choice,
