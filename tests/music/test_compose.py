@@ -21,8 +21,7 @@ from webapp.cli import main
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import count_bars, read_abc
-from webapp.music.bars import bar_places
-from webapp.music.events import Note, NoteDecoder, events_of, notes_of, read_text, write_text
+from webapp.music.events import Note, NoteDecoder, bar_places, events_of, notes_of, read_text, write_text
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved, text_of_notes
 from webapp.services.generation.completions import Completions

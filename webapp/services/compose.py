@@ -17,8 +17,17 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import read_abc, write_abc
-from webapp.music.bars import BAR_S, BEFORE_CHARS, bar_places
-from webapp.music.events import Note, events_of, notes_of, read_text, unreadable, write_text
+from webapp.music.events import (
+    BAR_S,
+    BEFORE_CHARS,
+    Note,
+    bar_places,
+    events_of,
+    notes_of,
+    read_text,
+    unreadable,
+    write_text,
+)
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt

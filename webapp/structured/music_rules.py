@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from webapp.engine.sampler import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.i18n import Text
-from webapp.music.bars import BAR_S, BEFORE_CHARS, AbcBars, MidiBars
+from webapp.music.events import BAR_S, BEFORE_CHARS, AbcBars, MidiBars
 from webapp.tokenizer import Tokenizer
 from webapp.tokenizer.music import ABC_END, STEP_S, AbcTokenizer, MidiTokenizer, MidiVocabulary
 
