@@ -1,6 +1,6 @@
-"""Downloads on the Models page: published models with what fits here, a hub's repository by name, the choice of hub.
+"""Downloads on the Models page: published models and whether they fit, a hub's repositories by name, the choice of hub.
 
-Viewing a page contacts no host; each button says which host it contacts.
+Viewing a page contacts no host; each button names the host that it contacts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh
 blueprint = Blueprint("downloads", __name__, url_prefix="/downloads")
 TEXT_CHARS = 2000
 ASSUMED_BYTES_PER_S = 10e6
-"""For a first guess of the time; what the last download reached is a better one."""
+"""For a first estimate of the time; the speed of the last download is better."""
 
 
 # actions
@@ -33,8 +33,8 @@ ASSUMED_BYTES_PER_S = 10e6
 
 @blueprint.post("")
 def start() -> Response | BaseResponse:
-    """``name`` of a published model, an address or OWNER/REPOSITORY/FILE; or ``repo`` and ``file`` of ``hub``, with
-    ``folder`` 1 where that is a model of several files, which the hub is asked for again."""
+    """``name`` of a published model, a URL or OWNER/REPOSITORY/FILE; or ``repo`` and ``file`` of ``hub``. ``folder`` is
+    1 if it is a model of several files, whose list is then requested again."""
     page = current_page()
     form = {key: request.form.get(key, "")[:TEXT_CHARS].strip() for key in ("name", "hub", "repo", "file", "sha256")}
     try:
@@ -57,7 +57,7 @@ def start() -> Response | BaseResponse:
 
 @blueprint.post("/look")
 def look() -> Response | BaseResponse:
-    """Asks ``hub`` what ``repo`` holds."""
+    """Lists the files of ``repo`` on ``hub``."""
     page = current_page()
     hub, repo = request.form.get("hub", "")[:100], request.form.get("repo", "")[:TEXT_CHARS].strip()
     try:
@@ -69,7 +69,7 @@ def look() -> Response | BaseResponse:
 
 @blueprint.post("/hub")
 def choose_hub() -> Response | BaseResponse:
-    """``choice`` of the hub; ``token`` for ``hub``, kept where something is typed; ``forget`` takes it away."""
+    """``choice``: the hub. ``token``, if not empty, is stored for ``hub``; ``forget`` deletes it."""
     hubs = current_page().downloads.hubs
     token, hub = request.form.get("token", "").strip(), request.form.get("hub", "")[:100]
     try:
@@ -83,7 +83,7 @@ def choose_hub() -> Response | BaseResponse:
 
 @blueprint.post("/catalogue")
 def refresh() -> Response | BaseResponse:
-    """Asks the host of the settings for its list of published models."""
+    """Downloads the list of published models from the host in the settings."""
     try:
         current_page().downloads.refresh_catalogue()
     except RoostError as exc:
@@ -93,7 +93,7 @@ def refresh() -> Response | BaseResponse:
 
 @blueprint.post("/<job_id>/use")
 def use(job_id: str) -> Response | BaseResponse:
-    """Makes a preset of what has come, loads it, and goes to the chat; a state is shown on its page."""
+    """Creates a preset for the downloaded model, loads it and opens the chat; for a state, opens its page."""
     page = current_page()
     job = page.jobs.job(job_id)
     if job.kind != KIND or job.status != DONE:
@@ -111,12 +111,12 @@ def use(job_id: str) -> Response | BaseResponse:
     return redirect("/", 303)
 
 
-# what is shown
+# page content
 
 
 def known_section(page: PageContext, form: Values | None = None) -> Values:
-    """The section of published models. ``form``: what was asked for just now, with ``error`` where it was refused, and
-    the ``files`` of a repository that was looked into."""
+    """The section of published models. ``form``: the last submission, with ``error`` if it was refused, and the
+    ``files`` of a listed repository."""
     form, hubs = form or {}, page.downloads.hubs
     hosts = [urlsplit(hub.url).netloc for hub in hubs.order()]
     named = [Choice(hub.name, hub.host) for hub in hubs.all]
@@ -158,8 +158,8 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
 
 
 def best_offer(page: PageContext) -> Values | None:
-    """The best published model for this machine, with its size and time; None where none fits or it is here, as a file
-    or as a folder."""
+    """The best published model for this machine, with size and time; None if none fits or it is already here, as a file
+    or a folder."""
     model, here = best(page.hardware, page.engine_bytes), _names_here(page)
     if model is None or any(_file_name(one) in here for one in known_models() if one.is_twin_of(model)):
         return None
@@ -177,7 +177,7 @@ def best_offer(page: PageContext) -> Values | None:
 
 
 def _families(page: PageContext) -> list[Values]:
-    """By family, with what each would ask of this machine. ``is_here``: a file of this name is in the library."""
+    """By family, with the requirements of each model. ``is_here``: the library has a file with this name."""
     here, chosen = _names_here(page), best(page.hardware, page.engine_bytes)
     coming = {job.details.get("name") for job in _unfinished(page)}
     found = []
@@ -259,7 +259,7 @@ def _refused(exc: RoostError, form: Values) -> Response:
 
 
 def _page(form: Values, status: int = 200) -> Response:
-    from webapp.web.models.views import Filter, models_page  # it draws this module's section
+    from webapp.web.models.views import Filter, models_page  # circular import: that page includes this section
 
     return render_page("models/page.html", models_page(current_page(), Filter(), known=form), status=status)
 

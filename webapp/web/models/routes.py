@@ -50,7 +50,7 @@ def index() -> Response:
 
 @blueprint.get("/rows")
 def rows() -> Response | BaseResponse:
-    """The rows from the one numbered ``from``, to stand below those that are there."""
+    """The rows from number ``from``, for the end of the list."""
     if not wants_fragment():
         return redirect(url_for("models.index"), 303)
     start = request.args.get("from", 0, type=int)
@@ -60,7 +60,7 @@ def rows() -> Response | BaseResponse:
 
 @blueprint.get("/list")
 def list_() -> Response | BaseResponse:
-    """The list of a filter that changed."""
+    """The list for a changed filter."""
     if not wants_fragment():
         return redirect(url_for("models.index", q=_filter().query, kind=_filter().kind), 303)
     return render_page("models/_list.html", {"list": model_list(current_page(), _filter())})
@@ -68,7 +68,7 @@ def list_() -> Response | BaseResponse:
 
 @blueprint.get("/news")
 def news() -> Response:
-    """Of an open page that knows ``list`` and ``activity``: what changed since; 204 when nothing did."""
+    """Changes since ``list`` and ``activity``, which the open page sends; 204 if there are none."""
     page = current_page()
     now = activity(page)
     is_list_old = page.model_files.revision() != request.args.get("list")
@@ -92,7 +92,7 @@ def details(name: str) -> Response:
 
 @blueprint.get("/tensors")
 def tensors() -> Response:
-    """Those of ``block``, "" for those of none; all of them without it."""
+    """The tensors of ``block``, "" for those outside the blocks; all if it is missing."""
     found = current_page().manager.library.entry(request.args.get("name", "")[:NAME_CHARS]).inspection
     if found is None:
         raise ModelNotFound(name=request.args.get("name", "")[:NAME_CHARS])
@@ -102,14 +102,14 @@ def tensors() -> Response:
 
 @blueprint.post("/do")
 def do() -> Response | BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     return _act("restored", lambda page: {"name": page.model_files.restore(undone_id())})
 
 
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
-    """Without a strategy, with the one in use where the file can be run with it; with ``anyway`` the one that was
-    refused because it does not fit. Without an adapter, with none."""
+    """Without a strategy, uses the current one if the file can run with it. ``anyway`` loads a model that was refused
+    because it does not fit. Without an adapter, uses none."""
     given = request.form.get("strategy", "")[:NAME_CHARS]
 
     def act(page: PageContext) -> None:
@@ -123,7 +123,7 @@ def load() -> Response | BaseResponse:
 
 
 def _with_adapter(page: PageContext) -> EngineOptions:
-    """The options in use with the adapter of the form."""
+    """The current options with the form's adapter."""
     given = {name: request.form.get(name, "")[:NAME_CHARS] for name in ("adapter_file", "adapter_alpha")}
     checked = checked_fields({**given, "adapter_start": request.form.get("adapter_start", "")[:NAME_CHARS]})
     return page.manager.options().with_adapter(
@@ -196,7 +196,7 @@ def empty_trash() -> Response | BaseResponse:
 
 
 def _act(said: str, action: Callable[[PageContext], Any], leaves_details: bool = False) -> Response | BaseResponse:
-    """Carries an action out and answers; ``said`` is its name in the catalogue, "" when there is nothing to say."""
+    """Runs the action and returns the response; ``said``: key of the success message, "" for none."""
     try:
         words = action(current_page()) or {}
     except RoostError as exc:
@@ -237,16 +237,16 @@ def _name() -> str:
 
 
 DIGITS = 18
-"""Of an upload's size and offset."""
+"""For an upload's size and offset."""
 
 
-# the slices of an upload: JSON for the page's script (static/js/models.js); an error names the byte to go on at
+# the slices of an upload: JSON for the page's script (static/js/models.js); an error contains the offset to continue at
 
 
 @uploads.post("", endpoint="start")
 def start_upload() -> tuple[Response, int] | Response:
-    """``name``, ``size`` in bytes and ``stamp``, the file's date: one that stopped halfway is found again by them. Of a
-    folder ``parts``, a JSON list of its files' names and sizes, in the order their bytes will come."""
+    """``name``, ``size`` in bytes and ``stamp``, the file's date; they identify an unfinished upload. For a folder also
+    ``parts``, a JSON list of its files' names and sizes, in the order of their bytes."""
     page = current_page()
     name, stamp = request.form.get("name", "")[:NAME_CHARS], request.form.get("stamp", "")[:64]
     size = _number(request.form.get("size", ""))
@@ -260,7 +260,7 @@ def start_upload() -> tuple[Response, int] | Response:
 
 @uploads.put("/<upload_id>", endpoint="write")
 def write_upload(upload_id: str) -> tuple[Response, int] | Response:
-    """The body is the slice that begins at byte ``offset``; the last one makes it a file of the library."""
+    """The body is the slice at byte ``offset``; the last slice completes the file in the library."""
     page = current_page()
     offset = _number(request.args.get("offset", ""))
     return _upload_answer(page, lambda: _take_slice(page, upload_id, offset))
@@ -295,7 +295,7 @@ def _upload_answer(page: PageContext, action: Any) -> tuple[Response, int] | Res
 
 
 def _parts(text: str, name: str) -> Parts:
-    """``file_name_unusable`` for what is no list of names and sizes."""
+    """Raises ``file_name_unusable`` if it is not a list of names and sizes."""
     try:
         found = json.loads(text) if text else []
         parts = tuple((part, size) for part, size in found)
@@ -307,7 +307,7 @@ def _parts(text: str, name: str) -> Parts:
 
 
 def _number(text: str) -> int:
-    """-1 for what is none."""
+    """-1 if it is not a number."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else -1
 
 

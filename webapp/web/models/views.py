@@ -50,7 +50,8 @@ SLICE_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows to show: names that hold every word of ``query``, of one ``kind`` ("" is all), at most ``count``."""
+    """Which rows to show: names that contain every word of ``query``, of one ``kind`` ("" means all), at most
+    ``count``."""
 
     query: str = ""
     kind: str = ""
@@ -58,7 +59,7 @@ class Filter:
 
 
 def read_filter(values: dict[str, str]) -> Filter:
-    """From a query or a posted form; what is no kind or number counts as not given."""
+    """From a query or a posted form; invalid values are ignored."""
     kind, count = values.get("kind", ""), values.get("count", "")
     number = int(count) if count.isascii() and count.isdigit() and len(count) < 9 else 0
     query = " ".join(values.get("q", "").split())[:200]
@@ -86,7 +87,7 @@ def models_page(
         "trash": trash(page),
         "known": known_section(page, known),
         "folders": [str(folder.path) for folder in library.folders],
-        # What a browser may send at once: less where the server takes less, which it does not to the very byte.
+        # The size of a browser's slices: smaller if the server's limit is smaller, with a margin.
         "slice_bytes": min(SLICE_BYTES, page.settings.max_body_bytes // 2),
         "free": size_text(free_bytes(library.models_dir)),
     }
@@ -96,8 +97,8 @@ def models_page(
 
 
 def model_list(page: PageContext, wanted: Filter, start: int = 0) -> Values:
-    """``wanted.count`` rows from the one numbered ``start``; ``more_url`` brings those below. ``is_empty``: there is no
-    file at all; without rows and with files, the filter found nothing."""
+    """``wanted.count`` rows from number ``start``; ``more_url`` loads the next ones. ``is_empty``: there are no files
+    at all; without rows but with files, the filter matches nothing."""
     revision = page.model_files.revision()
     files = page.manager.library.files()
     entries = _matching(page, files, wanted)
@@ -148,7 +149,8 @@ def model_row(page: PageContext, entry: ModelEntry) -> Values:
 
 
 def kind_of(entry: ModelEntry, now: float | None = None) -> str:
-    """One of KINDS, or ``writing`` for a file that cannot be read and was touched a moment ago: a copy under way."""
+    """One of KINDS, or ``writing`` for an unreadable file that was changed a moment ago, probably by a copy in
+    progress."""
     found = entry.inspection
     if found is None:
         is_fresh = (time.time() if now is None else now) - _touched_at(entry) < FRESH_S
@@ -168,7 +170,7 @@ def _touched_at(entry: ModelEntry) -> float:
 
 
 def is_loadable(found: Inspection | None) -> bool:
-    """True when its sizes are known: a model some backend of this Roost could run."""
+    """True if its sizes are known, so that a backend could run it."""
     return found is not None and found.config is not None
 
 
@@ -184,7 +186,7 @@ def _phase_of(page: PageContext, entry: ModelEntry) -> str:
 
 
 def _facts(page: PageContext, entry: ModelEntry) -> list[str]:
-    """Such as RWKV-7 · 1.53B parameters · 3.06 GB · bf16 · pth."""
+    """For example RWKV-7 · 1.53B parameters · 3.06 GB · bf16 · pth."""
     found = entry.inspection
     if found is None:
         return [size_text(entry.size_bytes)]
@@ -206,7 +208,7 @@ def _facts(page: PageContext, entry: ModelEntry) -> list[str]:
 
 
 def _text(page: PageContext, entry: ModelEntry, kind: str) -> str:
-    """What is to be said about a file that cannot be loaded."""
+    """Why a file cannot be loaded."""
     if entry.error is not None:
         return "" if kind == "writing" else sentences(*page.explain(entry.error, entry.name))
     found = entry.inspection
@@ -218,12 +220,12 @@ def _text(page: PageContext, entry: ModelEntry, kind: str) -> str:
 
 
 def _link(blueprint: str, path: str, name: str) -> str:
-    """ "" while there is no such page."""
+    """Empty if there is no such page."""
     return f"{path}?{urlencode({'model': name})}" if blueprint in current_app.blueprints else ""
 
 
 def fit_line(page: PageContext, found: Inspection, name: str, strategy: str = "") -> Values:
-    """Will it fit, in a sentence: for ``strategy``, or the one a click on Load would take. ``kind``: good, warn or
+    """A sentence on whether it fits, with ``strategy`` or the one that Load would choose. ``kind``: good, warn or
     bad."""
     in_use = page.status.chosen_strategy or page.settings.strategy
     fit = estimate(
@@ -250,7 +252,7 @@ def fit_line(page: PageContext, found: Inspection, name: str, strategy: str = ""
 
 
 def _with_way_out(page: PageContext, fit: Fit, text: str) -> str:
-    """With the first strategy that would fit, when this one does not."""
+    """If this strategy does not fit, adds the first one that would."""
     other = next((other for other in fit.alternatives if other.verdict == FITS), None)
     if fit.verdict == FITS or other is None:
         return text
@@ -258,12 +260,12 @@ def _with_way_out(page: PageContext, fit: Fit, text: str) -> str:
     return f"{text} {instead}"
 
 
-# what is going on
+# current activity
 
 
 def activity(page: PageContext) -> Values:
-    """A load, and uploads that stopped halfway. ``is_busy``: look again soon. ``revision`` is another one, too, when a
-    job began or ended."""
+    """A load, and unfinished uploads. ``is_busy``: the page should ask again soon. ``revision`` also changes when a job
+    starts or ends."""
     files, load = page.model_files, load_progress(page)
     jobs = "".join(f"{job.id}{job.status}" for job in page.jobs.jobs(*JOBS))
     return {
@@ -279,7 +281,7 @@ def activity(page: PageContext) -> Values:
 
 
 def engine_note(page: PageContext) -> Values | None:
-    """What keeps a better engine away; None when nothing does, or a person chose the one that runs."""
+    """What prevents a better engine; None if nothing does, or if the user chose the running one."""
     note, strategy = page.status.engine_note, page.status.strategy
     if not note or not is_automatic(page.status.chosen_strategy):
         return None
@@ -288,7 +290,7 @@ def engine_note(page: PageContext) -> Values | None:
 
 
 def load_progress(page: PageContext) -> Values | None:
-    """None when nothing is loaded or unloaded now and the last load did not fail. ``share`` is in percent."""
+    """None if nothing is being loaded or unloaded and the last load succeeded. ``share`` is in per cent."""
     status = page.status
     if status.phase == "loading":
         share = 100 * status.done_bytes // status.total_bytes if status.total_bytes else 0
@@ -325,7 +327,7 @@ def trash(page: PageContext) -> Values:
 
 
 def _age(page: PageContext, at: float) -> str:
-    """Such as "3 hours ago"."""
+    """For example "3 hours ago"."""
     seconds = max(time.time() - at, 0)
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= length:
@@ -364,8 +366,8 @@ def details_page(
 
 
 def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
-    """To load a model with an adapter: on the page of either. None where there is no other half to choose among the
-    first :data:`MOST_LOOKED_INTO` files. Presets choose among all."""
+    """The form to load a model with an adapter, on the page of either. None if there is nothing to combine it with
+    among the first :data:`MOST_LOOKED_INTO` files; presets offer all files."""
     found = entry.inspection
     assert found is not None
     is_adapter = found.kind == "lora"
@@ -432,12 +434,12 @@ def _sizes(found: Inspection) -> dict[str, object]:
 def _date(entry: ModelEntry) -> str:
     try:
         return moment_text(entry.path.stat().st_mtime)
-    except (OSError, ValueError, OverflowError):  # a date no calendar has
+    except (OSError, ValueError, OverflowError):  # a date out of range
         return ""
 
 
 def _metadata(found: Inspection) -> list[Values]:
-    """What a file says of itself; the long bitmap of used tokens is for programs."""
+    """The file's own metadata, without the long bitmap of used tokens, which is for programs."""
     return [
         {"label": key, "value": value if len(value) <= VALUE_CHARS else f"{value[:VALUE_CHARS]}…"}
         for key, value in sorted(found.metadata.items())
@@ -446,13 +448,13 @@ def _metadata(found: Inspection) -> list[Values]:
 
 
 def _block_of(tensor: TensorInfo) -> str:
-    """The number of its block; "" for a tensor outside the blocks."""
+    """The tensor's block number; "" if it is outside the blocks."""
     match = BLOCK.match(tensor.name)
     return match[1].lstrip("0") or "0" if match else ""
 
 
 def _groups(page: PageContext, name: str, tensors: Iterable[TensorInfo]) -> list[Values]:
-    """Those outside the blocks first, then block by block. ``url`` brings a group's rows."""
+    """The tensors outside the blocks first, then each block. ``url`` loads a group's rows."""
     by_block: dict[str, list[TensorInfo]] = {}
     for tensor in tensors:
         by_block.setdefault(_block_of(tensor), []).append(tensor)
@@ -467,7 +469,7 @@ def _groups(page: PageContext, name: str, tensors: Iterable[TensorInfo]) -> list
 
 
 def tensor_rows(found: Inspection, block: str | None) -> Values:
-    """The tensors of one block, "" for those outside the blocks, None for all; ``left_out`` are too many to show."""
+    """The tensors of one block; "" means those outside the blocks, None all. ``left_out``: how many are not shown."""
     chosen = [tensor for tensor in found.tensors if block is None or _block_of(tensor) == block]
     rows = [
         {

@@ -30,14 +30,14 @@ FULL_PERCENT = 90
 
 @dataclass(frozen=True)
 class BuilderChoice:
-    """A kind of :func:`kinds_here`, or ``auto``; ``given`` are the values of its fields by name, and
-    the strategy as it is written by hand."""
+    """``kind``: one of :func:`kinds_here`, or ``auto``. ``given``: the values of its fields by name, and the strategy
+    as text."""
 
     kind: str = AUTO
     given: Mapping[str, object] = field(default_factory=dict)
 
     def strategy_for(self, before: str, config: ModelConfig | None) -> str:
-        """What a preset is to keep; what it had stays as it was written while the fields say the same."""
+        """The strategy to store; the text ``before`` is kept if the fields mean the same."""
         if self.kind == AUTO:
             return before if is_automatic(before) else ""
         built, old = build(self.kind, self.given, config), choice_of(before, config)
@@ -47,7 +47,7 @@ class BuilderChoice:
 
 @kept
 def choice_of(strategy: str, config: ModelConfig | None) -> BuilderChoice:
-    """What the builder shows for a preset's strategy."""
+    """The builder's fields for a preset's strategy."""
     return BuilderChoice() if is_automatic(strategy) else BuilderChoice(*read_builder(strategy, config))
 
 
@@ -57,8 +57,8 @@ def _built(choice: BuilderChoice, config: ModelConfig | None) -> Builder:
 
 
 def read_choice(form: Mapping[str, str], config: ModelConfig | None) -> BuilderChoice | None:
-    """From ``build_*`` and ``strategy``; a ``switch`` to a whole strategy wins over them. What cannot be read counts as
-    not given. None when the form has no builder."""
+    """From ``build_*`` and ``strategy``; a ``switch`` to a whole strategy overrides them. Invalid values are ignored.
+    None if the form has no builder."""
     if form.get("switch"):
         return choice_of(form["switch"][:STRATEGY_CHARS], config)
     if f"{PREFIX}kind" not in form:
@@ -66,15 +66,15 @@ def read_choice(form: Mapping[str, str], config: ModelConfig | None) -> BuilderC
     kind = form[f"{PREFIX}kind"]
     given: dict[str, object] = {BY_STRATEGY: form.get("strategy", "").strip()[:STRATEGY_CHARS]}
     for name in form:
-        if name.startswith(PREFIX):  # a switch sends "0" from a hidden field and, when it is on, "1" after it
+        if name.startswith(PREFIX):  # a checkbox sends "0" from a hidden field and, if checked, "1" after it
             values = form.getlist(name) if hasattr(form, "getlist") else [form[name]]
             given[name.removeprefix(PREFIX)] = str(values[-1])[:VALUE_CHARS]
     return BuilderChoice(kind, given) if kind in {row.kind.key for row in kinds_here()} else BuilderChoice()
 
 
 def builder_panel(page: PageContext, choice: BuilderChoice, found: Inspection | None, automatic: str) -> Values:
-    """``presets/_builder.html``. ``found`` is the model's file, None while it is not known; ``automatic`` what a preset
-    without a strategy runs with."""
+    """``presets/_builder.html``. ``found``: the model's file, None if unknown; ``automatic``: what a preset without a
+    strategy uses."""
     t, config = page.t, found.config if found else None
     built = _built(choice, config)
     strategy = automatic if choice.kind == AUTO else built.strategy
@@ -123,13 +123,13 @@ def _cards(page: PageContext, chosen: str, automatic: str) -> list[Values]:
 
 
 def why_not(page: PageContext, found: Availability) -> str:
-    """Why something does not work here, and what would change that; "" when it works."""
+    """Why something does not work here, and what would change that; "" if it works."""
     reason, way_out = (str(say(text, page.locale)) for text in (found.reason, found.way_out))
     return sentences(reason[:1].upper() + reason[1:], way_out)
 
 
 def _control(page: PageContext, option: BackendOption, value: object) -> Values:
-    """What ``_builder.html`` draws for an option; the attributes of ``knob`` for a number."""
+    """For an option in ``_builder.html``; with the attributes of ``knob`` for a number."""
     t, is_number = page.t, option.kind in ("whole", "number")
     return {
         "name": PREFIX + option.name,
@@ -160,7 +160,7 @@ def _run(page: PageContext, run: PlacedRun) -> Values:
 
 
 def _switch(page: PageContext, key: str, strategy: str, **params: object) -> Values:
-    """A strategy one click away."""
+    """A button that changes to this strategy."""
     return {"strategy": strategy, "label": page.t(key, strategy=strategy, **params)}
 
 
@@ -169,7 +169,7 @@ def _sizes(params: Mapping[str, Any]) -> Values:
 
 
 def machine_facts(page: PageContext) -> list[str]:
-    """Such as "AMD Ryzen 7", "8 cores", "21 of 32 GB RAM free"."""
+    """For example "AMD Ryzen 7", "8 cores", "21 of 32 GB RAM free"."""
     hardware, t = page.hardware, page.t
     facts = [hardware.cpu_name] if hardware.cpu_name else []
     facts.append(t("preset_page.machine.cores", count=hardware.cores))
@@ -182,8 +182,8 @@ def machine_facts(page: PageContext) -> list[str]:
 
 
 def _fit_note(page: PageContext, found: Inspection | None, strategy: str, check: StrategyCheck | None) -> Values | None:
-    """Does it fit? A sentence, bars for each device, the switches to what would. None while there is nothing to judge:
-    no model, or a string that cannot be read."""
+    """Whether it fits: a sentence, bars for each device, buttons for strategies that would. None without a model or a
+    valid strategy."""
     if found is None or check is None or not (check.is_valid or check.is_elsewhere):
         return None
     fit = estimate(
@@ -208,7 +208,7 @@ def _fit_note(page: PageContext, found: Inspection | None, strategy: str, check:
 
 
 def fit_sentence(page: PageContext, fit: Fit) -> str:
-    """Such as "Needs 3.1 GB, 5.2 GB free, room for 32 conversations at once"."""
+    """For example "Needs 3.1 GB, 5.2 GB free, room for 32 conversations at once"."""
     key = "unknown" if fit.verdict != CANNOT_RUN and fit.free_bytes is None else fit.verdict
     sizes = {"needed": size_text(fit.needed_bytes), "free": size_text(fit.free_bytes or 0)}
     return page.t(f"preset_page.fit.{key}", **sizes, seats=f"{fit.seats_used:,}")

@@ -21,7 +21,7 @@ from webapp.weights.inspection import Inspection
 Words = Callable[..., str]
 FIRST_FIELDS = ("name", "note")
 MODE_FIELDS = {"think_mode", "tools"}
-"""Fields on which the defaults of others depend."""
+"""Fields that change the defaults of others."""
 SHOWN_CHARS = 40
 MOST_FACTS = 3
 DEFAULTS_CHARS = 2000
@@ -29,7 +29,7 @@ CONTROLS = {"bool": "switch", "choice": "choice", "file": "choice", "text": "tex
 
 
 def shown_name(preset: Preset, t: Words) -> str:
-    """Shipped ones in the reader's language, until a person names them."""
+    """Presets of Roost in the user's language, unless renamed."""
     return t(f"presets.shipped.{preset.shipped_key}.name") if is_as_shipped_name(preset) else preset.name
 
 
@@ -38,13 +38,13 @@ def shown_note(preset: Preset, t: Words) -> str:
 
 
 def labels(names: Iterable[str], t: Words) -> str:
-    """Parameters in the reader's words, in the order of the table."""
+    """The parameters' labels, in the order of the table."""
     wanted = set(names)
     return t("preset_page.comma").join(t(row.label_key) for row in PARAMETERS if row.name in wanted)
 
 
 def facts(preset: Preset, t: Words) -> list[str]:
-    """The model, how it runs, and the first few values that are not the defaults."""
+    """The model, its strategy, and the first few values that differ from the defaults."""
     rows = [row for row in PARAMETERS if row.name in preset.sampling][:MOST_FACTS]
     values = [f"{t(row.label_key)} {shown_value(t, row, written(row, preset.sampling[row.name]))}" for row in rows]
     model = preset.model or t("preset_page.facts.any_model")
@@ -52,7 +52,7 @@ def facts(preset: Preset, t: Words) -> list[str]:
 
 
 def model_file(page: PageContext, model: str) -> Inspection | None:
-    """Of the named model; "" is the one that is chosen. None when it is not here or cannot be read."""
+    """The model's file; "" means the chosen model. None if it is missing or cannot be read."""
     if not model:
         return page.model
     try:
@@ -62,7 +62,7 @@ def model_file(page: PageContext, model: str) -> Inspection | None:
 
 
 def mode_in(preset: Preset, raw: Mapping[str, str]) -> str:
-    """Which of the makers' values count (:mod:`webapp.services.presets.presets`), as the form has it now."""
+    """Which of the recommended values apply (:mod:`webapp.services.presets.presets`), for the form's current input."""
     think_mode = raw.get("think_mode", preset.think_mode)
     is_known = think_mode in {mode.value for mode in ThinkMode}
     tools = raw["tools"].strip() if "tools" in raw else preset.tools
@@ -70,24 +70,24 @@ def mode_in(preset: Preset, raw: Mapping[str, str]) -> str:
 
 
 def default_sampling(page: PageContext, model: str, mode: str) -> Mapping[str, Any]:
-    """Sampling where the preset says nothing, for the model it would run."""
+    """The sampling values that a preset does not set, for the given model."""
     return page.presets.default_sampling(model_file(page, model), mode).to_dict()
 
 
 def origin_of(t: Words, row: Parameter, origins: Mapping[str, str]) -> str:
-    """Where a default comes from, as a sentence; "" for a parameter of which the model's makers say nothing."""
+    """Where a default comes from, as a sentence; "" if the model's makers recommend no value."""
     origin = origins.get(row.name)
     return t("presets.origin.line", origin=t(f"presets.origin.{origin}")) if origin else ""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a person wrote and is not saved.
+    """Unsaved input.
 
-    ``raw``: every field as it came, for the page to show again. ``changes`` are for ``Presets.save``; a value equal to
-    the default the form was made with is None, which takes an override back. ``choice`` and ``strategy``: the builder
-    and what it comes to, None where the form has no builder. ``expected`` None: no matter what was saved meanwhile.
-    ``refusal`` is what was wrong with the whole.
+    ``raw``: every field as submitted, to show it again. ``changes`` are for ``Presets.save``; a value equal to the
+    form's default is None, which removes an override. ``choice`` and ``strategy``: the builder and its result, None if
+    the form has no builder. ``expected`` None: ignores changes saved meanwhile. ``refusal``: an error of the whole
+    form.
     """
 
     raw: dict[str, str] = field(default_factory=dict)
@@ -101,12 +101,12 @@ class Draft:
 
     @property
     def is_conflict(self) -> bool:
-        """Someone else saved the preset after this form was made."""
+        """The preset was saved by someone else after this form was rendered."""
         return self.refusal is not None and self.refusal.code == "preset_changed"
 
 
 def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Draft:
-    """Only of fields that are there: a part of the form changes a part of the preset."""
+    """Reads only the fields that are present, so a part of the form changes a part of the preset."""
     model = str(form.get("model", preset.model))
     now = default_sampling(page, model, mode_in(preset, {name: _text(form, name) for name in MODE_FIELDS & {*form}}))
     then = _defaults_sent(form, now)
@@ -115,11 +115,11 @@ def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Dra
     values, found = read_fields(raw)
     problems: dict[str, RoostError] = dict(found)
     changes = {name: None if _is_default(name, value, then) else value for name, value in values.items()}
-    for name in then.keys() & raw.keys():  # left at its default: it follows the model that is chosen now
+    for name in then.keys() & raw.keys():  # unchanged default: use the default of the model chosen now
         if changes.get(name, name) is None and then[name] != now.get(name):
             raw[name] = written(BY_NAME[name], default_of(BY_NAME[name], now))
     for name, text in (("name", shown_name(preset, page.t)), ("note", shown_note(preset, page.t))):
-        if raw.get(name) == text:  # a translated name that was left alone is no change
+        if raw.get(name) == text:  # an unchanged translated name is not a change
             changes.pop(name, None)
     try:
         expected = float(form.get("expected", ""))
@@ -128,15 +128,17 @@ def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Dra
     file = model_file(page, model)
     choice = read_choice(form, file.config if file else None)
     strategy = None if choice is None else choice.strategy_for(preset.strategy, file.config if file else None)
-    if strategy and (strategy, model) != (preset.strategy, preset.model):  # what it had does not keep the rest back
+    # an unchanged strategy does not prevent saving the rest
+    if strategy and (strategy, model) != (preset.strategy, preset.model):
         check = validate(strategy, file.config if file else None)
-        if check.error and not check.is_elsewhere:  # what only another machine could run may be saved: presets travel
+        # a strategy for another machine may be saved, because presets are shared
+        if check.error and not check.is_elsewhere:
             problems["strategy"] = check.error
     return Draft(raw, changes, problems, choice, strategy, expected)
 
 
 def save_form(page: PageContext, preset: Preset, draft: Draft) -> SaveOutcome | Draft:
-    """The outcome, or the draft that says why nothing was saved."""
+    """The outcome, or the draft with the reason why nothing was saved."""
     if draft.problems:
         return draft
     changes = draft.changes if draft.strategy is None else {**draft.changes, "strategy": draft.strategy}
@@ -146,7 +148,7 @@ def save_form(page: PageContext, preset: Preset, draft: Draft) -> SaveOutcome | 
         return page.presets.save(preset.id, changes, draft.expected)
     except PresetNameTaken as exc:
         problems["name"] = exc
-    except WeightsError as exc:  # the state of the active preset is tried on the running model
+    except WeightsError as exc:  # the state of the active preset is applied to the running model
         problems["state"] = exc
     except RoostError as exc:
         refusal = exc
@@ -154,13 +156,13 @@ def save_form(page: PageContext, preset: Preset, draft: Draft) -> SaveOutcome | 
 
 
 def defaults_to_send(defaults: Mapping[str, Any]) -> str:
-    """For a hidden field: the form says which defaults it was made with, as they depend on the model, and another one
-    may be chosen in the form or loaded meanwhile."""
+    """For a hidden field with the form's defaults: they depend on the model, and another one may be chosen or loaded
+    before the form is submitted."""
     return json.dumps({row.name: default_of(row, defaults) for row in SAMPLING})
 
 
 def _defaults_sent(form: Mapping[str, str], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of now, where the form says nothing that can be read."""
+    """The current ones if the form's are missing or invalid."""
     try:
         told = json.loads(form.get("defaults", "")[:DEFAULTS_CHARS])
     except (ValueError, RecursionError):
@@ -172,7 +174,7 @@ def _defaults_sent(form: Mapping[str, str], now: Mapping[str, Any]) -> Mapping[s
 
 
 def _text(form: Mapping[str, str], name: str) -> str:
-    """A switch sends "0" from a hidden field and, when it is on, "1" after it; a list may send each item by itself."""
+    """A checkbox sends "0" from a hidden field and, if checked, "1" after it; a list may send its items separately."""
     values = form.getlist(name) if hasattr(form, "getlist") else [form[name]]
     is_list = name in BY_NAME and BY_NAME[name].kind == "list"
     text = "\n".join(value for value in values if value) if is_list else str(values[-1])
@@ -191,7 +193,7 @@ def default_of(row: Parameter, defaults: Mapping[str, Any]) -> Any:
 @dataclass(frozen=True)
 class Control(FormField):
     """One control of ``_field.html``. ``control``: knob, number, switch, choice, checks, text, lines or line. ``value``
-    is what a person wrote, also when it is wrong."""
+    is the input, even if it is invalid."""
 
     control: str = "line"
     shown_default: str = ""
@@ -206,7 +208,7 @@ class Control(FormField):
 
 
 class Controls:
-    """One preset's controls: what is saved, and what a person wrote over it."""
+    """The controls of one preset: saved values, and unsaved input over them."""
 
     def __init__(
         self,
@@ -223,7 +225,7 @@ class Controls:
         self._draft = draft
 
     def of(self, row: Parameter, choices: tuple[Choice, ...] = (), control: str = "", more_help: str = "") -> Control:
-        """``control`` in place of the usual one of its kind."""
+        """``control`` replaces the usual control of its kind."""
         t = self._page.t
         default, value = written(row, default_of(row, self._defaults)), self.value(row)
         origin = origin_of(t, row, self._origins)
@@ -251,7 +253,7 @@ class Controls:
         )
 
     def first(self, name: str, value: str, most_chars: int) -> Control:
-        """Name or note: no parameter, without a default."""
+        """Name or note, which are not parameters and have no default."""
         words = f"presets.field.{name}"
         return Control(
             name=name,
@@ -269,7 +271,7 @@ class Controls:
         return written(row, self._stored.get(row.name, default_of(row, self._defaults)))
 
     def error(self, name: str) -> str:
-        """In the words of the page: a problem knows a parameter by its name in files."""
+        """The problem of a field; problems use the parameters' names in files."""
         problem = self._draft.problems.get(name)
         if problem is None:
             return ""
@@ -290,7 +292,7 @@ def shown_value(t: Words, row: Parameter, value: str, choices: tuple[Choice, ...
 
 
 def written(row: Parameter, value: Any) -> str:
-    """As the form holds it."""
+    """As the form shows it."""
     if value is None:
         return ""
     if row.kind == "bool":

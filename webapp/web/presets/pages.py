@@ -83,7 +83,7 @@ MOST_STARS = 5
 def list_page(
     page: PageContext, toasts: Sequence[Toast] = (), pasted: str = "", refusal: RoostError | None = None
 ) -> Values:
-    """``refusal``: of an import that was not done, whose text was ``pasted``."""
+    """``refusal``: the error of an import, whose text was ``pasted``."""
     presets = page.presets
     rows = _rows(page, presets.list())
     message, hint = page.explain(refusal) if refusal else ("", "")
@@ -99,7 +99,7 @@ def list_page(
 
 
 def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "") -> Values:
-    """``chosen`` is the id of the template that is marked."""
+    """``chosen``: id of the selected template."""
     shipped_first = sorted(page.presets.list(), key=lambda preset: not preset.shipped_key)
     return {
         **_every_page(page.t("preset_page.new.title")),
@@ -115,7 +115,7 @@ def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
 
 
 def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
-    """``trouble`` says why a preset cannot run here now, "" when nothing is known against it."""
+    """``trouble``: why a preset cannot run here now; "" if no problem is known."""
     active_id, t = page.presets.active().id, page.t
     unavailable = {row.kind.key: row.kind.label for row in kinds_here() if not row.availability.is_available}
 
@@ -146,7 +146,7 @@ def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
 
 
 def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, saved: str = "") -> Values:
-    """One preset with all its fields. ``saved``: what the last save did."""
+    """One preset with all its fields. ``saved``: the result of the last save."""
     t, is_draft = page.t, draft is not None
     draft = draft or Draft()
     model = draft.raw.get("model", preset.model)
@@ -186,7 +186,7 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
 
 
 def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: Mapping[str, str]) -> Control:
-    """``fits``: what a choice left open comes to, by field."""
+    """``fits``: what an open choice means now, by field."""
     if row.name == "tools":
         known = [tool.definition.name for tool in page.tools.list()]
         missing = [name for name in controls.value(row).split("\n") if name and name not in known]
@@ -204,7 +204,7 @@ def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: M
 
 
 def _fitting(controls: Controls, model: Inspection | None) -> dict[str, str]:
-    """What "fits the model" comes to, by field; {} while no model can be read."""
+    """What "fits the model" means now, by field; {} if no model can be read."""
     names = ("template", "tool_dialect", "tools")
     return _formats_for(model, *(controls.value(BY_NAME[name]) for name in names)) if model and model.config else {}
 
@@ -218,7 +218,7 @@ def _formats_for(model: Inspection, template: str, dialect: str, tools: str) -> 
 
 
 def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
-    """A backend's option of this name may need more than this machine has: then its help says what."""
+    """If a backend's option needs more than this machine has, its help says so."""
     if row.name == "tokenizer":
         return controls.of(row, _tokenizer_choices(page, controls.value(row)))
     if row.name in ("adapter_file", "adapter_start"):
@@ -230,14 +230,14 @@ def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
 
 @kept
 def _availability_of_switch(name: str) -> Availability | None:
-    """Of the first backend that has an option of this name."""
+    """The availability of the first backend with an option of this name."""
     backends = dict.fromkeys(entry.backend for entry in kinds_here())
     found = (backend.availability_of(name) for backend in backends if any(row.name == name for row in backend.OPTIONS))
     return next(found, None)
 
 
 def _differences(page: PageContext, controls: Controls, preset: Preset, draft: Draft) -> Iterator[Values]:
-    """Where the form and what is saved now say different things. ``value``: what is saved, as the form holds it."""
+    """Differences between the form and the saved preset. ``value``: the saved one, as the form shows it."""
     t, raw = page.t, draft.raw
     for name, theirs in (("name", shown_name(preset, t)), ("note", shown_note(preset, t))):
         if name in raw and raw[name].strip() != theirs.strip():
@@ -255,7 +255,8 @@ def _differences(page: PageContext, controls: Controls, preset: Preset, draft: D
 
 
 def in_use(page: PageContext, preset: Preset) -> Values:
-    """``presets/_in_use.html``: all of the preset is in use, all but what needs a reload, or nothing."""
+    """``presets/_in_use.html``: whether the preset is in use completely, except for parts that need a reload, or
+    not."""
     presets, status, t = page.presets, page.status, page.t
     is_changing = status.phase in ("loading", "unloading")
     kind, key, button, names = "", "", "", ""
@@ -296,7 +297,7 @@ def _model_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
 
 
 def _adapter_choices(page: PageContext, field: str, chosen: str) -> tuple[Choice, ...]:
-    """The file a PiSSA training began with is only that, and no adapter."""
+    """A file that PiSSA training started from is not an adapter."""
     found = [Choice("", page.t("models.adapter.none"))]
     for entry in page.manager.library.list():
         kind = entry.inspection.adapter if entry.inspection is not None else ""
@@ -306,14 +307,14 @@ def _adapter_choices(page: PageContext, field: str, chosen: str) -> tuple[Choice
 
 
 def _with_chosen(page: PageContext, found: list[Choice], chosen: str) -> tuple[Choice, ...]:
-    """A name that finds nothing here stays what it is until another is chosen."""
+    """A chosen name that is missing here remains in the list."""
     if all(choice.value != chosen for choice in found):
         found.append(Choice(chosen, page.t("preset_page.not_here", name=chosen)))
     return tuple(found)
 
 
 def state_choices(page: PageContext, model: Inspection | None, chosen: str) -> tuple[Choice, ...]:
-    """Those that fit the model first; the others are named but cannot be chosen."""
+    """States that fit the model first; others are listed but disabled."""
     states = page.states
     brings_own = model is not None and model.has_time_state
     found = [Choice("", page.t("presets.choice.state.own" if brings_own else "preset_page.state.none"))]
@@ -321,7 +322,7 @@ def state_choices(page: PageContext, model: Inspection | None, chosen: str) -> t
         found.append(Choice(ZERO_STATE, page.t("presets.choice.state.zero")))
 
     def fits(entry: StateEntry) -> bool:
-        """While no model is known, all that can be read."""
+        """If no model is known, every readable state fits."""
         return entry.error is None if model is None else states.library.name_of(Path(model.path)) in entry.fits
 
     rows = [(entry.name, fits(entry)) for entry in states.list()]
@@ -339,7 +340,7 @@ def _tokenizer_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
 
 
 def compare_page(page: PageContext) -> Values:
-    """The tables of RWKV-Runner's manual beside what runs here and what was measured with Roost."""
+    """The tables of RWKV-Runner's manual, next to the engines here and measurements of Roost."""
     t, data, found = page.t, comparison(), kinds_here()
     labels_of = {row.kind.key: t(row.kind.label) for row in found}
     measured = data["measured"]
@@ -391,7 +392,7 @@ def _key(row: Values) -> tuple[str, str]:
 
 
 def _compared(page: PageContext, row: KindEntry, manual: Values) -> Values:
-    """What the manual says of a kind, what Roost reads with it, and whether it runs on this machine."""
+    """A kind in the manual, its equivalent in Roost, and whether it runs on this machine."""
     t, kind = page.t, row.kind
     here = t("preset_page.compare.reads", versions=", ".join(kind.versions), formats=" ".join(kind.formats))
     if not row.availability.is_available:
@@ -431,8 +432,7 @@ def compare() -> Response:
 
 @blueprint.get("/builder")
 def builder() -> Response | BaseResponse:
-    """The strategy builder for what its fields say now, and the states that fit; the model is the one chosen in the
-    form."""
+    """The strategy builder for the current fields, and the states that fit; uses the form's model."""
     if not wants_fragment():
         return redirect(url_for("presets.index"), 303)
     page, model = current_page(), request.args.get("model", "")[:MODEL_NAME_CHARS]
@@ -467,7 +467,7 @@ def edit(preset_id: str) -> Response:
 
 @blueprint.post("/<preset_id>")
 def submit(preset_id: str) -> Response | BaseResponse:
-    """``do``: save, save_and_use (which loads its model), or preview (the page again, nothing saved)."""
+    """``do``: save, save_and_use (which loads its model), or preview (renders the page without saving)."""
     page, do = current_page(), request.form.get("do", "save")
     preset = page.presets.get(preset_id)
     draft = read_form(page, preset, request.form)
@@ -501,8 +501,8 @@ def show_in_use(preset_id: str) -> Response | BaseResponse:
 
 @blueprint.post("/do")
 def do() -> Response | BaseResponse:
-    """Commands on whole presets: ``do`` is their name, or ``name:ID``. A refusal is answered with the page the command
-    came from, with what was typed."""
+    """Commands on whole presets: ``do`` is the command's name, or ``name:ID``. An error returns the previous page with
+    its input."""
     request.max_form_memory_size = IMPORT_BYTES
     command, _, target = request.form.get("do", "")[:200].partition(":")
     target = target or request.form.get("id", "")[:ID_CHARS]
@@ -522,10 +522,10 @@ def do() -> Response | BaseResponse:
 
 
 def _perform(page: PageContext, command: str, target: str) -> str:
-    """The address to show next; raises the typed error of what did not work."""
+    """Returns the next URL; raises a typed error."""
     presets, name, index = page.presets, request.form.get("name", ""), url_for("presets.index")
     match command:
-        case "create":  # from a template, or from nothing; without a name it is called like its template
+        case "create":  # from a template, or empty; the default name is the template's
             template = request.form.get("from", "")[:ID_CHARS]
             if template:
                 original = presets.get(template)
@@ -542,7 +542,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
             return url_for("presets.index", said="deleted", undo=target)
         case "restore":
             presets.restore(target)
-        case "use":  # its model is loaded when it is another than what runs
+        case "use":  # loads its model if another one is running
             preset = presets.apply(target)
             return _edit_url(preset) if request.form.get("back") == "edit" else url_for("presets.index", said="used")
         case "reset":
@@ -556,7 +556,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
 
 
 def _imported_text() -> str:
-    """A chosen file, else pasted text."""
+    """The chosen file, otherwise the pasted text."""
     file = request.files.get("file")
     if file is None or not file.filename:
         return request.form.get("text", "")
@@ -574,7 +574,7 @@ def _edit_url(preset: Preset) -> str:
 
 
 def _saved_text(page: PageContext, preset: Preset) -> str:
-    """What the save before this page did; "" when there was none."""
+    """The result of the last save; "" if there was none."""
     if "saved" not in request.args:
         return ""
     told = (request.args.get(key, "").split(",") for key in ("saved", "reload"))

@@ -35,11 +35,11 @@ DISCARD_BYTES = 256 << 10
 
 @dataclass(frozen=True)
 class Limits:
-    """Deadlines are answered with 408; a connection without a place with 503.
+    """A request over its deadline gets 408; a connection over the limit gets 503.
 
-    A body has ``body_grace_s`` and then as long as it takes at ``body_bytes_per_s`` (Apache's mod_reqtimeout gives 20
-    seconds and 500 bytes a second). After an answer that ends the connection early, what the client still sends is
-    thrown away for ``linger_s`` at most and until it is silent for ``linger_silence_s`` (nginx' lingering_close).
+    The deadline of a body is ``body_grace_s`` plus its time at ``body_bytes_per_s`` (Apache's mod_reqtimeout gives 20
+    seconds and 500 bytes per second). After an early response that ends the connection, input is discarded for at most
+    ``linger_s``, or until the client has been silent for ``linger_silence_s`` (nginx' lingering_close).
     """
 
     connections: int = 512
@@ -67,7 +67,7 @@ class InsufficientStorage(Error):  # type: ignore[misc]
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """Tells the app of a refusal, and then ends the connection."""
+    """Gives the app the reason of a refusal; then the connection ends."""
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -79,7 +79,7 @@ class Task(WSGITask):  # type: ignore[misc]
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
-    """Asks the server's gate before the first byte of a body, and tells its channel of a WebSocket handshake."""
+    """Calls the server's gate before the first byte of a body, and reports a WebSocket handshake to its channel."""
 
     def __init__(self, adj: Any, channel: Channel) -> None:
         super().__init__(adj)
@@ -87,13 +87,13 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         self.leftover = b""
         self.refusal: RoostError | None = None
         self.body_limit: int | None = None
-        self.began = time.monotonic()  # the header's first byte, then the body's
+        self.began = time.monotonic()  # time of the header's first byte, then of the body's
 
     def received(self, data: bytes) -> int:
         had_headers = self.headers_finished
         try:
             consumed = int(super().received(data))
-        except OSError as exc:  # no descriptor or no space for the temporary file of a body
+        except OSError as exc:  # no descriptor or no disk space for the body's temporary file
             self.channel.server.door.complain("A body could not be stored: %s", exc)
             self.error = InsufficientStorage("the body could not be stored")
             self.completed, consumed = True, len(data)
@@ -102,19 +102,19 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         elif had_headers:
             self._check_body()
         if self.completed:
-            self.expect_continue = False  # waitress would say 100 and wait for more
+            self.expect_continue = False  # waitress would send 100 and wait for more
         if self.error or self.refusal:
             self.channel.stop_reading()
             return len(data)
         if self._is_handshake():
-            self.empty = True  # so the channel does not queue it for a worker
-            self.leftover = data[consumed:]  # frames: no more HTTP follows on this connection
+            self.empty = True  # so that the channel does not queue it for a worker
+            self.leftover = data[consumed:]  # frames; no more HTTP follows on this connection
             self.channel.handshake = self
             return len(data)
         return consumed
 
     def _headers_done(self, rest: bytes) -> None:
-        """``rest`` is what came together with the headers. A body that is all there is left to the app."""
+        """``rest``: data that arrived with the headers. If it contains the whole body, the app decides about it."""
         self.began = time.monotonic()
         is_whole = not self.chunked and self.content_length <= len(rest)
         if self.error or self.completed or is_whole:
@@ -125,7 +125,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self._refuse(exc)
 
     def _check_body(self) -> None:
-        """The sizes of a body whose length was not announced."""
+        """Checks a chunked body, whose length is not announced."""
         receiver = self.body_rcv
         if not isinstance(receiver, ChunkedReceiver) or self.error:
             return
@@ -136,7 +136,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self.completed = True
 
     def _refuse(self, error: RoostError) -> None:
-        """The app answers as if the request had no body (:data:`REFUSAL_KEY`); then the connection ends."""
+        """The app responds as if the request had no body (:data:`REFUSAL_KEY`); then the connection ends."""
         self.close()
         self.refusal, self.completed = error, True
         self.body_rcv, self.chunked, self.content_length = None, False, 0
@@ -166,15 +166,15 @@ def _tokens(header: str) -> set[str]:
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """Methods run in the loop's thread, but for waitress' ``service`` and ``write_soon``."""
+    """Methods run in the loop's thread, except waitress' ``service`` and ``write_soon``."""
 
     task_class = Task
-    handshake: RequestParser | None = None  # waits for its turn to be upgraded
+    handshake: RequestParser | None = None  # will be upgraded after the requests before it
     socket: Any
-    is_detached = False  # upgraded: the loop has nothing to do with it any more
-    has_stopped_reading = False  # the next answer is the last
-    _was_busy = False  # at the loop's last turn
-    _drain_until: float | None = None  # the last answer is out
+    is_detached = False  # upgraded: it has left the loop
+    has_stopped_reading = False  # the next response is the last
+    _was_busy = False  # in the loop's previous pass
+    _drain_until: float | None = None  # set when the last response has been sent
     _stalled_since: float | None = None
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
@@ -192,7 +192,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.server.places.discard(self)
 
     def is_idle_since(self, moment: float) -> bool:
-        """No request of it is being read, answered or sent, and none was after ``moment`` (of ``time.time``)."""
+        """True if no request is being received, processed or sent, and none was after ``moment`` (of ``time.time``)."""
         is_used = self.request or self.requests or self.handshake or self.total_outbufs_len
         return not (is_used or self.will_close or self.has_stopped_reading) and self.last_activity <= moment
 
@@ -214,9 +214,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return self.handshake is None and not self.has_stopped_reading and bool(super().readable())
 
     def writable(self) -> bool:
-        """Asked by the loop each time round (every second at least), so the clocks are looked at here."""
+        """The loop calls it in each pass (at least once per second), so deadlines are checked here."""
         self._upgrade_if_possible()
-        if self._takes_nothing() or self._has_drained():
+        if self._accepts_nothing() or self._has_drained():
             super().handle_close()
         elif late := self._late_request():
             self._answer_error(late, RequestTimeout("the request did not arrive in time"))
@@ -229,13 +229,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if request is None or self.will_close or self.close_when_flushed:
             return None
         is_busy = bool(self.requests or self.total_outbufs_len)
-        if is_busy or self._was_busy:  # then it is not always read from, and the client is not to blame
+        if is_busy or self._was_busy:  # during that time the loop may not read, so the client is not late
             request.began = time.monotonic()
         self._was_busy = is_busy
         return request if request.is_late(self.server.limits) else None
 
     def _answer_error(self, request: RequestParser, error: Error) -> None:
-        """A worker writes it, and the connection ends."""
+        """A worker sends it; then the connection ends."""
         self.stop_reading()
         request.error, request.completed, request.empty = error, True, False
         with self.requests_lock:
@@ -246,11 +246,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     # The end
 
-    def _takes_nothing(self) -> bool:
-        """True when no byte of waiting output went out for the send timeout.
+    def _accepts_nothing(self) -> bool:
+        """True if the client has accepted no byte of waiting output for the send timeout.
 
-        waitress itself would keep such a client, and the worker that writes to it, for ever. Counted from when output
-        was first seen waiting, not from the last activity, which is old after a long silence of the app.
+        waitress itself would keep such a client, and the worker that writes to it, forever. The time starts when output
+        is first seen waiting, not at the last activity, which may be long ago if the app was silent.
         """
         if not self.total_outbufs_len:
             self._stalled_since = None
@@ -294,13 +294,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super().handle_close()
 
     def abandon(self) -> None:
-        """Closes without a last word; wakes a worker that waits for this client to read."""
+        """Closes the connection immediately; wakes a worker that waits for the client to read."""
         super().handle_close()
 
     # The upgrade
 
     def _upgrade_if_possible(self) -> None:
-        """Earlier requests on this connection are answered first."""
+        """Waits until earlier requests on this connection have been answered."""
         if self.handshake is None or self.is_detached or self._is_busy_or_ending():
             return
         client = address_key(self.server.door.client_of(Task(self, self.handshake).get_environment()))
@@ -321,7 +321,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.connected = False
         self.server.websockets.start(Connection(self, sock, handshake, client))
 
-    # The loop may still hold an event for a channel that has just left it.
+    # The loop may still have an event for a channel that has just left it.
     def handle_read(self) -> None:
         if self._drain_until is not None:
             self._discard_input()

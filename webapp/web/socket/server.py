@@ -40,12 +40,12 @@ from webapp.web.socket.websocket import WebSocket, WebSocketPool
 
 log = logging.getLogger(__name__)
 Gate = Callable[[dict[str, Any]], int]
-"""Most bytes a request's body may have, from its WSGI environ; raises the RoostError to answer instead. Called in the
-loop's thread when the headers are complete, so it must not wait for anything."""
+"""Maximum size of a request's body, given its WSGI environ; raises the RoostError to respond with. Called in the loop's
+thread when the headers are complete, so it must not block."""
 ANY_SIZE = 1 << 62
 ACCEPTS_A_TURN = 32
 ACCEPT_PAUSE_S = 0.5
-SELECT_LIMIT = 480  # select() on Windows raises for more than 512 sockets, which would end the loop
+SELECT_LIMIT = 480  # on Windows, select() fails for more than 512 sockets, which would end the loop
 COMPLAINTS_PER_S = 1 / 60
 REFUSED = (
     "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -54,13 +54,13 @@ REFUSED = (
 
 
 RECENT_S = 1.0
-"""A connection that was used this recently is not idle: its next request may be on the way."""
+"""A connection used more recently is not idle, because its next request may already be on the way."""
 
 
 class Places:
-    """The open HTTP connections by client; upgraded ones have a limit of their own. Used by the loop's thread only.
+    """The open HTTP connections by client; upgraded ones have their own limit. Used only in the loop's thread.
 
-    ``limit_of`` gives the most connections of one client (by :func:`address_key`).
+    ``limit_of`` returns the maximum for one client (by :func:`address_key`).
     """
 
     def __init__(self, limit: int, limit_of: Callable[[str], int]) -> None:
@@ -81,8 +81,8 @@ class Places:
         return sum(map(self._count, self._channels))
 
     def refusal(self, address: str) -> str | None:
-        """Why ``address`` gets no further connection. An idle one of its own, or of the client that has most, makes
-        room where it can."""
+        """Why ``address`` gets no further connection; None if it does. If needed, closes an idle connection of this
+        client, or of the client with the most."""
         client = address_key(address)
         if self._count(client) >= self._limit_of(client) and not self._end_idlest(client):
             return "too many connections from this address"
@@ -91,15 +91,17 @@ class Places:
         return None
 
     def make_room(self) -> bool:
-        """Ends an idle connection of the client that has most of those that have one; False when all are in use."""
+        """Closes an idle connection of the client that has the most connections and an idle one; False if all are in
+        use."""
         return any(map(self._end_idlest, sorted(self._channels, key=self._count, reverse=True)))
 
     def _count(self, client: str) -> int:
         return sum(not channel.will_close for channel in self._channels.get(client, ()))
 
     def _end_idlest(self, client: str) -> bool:
-        """The channel is closed at the loop's next turn: now, its descriptor's number could be given to another."""
-        before = time.time() - RECENT_S  # last_activity is of this clock
+        """The loop closes the channel in its next pass. If it were closed now, its descriptor's number could be given
+        to another one."""
+        before = time.time() - RECENT_S  # last_activity uses this clock
         idle = [channel for channel in self._channels.get(client, ()) if channel.is_idle_since(before)]
         if not idle:
             return False
@@ -108,16 +110,16 @@ class Places:
 
 
 class Line:
-    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
-    for pages. Used by the loop's thread and by waitress' workers.
+    """A queue in which slow requests wait for one of ``places`` without a thread: threads are for requests in progress
+    and for pages. Used in the loop's thread and by waitress' workers.
 
-    ``paths`` are the addresses of such requests. Who has fewest being answered is next; when ``limit`` wait, the app
-    gets the next one at once, to refuse it.
+    ``paths`` are the paths of such requests. The client with the fewest requests in progress is next. If ``limit`` are
+    waiting, another request goes to the app immediately, which refuses it.
     """
 
     def __init__(self, paths: Collection[str], places: int, limit: int) -> None:
         self.start: Callable[[Any], None] = lambda task: None
-        """Hands a task to a worker."""
+        """Gives a task to a worker."""
         self._paths = paths
         self._places = places
         self._limit = limit
@@ -129,8 +131,8 @@ class Line:
         return len(self._waiting)
 
     def add(self, channel: Any) -> None:
-        """``channel`` has a request, which is to be answered now or later."""
-        path = getattr(channel.requests[0], "path", "")  # a header that never ended has none
+        """``channel`` has a request, to be processed now or later."""
+        path = getattr(channel.requests[0], "path", "")  # a request with an incomplete header has no path
         if path.rstrip("/") not in self._paths:
             return self.start(channel)
         with self._lock:
@@ -155,7 +157,7 @@ class Line:
 
 
 class _Turn:
-    """A request that has its place, as a task for waitress."""
+    """A request that has a place, as a task for waitress."""
 
     def __init__(self, channel: Any, line: Line) -> None:
         self._channel = channel
@@ -163,7 +165,7 @@ class _Turn:
 
     def service(self) -> None:
         try:
-            self._channel.service()  # nothing but the end, where the client has left meanwhile
+            self._channel.service()  # only closes the channel if the client has left
         finally:
             self._line.leave(self._channel.client)
 
@@ -172,7 +174,7 @@ class _Turn:
 
 
 class Listener(TcpWSGIServer):  # type: ignore[misc]
-    """Accepts connections that have a place, and pauses while the system has no descriptor for another."""
+    """Accepts connections within the limits, and pauses while the system has no free descriptor."""
 
     channel_class = Channel
 
@@ -187,15 +189,15 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             self.add_task = door.line.add
 
     def readable(self) -> bool:
-        is_open = bool(super().readable())  # also closes connections that were idle for too long
+        is_open = bool(super().readable())  # also closes connections that are idle for too long
         return is_open and time.monotonic() >= self._accept_again
 
     def handle_accept(self) -> None:
         for _ in range(ACCEPTS_A_TURN):
             try:
                 pair = self.accept()
-            except OSError as exc:  # no descriptor, no memory
-                # The connection stays in the system's queue: without a pause the loop would spin.
+            except OSError as exc:  # no descriptor or no memory
+                # The connection stays in the system's queue; without a pause the loop would use all of a CPU.
                 self._accept_again = time.monotonic() + ACCEPT_PAUSE_S
                 self.places.make_room()
                 self.door.complain("No further connection can be accepted: %s", exc)
@@ -215,21 +217,21 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             context = self.door.tls_context() if self.door.tls_context else None
             front = sock if context is None else TlsSocket(sock, context)
             self.channel_class(self, front, address, self.adj, map=self._map)
-        except OSError:  # macOS: the client has gone already
+        except OSError:  # macOS: the client has already left
             sock.close()
 
 
 def refuse(sock: socket.socket, reason: str) -> None:
-    """Says so if that is possible without waiting."""
+    """Sends the reason if this does not block."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
         sock.send(REFUSED.format(length=len(reason), reason=reason).encode())
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # unread input would make the system reset the connection, and the answer be lost
+        sock.recv(65536)  # with unread input the system would send a reset, and the client would lose the response
 
 
 class BridgeServer:
-    """waitress' listeners with limits, a ``run`` that also ends the websockets, and a ``stop``."""
+    """waitress' listeners with limits. ``run`` also ends the WebSockets."""
 
     def __init__(
         self,
@@ -243,13 +245,13 @@ class BridgeServer:
         tls_context: Callable[[], ssl.SSLContext | None] | None = None,
         **adjustments: Any,
     ) -> None:
-        """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
-        bound at once. ``websockets`` are arguments of :class:`WebSocketPool`; ``limit_of`` gives the most connections
-        of a client where that is not ``limits.per_address``, ``client_of`` the address that a request's WebSocket
-        counts for where that is not its peer's (a trusted proxy's client). ``line``, if any, has ``add(channel)``,
-        which is called for every request instead of a worker's queue, and gets ``start(task)`` for that queue.
-        ``tls_context`` is asked at each new connection; None is plain http."""
-        # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
+        """``adjustments`` are waitress' own: ``sockets`` that are already bound, or ``host`` and ``port``, which are
+        bound here. ``websockets`` are arguments of :class:`WebSocketPool`. ``limit_of`` returns the most connections of
+        a client, if not ``limits.per_address``; ``client_of`` the address for which a request's WebSocket counts, if
+        not its peer's (a trusted proxy's client). ``line``, if given, has ``add(channel)``, which is called for every
+        request instead of queueing it for a worker, and gets ``start(task)`` for that queue. ``tls_context`` is called
+        at each new connection; None means plain http."""
+        # flask-sock uses this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
         self.limits = limits = limits or Limits()
         self.gate = gate or (lambda environ: ANY_SIZE)
@@ -257,9 +259,9 @@ class BridgeServer:
         self.line = line
         self.tls_context = tls_context
         self.websockets = WebSocketPool(**(websockets or {}))
-        # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
+        # Without a lookahead, a client that has left goes unnoticed; select() fails for descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
-        # The limits of this package come first; waitress' own would stop accepting for everyone.
+        # This package's limits apply first; waitress' own would stop accepting connections of all clients.
         adjustments |= {"connection_limit": ANY_SIZE, "max_request_body_size": ANY_SIZE}
         self._adjustments = Adjustments(**adjustments)
         has_poll = hasattr(select, "poll") and self._adjustments.asyncore_use_poll
@@ -291,12 +293,12 @@ class BridgeServer:
             raise
 
     def complain(self, message: str, *details: Any) -> None:
-        """Logs a warning, once a minute for each ``message``: what many clients can cause must not fill the log."""
+        """Logs a warning, at most once a minute for each ``message``, so that clients cannot fill the log."""
         if self._complaints.allows(message):
             log.warning(message, *details)
 
     def run(self) -> None:
-        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here."""
+        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt here."""
         try:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self.loop()
@@ -309,18 +311,18 @@ class BridgeServer:
         wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
 
     def stop(self) -> None:
-        """From any thread; not from a signal handler, which may interrupt the holder of the lock taken here."""
-        with self._waking:  # the loop may leave before the wake-up call is out, and close what the call goes to
+        """May be called from any thread, but not from a signal handler, which may interrupt the holder of this lock."""
+        with self._waking:  # without the lock, the loop might end and close the trigger before this call has used it
             if not self._is_closed:
                 self._listeners[0].trigger.pull_trigger(self._leave)
 
     def _leave(self) -> None:
-        """An empty map ends the loop."""
+        """The loop ends when its map is empty."""
         self._left += self._map.values()
         self._map.clear()
 
     def close(self) -> None:
-        """No new connections, websockets first, then the workers; a few seconds at most."""
+        """Stops accepting connections, then ends WebSockets, then workers; takes a few seconds at most."""
         self._leave()
         for listener in self._listeners:
             listener.socket.close()
@@ -330,7 +332,7 @@ class BridgeServer:
                 channel.abandon()
         self._workers.shutdown()
         if not self._workers.threads:
-            # With a worker left, its late wake-up call would go to a descriptor number that others may own by then.
+            # A remaining worker might use the trigger later, when another file may have its descriptor's number.
             with self._waking:
                 self._is_closed = True
                 for listener in self._listeners:

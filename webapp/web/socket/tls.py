@@ -16,20 +16,20 @@ import time
 from typing import Any
 
 HANDSHAKE_RECORD = b"\x16"  # RFC 8446, 5.1
-RECORD_BYTES = 16 << 10  # the most one record carries; less room would leave a rest that poll() does not see
+RECORD_BYTES = 16 << 10  # the size of the largest record; with a smaller buffer, poll() would not see the rest
 RECV_BYTES = 4 * RECORD_BYTES
 
 
 class TlsSocket:
-    """Takes the place of ``sock``. With ``settimeout(0)`` nothing waits; else ``recv`` and ``sendall`` do, as a
-    socket's. Any thread may send while another reads: OpenSSL itself allows only one at a time."""
+    """Replaces ``sock``. With ``settimeout(0)`` no call blocks; otherwise ``recv`` and ``sendall`` do, as with a
+    socket. One thread may send while another reads; OpenSSL itself does not allow that."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         sock.setblocking(False)
         self.is_tls: bool | None = None
-        """None until the first byte is there."""
+        """None before the first byte."""
         self.wants_write = False
-        """Reading goes on when something can be written (a key update the client does not take)."""
+        """Reading continues only when something can be written (a key update that the client does not read)."""
         self._sock = sock
         self._context = context
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class TlsSocket:
         self._ready: bytes | OSError | None = None
 
     def fill(self) -> bool:
-        """Reads without waiting; False while there is only a part of a record or of the handshake."""
+        """Reads without blocking; False while a record or the handshake is incomplete."""
         if self._ready is None:
             try:
                 self._ready = self._read()
@@ -48,7 +48,7 @@ class TlsSocket:
         return True
 
     def recv(self, size: int) -> bytes:
-        """What has come, which may be more than ``size``; b"" at the end."""
+        """All available data, which may be longer than ``size``; b"" at the end."""
         deadline = self._deadline()
         while not self.fill():
             self._wait(not self.wants_write, deadline)
@@ -58,7 +58,8 @@ class TlsSocket:
         return ready or b""
 
     def send(self, data: Any) -> int:
-        """Some of ``data``. BlockingIOError when nothing can be taken now; the next call must begin with the same."""
+        """Sends a part of ``data``. Raises BlockingIOError if nothing can be sent now; the next call must begin with
+        the same data."""
         with self._lock:
             if not self.is_tls:
                 return self._sock.send(data)
@@ -70,7 +71,7 @@ class TlsSocket:
                 raise ConnectionResetError(errno.ECONNRESET, str(exc)) from exc
 
     def sendall(self, data: Any) -> None:
-        """The timeout counts for the whole call."""
+        """The timeout applies to the whole call."""
         deadline, rest = self._deadline(), memoryview(data)
         while rest:
             try:
@@ -81,7 +82,7 @@ class TlsSocket:
     def shutdown(self, how: int) -> None:
         with self._lock:
             self._say_goodbye()
-            socket.socket.shutdown(self._sock, how)  # SSLSocket's own would forget that the rest is encrypted
+            socket.socket.shutdown(self._sock, how)  # SSLSocket.shutdown would send the rest unencrypted
 
     def close(self) -> None:
         with self._lock:
@@ -124,7 +125,7 @@ class TlsSocket:
             return bytes(found)
 
     def _begin(self) -> bool:
-        """Looks at the first byte; False when there will be none."""
+        """Reads the first byte; False if there will be none."""
         first = self._sock.recv(1, socket.MSG_PEEK)
         if first == HANDSHAKE_RECORD:
             self._sock = self._context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
@@ -132,10 +133,10 @@ class TlsSocket:
         return bool(first)
 
     def _say_goodbye(self) -> None:
-        """close_notify, without which clients take an answer that ends with the connection for one cut off."""
+        """Sends close_notify; without it, clients consider a response that ends with the connection incomplete."""
         if isinstance(self._sock, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
-                self._sock.unwrap()  # its answer is not waited for
+                self._sock.unwrap()  # does not wait for the client's reply
 
     def _deadline(self) -> float | None:
         return None if self._timeout_s is None else time.monotonic() + self._timeout_s

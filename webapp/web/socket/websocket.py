@@ -1,8 +1,8 @@
 """simple-websocket's server with thread-safe sending and limited memory, and the pool of upgraded connections.
 
-What is closed here, all seen with simple-websocket 1.1.0: a message over the limit left ``receive()`` waiting for
-ever; ``send()`` had no end on a client that does not read; frames of two threads could mix; an OSError was no
-ConnectionClosed; the inbox had no bound. Touched and not documented there: ``Base._thread``, ``Base._handle_events``,
+Fixes these problems of simple-websocket 1.1.0: after a message over the limit, ``receive()`` waited forever; ``send()``
+blocked forever if a client did not read; frames of two threads could mix; an OSError was not a ConnectionClosed; the
+inbox had no limit. Uses undocumented parts: ``Base._thread``, ``Base._handle_events``,
 ``Base.handshake`` (pinned to 1.1.*; ``tests/web/test_bridge.py`` fails loudly if they change).
 """
 
@@ -25,13 +25,13 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from webapp.web.socket.tls import TlsSocket
 
 CONNECTION_KEY = "roost.websocket_connection"
-# Neither of the two costs a descriptor of its own, as the default (epoll, kqueue) would for every open page.
+# These two selectors need no descriptor of their own; the default (epoll, kqueue) needs one for every open page.
 QuietSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class RecordSelector(QuietSelector):  # type: ignore[misc, valid-type]
-    """Of one :class:`BridgedSocket`, which is ready when it has something to read: a part of a TLS record is nothing,
-    and whoever waited for the rest of it would send no pings."""
+    """For one :class:`BridgedSocket`, which is ready when it has data to read. A part of a TLS record is not data; a
+    thread that waited for the rest would send no pings."""
 
     def select(self, timeout: float | None = None) -> Any:
         end = None if timeout is None else time.monotonic() + timeout
@@ -48,25 +48,26 @@ def daemon_thread(target: Any, **options: Any) -> threading.Thread:
 
 
 class BridgedSocket:
-    """Sends all or ends the connection; ``close()`` only shuts it down.
+    """Sends everything or ends the connection; ``close()`` only shuts it down.
 
-    Were the descriptor closed at once, the system could give its number to another connection while a thread of
-    this one still names it. :meth:`release` closes it, once, when no thread uses it any more.
+    If the descriptor were closed immediately, the system could give its number to another connection while a thread of
+    this one still uses it. :meth:`release` closes it, once, when no thread uses it.
     """
 
     def __init__(self, sock: socket.socket, leftover: bytes = b"", send_timeout: float = 30.0) -> None:
-        self.leftover = leftover  # frames the client sent together with its handshake
+        self.leftover = leftover  # frames that the client sent with its handshake
         self.has_upgraded = False  # a 101 has been sent
         self.is_dead = False
         self._sock = sock
         self._send_lock = threading.Lock()
-        sock.settimeout(send_timeout)  # for sendall, the whole call
+        sock.settimeout(send_timeout)  # for sendall, applies to the whole call
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def send(self, data: bytes) -> int:
-        """All of ``data``, or OSError and the connection is over: half a frame cannot be continued."""
+        """Sends all of ``data``; otherwise raises OSError and ends the connection, because half a frame cannot be
+        continued."""
         with self._send_lock:
             if self.is_dead:
                 raise BrokenPipeError("the connection is gone")
@@ -80,7 +81,7 @@ class BridgedSocket:
 
     def recv(self, size: int) -> bytes:
         while not self.is_dead:
-            # The timeout is meant for sending; a reader just waits on.
+            # The timeout is only for sending; a reader keeps waiting.
             with contextlib.suppress(TimeoutError):
                 return self._sock.recv(size)
         return b""
@@ -107,14 +108,14 @@ class BridgedSocket:
 
 
 class WebSocket(simple_websocket.Server):  # type: ignore[misc]
-    """What a flask-sock handler gets. Under a server without the bridge (werkzeug's) it behaves like its parent.
+    """The argument of a flask-sock handler. Under a server without the bridge (werkzeug's) it behaves like its parent.
 
-    ``send`` may block for the send timeout, so never call it from a thread that others wait for. ``receive`` raises
-    ConnectionClosed when the client is gone; a handler that waits on something else looks at ``connected``.
+    ``send`` may block for the send timeout, so do not call it in a thread that others wait for. ``receive`` raises
+    ConnectionClosed when the client has left; a handler that waits for something else checks ``connected``.
     """
 
     connected: bool
-    max_pending = 64  # messages received and not yet taken by the handler
+    max_pending = 64  # messages that the handler has not received yet
 
     def __init__(self, environ: dict[str, Any], **options: Any) -> None:
         self._lock = threading.RLock()
@@ -123,7 +124,7 @@ class WebSocket(simple_websocket.Server):  # type: ignore[misc]
         bridged = connection.options if connection else {}
         try:
             super().__init__(environ, **{**defaults, **bridged, **options})
-        except RemoteProtocolError as exc:  # no key, or another version of the protocol
+        except RemoteProtocolError as exc:  # no key, or another protocol version
             raise BadRequest(str(exc)) from exc
         except RuntimeError as exc:  # no socket in environ: an upgrade over HTTP/1.0, or with a body
             raise BadRequest("not a WebSocket handshake") from exc
@@ -154,7 +155,7 @@ class WebSocket(simple_websocket.Server):  # type: ignore[misc]
         self.event.set()
 
     def try_close(self, reason: Any, message: Any = None) -> None:
-        """Says goodbye if that is possible without waiting: no send under way, room in the socket's buffer."""
+        """Sends a close frame if this does not block: no send is in progress and the socket's buffer has room."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -165,7 +166,7 @@ class WebSocket(simple_websocket.Server):  # type: ignore[misc]
             self._lock.release()
 
     def mark_lost(self, reason: Any = CloseReason.ABNORMAL_CLOSURE) -> None:
-        """Ends the handler's ``receive`` and ``send``, without a word to the client."""
+        """Ends the handler's ``receive`` and ``send``; sends nothing to the client."""
         if self.connected:
             self.connected = False
             self.close_reason = reason
@@ -183,9 +184,9 @@ class WebSocket(simple_websocket.Server):  # type: ignore[misc]
         try:
             super()._thread()
         except ConnectionClosed:
-            pass  # the ping logic closed what was closed already
+            pass  # the ping logic closed a closed connection
         finally:
-            # The parent can end without waking receive().
+            # The parent's thread can end without waking receive().
             self.connected = False
             self.event.set()
 
@@ -194,14 +195,14 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 25
 MAX_MESSAGE_BYTES = 1 << 20
-READER_GRACE_S = 5.0  # for a reader thread to notice that its socket was shut down
+READER_GRACE_S = 5.0  # time for a reader thread to notice that its socket was shut down
 
 
 class Connection:
-    """One upgraded connection: calls the WSGI app in a thread of its own and alone closes the descriptor."""
+    """One upgraded connection: calls the WSGI app in its own thread and closes the descriptor."""
 
     def __init__(self, channel: Any, sock: socket.socket, request: Any, client: str) -> None:
-        """``client`` is the address that the pool counts it for."""
+        """``client``: the address for which the pool counts it."""
         self.channel = channel
         self.request = request
         self.pool: WebSocketPool = channel.server.websockets
@@ -220,7 +221,7 @@ class Connection:
             self._end()
 
     def _end(self) -> None:
-        if self.websocket and self.websocket.connected:  # flask-sock leaves it open when a handler raises
+        if self.websocket and self.websocket.connected:  # flask-sock leaves it open if a handler raises
             with contextlib.suppress(ConnectionClosed):
                 self.websocket.close(CloseReason.INTERNAL_ERROR)
         reader = getattr(self.websocket, "thread", None)
@@ -233,7 +234,7 @@ class Connection:
         self.pool.ended(self)
 
     def _call_app(self) -> None:
-        """The whole app, so routing, cookies and the guard apply; what it refuses is answered as plain HTTP."""
+        """Calls the whole app, so routing, cookies and the guard apply; a refusal is sent as plain HTTP."""
         head: list[Any] = []
         body: list[bytes] = []
 
@@ -252,10 +253,10 @@ class Connection:
 
     def _environ(self) -> dict[str, Any]:
         environ = dict(self.channel.task_class(self.channel, self.request).get_environment())
-        environ["werkzeug.socket"] = self.sock  # where simple-websocket looks for it
+        environ["werkzeug.socket"] = self.sock  # where simple-websocket expects it
         environ[CONNECTION_KEY] = self
         environ["waitress.client_disconnected"] = lambda: self.sock.is_dead
-        # No deflate: on short frames it costs CPU and a 256 KB window for each page, and saves nothing.
+        # No compression: short frames hardly shrink, and it costs CPU time and a 256 KB window per page.
         environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
         return environ
 
@@ -268,7 +269,7 @@ def plain_response(status: str, headers: list[tuple[str, str]], body: bytes) -> 
 
 
 class WebSocketPool:
-    """All upgraded connections: how many there may be, and their end when the server stops."""
+    """All upgraded connections: limits their number, and ends them when the server stops."""
 
     def __init__(
         self,
@@ -278,7 +279,7 @@ class WebSocketPool:
         close_timeout: float = 2.0,
         **options: Any,
     ) -> None:
-        """``options`` go to every :class:`WebSocket` (``ping_interval``, ``max_message_size``)."""
+        """``options`` are passed to every :class:`WebSocket` (``ping_interval``, ``max_message_size``)."""
         self.limit = limit
         self.per_client = per_client
         self.send_timeout = send_timeout
@@ -291,7 +292,7 @@ class WebSocketPool:
         self._lock = threading.Lock()
 
     def admit(self, client: str) -> str | None:
-        """Reserves a place, or says why there is none."""
+        """Reserves a place; otherwise returns the reason."""
         with self._lock:
             if self.is_closing:
                 return "the server is stopping"
@@ -304,19 +305,19 @@ class WebSocketPool:
             return None
 
     def start(self, connection: Connection) -> None:
-        """Runs an admitted connection."""
+        """Starts an admitted connection."""
         with self._lock:
             self.live.add(connection)
         try:
             connection.thread.start()
-        except RuntimeError:  # the system gives no more threads
+        except RuntimeError:  # the system has no more threads
             log.warning("No thread for another WebSocket")
             connection.sock.release()
             connection.request.close()
             self.ended(connection)
 
     def ended(self, connection: Connection) -> None:
-        """Gives the place back."""
+        """Frees the place."""
         with self._lock:
             self.live.discard(connection)
             self.count -= 1
@@ -325,9 +326,9 @@ class WebSocketPool:
                 self._clients[connection.client] = left
 
     def shutdown(self, timeout: float = 5.0) -> bool:
-        """Says goodbye to all, cuts those that do not end in time; True when every thread has ended.
+        """Sends close frames to all, and cuts connections that do not end in time. True if every thread has ended.
 
-        The code is 1012 (service restart): htmx's extension reconnects on it, and not on 1001.
+        The code is 1012 (service restart): htmx's extension reconnects after it, but not after 1001.
         """
         with self._lock:
             self.is_closing = True
@@ -345,7 +346,7 @@ class WebSocketPool:
 
 
 def _join(connections: list[Connection], timeout: float) -> None:
-    """Waits for the threads, ``timeout`` seconds for all together."""
+    """Waits for all threads, ``timeout`` seconds in total."""
     end = time.monotonic() + timeout
     for connection in connections:
         connection.thread.join(max(0.0, end - time.monotonic()))

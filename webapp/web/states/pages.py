@@ -48,7 +48,7 @@ MOST_NAMED = 3
 CHART_HEIGHT = 40.0
 CHART_PITCH, CHART_WIDTH = 10.0, 7.0
 LEAST_HEIGHT = 0.6
-"""Height of a column for a norm near zero, so that it can be seen; a norm of 0 has none."""
+"""Height of a column for a norm near zero, so that it is visible; a norm of 0 has none."""
 
 
 def states_page(
@@ -58,9 +58,9 @@ def states_page(
     typed: Mapping[str, str] | None = None,
 ) -> Values:
     """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
-    ``message``, ``hint`` and ``code``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
+    ``message``, ``hint`` and ``code``. ``typed``: its input (path, text, make_name, blend_name)."""
     states = page.states
-    jobs = job_list(page, MAKING)  # before the states: what a job has made is then among them
+    jobs = job_list(page, MAKING)  # before the states, so that the list includes the result of a finished job
     entries = states.list()
     return {
         "page_title": page.t("nav.states"),
@@ -107,7 +107,7 @@ def details_page(
 
 
 def chats_on_disk(page: PageContext) -> Values:
-    """``states/_chats.html``: what the states of chats take of the room they may have. ``share`` in percent."""
+    """``states/_chats.html``: how much of their allowed space the states of chats use. ``share`` is in per cent."""
     count, used = snapshot_use(page.settings)
     limit = page.settings.snapshot_limit_bytes
     key = "states.chats.of" if limit else "states.chats.off"
@@ -120,13 +120,13 @@ def chats_on_disk(page: PageContext) -> Values:
 
 
 def bakeable_presets(page: PageContext) -> list[Values]:
-    """Those with a system prompt or tools, to be chosen from."""
+    """Presets with a system prompt or tools."""
     rows = page.presets.list()
     return [{"value": row.id, "label": shown_name(row, page.t)} for row in rows if row.system_prompt or row.tools]
 
 
 def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
-    """What was read into a state, and whether by the chosen model."""
+    """The text that was prefilled into a state, and whether by the chosen model."""
     if sheet is None:
         return None
     is_stale, model = page.prefixes.is_stale(sheet), page.status.model
@@ -147,7 +147,7 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
 
 
 def in_use(page: PageContext) -> Values:
-    """What new answers begin with. ``others``: (name, label) of what can stand in place of a file."""
+    """The initial state of new answers. ``others``: (name, label) of choices other than files."""
     name, has_own = page.status.state, page.model is not None and page.model.has_time_state
     is_file = bool(name) and name != ZERO_STATE
     if is_file:
@@ -170,7 +170,7 @@ def in_use(page: PageContext) -> Values:
 
 
 def state_row(page: PageContext, entry: StateEntry) -> Values:
-    """``why_not`` says why the chosen model cannot use the state, "" if it can."""
+    """``why_not``: why the chosen model cannot use the state; "" if it can."""
     sheet, is_used = entry.sheet, entry.name == page.status.state
     prefix = prefix_part(page, sheet.prefix if sheet else None)
     why_not = "" if is_used or entry.error else _why_not(page, entry)
@@ -204,8 +204,8 @@ def _describe_making(page: PageContext, job: Job) -> Values:
 
 
 def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
-    """The norm of each layer as columns of an SVG: the page needs no script and no inline style for it.
-    The highest column is the largest norm."""
+    """The norm of each layer as columns of an SVG, which needs no script or inline style. The largest norm has the
+    highest column."""
     most = max(norms, default=0.0)
     columns = []
     for layer, norm in enumerate(norms):
@@ -282,7 +282,7 @@ def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]
 
 
 def _chat_url(page: PageContext, entry: StateEntry) -> str:
-    """Of a new chat that starts from it; with the preset whose prompt and tools were read, where that still is."""
+    """For a new chat that starts from it; with the preset whose prompt and tools were prefilled, if it still exists."""
     sheet = entry.sheet.prefix if entry.sheet else None
     presets = page.presets.list() if sheet is not None and sheet.kind != DOCUMENT else ()
     found = next((row.id for row in presets if sheet is not None and shown_name(row, page.t) == sheet.title), None)
@@ -290,7 +290,7 @@ def _chat_url(page: PageContext, entry: StateEntry) -> str:
 
 
 def _why_not(page: PageContext, entry: StateEntry) -> str:
-    """By sizes and version alone; applying it checks everything again."""
+    """Checks only version and sizes; applying the state checks everything."""
     config = page.model.config if page.model else None
     if config is None:
         return str(page.t("states.why_not.no_model"))
@@ -300,7 +300,7 @@ def _why_not(page: PageContext, entry: StateEntry) -> str:
 
 
 def _blend_parts(page: PageContext, entries: Sequence[StateEntry]) -> list[Values]:
-    """What can be blended, and nothing at all as the last, which weakens the rest. No parts without a usable state."""
+    """The states that can be blended, then the zero state, which weakens the others. Empty if no state is usable."""
     usable = [entry for entry in entries if entry.sheet is not None]
     rows = [(e.name, e.name, html_id(e.name), " · ".join(_facts(page, e)[:2])) for e in usable]
     if rows:
@@ -337,7 +337,7 @@ def details(name: str) -> Response:
 
 @blueprint.get("/of-chat")
 def of_chat() -> BaseResponse | Response:
-    """The state of the ``chat``, against the state ``with``."""
+    """The state of the ``chat``, compared with the state ``with``."""
     chat_id = request.args.get("chat", "")[:ID_CHARS]
     if not chat_id:
         return redirect("/", 303)
@@ -347,14 +347,14 @@ def of_chat() -> BaseResponse | Response:
 
 @blueprint.post("/of-chat")
 def load_for_chat() -> BaseResponse:
-    """Loads the chosen model, so that there is a state to look at."""
+    """Loads the chosen model, so that its state can be shown."""
     current_page().manager.begin_loading()
     return redirect(url_for("states.of_chat", chat=request.form.get("chat", "")[:ID_CHARS]), 303)
 
 
 @blueprint.get("/file")
 def file() -> BaseResponse:
-    """The file itself, ``?name=``, to keep or give away."""
+    """Downloads the file ``?name=``."""
     entry = current_page().states.entry(request.args.get("name", "")[:NAME_CHARS])
     return send_file(
         entry.path, mimetype="application/octet-stream", as_attachment=True, download_name=entry.path.name, max_age=0
@@ -363,13 +363,13 @@ def file() -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse | Response:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     return _act(lambda page: _said("restored", page.states.restore(undone_id())))
 
 
 @blueprint.post("/use")
 def use() -> BaseResponse | Response:
-    """``name`` of a file, "" for the model's own beginning, ``-`` for none at all."""
+    """``name`` of a file; "" for the model's own initial state; ``-`` for none."""
     name = request.form.get("name", "")[:NAME_CHARS]
 
     def use_it(page: PageContext) -> str:
@@ -382,7 +382,7 @@ def use() -> BaseResponse | Response:
 
 @blueprint.post("/clear-chats")
 def clear_chats() -> BaseResponse | Response:
-    """Deletes the states of chats on disk; the chats stay and are read again."""
+    """Deletes the states of chats on disk. The chats remain and are prefilled again when needed."""
     return _act(lambda page: _said("cleared", str(clear_snapshots(page.settings))))
 
 
@@ -421,7 +421,7 @@ def import_() -> BaseResponse | Response:
 
 @blueprint.post("/blend")
 def blend() -> BaseResponse | Response:
-    """``part``s, each with a ``weight`` at the same place; a weight of 0 or nothing leaves a part out."""
+    """Each ``part`` has the ``weight`` at the same position; parts without a weight, or with 0, are left out."""
     name = request.form.get("name", "")[:NAME_CHARS]
     return _new("blend", "blended", lambda page: page.states.blend(_parts(), name), {"blend_name": name})
 
@@ -446,7 +446,7 @@ def make() -> BaseResponse | Response:
 
 @blueprint.post("/bake")
 def bake() -> BaseResponse | Response:
-    """A ``file``, or else ``text``, as a ``kind``: document or prompt. Without a name it has the file's."""
+    """A ``file``, otherwise ``text``, as a ``kind``: document or prompt. The default name is the file's."""
     request.max_form_memory_size = FORM_BYTES
     form = request.form
     text, name, kind = form.get("text", "")[:TEXT_CHARS], form.get("name", "")[:NAME_CHARS].strip(), form.get("kind")
@@ -468,7 +468,7 @@ def bake() -> BaseResponse | Response:
 
 @blueprint.post("/bake-preset")
 def bake_preset() -> BaseResponse | Response:
-    """System prompt and tools of the preset ``preset``."""
+    """From the system prompt and tools of the preset ``preset``."""
     name = request.form.get("name", "")[:NAME_CHARS].strip()
     page = current_page()
     try:
@@ -483,7 +483,7 @@ def bake_preset() -> BaseResponse | Response:
 
 @blueprint.post("/bake-again")
 def bake_again() -> BaseResponse | Response:
-    """``name`` for the model that is chosen now."""
+    """Makes ``name`` again with the model that is chosen now."""
 
     def start(page: PageContext) -> str:
         page.prefixes.bake_again(_name())
@@ -508,7 +508,7 @@ def _parts() -> list[tuple[str, float]]:
 def _new(
     form: str, said: str, make_file: Callable[[PageContext], str], typed: dict[str, str] | None = None
 ) -> BaseResponse | Response:
-    """An action that makes a file. When it is refused its form comes back with what was typed and the reason."""
+    """An action that creates a file. If it is refused, the form is shown again with its input and the reason."""
     try:
         return redirect(_said(said, make_file(current_page())), 303)
     except RoostError as exc:
@@ -523,7 +523,7 @@ def _refuse(form: str, exc: RoostError, typed: dict[str, str] | None = None) -> 
 
 
 def _act(action: Callable[[PageContext], str]) -> BaseResponse | Response:
-    """Carries an action out and goes to the address it returns. A refusal is a toast on the list."""
+    """Runs the action and redirects to the URL that it returns. An error is shown as a toast on the list."""
     try:
         return redirect(action(current_page()), 303)
     except RoostError as exc:
@@ -533,7 +533,7 @@ def _act(action: Callable[[PageContext], str]) -> BaseResponse | Response:
 
 
 def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
-    """The address of a page that tells it: the list, or the state's own when the form stood there."""
+    """The URL of the page with the message: the list, or the state's page if the form was there."""
     told: dict[str, Any] = {"said": said, "about": name or None, "undo": undo or None}
     if back and request.form.get("from") == "details":
         return url_for("states.details", name=request.form.get("shown", name), **told)

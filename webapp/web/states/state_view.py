@@ -32,8 +32,8 @@ def short(norm: float) -> str:
 
 
 def heat_map(page: PageContext, values: Table, title: str) -> Values:
-    """``states/_heat.html``: a row a layer, a column a head. The strength of a cell goes with the square root of its
-    share of the largest value, so that weak heads can still be seen."""
+    """``states/_heat.html``: one row per layer, one column per head. A cell's strength is the square root of its value
+    divided by the largest, so that weak heads are visible."""
     most = max((max(row) for row in values), default=0.0)
     paths: list[list[str]] = [[] for _ in range(LEVELS)]
     for y, row in enumerate(values):
@@ -56,7 +56,7 @@ def heat_map(page: PageContext, values: Table, title: str) -> Values:
 
 
 def measured(page: PageContext, found: StateMeasures, second: str = "") -> Values:
-    """``states/_measures.html``. ``second``: what it is held against, in words; "" where it is held against nothing."""
+    """``states/_measures.html``. ``second``: a description of the state it is compared with, or ""."""
     t, has_second = page.t, bool(found.differences)
     pairs = [(t("states.view.norm"), short(found.norm))]
     maps = [heat_map(page, found.norms, t("states.view.strength"))]
@@ -77,7 +77,7 @@ def measured(page: PageContext, found: StateMeasures, second: str = "") -> Value
 
 
 def file_view(page: PageContext, entry: StateEntry, other: str) -> Values | None:
-    """Of a state file on its own page, against the ``other`` where one is chosen; None where it cannot be read."""
+    """For a state file on its own page, compared with ``other`` if chosen; None if it cannot be read."""
     if entry.sheet is None:
         return None
     states, error = page.states, ""
@@ -100,8 +100,8 @@ def file_view(page: PageContext, entry: StateEntry, other: str) -> Values | None
 
 
 def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
-    """``states/chat.html``. ``view`` None: there is nothing to look at, and ``reason`` says why."""
-    from webapp.weights.state_measures import measure  # brings numpy, which no start needs
+    """``states/chat.html``. ``view`` is None if there is no state to show; ``reason`` says why."""
+    from webapp.weights.state_measures import measure  # imports numpy, which is not needed at start
 
     store, phase = ChatStore(page.database, page.person.id), page.status.phase
     chat = store.get(chat_id)
@@ -149,7 +149,7 @@ def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
 
 
 def context_note(page: PageContext, model: str, tokens: int) -> Values:
-    """How the tokens absorbed stand to what the model was trained on at once, as far as that is known."""
+    """Compares the number of tokens in the state with the context length in training, if that is known."""
     trained = trained_context(model)
     words = {"tokens": tokens, "trained": trained or 0, "model": model}
     if trained is None:
@@ -161,7 +161,7 @@ def context_note(page: PageContext, model: str, tokens: int) -> Values:
 
 
 def _others(page: PageContext, name: str) -> list[dict[str, Any]]:
-    """State files to hold it against."""
+    """State files to compare with."""
     names = [each for each in page.states.names() if each != name]
     first = [{"value": "", "label": page.t("states.view.none")}] if names else []
     return first + [{"value": each, "label": each} for each in names]

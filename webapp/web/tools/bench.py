@@ -1,7 +1,7 @@
 """The pages of the tool bench, below those of tools: the form of a run, past runs, the cases, and one run with every
-answer. htmx updates a running bench; all works without it.
+answer. htmx updates a running bench; the pages also work without it.
 
-The values of the view functions are template variables. :class:`Bench` adds what the bench needs to the context.
+The values of the view functions are template variables. :class:`Bench` adds the tool bench's data to the context.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Bench:
         self.store = self.bench.store
 
     def definitions(self) -> tuple[ToolDefinition, ...]:
-        """The tools of the Tools page; before there are any, those that come with Roost."""
+        """The tools of the Tools page; if there are none, Roost's built-in ones."""
         kept = tuple(stored.definition for stored in self.page.tools.list())
         return kept or tuple(row.definition for row in BUILTINS.values())
 
@@ -106,14 +106,14 @@ class Bench:
         return BenchRequest(functions, self.cases(), modes, dialect, params)
 
     def knows_to_call(self) -> bool:
-        """Whether the chosen model is of a family trained on function calling; True where none is chosen."""
+        """Whether the chosen model's family was trained on function calling; True if none is chosen."""
         try:
             return is_known_to_call(Path(self.page.manager.model_info().path).name)
         except RoostError:
             return True
 
     def reason(self, error: RoostError) -> str:
-        """What is wrong, alone, in the reader's language."""
+        """Only the error's reason, in the user's language."""
         return self.page.reason(error) if "reason" in error.params else self.page.sentences(error)
 
 
@@ -126,7 +126,7 @@ def current_bench() -> Bench:
 
 @dataclass(frozen=True)
 class CaseDraft:
-    """A case as it stands in its form. ``expect``: a tool's name, "" for no call, "*" for several as JSON."""
+    """The input of a case's form. ``expect``: a tool's name, "" for no call, "*" for several as JSON."""
 
     prompt: str = ""
     expect: str = ""
@@ -144,7 +144,7 @@ def draft_of(case: BenchCase) -> CaseDraft:
 
 
 def read_draft(form: Mapping[str, str]) -> CaseDraft:
-    """Never raises; what is too long keeps one character too many, to be refused by :func:`case_of`."""
+    """Never raises. Long text keeps one character too many, so that :func:`case_of` refuses it."""
     return CaseDraft(
         form.get("prompt", "").replace("\r\n", "\n")[: MAX_PROMPT_CHARS + 1],
         form.get("expect", "")[:100],
@@ -153,7 +153,7 @@ def read_draft(form: Mapping[str, str]) -> CaseDraft:
 
 
 def case_of(draft: CaseDraft) -> BenchCase:
-    """Raises BenchCaseInvalid with the field that is wrong."""
+    """Raises BenchCaseInvalid with the invalid field."""
     calls: tuple[ExpectedCall, ...] = ()
     if draft.expect == SEVERAL:
         calls = _several(draft.arguments)
@@ -163,7 +163,7 @@ def case_of(draft: CaseDraft) -> BenchCase:
 
 
 def read_count(text: str, usual: int, least: int, most: int) -> int:
-    """``usual`` for what is no number, else the nearest number in range."""
+    """The nearest number in the range; ``usual`` if it is not a number."""
     try:
         return min(max(int(text), least), most)
     except ValueError:
@@ -188,8 +188,8 @@ def bench_page(
     toasts: tuple[Toast, ...] = (),
     **problems: str,
 ) -> Values:
-    """``form``: the run as it was asked for. ``problems``: ``run_problem``, ``problem`` (of making cases),
-    ``import_error`` and ``import_text``."""
+    """``form``: the submitted run. ``problems``: ``run_problem``, ``problem`` (of making cases), ``import_error`` and
+    ``import_text``."""
     t, form = bench.t, form or {}
     running = bench.bench.running
     return {
@@ -221,7 +221,7 @@ def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCa
         names.append(draft.expect)
     tools = [Choice(name, name) for name in names]
     wrong = str(error.params.get("field", "")) if error is not None else ""
-    wrong = "arguments" if wrong == "calls" else wrong  # calls are typed where arguments are
+    wrong = "arguments" if wrong == "calls" else wrong  # calls are typed in the field for arguments
     reason = bench.reason(error) if error is not None else ""
     return {
         "fields": {
@@ -258,7 +258,7 @@ def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> Values:
 
 
 def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
-    """One row a mode; a run without answers has one too. ``figures`` are in the order of the head, "" for none."""
+    """One row per mode; a run without answers also has one. ``figures`` are in the order of the head, "" for none."""
     setup, t = run.setup, bench.t
     figures: Mapping[str, Mapping[str, Any]] = setup.get("figures", {})
     return [
@@ -278,7 +278,7 @@ def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
 
 
 def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
-    """``is_unavailable``: it asks for a tool that is not there."""
+    """``is_unavailable``: it expects a tool that does not exist."""
     names = {row.name for row in bench.definitions()}
     no_call = bench.t("tool_bench.no_call")
     return [
@@ -297,7 +297,7 @@ def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
 
 
 def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
-    """``first``: how many answers to pass over."""
+    """``first``: how many answers to skip."""
     t, run = bench.t, bench.store.run(run_id)
     answers = wrong_first(bench.store.answers(run_id)) if run.is_over else []
     shown, after = answers[first : first + ANSWERS_ON_A_PAGE], first + ANSWERS_ON_A_PAGE
@@ -323,7 +323,7 @@ def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
 
 
 def progress(bench: Bench, run: StoredRun) -> Values:
-    """``share`` is in percent."""
+    """``share`` is in per cent."""
     t, asked = bench.t, max(1, int(run.setup["asked"]))
     right = sum(map(is_right, bench.store.answers(run.id))) if not run.is_over else 0
     return {
@@ -345,7 +345,7 @@ def _describe_job(page: PageContext, job: Job) -> Values:
 
 
 def verdict(answer: Answer) -> str:
-    """A key of ``tool_bench.verdict``: the first thing that is wrong."""
+    """A key of ``tool_bench.verdict``: the first mistake."""
     score = answer["score"]
     if "error" in answer:
         return "error"
@@ -361,7 +361,7 @@ def verdict(answer: Answer) -> str:
 
 
 def _note(bench: Bench, run: StoredRun) -> tuple[str, str, str]:
-    """What has to be said of how it ended: (kind, title, text), all "" for nothing."""
+    """A note on how the run ended: (kind, title, text), all "" for none."""
     t = bench.t
     if run.error is not None:
         message, hint = bench.page.explain(error_from_dict(dict(run.error)))
@@ -386,7 +386,7 @@ def _facts(bench: Bench, run: StoredRun) -> list[str]:
 
 
 def _mode_part(bench: Bench, report: ModeReport) -> Values:
-    """One mode of a run: its figures, and the table of which tool was called in place of which."""
+    """One mode of a run: its figures, and the table of tools that were confused."""
     t = bench.t
     figures = [
         {
@@ -403,7 +403,7 @@ def _mode_part(bench: Bench, report: ModeReport) -> Values:
 
 
 def _table(bench: Bench, found: Confusion) -> tuple[list[str], list[tuple[str, list[Values]]]]:
-    """Without the tools that were neither expected nor called."""
+    """Without tools that were neither expected nor called."""
     seen = {name for pair, count in found.counts.items() if count for name in pair}
     called = [name for name in found.called if name in seen]
     expected = [name for name in found.expected if any(found.count(name, other) for other in found.called)]
@@ -465,7 +465,7 @@ def _stored_calls(calls: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    """ "" where there is nothing to have a share of."""
+    """Empty if nothing was counted."""
     return "" if share is None else f"{100 * share:.1f} %"
 
 
@@ -501,7 +501,7 @@ def show_run(run_id: str) -> Response:
 
 @blueprint.get("/runs/<run_id>/progress")
 def show_progress(run_id: str) -> Response | BaseResponse:
-    """Asked every second while it runs; the end brings the whole page."""
+    """Requested every second during the run; at the end, reloads the whole page."""
     bench = current_bench()
     if not wants_fragment():
         return redirect(url_for("tools.bench.show_run", run_id=run_id), 303)
@@ -579,7 +579,7 @@ def clear_cases() -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast: one case, or all that were deleted at a moment."""
+    """The undo command of a toast: for one case, or for all that were deleted together."""
     store, wanted = current_bench().store, request.form.get("do", "").removeprefix("restore:")
     if re.fullmatch(r"\d{1,12}\.\d{1,9}", wanted):
         store.restore_cases(float(wanted))
@@ -592,7 +592,7 @@ def do() -> BaseResponse:
 
 @blueprint.post("/cases/make")
 def make() -> Response | BaseResponse:
-    """Cases from the schemas, in the page's language, in place of those made before."""
+    """Makes cases from the schemas in the page's language; replaces those made before."""
     bench = current_bench()
     seed = read_count(request.form.get("seed", ""), SEED, 0, LARGEST_SEED)
     per_tool = read_count(request.form.get("per_tool", ""), PER_TOOL, 1, MOST_PER_TOOL)

@@ -33,9 +33,9 @@ from webapp.tools.schema_check import MAX_NODES
 
 PLACE = re.compile(r"\d{1,4}(\.\d{1,4})*")
 FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviour.MCP)
-"""A server's tools are the server's to define."""
+"""Without MCP: a server defines its own tools."""
 SHORT, LONG = 4_000, 120_000
-"""A row's text is cut only where its schema is too large to be kept anyway."""
+"""Long enough: a row's text is cut only if its schema would be too large anyway."""
 LIMITS = {"description": LONG, "fixed_value": LONG, "more": LONG, "arguments": 2 * LONG, "json": 2 * LONG}
 MAX_IMPORT_CHARS = 1_000_000
 Rows = tuple[ParameterRow, ...]
@@ -43,8 +43,8 @@ Rows = tuple[ParameterRow, ...]
 
 @dataclass(frozen=True)
 class ToolDraft:
-    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords, ``json`` the text
-    beside the form, which stands there again where the form comes to no definition."""
+    """Unchecked input. ``more`` is JSON of further keywords of the schema; ``json`` the JSON text next to the form,
+    which is shown again if the form has no valid definition."""
 
     name: str = ""
     description: str = ""
@@ -86,7 +86,7 @@ def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
 
 
 def read_draft(form: MultiDict[str, str]) -> ToolDraft:
-    """Never raises: what is too long is cut, what is no choice becomes the first."""
+    """Never raises: long text is cut, an invalid choice becomes the first one."""
     names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
     texts = {name: form.get(name, "").replace("\r\n", "\n")[: LIMITS.get(name, SHORT)] for name in names}
     texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in FORM_BEHAVIOURS))
@@ -95,7 +95,7 @@ def read_draft(form: MultiDict[str, str]) -> ToolDraft:
 
 
 def definition_of(draft: ToolDraft) -> ToolDefinition:
-    """Raises ToolInvalid with the field that is wrong: a form field's name, or a row's (``0.1.enum``)."""
+    """Raises ToolInvalid with the invalid field: a form field's name, or a row's (``0.1.enum``)."""
     parameters = schema_of(draft.rows, _more(draft))
     return ToolDefinition(
         name=draft.name.strip(),
@@ -111,8 +111,8 @@ def definition_of(draft: ToolDraft) -> ToolDefinition:
 
 
 def changed_rows(rows: Rows, command: str) -> Rows:
-    """``add:PLACE`` (a row inside it, "" at the top), ``remove:PLACE``, ``up:PLACE``, ``down:PLACE``; anything else
-    and places that are not there leave the rows as they are."""
+    """``add:PLACE`` (a row inside it, "" at the top), ``remove:PLACE``, ``up:PLACE``, ``down:PLACE``; other commands
+    and unknown places change nothing."""
     action, _, place = command.partition(":")
     path = [int(part) for part in place.split(".")] if PLACE.fullmatch(place) else []
     if action == "add" and _count(rows) < MAX_ROWS and len(path) < MAX_DEPTH:
@@ -128,13 +128,13 @@ def changed_rows(rows: Rows, command: str) -> Rows:
 
 
 def with_json(draft: ToolDraft, text: str) -> ToolDraft:
-    """The draft with name, description and parameters of this JSON; ToolInvalid (field ``json``) for what is none."""
+    """The draft with name, description and parameters from this JSON. Raises ToolInvalid (field ``json``)."""
     found = draft_of(from_openai(parse_json(text, "json")))
     return replace(draft, name=found.name, description=found.description, rows=found.rows, more=found.more)
 
 
 def _read_rows(form: MultiDict[str, str]) -> Rows:
-    """All that a schema which can be kept may have: imported ones have more than the form's buttons add."""
+    """Reads as many rows as a valid schema may have: imported tools have more than the form's buttons add."""
     inside: dict[str, list[str]] = {}
     for place in dict.fromkeys(form.getlist("row")[:MAX_NODES]):
         if PLACE.fullmatch(place) and place.count(".") < MAX_DEPTH:
@@ -164,7 +164,7 @@ def _read_row(form: MultiDict[str, str], place: str, children: Rows) -> Paramete
 
 
 def _changed(rows: Rows, path: list[int], change: Callable[[Rows], Rows]) -> Rows:
-    """``change`` applied to the rows inside the row at ``path``."""
+    """Applies ``change`` to the rows inside the row at ``path``."""
     if not path:
         return change(rows)
     if path[0] >= len(rows):
@@ -174,7 +174,7 @@ def _changed(rows: Rows, path: list[int], change: Callable[[Rows], Rows]) -> Row
 
 
 def _swapped(rows: Rows, first: int) -> Rows:
-    """The rows with ``first`` and the one after it exchanged."""
+    """Exchanges the rows ``first`` and ``first + 1``."""
     if not 0 <= first < len(rows) - 1:
         return rows
     return (*rows[:first], rows[first + 1], rows[first], *rows[first + 2 :])
@@ -227,11 +227,11 @@ def _one_of(text: str, allowed: tuple[str, ...]) -> str:
     return text if text in allowed else allowed[0]
 
 
-# tools brought in from elsewhere
+# imported tools
 
 
 def definitions_in(text: str) -> list[ToolDefinition]:
-    """All, or ToolInvalid for the first that cannot be: a list, an object that holds one, or a single tool."""
+    """A list, an object that contains one, or a single tool. Raises ToolInvalid for the first invalid one."""
     value = parse_json(text, "JSON")
     rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
@@ -240,7 +240,7 @@ def definitions_in(text: str) -> list[ToolDefinition]:
 
 
 def _definition(row: object, place: str) -> ToolDefinition:
-    """ToolInvalid says which of several it is."""
+    """ToolInvalid names the invalid one if there are several."""
     try:
         return from_openai(row)
     except ToolInvalid as exc:

@@ -70,7 +70,7 @@ EXAMPLE = ToolDefinition(
     },
     fixed_value='{"location": "Paris", "temperature": "22"}',
 )
-"""The example of RWKV-Runner's manual: what a new form begins with, so that nobody faces an empty one."""
+"""The example in RWKV-Runner's manual; shown in a new form."""
 FIELDS = ("name", "description", "more", "fixed_value", "url", "method", "headers", "timeout_s", "json")
 ROW_FIELDS = ("name", "enum", "default", "more")
 
@@ -94,7 +94,7 @@ def tools_page(
 
 
 def _tool_row(page: PageContext, tool: StoredTool, servers: Mapping[str, str]) -> Values:
-    """``parameters`` in the short form models see. ``is_own``: not brought by an MCP server."""
+    """``parameters`` in the short form for models. ``is_own``: not from an MCP server."""
     definition = tool.definition
     is_own = definition.behaviour is not Behaviour.MCP
     kind = page.t(f"tools.behaviour.{definition.behaviour.value}")
@@ -111,7 +111,7 @@ def _tool_row(page: PageContext, tool: StoredTool, servers: Mapping[str, str]) -
 
 
 def page_of(tool: StoredTool) -> str:
-    """Where a tool is changed: its form, or the page of the server that brought it."""
+    """The page on which a tool is changed: its form, or its server's page."""
     if tool.definition.behaviour is Behaviour.MCP:
         return url_for("tools.servers.edit", server_id=tool.definition.mcp.server_id, _anchor=f"tool-{tool.id}")
     return url_for("tools.edit", tool_id=tool.id)
@@ -125,7 +125,7 @@ def tool_form(
     toasts: tuple[Toast, ...] = (),
     trial: Values | None = None,
 ) -> Values:
-    """``tool_id`` "" is a new tool. ``trial``: a call that was tried (``result``, ``is_error``, ``reason``)."""
+    """``tool_id`` "" means a new tool. ``trial``: a call that was tried (``result``, ``is_error``, ``reason``)."""
     errors = _errors_of(page, error)
     title = draft.name if tool_id else page.t("tools.new")
     return {
@@ -157,8 +157,8 @@ def definition_in(draft: ToolDraft) -> ToolDefinition:
 
 
 def preview(page: PageContext, draft: ToolDraft, error: ToolInvalid | None = None) -> Values:
-    """What a definition comes to, or what is wrong with it. ``errors``: (field, text) of every field that can have one;
-    an empty text takes an old error off the page."""
+    """The resulting definition, or its error. ``errors``: (field, text) for every field; an empty text removes an old
+    error from the page."""
     if error is None:
         try:
             definition = definition_in(draft)
@@ -180,7 +180,7 @@ def preview(page: PageContext, draft: ToolDraft, error: ToolInvalid | None = Non
 
 
 def _dialect(page: PageContext, name: str) -> ToolDialect:
-    """The named one, else what fits the chosen model."""
+    """The named dialect, otherwise the chosen model's."""
     try:
         return dialect_of(name, page.manager.model_info())
     except RoostError:
@@ -188,7 +188,7 @@ def _dialect(page: PageContext, name: str) -> ToolDialect:
 
 
 def _tokens_text(page: PageContext, text: str) -> str:
-    """ "" where the chosen model's vocabulary is not known."""
+    """Empty if the chosen model's vocabulary is unknown."""
     try:
         return str(page.t("unit.tokens", count=len(page.manager.tokenizer().encode(text))))
     except RoostError:
@@ -196,7 +196,7 @@ def _tokens_text(page: PageContext, text: str) -> str:
 
 
 def _errors_of(page: PageContext, error: ToolInvalid | None) -> Mapping[str, str]:
-    """The error at its form field: rows as ``0.1:enum``, what is about the schema as a whole at ``json``."""
+    """Errors by form field: rows as ``0.1:enum``, errors of the whole schema at ``json``."""
     if error is None:
         return {}
     place, _, name = str(error.params.get("field", "")).rpartition(".")
@@ -219,7 +219,7 @@ def _row_error_names(rows: tuple[ParameterRow, ...], prefix: str) -> list[str]:
 
 
 def _row_fields(rows: tuple[ParameterRow, ...], errors: Mapping[str, str], prefix: str) -> list[Values]:
-    """``place`` names the row; ``errors`` are those of its fields, by their names."""
+    """``place`` names the row; ``errors`` are those of its fields."""
     found = []
     for number, row in enumerate(rows):
         kind = row.item_kind if row.kind == "array" else row.kind
@@ -285,7 +285,7 @@ def save(tool_id: str) -> BaseResponse | Response:
 
 @blueprint.post("/form")
 def form() -> Response:
-    """The form after one of its own buttons: rows added, moved, removed, or its JSON taken over."""
+    """The form after one of its own buttons: rows added, moved or removed, or JSON applied."""
     page, draft = current_page(), _draft()
     tool_id, error = _tool_id(), None
     command = request.form.get("do", "")[:100]
@@ -301,13 +301,13 @@ def form() -> Response:
 
 @blueprint.post("/preview")
 def show_preview() -> Response:
-    """What the form comes to as it stands, and the errors of its fields."""
+    """The definition that the form describes, and the errors of its fields."""
     return render_page("tools/_preview.html", {"preview": preview(current_page(), _draft()), "is_update": True})
 
 
 @blueprint.post("/try")
 def try_out() -> Response:
-    """Runs the tool as the form has it, saved or not."""
+    """Runs the tool with the form's values, saved or not."""
     page, draft = current_page(), _draft()
     try:
         definition = definition_in(draft)
@@ -321,7 +321,7 @@ def try_out() -> Response:
 
 
 def _trial(page: PageContext, found: ToolResult) -> dict[str, Any]:
-    """``result`` is what the model would read, ``reason`` why it is an error, in the reader's language."""
+    """``result``: the text for the model; ``reason``: why it is an error, in the user's language."""
     reason = str(say(found.reason, page.locale)) if found.is_error else ""
     return {"result": found.text or page.t("tools.try.empty"), "is_error": found.is_error, "reason": reason}
 
@@ -336,7 +336,7 @@ def delete(tool_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     stored = current_page().tools.restore(undone_id())
     return redirect(url_for("tools.index", said="restored", about=stored.definition.name), 303)
 
@@ -369,13 +369,13 @@ def import_() -> BaseResponse | Response:
 
 @blueprint.get("/export")
 def export() -> Response:
-    """All tools as an OpenAI `tools` array. What they do here stays here."""
+    """All tools as an OpenAI `tools` array, without their behaviour."""
     tools = [tool.definition.to_openai() for tool in current_page().tools.list()]
     return download(json.dumps(tools, ensure_ascii=False, indent=2), "application/json", "tools.json")
 
 
 def _own(page: PageContext, tool_id: str) -> StoredTool:
-    """Raises ToolInvalid for one an MCP server brought: that server's page decides about it."""
+    """Raises ToolInvalid for a tool of an MCP server, which is managed on the server's page."""
     stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
         raise ToolInvalid(field="name", reason=Text("reason.web.tool_of_an_mcp_server"))

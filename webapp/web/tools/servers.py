@@ -1,7 +1,7 @@
 """The pages of MCP servers, below those of tools: the list, and one server with its connection, its form and its tools.
 
-GET reads and starts nothing; POST changes and redirects to a page that reports it. Every change goes through the
-service, which may refuse it. The values of the view functions are template variables.
+GET reads and starts nothing; POST changes and redirects to a page that reports it. All changes are made by
+the service, which may refuse them. The values of the view functions are template variables.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class ServerDraft:
-    """What a person typed, right or wrong. ``command`` is a whole command line; ``env`` and ``headers`` are lines."""
+    """Unchecked input. ``command`` is a whole command line; ``env`` and ``headers`` are lines."""
 
     name: str = ""
     kind: str = ServerKind.STDIO.value
@@ -88,7 +88,7 @@ def draft_of(config: ServerConfig, updated_at: float) -> ServerDraft:
 
 
 def read_draft(form: MultiDict[str, str]) -> ServerDraft:
-    """Never raises: what is too long is cut, what is no choice becomes the first."""
+    """Never raises: long text is cut, an invalid choice becomes the first one."""
     texts = {name: form.get(name, "")[:MOST_CHARS] for name in ServerDraft.__dataclass_fields__}
     if texts["kind"] not in [kind.value for kind in ServerKind]:
         texts["kind"] = ServerKind.STDIO.value
@@ -96,7 +96,7 @@ def read_draft(form: MultiDict[str, str]) -> ServerDraft:
 
 
 def config_of(draft: ServerDraft, before: ServerConfig | None = None) -> ServerConfig:
-    """Raises McpServerInvalid with the field that is wrong. ``before`` has the secrets that are kept."""
+    """Raises McpServerInvalid with the invalid field. ``before`` has secrets that may be kept."""
     kind = ServerKind(draft.kind)
     known = before if before is not None and before.kind is kind else ServerConfig("")
     shared: dict[str, Any] = {
@@ -114,7 +114,7 @@ def config_of(draft: ServerDraft, before: ServerConfig | None = None) -> ServerC
 
 
 def split_command(text: str) -> list[str]:
-    """The words of a command line, as a shell would read them but without doing anything else a shell does."""
+    """Splits a command line as a shell would, without any other function of a shell."""
     is_windows = os.name == "nt"
     try:
         words = shlex.split(text, posix=not is_windows)
@@ -141,7 +141,7 @@ def _lines(text: str, mark: str, field: str, kept: Mapping[str, str]) -> dict[st
 
 
 def _origin(url: str) -> tuple[str, str]:
-    """Scheme and host with its port; what is no address is checked later, and like no other."""
+    """Scheme and host with port. Invalid addresses are reported later, and differ from every other one."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -169,7 +169,7 @@ def servers_page(
     import_error: str = "",
     import_text: str = "",
 ) -> Values:
-    """``notice`` (sentence, way out): what a button of the list could not do."""
+    """``notice`` (sentence, what to do): why a button of the list failed."""
     rows = [server_row(page, server) for server in page.mcp_servers.store.list()]
     return {
         "page_title": page.t("mcp.title"),
@@ -186,17 +186,17 @@ def servers_page(
 
 
 def _missing(page: PageContext) -> tuple[str, str]:
-    """What to install first, and how; two empty texts when it is there."""
+    """What to install first, and how; two empty texts if nothing is missing."""
     return ("", "") if importlib.util.find_spec("mcp") else page.explain(McpError("mcp_not_installed"))
 
 
 def _barred(page: PageContext) -> str:
-    """Why not every kind of server can be added, or ""."""
+    """Why some kinds of server cannot be added, or ""."""
     return "" if page.settings.mcp_stdio else page.sentences(McpError("mcp_programs_off"))
 
 
 def server_row(page: PageContext, server: StoredServer) -> Values:
-    """``phase``: "off", "idle", "connecting", "connected" or "failed"; ``problem`` and ``way_out`` belong to the last.
+    """``phase``: "off", "idle", "connecting", "connected" or "failed"; ``problem`` and ``way_out`` describe a failure.
     ``place`` is the command or address, without keys."""
     state = page.mcp_servers.state(server)
     problem, way_out = page.explain(state.error) if state.phase == "failed" and state.error else ("", "")
@@ -228,7 +228,7 @@ def _place(server: StoredServer, is_owner: bool) -> str:
 
 
 def _facts(page: PageContext, server: StoredServer, state: ServerState) -> list[str]:
-    """Kind, number of tools, what the server calls itself."""
+    """Kind, number of tools, the server's own name."""
     refused = len(server.tools.refused) + server.tools.left_out
     offered = len(server.tools.names) - len(server.tools.refused) - len(server.tools.hidden)
     facts = [page.t(f"mcp.kind.{server.config.kind.value}")]
@@ -247,7 +247,7 @@ def server_page(
     trial: Values | None = None,
     toasts: tuple[Toast, ...] = (),
 ) -> Values:
-    """``server`` None: a new one. ``trial``: what a try came to, from :func:`good_trial` or :func:`bad_trial`."""
+    """``server`` None: a new one. ``trial``: the result of a test, from :func:`good_trial` or :func:`bad_trial`."""
     t, errors = page.t, _errors_of(page, error)
     refusal = page.mcp_servers.may_change(server.config) if server else None
     barred = page.sentences(refusal) if refusal else "" if server else _barred(page)
@@ -278,7 +278,7 @@ def server_page(
 
 
 def words_of(command: str) -> tuple[str, ...]:
-    """The words a program would be given; () for what cannot be split yet."""
+    """The program's arguments; () if the command line cannot be split yet."""
     try:
         return tuple(split_command(command[:4_000]))
     except McpServerInvalid:
@@ -286,7 +286,7 @@ def words_of(command: str) -> tuple[str, ...]:
 
 
 def _tool_lines(page: PageContext, server: StoredServer) -> list[Values]:
-    """In the server's order; what is hidden is there with its switch off."""
+    """In the server's order; hidden tools are listed and switched off."""
     living = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id)}
     known = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id, deleted=True)} | living
     names = [name for name in server.tools.names if name in living or name in server.tools.hidden]
@@ -294,7 +294,7 @@ def _tool_lines(page: PageContext, server: StoredServer) -> list[Values]:
 
 
 def _tool_line(page: PageContext, remote: str, tool: StoredTool | None, is_offered: bool) -> Values:
-    """``remote`` is the server's own name for it, ``name`` the one it has here; ``id`` is "" for one not offered."""
+    """``remote``: the server's name for it; ``name``: the name in Roost; ``id`` is "" if it is not offered."""
     if tool is None:
         return {"id": "", "name": remote, "remote": remote, "hints": (), "approval": Approval.ALWAYS.value}
     definition = tool.definition
@@ -323,7 +323,7 @@ def good_trial(page: PageContext, state: ServerState, listing: Listing) -> Value
 
 
 def bad_trial(page: PageContext, error: RoostError) -> Values:
-    """What is wrong with a field is said with the field's name: the form itself stays as it is."""
+    """An error of a field includes the field's name, because the form itself is not updated."""
     field = str(error.params.get("field", ""))
     if isinstance(error, McpServerInvalid) and field in FIELDS:
         title, text = page.t(f"mcp.field.{field}.label"), page.t("tools.problem", reason=page.reason(error))
@@ -333,7 +333,7 @@ def bad_trial(page: PageContext, error: RoostError) -> Values:
 
 
 def _errors_of(page: PageContext, error: McpServerInvalid | None) -> dict[str, str]:
-    """By field; what belongs to none is said at the name."""
+    """By field; other errors are shown at the name."""
     if error is None:
         return {}
     field = str(error.params.get("field", ""))
@@ -361,7 +361,7 @@ def new() -> Response:
 
 @blueprint.get("/<server_id>")
 def edit(server_id: str) -> Response:
-    """As a fragment, what changes while it is connecting."""
+    """As a fragment, only the parts that change while it connects."""
     page = current_page()
     server = page.mcp_servers.store.get(server_id)
     draft = draft_of(server.config, server.updated_at)
@@ -392,8 +392,8 @@ def save(server_id: str) -> BaseResponse | Response:
 
 @blueprint.post("/try")
 def try_out() -> Response:
-    """Connects as the form has it, saved or not, and keeps nothing. As a fragment, only the result: it may take a
-    while, and who waits may go on typing."""
+    """Connects with the form's values, saved or not, and stores nothing. As a fragment, only the result, so that the
+    user can continue typing meanwhile."""
     page, draft = current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
     server = page.mcp_servers.store.get(server_id) if ROW_ID.fullmatch(server_id) else None
@@ -407,7 +407,7 @@ def try_out() -> Response:
 
 @blueprint.post("/words")
 def words() -> Response:
-    """The command line as the words a program is given."""
+    """The command line, split into the program's arguments."""
     return render_page("servers/_words.html", {"words": words_of(request.form.get("command", ""))})
 
 
@@ -426,7 +426,7 @@ def switch(server_id: str) -> BaseResponse | Response:
 
 @blueprint.post("/<server_id>/tools")
 def set_tools(server_id: str) -> BaseResponse:
-    """Which tools are offered, to whom, and who is asked before each."""
+    """Which tools are offered, to whom, and when calls need approval."""
     page = current_page()
     shown, offered = request.form.getlist("shown"), set(request.form.getlist("offered"))
     known = {choice.value: choice for choice in Approval}
@@ -449,7 +449,7 @@ def delete(server_id: str) -> BaseResponse:
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
-    """The undo of a toast."""
+    """The undo command of a toast."""
     page = current_page()
     server = page.mcp_servers.restore(undone_id())
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
@@ -469,7 +469,7 @@ def import_() -> BaseResponse | Response:
 
 
 def _done(page: PageContext, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
-    """After a button: the list again for htmx, else the page it stood on."""
+    """After a button: the new list for htmx, otherwise a redirect to the button's page."""
     notice, status = ("", ""), 200
     try:
         act()
