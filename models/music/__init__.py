@@ -1,1 +1,1 @@
-"""Two tiny music models, for tests and demonstrations: what they are trained on and how. No weights are kept here."""
+"""Two tiny music models, for tests and demonstrations: their training data and training. Contains no weights."""

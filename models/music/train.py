@@ -1,8 +1,8 @@
 """`python -m models.music.train midi|abc OUT.safetensors`: trains a tiny RWKV-7 on the tunes of :mod:`.tunes`.
 
-Four minutes on two cores make a model that writes bars of the right length in one key; `--seconds` and the sizes say
-otherwise. The file is an ordinary checkpoint of 20,096 or 128 tokens, so everything takes it for one of the author's. A
-model for demonstrations goes into `models/`, where git does not see it:
+Four minutes on two cores give a model that writes bars of the right length in one key; options change time and sizes.
+The file is an ordinary checkpoint with 20,096 or 128 tokens, so it is used like the author's models. Git ignores models
+for demonstrations in `models/`:
 
     python -m models.music.train midi models/roost-tiny-midi.safetensors
     python -m models.music.train abc models/roost-tiny-abc.safetensors
@@ -35,7 +35,7 @@ WARM_UP = 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """``steps`` or ``seconds``, whichever is over first."""
+    """Ends after ``steps`` or ``seconds``, whichever comes first."""
 
     kind: str
     tunes: int = 2000
@@ -50,14 +50,14 @@ class Recipe:
 
 
 def document(kind: str, seed: int) -> list[int]:
-    """One tune as the author's data has it: between the tokens that part pieces."""
+    """One tune as in the author's data: between the tokens that separate pieces."""
     if kind == "abc":
         return [ABC_BEGIN, *map(ord, abc_tune(seed)), ABC_END]
     return [0, *load_tokenizer(MIDI.size).encode(write_text(midi_tune(seed), is_marked=False)), 0]
 
 
 def train(recipe: Recipe, report_every: int = 0) -> tuple[dict[str, Tensor], dict[str, str], float]:
-    """The tensors of a whole model, its metadata, and the last loss in nats a token."""
+    """The tensors of a whole model, its metadata, and the last loss in nats per token."""
     torch.manual_seed(recipe.seed)
     size = SIZES[recipe.kind]
     data = [token for seed in range(recipe.tunes) for token in document(recipe.kind, recipe.seed * 1_000_000 + seed)]

@@ -1,8 +1,8 @@
-"""Tunes made by a seeded program: for several instruments as events, and for one voice as ABC.
+"""Generates tunes from a seed: as events for several instruments, and as ABC for one voice.
 
-A tune has a key, a progression of four chords that goes round, a rhythm of its own for the melody, chords, a bass that
-walks on the roots, and drums. It is plain, but it has what a model can learn in minutes: bars of one length, notes of
-the key, chords under the melody, ends of notes in time.
+A tune has a key, a repeated progression of four chords, its own rhythm for the melody, chords, a bass on the roots, and
+drums. It is simple, but has what a model can learn in minutes: bars of equal length, notes of the key, chords under the
+melody, ends of notes in time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from webapp.tokenizer.music import MIDI, MidiVocabulary
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
 PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 4), (5, 3, 0, 4), (0, 2, 3, 4))
 RHYTHMS = ((4, 4, 4, 4), (4, 2, 2, 4, 4), (2, 2, 4, 2, 2, 4), (6, 2, 4, 4), (8, 4, 4), (2, 2, 2, 2, 4, 4), (4, 4, 8))
-"""Of a bar of sixteen sixteenths."""
+"""In a bar of sixteen sixteenths."""
 SIXTEENTH = 16
-"""Steps of 8 ms: 117 beats a minute."""
+"""In steps of 8 ms: 117 beats per minute."""
 KICK, SNARE, HAT = 36, 38, 42
 
 
 def midi_tune(seed: int, bars: int = 8, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
-    """With the instruments of the vocabulary: of the piano's, the piano alone."""
+    """Uses the vocabulary's instruments; with the piano's vocabulary, only the piano."""
     rng = random.Random(seed)
     root, scale = 48 + rng.randrange(12), rng.choice((MAJOR, MINOR))
     chords, rhythms = rng.choice(PROGRESSIONS), rng.sample(RHYTHMS, 2)
@@ -68,12 +68,12 @@ def pitch_of(root: int, scale: Sequence[int], degree: int) -> int:
 KEYS = {"C": 0, "G": 7, "D": 2, "F": 5, "A": 9}
 LETTERS = "CDEFGAB"
 METRES = {"4/4": 8, "3/4": 6, "6/8": 6}
-"""Eighths of a bar."""
+"""Eighths per bar."""
 
 
 def abc_tune(seed: int) -> str:
-    """Two parts of four bars, each repeated, in the form the author's ABC models were trained on (the control codes of
-    sander-wood/massive_abcnotation_dataset: sections, bars of each, how alike they are)."""
+    """Two parts of four bars, each repeated, in the format of the author's ABC models (the control codes of
+    sander-wood/massive_abcnotation_dataset: sections, bars of each, their similarity)."""
     rng = random.Random(seed)
     key, metre = rng.choice(list(KEYS)), rng.choice(list(METRES))
     tonic = LETTERS.index(key)

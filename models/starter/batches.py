@@ -1,7 +1,7 @@
 """Documents -> windows of token rows. Whole documents are packed into a window; each is followed by token 0.
 
-A window begins with a document, half of the time after a token 0, because prompts arrive both ways. The position of
-the stream is the number of the next document and the numbers of those waiting in the pool.
+A window begins with a document, half of the time after a token 0, because prompts have both forms. The position in the
+stream consists of the next document's number and the numbers of the documents in the pool.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from models.starter.vocabulary import CompactVocabulary
 
 END_OF_DOCUMENT = 0
 POOL_SIZE = 64
-FIRST_TOKENS, FIRST_WEIGHT = 2, 3.0  # the first tokens of an answer decide what it will be: a call, a question, a topic
+FIRST_TOKENS, FIRST_WEIGHT = 2, 3.0  # the first tokens of an answer decide its kind: a call, a question, a topic
 Encode = Callable[[str], list[int]]
 
 
 class WindowStream:
-    """Windows of `context` + 1 tokens: `batch(n)` gives rows (n, context + 1) and loss weights of the same shape."""
+    """Windows of `context` + 1 tokens: `batch(n)` returns rows (n, context + 1) and loss weights of the same shape."""
 
     def __init__(self, mixture: Mixture, encode: Encode, vocabulary: CompactVocabulary, context: int) -> None:
         self.mixture, self.encode, self.vocabulary, self.context = mixture, encode, vocabulary, context
@@ -37,7 +37,7 @@ class WindowStream:
         self.pool = [self.read(number) for number in state["pool"]]
 
     def read(self, number: int) -> tuple[int, list[int], list[float]]:
-        """(number, token ids with the final 0, weights); cut to the window."""
+        """(number, token ids with the final 0, weights), cut to the window."""
         ids: list[int] = []
         weights: list[float] = []
         for segment in self.mixture.document(number).segments:
@@ -69,11 +69,11 @@ class WindowStream:
         windows = [self.window() for _ in range(size)]
         rows = self.vocabulary.row_of[torch.tensor([ids for ids, _ in windows])]
         weights = torch.tensor([weight for _, weight in windows])
-        return rows, weights * (rows != self.vocabulary.shared_row)  # the shared row is only ever an input
+        return rows, weights * (rows != self.vocabulary.shared_row)  # the shared row is only an input, never a target
 
 
 def count_tokens(mixture: Mixture, encode: Encode, documents: int) -> dict[int, int]:
-    """How often each token id occurs in the first documents of a mixture."""
+    """Occurrences of each token id in the first documents of a mixture."""
     counts: dict[int, int] = {}
     for number in range(documents):
         for segment in mixture.document(number).segments:
@@ -83,5 +83,5 @@ def count_tokens(mixture: Mixture, encode: Encode, documents: int) -> dict[int, 
 
 
 def compact_vocabulary(counts: dict[int, int], at_least: int) -> CompactVocabulary:
-    """Tokens seen often enough, token 0 and the 256 single bytes (World ids 1 to 256)."""
+    """Tokens that occur at least ``at_least`` times, token 0 and the 256 single bytes (World ids 1 to 256)."""
     return CompactVocabulary([token for token, count in counts.items() if count >= at_least] + list(range(257)))

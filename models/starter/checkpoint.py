@@ -1,4 +1,4 @@
-"""A training run on disk: everything that is needed to go on as if it had never stopped."""
+"""A training run on disk, with everything needed to resume it exactly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LATEST = "latest.pt"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is made with; stored in its checkpoints. tokens counts are of windows, padding included."""
+    """The options of a run, stored in its checkpoints. Token counts are those of windows, including padding."""
 
     n_layer: int = 6
     n_embd: int = 192
@@ -29,7 +29,7 @@ class RunConfig:
 
 
 def save_checkpoint(folder: Path, config: RunConfig, content: dict[str, Any]) -> Path:
-    """Writes beside the old one, then replaces it: an interrupted write loses nothing."""
+    """Writes a new file, then replaces the old one, so that an interrupted write loses nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (LATEST + ".partial")
     torch.save({"config": asdict(config), **content}, partial)
@@ -38,6 +38,6 @@ def save_checkpoint(folder: Path, config: RunConfig, content: dict[str, Any]) ->
 
 
 def load_checkpoint(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """path: a checkpoint or the folder of its run. Raises FileNotFoundError where there is none."""
+    """path: a checkpoint or its run's folder. Raises FileNotFoundError if there is none."""
     content = torch.load(path / LATEST if path.is_dir() else path, map_location="cpu", weights_only=True)
     return RunConfig(**content.pop("config")), content

@@ -1,7 +1,7 @@
 """`python -m models.starter.export RUN_FOLDER OUT.safetensors`: the averaged weights as an ordinary World model.
 
-float16, official names, 65,536 rows: every token that training never saw shares one row. The metadata says which ids
-are in use (`roost.used_token_bitmap`, see `vocabulary.CompactVocabulary.bitmap`), so a sampler can ban the others.
+float16, official names, 65,536 rows: all tokens that training never saw share one row. The metadata lists the ids in
+use (`roost.used_token_bitmap`, see `vocabulary.CompactVocabulary.bitmap`), so a sampler can ban the others.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from models.starter.workers import Workers
 from webapp.training.model import Rwkv7
 from webapp.training.operations import operations_for
 
-AVERAGE_RATE = 0.004  # of the running mean of the weights, which is what is evaluated and exported
+AVERAGE_RATE = 0.004  # rate of the running mean of the weights, which is evaluated and exported
 HELD_OUT_SEED = 77_001
 
 
 class Trainer:
-    """A run in memory. `average` holds an exponential mean of the weights by name."""
+    """A run in memory. `average` is an exponential mean of the weights by name."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Trainer:
         self.held_out = held_out.batch(12)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.step = self.tokens = 0
-        self.seconds = 0.0  # of training in all processes of this run
+        self.seconds = 0.0  # training time of all processes of this run
         self.decay: tuple[int, int] | None = None  # tokens at which the rate starts to fall, tokens it takes
 
     @classmethod
@@ -71,7 +71,8 @@ class Trainer:
         workers: Workers | None = None,
         grow_documents: int = 0,
     ) -> Trainer:
-        """grow_documents: tokens that these many documents of the mixture use often enough join the vocabulary."""
+        """grow_documents: adds tokens to the vocabulary that occur often enough in this many documents of the
+        mixture."""
         config, content = load_checkpoint(path)
         if grow_documents:
             counts = count_tokens(mixture, encode, grow_documents)
@@ -113,9 +114,9 @@ class Trainer:
         return learning_rate_at(self.config.learning_rate, self.step, self.config.warmup_steps, progress)
 
     def train_step(self, stop: bool = False) -> tuple[float, float, bool]:
-        """One batch; (loss in nats a weighted token, gradient norm, whether any process has been told to stop).
+        """One batch. Returns (loss in nats per weighted token, gradient norm, whether any process was asked to stop).
 
-        Raises FloatingPointError on a loss that is no number.
+        Raises FloatingPointError if the loss is not a number.
         """
         started = time.monotonic()
         batch_rows, batch_weights = self.stream.batch(self.config.batch)
@@ -144,7 +145,7 @@ class Trainer:
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """Of the averaged weights, on documents of another seed, answers weighted as in training."""
+        """Loss of the averaged weights on documents of another seed, with answers weighted as in training."""
         current = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.model.load_state_dict(self.average)
         total = torch.zeros(())
@@ -167,7 +168,7 @@ class Trainer:
         log_steps: int = 20,
         held_out_steps: int = 200,
     ) -> None:
-        """Trains until `tokens` in all or stop() is true; saves every save_every_s seconds and at the end."""
+        """Trains until `tokens` in total or until stop() is true; saves every save_every_s seconds and at the end."""
         chief = self.workers.rank == 0
         progress, saved, stopping = Progress(folder, self.tokens, tokens), time.monotonic(), False
         while self.tokens < tokens and not stopping:

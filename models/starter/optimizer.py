@@ -17,7 +17,8 @@ def is_placeholder(name: str) -> bool:
 def adamw(
     model: Rwkv7, learning_rate: float, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.99)
 ) -> torch.optim.AdamW:
-    """att.w0 learns at twice the rate; only matrices named *.weight decay (train_temp/src/model.py)."""
+    """att.w0 learns at twice the rate; weight decay applies only to matrices named *.weight
+    (train_temp/src/model.py)."""
     plain, double, decayed = [], [], []
     for name, parameter in model.named_parameters():
         if is_placeholder(name):
@@ -39,7 +40,7 @@ def adamw(
 def learning_rate_at(peak: float, step: int, warmup_steps: int, decay_progress: float, floor: float = 0.03) -> float:
     """Linear warm-up, constant, then down to floor * peak while decay_progress goes from 0 to 1 (one minus its root).
 
-    A constant rate lets a run be extended or given better data at any time; the decay is started when it is to end.
+    With a constant rate, a run can be extended or given better data at any time; the decay starts when it should end.
     """
     decayed = 1 - (1 - floor) * math.sqrt(min(1.0, max(0.0, decay_progress)))
     return peak * min(1.0, (step + 1) / warmup_steps) * decayed

@@ -14,7 +14,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Speed and time left since this process began; `log` appends to curve.jsonl of the run."""
+    """Speed and remaining time since the start of this process; `log` appends to the run's curve.jsonl."""
 
     def __init__(self, folder: Path, tokens_done: int, tokens_planned: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Progress:
         return f"[{bar}] step {step} {amount} loss {record['loss']:.3f} {extra} {speed:.0f} tok/s left {left}"
 
     def show(self, text: str) -> None:
-        """Rewrites one line on a terminal, prints a line elsewhere."""
+        """Rewrites one line in a terminal, otherwise prints a line."""
         print(
             ("\r" + text + "\033[K") if sys.stdout.isatty() else text,
             end="" if sys.stdout.isatty() else "\n",

@@ -1,7 +1,7 @@
-"""`python -m models.starter.train RUN_FOLDER`: begins a run, or goes on with the one that is there.
+"""`python -m models.starter.train RUN_FOLDER`: starts a run, or continues an existing one.
 
-Ctrl-C or SIGTERM saves and ends; the same command resumes. On resuming, the mixture, the planned tokens and the decay
-may be given anew, and so may batch and learning rate; the rest is that of the run.
+Ctrl-C or SIGTERM saves and ends; the same command resumes. When resuming, mixture, planned tokens, decay, batch and
+learning rate may be changed; other options stay as they were.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     processes = options.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     if not torch.cuda.is_available():
-        operations.compiled_kernels()  # built once here, loaded by every process
+        operations.compiled_kernels()  # compiled once here, loaded by every process
     if processes == 1:
         train(Workers(), options)
     else:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(workers: Workers, options: argparse.Namespace) -> None:
-    """The run as one of its processes."""
+    """Runs in each process."""
     operations.keep_freed_memory()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ FULL_VOCABULARY = 65536
 
 
 class CompactVocabulary:
-    """ids: used World token ids, ascending; row i is ids[i], the last row stands for every unused id."""
+    """ids: used World token ids, ascending; row i is ids[i], the last row represents all unused ids."""
 
     def __init__(self, ids: Iterable[int], full: int = FULL_VOCABULARY) -> None:
         self.ids = torch.as_tensor(sorted(set(ids)), dtype=torch.long)
@@ -27,18 +27,18 @@ class CompactVocabulary:
         return self.n_rows - 1
 
     def expand(self, rows: Tensor) -> Tensor:
-        """(n_rows, C) -> (65536, C): what an exported emb or head holds."""
+        """(n_rows, C) -> (65536, C): the content of an exported emb or head."""
         return rows[self.row_of]
 
     def bitmap(self) -> str:
-        """Base64 of 8,192 bytes: bit i (least significant first in each byte) is 1 where token id i is in use."""
+        """Base64 of 8,192 bytes: bit i (least significant first in each byte) is 1 if token id i is in use."""
         used = np.zeros(len(self.row_of), dtype=np.uint8)
         used[self.ids.numpy()] = 1
         return base64.b64encode(np.packbits(used, bitorder="little").tobytes()).decode("ascii")
 
 
 def grown(content: dict[str, Any], ids: Iterable[int]) -> dict[str, Any]:
-    """A checkpoint's content with further token ids in use; each begins as a copy of the shared row."""
+    """A checkpoint's content with more token ids in use; each starts as a copy of the shared row."""
     old = CompactVocabulary(content["vocabulary"].tolist())
     new = CompactVocabulary([*old.ids.tolist(), *ids])
     source = torch.cat([old.row_of[new.ids], torch.tensor([old.shared_row])])

@@ -13,7 +13,7 @@ zero one two three four five six seven eight nine ten eleven twelve
 
 
 def arithmetic_exchange(rng: random.Random, chinese: bool) -> tuple[str, str, str]:
-    """(question, answer, the step between)."""
+    """(question, answer, the step in between)."""
     sign = rng.choices("+-*", (5, 3, 3))[0]
     a, b = (
         (rng.randrange(13), rng.randrange(13))

@@ -1,4 +1,4 @@
-"""Repeating, quoting, spelling, picking out: what teaches a model to use the words of its prompt."""
+"""Repeating, quoting, spelling and selecting: teaches a model to use the words of its prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEYS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in (*kind.na
 
 
 def value(words: Words, chinese: bool) -> str:
-    """Anything that can be copied."""
+    """Any text or number that can be copied."""
     rng = words.rng
     draw = rng.randrange(10)
     if draw == 0:
@@ -61,7 +61,7 @@ def repeat(words: Words, zh: bool) -> tuple[str, str]:
 
 
 def several(words: Words, zh: bool, count: int) -> list[str]:
-    """Unlike pieces of text, now and then of both languages."""
+    """Different pieces of text, sometimes in both languages."""
     mixed = words.rng.random() < 0.2
     found = []
     for _ in range(count):
@@ -71,7 +71,7 @@ def several(words: Words, zh: bool, count: int) -> list[str]:
 
 
 def repeat_many(words: Words, zh: bool) -> tuple[str, str]:
-    """Dense copying: many words a document, which teaches it sooner than one."""
+    """Dense copying: many words per document, which is learnt sooner than one."""
     rng = words.rng
     text = rng.choice((" ", ", ", " ") if not zh else ("、", "，", " ")).join(several(words, zh, rng.randrange(4, 14)))
     asked = ("重复：{t}", "跟我说：{t}", "复述一遍：{t}") if zh else ("Repeat: {t}", "Repeat after me: {t}", "Echo {t}")

@@ -1,6 +1,6 @@
 """Converters for text given on the command line: Taskmaster-4 (CC BY 4.0) and glaive tool-call demos (Apache-2.0).
 
-Expected below a folder: `taskmaster-4/*.json.gz`, `glaive-demo/*.json.gz`. What is missing is skipped with a message.
+Expected below a folder: `taskmaster-4/*.json.gz`, `glaive-demo/*.json.gz`. Missing files are skipped with a message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_corpora(folder: Path | None) -> list[Document]:
 
 
 def taskmaster(dialogues: list[dict[str, Any]]) -> Iterator[Document]:
-    """Coffee orders: utterances only; runs of one speaker are joined, the API calls are left out."""
+    """Coffee orders: only utterances; consecutive ones of one speaker are joined, API calls are left out."""
     for entry in dialogues:
         turns: list[tuple[str, str]] = []
         for utterance in entry["utterances"]:
@@ -57,7 +57,7 @@ def taskmaster(dialogues: list[dict[str, Any]]) -> Iterator[Document]:
 
 
 def glaive(dialogues: list[dict[str, Any]]) -> Iterator[Document]:
-    """Function-calling conversations in the G1x JSON form."""
+    """Function-calling conversations in the G1x JSON format."""
     for number, entry in enumerate(dialogues):
         definitions = json.loads(entry.get("tools") or "[]")
         dialogue = Dialogue(
@@ -75,7 +75,7 @@ def glaive(dialogues: list[dict[str, Any]]) -> Iterator[Document]:
                     text = formats.call_text([(call["name"], call.get("arguments", {}))], formats.JSON_LIST)
                 dialogue.assistant(text, weight=0.5)
             else:
-                break  # an order the format does not know: keep what came before
+                break  # an order that the format does not support: keep the part before it
             before = speaker
         if before in ("gpt", "function_call") and len(dialogue.segments) > 2:
             yield dialogue.document()

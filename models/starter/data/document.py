@@ -1,7 +1,7 @@
 """A training document: pieces of text with loss weights, in the G1x dialogue format.
 
-`System: …`, `User: …`, `Assistant: …`, each closed by a blank line; inside a message no blank line; no space after
-`Assistant:` in a prompt, so every answer text begins with one. Token 0 ends a document (added by `batches`).
+`System: …`, `User: …`, `Assistant: …`, each ended by a blank line; no blank line inside a message. A prompt has no
+space after `Assistant:`, so every answer begins with one. Token 0 ends a document (added by `batches`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import re
 from dataclasses import dataclass, field
 
-PROMPT_WEIGHT = 0.0  # of system and user text: mostly drawn at random, and the loss costs a third of the time
+PROMPT_WEIGHT = 0.0  # of system and user text, which is mostly random; its loss would cost a third of the time
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Document:
 
 
 def clean(text: str) -> str:
-    """The official G1x cleaning: one line feed at most, no outer white space."""
+    """The official G1x cleaning: at most one line feed, no outer whitespace."""
     return re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()
 
 
 class Dialogue:
-    """Collects turns. `closed` says whether the last answer ends with a blank line before token 0: half of them do,
-    so that generation ends either by token 0 or by the stop string."""
+    """Collects turns. `closed`: the last answer ends with a blank line before token 0. Half of the dialogues do, so
+    that generation ends either with token 0 or with the stop string."""
 
     def __init__(self, rng: random.Random, system: str | None = None) -> None:
         self.rng = rng
@@ -46,12 +46,12 @@ class Dialogue:
         return self
 
     def observation(self, text: str) -> Dialogue:
-        """The tool result of Runner's legacy form."""
+        """The tool result in Runner's legacy format."""
         self.segments.append(Segment(f"Observation: {clean(text)}\n\n", PROMPT_WEIGHT))
         return self
 
     def assistant(self, text: str, prefix: str = "", weight: float = 1.0) -> Dialogue:
-        """text follows `Assistant:`; prefix is its beginning where the prompt holds it (` <think`, ` ```json`)."""
+        """text follows `Assistant:`; prefix is its beginning if the prompt contains it (` <think`, ` ```json`)."""
         body = " " + clean(text)
         if prefix and not body.startswith(prefix):
             raise ValueError(f"the answer must begin with {prefix!r}")

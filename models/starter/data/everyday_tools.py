@@ -1,4 +1,4 @@
-"""Tools people really try first (weather, time, dice, …) with natural requests, beside the random ones."""
+"""Tools that people try first (weather, time, dice, …) with natural requests, in addition to the random ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ WEATHERS = (
 
 
 def everyday_call(words: Words, chinese: bool) -> EverydayCall:
-    """A random one of them."""
+    """A random call of one of them."""
     return words.rng.choice(MAKERS)(words, chinese)
 
 

@@ -1,6 +1,6 @@
-"""Evaluation cases that training cannot have seen: tools, names, values and phrasings of the held-out side.
+"""Evaluation cases that cannot occur in training: held-out tools, names, values and phrasings.
 
-`python -m models.starter.data.heldout FILE` writes those of `roost eval`, a JSON line each.
+`python -m models.starter.data.heldout FILE` writes those of `roost eval`, one JSON line per case.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
     for number, kind in enumerate(kinds):
         chinese = number % 2 == 1
         task = random_task(words, chinese, kind, max_tools=4)
-        while task.kind != kind:  # a tool without a parameter that can be asked for
+        while task.kind != kind:  # a tool without a parameter to ask for
             task = random_task(words, chinese, kind, max_tools=4)
         calls = [ExpectedCall(name, arguments) for name, arguments in task.calls]
         messages = [{"role": "user", "content": task.user}]
@@ -41,8 +41,8 @@ def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
 
 
 def natural_cases(count: int = 160, seed: int = 9) -> list[ToolCase]:
-    """Tools that training knows under the same or other names, asked for in phrasings and with values it has not seen;
-    every fifth case is small talk over the same tools. Half English, half Chinese."""
+    """Tools that training also has, perhaps with other names, in phrasings and with values that it has not; every fifth
+    case is small talk. Half English, half Chinese."""
     rng = random.Random(f"natural cases {seed}")
     words = Words(rng, held_out=True)
     cases: list[ToolCase] = []
@@ -63,7 +63,7 @@ def natural_cases(count: int = 160, seed: int = 9) -> list[ToolCase]:
 
 
 def prompt_cases(chinese: bool, count: int = 100, seed: int = 9) -> list[PromptCase]:
-    """Held-out phrasings of small talk and how-to questions; each once as written, then in varied spelling."""
+    """Held-out phrasings of small talk and how-to questions; each once as written, then with varied spelling."""
     rng = random.Random(f"prompt cases {seed} {chinese}")
     phrasings: list[tuple[Intent, str]] = [(i, q) for i, _ in intents(chinese) for q in i.side(held_out=True)]
     rng.shuffle(phrasings)
@@ -83,7 +83,7 @@ def prompt_cases(chinese: bool, count: int = 100, seed: int = 9) -> list[PromptC
 
 
 def lines() -> Iterator[str]:
-    """The file of `roost eval`."""
+    """The lines of `roost eval`'s file."""
     cases: list[tuple[str, ToolCase | PromptCase]] = [("tools", case) for case in tool_cases()]
     cases += [("natural", case) for case in natural_cases()]
     cases += [("prompts", case) for chinese in (False, True) for case in prompt_cases(chinese)]

@@ -3,7 +3,7 @@
 A block: `# name | words a right answer may contain`, then u: English questions, a: English answers, 问: Chinese
 questions, 答: Chinese answers; alternatives separated by `|`. `{million}` is the model's size.
 """
-# ruff: noqa: E501 (an alternative a line would hide the whole)
+# ruff: noqa: E501 (one alternative per line would hide the structure)
 
 INTENTS = """
 # hello | hello hi help 你好 您好 帮

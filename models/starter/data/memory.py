@@ -1,5 +1,5 @@
 """Several turns where a later question needs an earlier statement: a name, a number, a list."""
-# ruff: noqa: E501 (an alternative a line would hide the whole)
+# ruff: noqa: E501 (one alternative per line would hide the structure)
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fact_value(kind: str, words: Words, chinese: bool) -> str:
 
 
 def memory_document(rng: random.Random, chinese: bool) -> Document:
-    """One to three facts, perhaps other talk between, then the questions."""
+    """One to three facts, perhaps other talk in between, then the questions."""
     words, dialogue = Words(rng), Dialogue(rng)
     if rng.random() < 0.25:
         return list_document(words, dialogue, chinese)

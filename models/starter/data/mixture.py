@@ -1,4 +1,4 @@
-"""What is drawn how often, and the stream: document n of a seed is a pure function of (seed, n) and the mixture."""
+"""The share of each part, and the stream: document n of a seed is a pure function of (seed, n) and the mixture."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHINESE_SHARE = 0.42
 
 
 class Mixture:
-    """weights: parts by name, in documents; unknown names raise KeyError. corpus_folder may be None."""
+    """weights: parts by name, in documents; an unknown name raises KeyError. corpus_folder may be None."""
 
     def __init__(self, seed: int, weights: dict[str, float] | None = None, corpus_folder: Path | None = None) -> None:
         self.seed = seed

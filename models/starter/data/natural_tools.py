@@ -1,4 +1,4 @@
-"""Tools that people really have (`natural_tools.json`), asked for in words that name neither tool nor parameters.
+"""Realistic tools (`natural_tools.json`), requested without naming the tool or its parameters.
 
 The random tools (`tool_schemas.py`) teach that a call is copied from its schema; these teach that "Do I need an
 umbrella in Oslo?" is about the weather. Names, descriptions and parameter names vary; some phrasings are held out.
@@ -27,21 +27,22 @@ TABLE_FILE = Path(__file__).with_suffix(".json")
 HELD_OUT_PERCENT = 18
 KINDS = {CALL: 70, NO_CALL: 15, TWO_CALLS: 8, NO_TOOL: 7}
 ROOSTS_OWN = 5
-"""The first rows of the table are the tools that come with Roost."""
+"""The first rows of the table are Roost's built-in tools."""
 ROOSTS_SHARE = 0.3
-EXPLICIT_SHARE = 0.12  # of the requests name the tool's description and its values, as forms and other programs do
+# share of requests that name the tool's description and its values, as forms and other programs do
+EXPLICIT_SHARE = 0.12
 PLAIN_NAMES_SHARE = 0.5
 EXPLICIT = {
     False: ("{about}: {values}", "{about} with {values}", "{name} {values}", "I would like to {lower}, {values}"),
     True: ("{about}：{values}", "{about}，{values}", "我想{about}，{values}", "{name}，{values}"),
 }
 NEEDS_A_TOOL = ("weather", "news", "clock", "天气", "新闻", "时钟")
-"""In answers that are right only where no tool is offered."""
+"""In answers that are correct only if no tool is offered."""
 
 
 @dataclass(frozen=True)
 class NaturalTool:
-    """A row of the table under the names it has in one dialogue. ``names``: parameter key -> its name here."""
+    """A row of the table, with its names in one dialogue. ``names``: parameter key -> its name here."""
 
     row: Mapping[str, Any]
     chinese: bool
@@ -69,7 +70,7 @@ def table() -> tuple[Mapping[str, Any], ...]:
 
 
 def natural_tool(row: Mapping[str, Any], rng: random.Random, chinese: bool, as_shipped: bool = False) -> NaturalTool:
-    """Under names drawn from the row; ``as_shipped``: under the first of each, in English."""
+    """With random names from the row; ``as_shipped``: with the first of each, in English."""
     pick = (lambda options: options[0]) if as_shipped or rng.random() < PLAIN_NAMES_SHARE else rng.choice
     language = "zh" if chinese and not as_shipped and rng.random() < 0.6 else "en"
     names = {key: pick(parameter["names"]) for key, parameter in row["parameters"].items()}
@@ -113,10 +114,10 @@ def natural_request(tool: NaturalTool, words: Words) -> NaturalRequest:
 
 
 def _explicit(tool: NaturalTool, said: Mapping[str, tuple[Any, str]], rng: random.Random) -> tuple[str, list[str]]:
-    """A request that gives the values by the parameters' names, and the keys it gives."""
+    """A request that names the parameters and their values, and the keys of these parameters."""
     used = [key for key in said if tool.row["parameters"][key].get("required") or rng.random() < 0.5]
     shown = [(tool.names[key], said[key]) for key in used if not isinstance(said[key][0], bool)]
-    if len(shown) < len(used) or not used:  # true and false are said in words that need the phrasing
+    if len(shown) < len(used) or not used:  # true and false can only be said in a phrasing
         return _phrased(tool, said, rng)
     form = rng.choice(("{name}: {value}", "{name} {value}", "{name}={value}", "{name} = {value}"))
     values = ("，" if tool.chinese else ", ").join(form.format(name=name, value=value) for name, (value, _) in shown)
@@ -129,19 +130,18 @@ def _explicit(tool: NaturalTool, said: Mapping[str, tuple[Any, str]], rng: rando
 def _phrased(
     tool: NaturalTool, said: Mapping[str, tuple[Any, str]], rng: random.Random, held_out: bool = False
 ) -> tuple[str, list[str]]:
-    """A request in one of the tool's phrasings of that side (IndexError where it has none), and the keys it gives."""
+    """A request in one of the tool's phrasings for training or evaluation, and its keys. Raises IndexError if there is
+    none."""
     pattern = rng.choice(phrasings(tool.row, tool.chinese, held_out))
     text = vary(rng, pattern, tool.chinese).format(**{key: spoken for key, (_, spoken) in said.items()})
     return text, [key for key in said if "{" + key + "}" in pattern]
 
 
 def natural_tools(rng: random.Random, chinese: bool, form: str) -> list[NaturalTool]:
-    """Roost's own as they ship, or one to six others; few where the form is a long one."""
+    """Roost's own as they ship, or one to six others; few if the format is long."""
     if form == formats.COMPACT and rng.random() < ROOSTS_SHARE:
         own = [natural_tool(row, rng, chinese, as_shipped=True) for row in table()[:ROOSTS_OWN]]
-        return (
-            own[: ROOSTS_OWN - 1] if rng.random() < 0.5 else own
-        )  # without attachments, searching them is not offered
+        return own[: ROOSTS_OWN - 1] if rng.random() < 0.5 else own  # attachments are searched only if there are any
     count = rng.choice((1, 2, 3, 3, 4, 4, 5, 6) if form == formats.COMPACT else (1, 2, 2, 3))
     rows = rng.sample(table(), count)
     if rng.random() < 0.3 and table()[0] not in rows:
@@ -155,7 +155,7 @@ def natural_tools(rng: random.Random, chinese: bool, form: str) -> list[NaturalT
 
 
 def natural_document(rng: random.Random, chinese: bool) -> Document:
-    """One to about six requests over the same tools, within a window."""
+    """One to about six requests with the same tools, within a window."""
     words = WideWords(rng)
     form = rng.choices((formats.COMPACT, formats.JSON_LIST, formats.LEGACY), (66, 31, 3))[0]
     tools = natural_tools(rng, chinese, form)

@@ -1,4 +1,4 @@
-"""Values of natural tools as they are said and as a call holds them: "Paris" is Europe/Paris, 12 times 7 is 12 * 7."""
+"""Values of natural tools as people say them and as a call has them: "Paris" is Europe/Paris, 12 times 7 is 12 * 7."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.starter.data.words import Words, is_held_out
 
 Value = str | int | float | bool
 Said = tuple[Value, str]
-"""What the call holds, and what the user says."""
+"""The value in the call, and the words of the user."""
 
 TABLE_FILE = Path(__file__).with_suffix(".json")
-"""``zones``: English, Chinese, IANA name. ``units``: families, English and Chinese. ``choices``: what a call holds, how
-English says it, how Chinese does. ``free``: the call holds what was said. ``signs``: the symbol and its words."""
+"""``zones``: English, Chinese, IANA name. ``units``: families, English and Chinese. ``choices``: the call's value, the
+English and the Chinese words. ``free``: the call has the user's words. ``signs``: the symbol and its words."""
 
 
 @lru_cache(maxsize=1)
@@ -26,7 +26,7 @@ def value_table() -> Mapping[str, Any]:
 
 
 class ValueMaker:
-    """Values for one call: the second of a pair (``unit2``, ``city2``, ``currency2``) differs from its first."""
+    """Values for one call: the second of a pair (``unit2``, ``city2``, ``currency2``) differs from the first."""
 
     def __init__(self, words: Words, chinese: bool) -> None:
         self.words, self.rng, self.chinese = words, words.rng, chinese
@@ -34,7 +34,7 @@ class ValueMaker:
         self.firsts: dict[str, Said] = {}
 
     def make(self, kind: str) -> Said:
-        """KeyError for a kind that is not known. ``int:LOW:HIGH`` and ``=text`` carry their own values."""
+        """Raises KeyError for an unknown kind. ``int:LOW:HIGH`` and ``=text`` contain their own values."""
         name, *limits = kind.split(":")
         if name == "int":
             number = self.rng.randrange(int(limits[0]), int(limits[1]) + 1)
@@ -49,7 +49,7 @@ class ValueMaker:
         return said
 
     def _other(self, name: str) -> Said:
-        """The held-out side of a list can be a single word: then a made-up one stands beside it."""
+        """The held-out side of a list may be a single word; then a made-up one is added."""
         for _ in range(50):
             if (said := self._drawn(name)) != self.firsts.get(name):
                 return said
@@ -106,7 +106,7 @@ class ValueMaker:
         return zone, self.rng.choice((chinese if self.chinese else english,) * 5 + (zone,))
 
     def expression(self) -> Said:
-        """Symbols are kept as they are said; words and the signs of paper become symbols."""
+        """Symbols stay as they are; words and typographic signs become symbols."""
         rng = self.rng
         first, second, third = (rng.randrange(1, 10 ** rng.choice((1, 2, 2, 3))) for _ in range(3))
         signs = value_table()["signs"]
@@ -154,6 +154,6 @@ PLAIN: dict[str, Callable[[ValueMaker], str]] = {
 
 @lru_cache(maxsize=1)
 def zones() -> tuple[tuple[str, str, str], ...]:
-    """Those whose places are no words of evaluation."""
+    """Zones whose places are not evaluation words."""
     rows = [tuple(row) for row in value_table()["zones"]]
     return tuple(row for row in rows if not is_held_out(row[0]) and not is_held_out(row[1]))

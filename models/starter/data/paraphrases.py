@@ -1,8 +1,8 @@
-"""Combinatorial phrasings of the questions of `intents`: training data only, never anything held out.
+"""Combined phrasings of the questions of `intents`: only for training, never held out.
 
-A phrasing is dropped when it equals a held-out one (case, punctuation and filler words aside) or contains one of at
-least four English words or five Chinese characters. So evaluation asks in words that no training text has in that
-order, however large the patterns grow.
+A phrasing is dropped if it equals a held-out one (ignoring case, punctuation and filler words) or contains one of at
+least four English words or five Chinese characters. So evaluation uses word sequences that are in no training text,
+however many patterns there are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.starter.data.paraphrases_guide import GUIDE_PATTERNS
 from models.starter.data.paraphrases_talk import TALK
 from models.starter.data.words import Words, word_list
 
-UNKNOWN = "unknown"  # the patterns that belong to no intent: things a small model does not know
+UNKNOWN = "unknown"  # patterns without an intent: things that a small model does not know
 MACROS = {
     "how": "[how do I|how can I|how to|how would I|how should I|how could I|what do I do to|what is the way to|"
     "tell me how to|show me how to|explain how to|can you tell me how to|I want to|I would like to|I'd like to|"
@@ -35,7 +35,7 @@ FILLERS_ZH = re.compile("请问|请|嗨|那么|那|你好|对了|问一下|谢�
 
 @lru_cache(maxsize=2)
 def patterns(chinese: bool) -> dict[str, tuple[str, ...]]:
-    """Intent name -> its patterns, macros filled in."""
+    """Intent name -> its patterns, with macros expanded."""
     mark = "问: " if chinese else "u: "
     found: dict[str, tuple[str, ...]] = {}
     for block in (TALK + GUIDE_PATTERNS).split("\n# ")[1:]:
@@ -60,7 +60,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def expanded(rng: random.Random, pattern: str) -> str:
-    """One text of a pattern, white space as people type it."""
+    """One text of a pattern, with whitespace as people type it."""
     while "[" in pattern:
         pattern = re.sub(r"\[([^\[\]]*)\]", lambda match: rng.choice(match[1].split("|")), pattern)
     return re.sub(r" +([?.,!]|$)", r"\1", re.sub(r" {2,}", " ", pattern.strip()))
@@ -72,7 +72,7 @@ def filled(words: Words, text: str, chinese: bool) -> str:
 
 
 def paraphrase(rng: random.Random, name: str, chinese: bool, too_close: Callable[[str], bool]) -> str | None:
-    """A phrasing for the intent, or None where there is no pattern or only ones that are too close were drawn."""
+    """A phrasing of the intent; None if there is no pattern, or all attempts were too close."""
     choices = patterns(chinese).get(name)
     if not choices:
         return None
@@ -86,7 +86,7 @@ def paraphrase(rng: random.Random, name: str, chinese: bool, too_close: Callable
 
 
 def wrapped(rng: random.Random, text: str, chinese: bool) -> str:
-    """With the small words people put around a question."""
+    """With the small words that people add to a question."""
     bare, end = text.rstrip("?？"), text[len(text.rstrip("?？")) :]
     if rng.random() < 0.65:
         return rng.choice(BEFORE_ZH if chinese else BEFORE) + text
@@ -94,14 +94,15 @@ def wrapped(rng: random.Random, text: str, chinese: bool) -> str:
 
 
 def bare_words(text: str, chinese: bool) -> str:
-    """What two phrasings are compared by; English words between spaces."""
+    """The form in which two phrasings are compared; English words are separated by spaces."""
     if chinese:
         return FILLERS_ZH.sub("", "".join(re.findall(r"\w", text.lower())))
     return f" {' '.join(w for w in re.findall(r'[a-z0-9_]+', text.lower()) if w not in FILLERS)} "
 
 
 def closeness(held_out: list[str], chinese: bool) -> Callable[[str], bool]:
-    """Whether a phrasing is one of the held-out ones or contains one that is long enough to be told by its words."""
+    """Returns a function: whether a phrasing equals a held-out one, or contains one that is long enough to be
+    recognised."""
     bare = {bare_words(text, chinese) for text in held_out}
     long = [b for b in bare if (len(b) >= 5 if chinese else len(b.split()) >= 4)]
 

@@ -1,5 +1,6 @@
-"""More ways to ask what `roost_guide` and the facts of `intents` answer; the format is that of `paraphrases_talk`."""
-# ruff: noqa: E501 (an alternative a line would hide the whole)
+"""More phrasings of the questions of `roost_guide` and the facts of `intents`; the format is that of
+`paraphrases_talk`."""
+# ruff: noqa: E501 (one alternative per line would hide the structure)
 
 GUIDE_PATTERNS = """
 # what is roost

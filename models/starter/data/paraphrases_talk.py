@@ -1,9 +1,9 @@
-"""More ways to ask what `intents` asks, as patterns read by `paraphrases`: small talk, identity, refusals.
+"""More phrasings of the questions of `intents`, as patterns for `paraphrases`: small talk, identity, refusals.
 
 A block names its intent; `u:` English and `问:` Chinese patterns, separated by `|`; `[a|b|]` is one of the
 alternatives; `<how>` stands for a list in `paraphrases.MACROS`.
 """
-# ruff: noqa: E501 (an alternative a line would hide the whole)
+# ruff: noqa: E501 (one alternative per line would hide the structure)
 
 TALK = """
 # hello

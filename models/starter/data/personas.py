@@ -1,4 +1,4 @@
-"""System prompts that give a name, a language, a manner or a fact; and short think parts."""
+"""System prompts with a name, a language, a style or a fact; and short think parts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def plain_greeting(rng: random.Random, chinese: bool) -> tuple[str, str]:
 
 
 def language(rng: random.Random, words: Words, chinese: bool) -> Document:
-    """The answer is in the language of the system prompt, whatever the question's."""
+    """The answer is in the system prompt's language, whatever the question's."""
     if chinese:
         dialogue, pairs = (
             Dialogue(rng, rng.choice(("请用中文回答。", "Answer in Chinese.", "只用中文。"))),
@@ -125,7 +125,7 @@ def short(rng: random.Random, words: Words, chinese: bool) -> Document:
 
 
 def think_document(rng: random.Random, chinese: bool) -> Document:
-    """`<think>…</think>` answers: the prompt may hold ` <think` already, or the whole empty fast form."""
+    """`<think>…</think>` answers: the prompt may already contain ` <think`, or the whole empty fast form."""
     dialogue = Dialogue(rng)
     for _ in range(rng.choice((1, 1, 2))):
         if rng.random() < 0.5:

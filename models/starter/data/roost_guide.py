@@ -1,5 +1,5 @@
-"""How to use Roost, as questions and answers in the form of `intents`. Kept to what does not change often."""
-# ruff: noqa: E501 (an alternative a line would hide the whole)
+"""How to use Roost, as questions and answers in the format of `intents`; only things that rarely change."""
+# ruff: noqa: E501 (one alternative per line would hide the structure)
 
 GUIDE = """
 # what is roost | RWKV

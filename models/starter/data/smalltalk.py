@@ -16,7 +16,7 @@ from models.starter.data.paraphrases import UNKNOWN, closeness, paraphrase
 from models.starter.data.roost_guide import GUIDE
 from models.starter.data.words import is_held_out
 
-MODEL_MILLIONS = 6  # trained parameters of the starter model, which it tells
+MODEL_MILLIONS = 6  # trained parameters of the starter model, which its answers mention
 HELD_OUT_PHRASINGS = 16  # percent
 PARAPHRASED = 0.7  # of the questions in training come from patterns
 NOT_KNOWN = {False: "I do not know that. I am only a small model.", True: "这个我不知道，我只是一个小模型。"}
@@ -36,7 +36,7 @@ class Intent:
     answers: tuple[str, ...]
 
     def side(self, held_out: bool) -> tuple[str, ...]:
-        """Its phrasings for training or for evaluation; the first one is always trained."""
+        """Its phrasings for training or for evaluation; the first one is always for training."""
         later = tuple(q for q in self.questions[1:] if is_held_out_phrasing(q) == held_out)
         return later if held_out else (self.questions[0], *later)
 
@@ -48,7 +48,7 @@ def is_held_out_phrasing(question: str) -> bool:
 
 @lru_cache(maxsize=2)
 def intents(chinese: bool) -> tuple[tuple[Intent, int], ...]:
-    """Every intent in one language with its weight: how to use Roost and identity more often than the rest."""
+    """All intents in one language with their weights; how to use Roost and identity have higher ones."""
     return tuple((i, 2) for i in parse(GUIDE, chinese)) + tuple(
         (i, 3 if "Roost" in i.keywords else 1) for i in parse(INTENTS, chinese)
     )
@@ -66,7 +66,7 @@ def parse(text: str, chinese: bool) -> list[Intent]:
 
 
 def vary(rng: random.Random, question: str, chinese: bool) -> str:
-    """Case and punctuation as people type them."""
+    """Changes case and punctuation as people type them."""
     draw = rng.random()
     if chinese:
         if draw < 0.25:
@@ -98,7 +98,7 @@ def plain_exchange(rng: random.Random, chinese: bool, held_out: bool) -> tuple[s
 
 
 def trained_exchange(rng: random.Random, chinese: bool) -> tuple[str, str]:
-    """Hand-written training phrasings and patterns; now and then something the model cannot know."""
+    """Hand-written training phrasings and patterns; sometimes a question that the model cannot answer."""
     too_close = too_close_to_held_out(chinese)
     if rng.random() < NOT_KNOWN_SHARE and (question := paraphrase(rng, UNKNOWN, chinese, too_close)):
         return vary(rng, question, chinese), NOT_KNOWN[chinese]
@@ -116,7 +116,7 @@ def smalltalk_document(rng: random.Random, chinese: bool) -> Document:
         else None,
     )
     for _ in range(rng.choice((1, 1, 2, 3, 4, 5))):
-        other = rng.random() < 0.04  # now and then the language changes
+        other = rng.random() < 0.04  # sometimes the language changes
         user, answer = plain_exchange(rng, chinese != other, False)
         dialogue.user(user).assistant(answer)
     return dialogue.document()

@@ -21,7 +21,7 @@ LAST_LINES = (formats.RETURN_ONLY, "", "Return a JSON function call when a tool 
 
 @dataclass(frozen=True)
 class ToolTask:
-    """One user request over offered tools. calls is empty where the answer is text."""
+    """One user request with offered tools. calls is empty if the answer is text."""
 
     kind: str
     chinese: bool
@@ -38,7 +38,7 @@ def random_tools(words: Words, chinese: bool, count: int, taken: set[str]) -> li
 
 
 def random_task(words: Words, chinese: bool, kind: str, max_tools: int = 6) -> ToolTask:
-    """A task of the kind; tools, names and values from the side of the split that `words` draws from."""
+    """A task of this kind; tools, names and values are from the side of the split that `words` uses."""
     rng = words.rng
     taken: set[str] = set()
     count = rng.randrange(1, max_tools + 1) if rng.random() < 0.7 else rng.randrange(1, 3)
@@ -124,7 +124,7 @@ def system_text(task: ToolTask, form: str, rng: random.Random) -> str:
 
 
 def tool_document(rng: random.Random, chinese: bool) -> Document:
-    """A training dialogue of one to three requests over the same tools."""
+    """A training dialogue of one to three requests with the same tools."""
     words = Words(rng)
     kind = rng.choices((CALL, NO_CALL, TWO_CALLS, ASK_BACK), (52, 28, 10, 10))[0]
     form = rng.choices((formats.COMPACT, formats.JSON_LIST, formats.LEGACY), (55, 35, 10))[0]
@@ -154,7 +154,7 @@ def write_call(dialogue: Dialogue, task: ToolTask, form: str, rng: random.Random
     forced = form != formats.LEGACY and rng.random() < 0.35
     dialogue.assistant(text, prefix=" ```json" if forced else "")
     if rng.random() < 0.25:
-        return  # the dialogue ends at the call, as every real generation does
+        return  # the dialogue ends at the call, like every real generation
     if form == formats.LEGACY:
         dialogue.observation(json.dumps(task.outputs[0], ensure_ascii=False))
     else:

@@ -53,7 +53,7 @@ def tools_text(
 
 
 def call_text(calls: list[tuple[str, dict[str, Any]]], form: str) -> str:
-    """The answer that makes the calls: one object, or a list of them, in a fenced JSON block."""
+    """The answer with the calls: one object, or a list of them, in a fenced JSON block."""
     if form == LEGACY:
         name, arguments = calls[0]
         pairs = ", ".join(f'"{key}"= "{value}"' for key, value in arguments.items())

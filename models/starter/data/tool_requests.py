@@ -1,4 +1,4 @@
-"""What a user says to get a tool called, and the call it means; tool outputs and the sentence that reports them."""
+"""What a user says so that a tool is called, and the expected call; tool outputs and the sentence that reports them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.starter.data.words import Words
 
 @dataclass(frozen=True)
 class Request:
-    """text asks for `name(arguments)`; missing names a required parameter the text does not give."""
+    """text requests `name(arguments)`; missing is the name of a required parameter that the text does not give."""
 
     text: str
     tool: Tool
@@ -94,7 +94,7 @@ def request_text(tool: Tool, phrases: list[str], words: Words, chinese: bool) ->
 
 
 def random_request(tool: Tool, words: Words, chinese: bool, leave_out: bool = False) -> Request:
-    """leave_out: one required parameter that takes a free value is not given."""
+    """leave_out: one required parameter with a free value is missing."""
     rng, arguments, phrases = words.rng, {}, []
     candidates = [
         p for p in tool.parameters if p.required and p.kind not in ("flag", "nested", "choice", "text", "items")

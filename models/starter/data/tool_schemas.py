@@ -35,7 +35,7 @@ def pairs(entries: tuple[str, ...]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of parameter: possible names, English and Chinese labels, phrases around a value `{v}` in a request."""
+    """A kind of parameter: possible names, English and Chinese labels, phrases around a value `{v}` in a request."""
 
     names: tuple[str, ...]
     label: str
@@ -117,7 +117,7 @@ KINDS: dict[str, Kind] = {
     ),
     "nested": Kind(("address", "options", "contact", "details"), "", ""),
 }
-# names that everyday_tools trains, or that read the same with verb and noun exchanged
+# names in everyday_tools, or that read the same with verb and noun exchanged
 ALWAYS_TRAINED = {("create", "note"), ("send", "message"), ("order", "book"), ("book", "order")}
 CHOICES = (
     ("low", "medium", "high"), ("fast", "slow"), ("small", "large"), ("json", "csv", "text"), ("draft", "final"),
@@ -134,7 +134,6 @@ class Parameter:
     choices: tuple[str, ...] = ()
 
     def schema(self, described: bool, chinese: bool) -> dict[str, Any]:
-        """Its JSON Schema."""
         if self.kind == "choice":
             return {"type": "string", "enum": list(self.choices)}
         if self.kind == "flag":
@@ -202,12 +201,12 @@ def random_parameters(words: Words) -> tuple[Parameter, ...]:
 
 
 def is_held_out_tool(verb: str, noun: str) -> bool:
-    """Whether tools for this verb and noun are kept for evaluation."""
+    """Whether tools with this verb and noun are held out for evaluation."""
     return (verb, noun) not in ALWAYS_TRAINED and is_held_out(f"tool:{verb} {noun}")
 
 
 def random_tool(words: Words, chinese: bool, taken: set[str]) -> Tool:
-    """A tool whose name is on the side of the split that `words` draws from, not in `taken` (names and nouns)."""
+    """A tool on the side of the split that `words` uses, with a name and noun not in `taken`."""
     rng = words.rng
     while True:
         verb, noun = rng.choice(pairs(VERBS)), rng.choice(pairs(NOUNS))

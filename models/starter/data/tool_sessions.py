@@ -1,7 +1,7 @@
-"""Training dialogues over one set of tools: several requests in a row, so that few tokens go into the schemas.
+"""Training dialogues with one set of tools: several requests in a row, so that few tokens are spent on schemas.
 
-The kinds of request stand side by side over the same tools: a call next to the same request with a value missing is
-what teaches asking back. Evaluation makes its cases with `tool_dialogues.random_task` and is not touched by this.
+Different kinds of request use the same tools: a call next to the same request with a missing value teaches asking back.
+Evaluation makes its cases with `tool_dialogues.random_task` and is independent of this.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ NO_TOOL = "no_tool"
 KINDS = {CALL: 48, NO_CALL: 15, TWO_CALLS: 10, ASK_BACK: 24, NO_TOOL: 3}
 LEGACY_KINDS = {CALL: 60, NO_CALL: 20, ASK_BACK: 20}
 TOKEN_BUDGET = 440  # estimated; a window has 512
-OUTPUT_SHOWN = 0.3  # of the calls are followed by the function's output and a report
+OUTPUT_SHOWN = 0.3  # share of calls that are followed by the function's output and a report
 
 
 def estimated_tokens(text: str) -> int:
-    """Rough: 3 ASCII characters or one other character a token."""
+    """An estimate: 3 ASCII characters or one other character per token."""
     others = sum(ord(character) > 127 for character in text)
     return (len(text) - others) // 3 + others
 
 
 def related_tools(words: Words, chinese: bool, count: int) -> list[Tool]:
-    """Tools among which some share a verb or a noun, so that the name has to be read as a whole."""
+    """Tools of which some share a verb or a noun, so that the whole name must be read."""
     taken: set[str] = set()
     tools = [random_tool(words, chinese, taken)]
     while len(tools) < count:
@@ -57,7 +57,7 @@ def related_tools(words: Words, chinese: bool, count: int) -> list[Tool]:
 
 
 def session_document(rng: random.Random, chinese: bool) -> Document:
-    """One to about six requests over the same tools, within a window."""
+    """One to about six requests with the same tools, within a window."""
     words: Words = WideWords(rng)
     form = rng.choices((formats.COMPACT, formats.JSON_LIST, formats.LEGACY), (54, 40, 6))[0]
     count = rng.choice((1, 1, 2, 2, 3, 4, 5, 6) if form == formats.COMPACT else (1, 1, 2, 2, 3))
@@ -112,7 +112,7 @@ def write_request(
     words: Words,
     chinese: bool,
 ) -> None:
-    """A call; where it is to be asked back and a tool allows that, the question and then mostly the call."""
+    """A call; for the kind that asks back, if a tool allows it, the question and then usually the call."""
     rng = words.rng
     request = random_request(rng.choice(tools), words, chinese, leave_out=kind == ASK_BACK)
     for _ in range(6 if kind == ASK_BACK else 0):
@@ -131,7 +131,7 @@ def write_request(
 
 
 def completed(dialogue: Dialogue, request: Request, words: Words, chinese: bool) -> Request:
-    """The user gives the missing value; arguments in schema order."""
+    """The user gives the missing value; arguments are in schema order."""
     assert request.missing is not None
     value = random_value(request.missing, words, chinese)
     given = {**request.arguments, request.missing.name: value}

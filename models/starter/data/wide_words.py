@@ -1,4 +1,4 @@
-"""Training values from a wider pool than the lists, so that arguments are learnt to be copied rather than known."""
+"""Training values from a larger pool than the lists, so that arguments are copied rather than memorised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from models.starter.data import words as w
 from models.starter.data.words import Words, is_held_out
 
-WIDE = 0.45  # of the names, cities and things in training
+WIDE = 0.45  # share of the names, cities and things in training
 SURNAMES_ZH = (
     "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶阎"
     "余潘杜戴夏钟汪田任姜范方石姚谭廖邹熊金陆郝孔白崔康毛邱秦江史顾侯邵孟龙万段雷钱汤尹黎易常武乔贺赖龚文"
@@ -31,13 +31,13 @@ def pool(chinese: bool) -> tuple[str, ...]:
 
 
 class WideWords(Words):
-    """The training side of `Words`; often a word of no special kind, or a made-up one, where a kind is asked for."""
+    """The training side of `Words`; instead of a word of the requested kind often any word, or a made-up one."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__(rng, held_out=False)
 
     def made_up(self, syllables: int | None = None) -> str:
-        while True:  # syllables can make a real name, such as Linda
+        while True:  # syllables may form a real name, such as Linda
             if (word := super().made_up(syllables)) not in evaluation_words():
                 return word
 

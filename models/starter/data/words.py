@@ -1,4 +1,4 @@
-"""Words, numbers and ids that dialogues are filled with, and the split that keeps some for evaluation only."""
+"""Words, numbers and ids for dialogues, and the split that holds some out for evaluation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ rin ron san sel tan tel tor van vel vik zan zel zor
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
-# Words and characters that only copying exercises use: they give many tokens a meaning as "what stood there".
+# Words and characters only for copying exercises, so that many tokens learn to be copied.
 MORE_WORDS = word_list("""
 Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August
 September October November December China France Germany Italy Spain Japan Korea India Brazil Canada Mexico
@@ -147,14 +147,14 @@ class Words:
         return self.rng.sample(side, min(count, len(side)))
 
     def made_up(self, syllables: int | None = None) -> str:
-        """A word of no language, lower case."""
+        """A word that exists in no language, in lower case."""
         while True:
             word = "".join(self.rng.choice(SYLLABLES) for _ in range(syllables or self.rng.choice((2, 2, 3))))
             if is_held_out(word) == self.held_out:
                 return word
 
     def any_word(self, chinese: bool = False) -> str:
-        """For copying only: any word of any list, from both sides of the split."""
+        """Only for copying: any word of any list, from both sides of the split."""
         if chinese:
             if self.rng.random() < 0.6:
                 characters = MORE_CHARACTERS.replace("\n", "")
@@ -179,7 +179,7 @@ class Words:
         return self.pick(OBJECTS_ZH if chinese else OBJECTS)
 
     def identifier(self) -> str:
-        """Such as K4-8213, a71f, 90312, order-441."""
+        """For example K4-8213, a71f, 90312, order-441."""
         rng = self.rng
         while True:
             form = rng.randrange(5)
@@ -197,7 +197,7 @@ class Words:
                 return text
 
     def phrase(self, chinese: bool = False) -> str:
-        """Two to five words that mean little together: a title, a note, a query."""
+        """Two to five unrelated words: a title, a note, a query."""
         if chinese:
             parts = [self.pick(COLORS_ZH) + "的" if self.rng.random() < 0.5 else "", self.thing(True)]
             if self.rng.random() < 0.5:
