@@ -35,7 +35,7 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
 from webapp.manager.health import shortfall
 from webapp.manager.target import Choice, Target
-from webapp.services.strategy.fit import estimate
+from webapp.services.strategy.choice import estimate
 from webapp.services.strategy.hardware import probe
 from webapp.weights.checkpoint import inspect, open_checkpoint
 

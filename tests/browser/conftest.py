@@ -17,7 +17,7 @@ from tests.browser.acting import PATIENCE_S
 from tests.web.chat import running_roost
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
-from webapp.services.presets import published
+from webapp.services.presets import presets
 from webapp.tokenizer import load_tokenizer
 
 CHROMIUM = next(
@@ -138,7 +138,7 @@ class Pace:
 
 @pytest.fixture
 def pace(monkeypatch):
-    monkeypatch.setattr(published, "CHAT_MAX_TOKENS", 100_000)  # an endless answer does not end by its length
+    monkeypatch.setattr(presets, "CHAT_MAX_TOKENS", 100_000)  # an endless answer does not end by its length
     pace, step = Pace(), FakeBackend.step
 
     def paced(self, batch):

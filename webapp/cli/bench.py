@@ -25,10 +25,8 @@ from webapp.errors import BenchCaseInvalid, BenchRefused, RequestError, RoostErr
 from webapp.i18n import LOCALES, Text, say, text_from_plain
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
-from webapp.services.bench.llama_cpp import LlamaContestant
-from webapp.services.bench.reports import MODES, ModeReport, document, reports
-from webapp.services.bench.speed import Contestant, Plan, RoostContestant, Rounds, bench_document
-from webapp.services.bench.tool_bench import BenchRequest, BenchRunner, made_cases
+from webapp.services.bench.speed import Contestant, LlamaContestant, Plan, RoostContestant, Rounds, bench_document
+from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
 from webapp.settings import Settings
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore

@@ -16,8 +16,7 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import known_models
-from webapp.services.library.model_files import ModelFiles
-from webapp.services.library.uploads import MODES
+from webapp.services.library.model_files import MODES, ModelFiles
 
 NAME_COLUMNS = 44
 

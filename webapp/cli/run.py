@@ -14,7 +14,7 @@ from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
-from webapp.services.presets.published import default_sampling
+from webapp.services.presets.presets import default_sampling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

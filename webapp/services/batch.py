@@ -20,8 +20,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, TextPrompt
 from webapp.services.jobs import PAUSED, WAITING, Job, Jobs, Running
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.published import PLAIN, mode_of
+from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.storage.batches import Batch, BatchRow, BatchStore
 from webapp.storage.records import OWNER_ID
 

@@ -31,7 +31,7 @@ from webapp.music.events import (
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
-from webapp.services.presets.published import published_sampling
+from webapp.services.presets.presets import published_sampling
 from webapp.tokenizer.music import (
     ABC_BEGIN,
     MARKS,

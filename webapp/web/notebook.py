@@ -17,7 +17,7 @@ from webapp.errors import RoostError
 from webapp.services.chat.answer_tokens import AnswerToken
 from webapp.services.notebook import Fork, Steps, Written, settings_of
 from webapp.services.presets.fields import SAMPLING, overrides, read_fields
-from webapp.services.presets.published import PLAIN
+from webapp.services.presets.presets import PLAIN
 from webapp.storage.notebooks import Notebook
 from webapp.storage.records import storable
 from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text, written_text

@@ -10,8 +10,7 @@ from tests.services.scripted_manager import HANG, end
 from tests.waiting import wait_until
 from webapp.errors import BenchRefused, EngineCrashed, ModelError, QueueFull, RequestError
 from webapp.manager.handles import Service
-from webapp.services.bench.reports import NO_CALL, OTHER, document, reports, wrong_first
-from webapp.services.bench.tool_bench import BenchRequest, BenchRunner
+from webapp.services.bench.tool_bench import NO_CALL, OTHER, BenchRequest, BenchRunner, document, reports, wrong_first
 from webapp.tools.bench import BenchCase, ExpectedCall
 
 PARIS = BenchCase("Weather in Paris?", (ExpectedCall("get_weather", {"city": "Paris"}),))

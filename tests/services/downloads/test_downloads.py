@@ -19,7 +19,7 @@ from tests.services.downloads.hub_server import HubServer, answer, disconnect
 from tests.services.library.library_folder import good_bytes, tree
 from tests.waiting import wait_until
 from webapp.errors import RoostError
-from webapp.services.downloads import http, transfer
+from webapp.services.downloads import hubs, transfer
 from webapp.services.downloads.downloads import KIND, Downloads
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.library import placing
@@ -139,7 +139,7 @@ def test_an_overlong_answer_keeps_nothing(downloads: Downloads, settings: Settin
 def test_a_stall_is_noticed(
     downloads: Downloads, settings: Settings, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "STALL_S", 0.05)
+    monkeypatch.setattr(hubs, "STALL_S", 0.05)
     monkeypatch.setattr(transfer, "PROGRESS_BYTES", 1000)
     release = threading.Event()
 

@@ -18,7 +18,7 @@ from webapp.errors import FileMissing, ModelNotFound
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus
 from webapp.resources import STARTER_MODEL
-from webapp.services.library import placing, uploads
+from webapp.services.library import model_files, placing
 from webapp.services.library.model_files import ModelFiles
 
 
@@ -163,7 +163,7 @@ def test_a_move_to_another_disk_copies_and_then_deletes(files, disk, monkeypatch
     def refuse(source, target):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(uploads, "_rename", refuse)
+    monkeypatch.setattr(model_files, "_rename", refuse)
     assert imported(files, disk / "away" / "new.safetensors", "move").status == "done"
     assert tree(disk / "away") == [] and (disk / "models" / "new.safetensors").read_bytes() == good_bytes()
 
@@ -192,7 +192,7 @@ def test_imports_that_are_refused_change_nothing(files, disk):
         ("~nobody-here/x.pth", "file_not_found"),
         ("/tmp/\0.pth", "file_not_found"),
     ]:
-        for mode in uploads.MODES:
+        for mode in model_files.MODES:
             with raises_code(error):
                 files.start_import(str(source), mode)
     with pytest.raises(FileMissing):
@@ -208,7 +208,7 @@ def test_no_room_is_said_before_anything_is_written(files, disk, monkeypatch):
 
 
 def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
-    monkeypatch.setattr(uploads, "COPY_BYTES", 100)
+    monkeypatch.setattr(model_files, "COPY_BYTES", 100)
     written = threading.Event()
     real = placing.write_all
 

@@ -16,8 +16,8 @@ from tests.errors import raises_code
 from tests.services.library.library_folder import good_bytes, torn_bytes, tree
 from webapp.errors import UploadMissing
 from webapp.manager.library import ModelLibrary
-from webapp.services.library import placing, uploads
-from webapp.services.library.uploads import Upload, Uploads
+from webapp.services.library import model_files, placing
+from webapp.services.library.model_files import Upload, Uploads
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_folder_one_may_not_write_to(into, folder):
 
 def test_what_nobody_went_on_with_for_a_day_is_removed(into, folder):
     old, new = into.start("old.pth", 10), into.start("new.pth", 10)
-    day_ago = time.time() - uploads.KEPT_S - 1
+    day_ago = time.time() - model_files.KEPT_S - 1
     os.utime(into.folder / f"{old.id}.part", (day_ago, day_ago))
     assert [upload.id for upload in into.pending()] == [new.id]
     assert not any(old.id in name for name in tree(folder))

@@ -7,8 +7,16 @@ import pytest
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager
 from webapp.engine.state import ModelConfig
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.published import MODES, PLAIN, THINK, TOOLS, default_sampling, mode_of, published_sampling
+from webapp.services.presets.presets import (
+    MODES,
+    PLAIN,
+    THINK,
+    TOOLS,
+    Presets,
+    default_sampling,
+    mode_of,
+    published_sampling,
+)
 from webapp.weights.inspection import Inspection
 
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.services.strategy.engine_memory import measure
-from webapp.services.strategy import fit
+from webapp.services.strategy import choice
 from webapp.services.strategy.hardware import probe
 from webapp.weights.inspection import inspect
 
@@ -25,7 +25,7 @@ HEAD = "| model | strategy | estimated GB | after load GB | real peak GB | error
 
 def row(path: Path, strategy: str) -> str:
     """One line of the table; the reason where the package refuses."""
-    estimated = fit.estimate(inspect(path), strategy, probe())
+    estimated = choice.estimate(inspect(path), strategy, probe())
     if estimated.error is not None:
         return f"| {path.stem} | `{strategy}` | - | - | refused: {estimated.error.message} | - |"
     with tempfile.TemporaryDirectory() as folder:

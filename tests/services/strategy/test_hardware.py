@@ -12,6 +12,7 @@ import pytest
 
 from webapp.manager import nvidia
 from webapp.manager.nvidia import Gpu
+from webapp.services.library.placing import free_bytes
 from webapp.services.strategy import hardware
 from webapp.services.strategy.hardware import Probe
 
@@ -26,7 +27,7 @@ def test_the_machine_has_a_processor_memory_and_a_disk(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_yet_has_the_disk_it_would_be_on(tmp_path: Path) -> None:
-    assert hardware.disk_free(tmp_path / "not" / "yet") == pytest.approx(hardware.disk_free(tmp_path), rel=0.05)
+    assert free_bytes(tmp_path / "not" / "yet") == pytest.approx(free_bytes(tmp_path), rel=0.05)
 
 
 def test_figures_are_kept_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +137,12 @@ def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:
 
 def test_an_estimate_brings_no_torch() -> None:
     code = (
-        "import sys; from webapp.services.strategy import choice, fit, hardware;"
+        "import sys; from webapp.services.strategy import choice, hardware;"
         "from webapp.weights.inspection import inspect;"
         "from webapp.resources import STARTER_MODEL, resource_dir;"
         "found = inspect(resource_dir('models') / STARTER_MODEL);"
         "assert choice.recommend(hardware.probe(), found).strategy;"
-        "assert fit.estimate(found, 'cpu bf16', hardware.probe()).devices;"
+        "assert choice.estimate(found, 'cpu bf16', hardware.probe()).devices;"
         "sys.exit(str({'torch', 'rwkv'} & set(sys.modules) or 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)

@@ -337,7 +337,7 @@ def test_defaults_follow_the_model_that_is_chosen_in_the_form(browser, monkeypat
     """The frequency penalty of the small starter must not stick to the large model someone chooses next."""
     sizes = {entry.inspection.parameters: entry.name for entry in browser.manager.library.list()}
     small, large = sizes[min(sizes)], sizes[max(sizes)]
-    monkeypatch.setattr("webapp.services.presets.published.TINY_PARAMETERS", max(sizes))
+    monkeypatch.setattr("webapp.services.presets.presets.TINY_PARAMETERS", max(sizes))
     mine = browser.presets.create("Mine", {"model": small, "top_p": 0.5})
     posted = form_of(browser.get(f"/presets/{mine.id}")[1])
     assert (posted["frequency_penalty"], posted["top_p"]) == (["0.2"], ["0.5"])

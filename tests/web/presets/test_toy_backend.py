@@ -19,7 +19,7 @@ from webapp.errors import StrategyError
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench import speed
-from webapp.services.strategy import choice, fit, hardware
+from webapp.services.strategy import choice, hardware
 
 MODEL = "six.safetensors"
 GB = 10**9
@@ -101,7 +101,7 @@ def test_it_stands_in_the_comparison(browser):
 def test_the_fit_estimate_asks_its_footprint(browser, level, verdict):
     found = browser.manager.library.entry(MODEL).inspection
     machine = hardware.Hardware("cpu", 4, 8, 8 * GB, 4 * GB, (), GB)
-    estimated = fit.estimate(found, f"toy level={level}", machine)
+    estimated = choice.estimate(found, f"toy level={level}", machine)
     assert (estimated.verdict, estimated.needed_bytes) == (verdict, level * GB + 1000)
     assert "toy red" in [other.strategy for other in estimated.alternatives] or verdict == "fits"
 

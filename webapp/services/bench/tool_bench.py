@@ -1,4 +1,5 @@
-"""A run of the tool bench: asks the loaded model every case, a few at a time, and scores each answer at once.
+"""A run of the tool bench: asks the loaded model every case, a few at a time, and scores each answer at once; and the
+report of its answers: the figures of each mode, and which tool was called instead of which.
 
 One run at a time, as a job with stored answers. Its requests use the same queue as all others, as one client, so chats
 continue during a run. All answers must come from the same model, strategy and state; if these change, the run ends.
@@ -6,9 +7,11 @@ continue during a run. All answers must come from the same model, strategy and s
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +29,6 @@ from webapp.errors import BenchRefused, ModelError, QueueFull, RequestError, Roo
 from webapp.i18n import Text
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
-from webapp.services.bench.reports import CONSTRAINED, MODES, Answer, reports
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, format_of, prepare
 from webapp.services.generation.structure import call_constraint
@@ -35,19 +37,139 @@ from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 from webapp.structured.grammar import check, matches
 from webapp.tools.bench import (
+    FIGURES,
     MAX_CASES,
     BenchCase,
+    CallScore,
     MadeCases,
     Reading,
     call_to_dict,
     make_cases,
     read_answer,
     score_calls,
+    shares,
 )
 
+log = logging.getLogger(__name__)
+KIND = "tool_bench"
+CLIENT = "tool bench"
+AT_ONCE = 4
+RETRY_S = 0.3
 MAX_TOKENS = 400
 """Per answer: enough for a call with long arguments, and a limit for a model that does not stop."""
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=MAX_TOKENS)
+CONSTRAINED, FREE = "constrained", "free"
+MODES = (CONSTRAINED, FREE)
+Answer = dict[str, Any]
+"""The stored data of one case in one mode, which :func:`reports` reads:
+
+``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (the prompt after the tool definitions that
+all cases share), ``raw`` (the whole output), ``called``, ``sets_out`` (the beginning of a call was written), ``score``,
+``finish_reason``, ``tokens``, and ``error`` if the case failed.
+"""
+NO_CALL, OTHER = "", "?"
+"""Entries of the confusion table that no tool name can equal: no call; an invalid call or one of an unknown tool."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``counts`` of (expected, called), per call: an answer with two calls counts twice. Names are in the order of the
+    definitions, then NO_CALL, then (only for called) OTHER."""
+
+    expected: tuple[str, ...]
+    called: tuple[str, ...]
+    counts: Mapping[tuple[str, str], int]
+
+    def count(self, expected: str, called: str) -> int:
+        return self.counts.get((expected, called), 0)
+
+
+@dataclass(frozen=True)
+class ModeReport:
+    """``shares``: from 0 to 1 by the names of :data:`FIGURES`, None if no case has the figure. ``counts``: their
+    (right, total)."""
+
+    mode: str
+    cases: int
+    right: int
+    shares: Mapping[str, float | None]
+    counts: Mapping[str, tuple[int, int]]
+    confusion: Confusion
+
+
+def reports(setup: Mapping[str, Any], answers: Sequence[Answer]) -> tuple[ModeReport, ...]:
+    """One report for each mode that has answers, constrained mode first."""
+    names = tuple(str(tool["name"]) for tool in setup["tools"])
+    by_mode = {mode: [answer for answer in answers if answer["mode"] == mode] for mode in MODES}
+    return tuple(_report(mode, names, found) for mode, found in by_mode.items() if found)
+
+
+def is_right(answer: Answer) -> bool:
+    return "error" not in answer and CallScore(**answer["score"]).is_right
+
+
+def wrong_first(answers: Sequence[Answer]) -> list[Answer]:
+    """Wrong answers first, then by case, so that both modes of a case are next to each other."""
+    return sorted(answers, key=lambda answer: (is_right(answer), answer["place"], MODES.index(answer["mode"])))
+
+
+def document(
+    setup: Mapping[str, Any], answers: Sequence[Answer], error: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """For JSON. An interrupted run has fewer answers than ``asked``."""
+    return {
+        "setup": dict(setup),
+        "answered": len(answers),
+        "error": dict(error) if error else None,
+        "modes": {report.mode: _as_dict(report) for report in reports(setup, answers)},
+        "answers": sorted(answers, key=lambda answer: (answer["place"], answer["mode"])),
+    }
+
+
+def _report(mode: str, names: tuple[str, ...], answers: Sequence[Answer]) -> ModeReport:
+    scores = [CallScore(**answer["score"]) for answer in answers]
+    found = shares(scores, FIGURES)
+    values = {name: [getattr(score, name) for score in scores] for name in FIGURES}
+    return ModeReport(
+        mode,
+        len(answers),
+        sum(map(is_right, answers)),
+        {name: None if math.isnan(found[name]) else found[name] for name in FIGURES},
+        {name: (values[name].count(True), len(answers) - values[name].count(None)) for name in FIGURES},
+        _confusion(names, answers),
+    )
+
+
+def _confusion(names: tuple[str, ...], answers: Sequence[Answer]) -> Confusion:
+    counts = Counter(pair for answer in answers for pair in _pairs(answer, names))
+    called = (*names, NO_CALL, OTHER)
+    return Confusion((*names, NO_CALL), called, counts)
+
+
+def _pairs(answer: Answer, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of expected and actual calls, in order."""
+    expected = [call["name"] for call in answer["expected"]] or [NO_CALL]
+    called = [call["name"] if call["name"] in names else OTHER for call in answer["called"]]
+    if not called and (answer["sets_out"] or "error" in answer):
+        called = [OTHER]
+    return list(itertools.zip_longest(expected, called or [NO_CALL], fillvalue=NO_CALL))
+
+
+def _as_dict(report: ModeReport) -> dict[str, Any]:
+    rows = {
+        _label(expected): {
+            _label(called): report.confusion.count(expected, called)
+            for called in report.confusion.called
+            if report.confusion.count(expected, called)
+        }
+        for expected in report.confusion.expected
+    }
+    counts = {name: list(pair) for name, pair in report.counts.items()}
+    return {"cases": report.cases, **report.shares, "right": report.right, "counts": counts, "confusion": rows}
+
+
+def _label(name: str) -> str:
+    return {NO_CALL: "(no call)", OTHER: "(unreadable or unknown)"}.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -87,11 +209,6 @@ def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: in
     too many in total."""
     most = max(1, (MAX_CASES * 3 // 4) // max(1, len(definitions)))
     return make_cases(definitions, language, seed, min(per_tool, most), matches)
-
-
-AT_ONCE = 4
-CLIENT = "tool bench"
-RETRY_S = 0.3
 
 
 class BenchRunner:
@@ -257,10 +374,6 @@ def _judged(case: BenchCase, reading: Reading) -> dict[str, Any]:
 
 def _sampling(request: BenchRequest) -> dict[str, Any]:
     return {name: value for name, value in request.params.to_dict().items() if not name.startswith("stop_") and value}
-
-
-KIND = "tool_bench"
-log = logging.getLogger(__name__)
 
 
 class ToolBench:

@@ -26,8 +26,7 @@ from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from
 from webapp.services.generation.request import PreparedPrompt, PromptModel, dialect_of, format_of, prepare
 from webapp.services.generation.structure import call_constraint
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.published import mode_of
+from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset

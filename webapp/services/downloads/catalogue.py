@@ -21,8 +21,7 @@ from pathlib import Path
 from webapp.engine.backend import RAM
 from webapp.engine.state import ARCHITECTURES, ModelConfig
 from webapp.services.downloads.hubs import REPOSITORY
-from webapp.services.strategy.choice import recommend
-from webapp.services.strategy.fit import FITS
+from webapp.services.strategy.choice import FITS, recommend
 from webapp.services.strategy.hardware import Hardware
 from webapp.weights.inspection import Inspection
 from webapp.weights.tensor_info import TensorInfo

@@ -13,8 +13,7 @@ from webapp.errors import DownloadError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.downloads.catalogue import find, read_catalogue, use_newer
-from webapp.services.downloads.http import Http
-from webapp.services.downloads.hubs import LISTING_BYTES, REPOSITORY, HubFile, Hubs
+from webapp.services.downloads.hubs import LISTING_BYTES, REPOSITORY, Http, HubFile, Hubs
 from webapp.services.downloads.transfer import Part, ShareOfJob, Source, Transfer, unfinished
 from webapp.services.jobs import PAUSED, Job, Jobs, Running
 from webapp.services.library import placing

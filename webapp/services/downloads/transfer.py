@@ -22,7 +22,7 @@ from typing import Any
 
 from webapp.errors import DownloadError, RoostError
 from webapp.i18n import size_text
-from webapp.services.downloads.http import Answer, Http, interrupt
+from webapp.services.downloads.hubs import Answer, Http, interrupt
 from webapp.services.jobs import Running
 from webapp.services.library.placing import (
     RESERVE_BYTES,

@@ -39,8 +39,7 @@ from webapp.services.generation.request import (
     template_of,
 )
 from webapp.services.generation.structure import constraint_of, form_told, offered_by
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.published import PLAIN, mode_of
+from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.services.states import NEW_ENDING
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name

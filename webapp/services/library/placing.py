@@ -70,9 +70,9 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of ``folder``, which need not exist yet."""
-    for place in (folder, *folder.parents):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    """Free bytes on the disk of ``folder``, which need not exist yet; 0 if unknown."""
+    for place in (folder, *folder.absolute().parents):
+        with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from webapp.engine.state import ModelConfig
 from webapp.manager.health import available_bytes
 from webapp.manager.nvidia import GPUS, Gpu
+from webapp.services.library.placing import free_bytes
 
 __all__ = ["Gpu", "Hardware", "Probe", "forget_answers", "kept", "probe"]
 
@@ -96,7 +96,7 @@ class Probe:
             ram_total=psutil.virtual_memory().total,
             ram_available=available_bytes(),
             gpus=GPUS.read(),
-            disk_free=disk_free(folder),
+            disk_free=free_bytes(folder),
         )
 
 
@@ -106,16 +106,6 @@ _probe = Probe()
 def probe(folder: Path | None = None) -> Hardware:
     """The current machine (at most two seconds old); ``disk_free`` is for ``folder`` or the current one."""
     return _probe.read(folder or Path())
-
-
-def disk_free(folder: Path) -> int:
-    """For the nearest existing parent folder; 0 if unknown."""
-    for candidate in (folder, *folder.absolute().parents):
-        try:
-            return shutil.disk_usage(candidate).free
-        except OSError:
-            continue
-    return 0
 
 
 @functools.cache

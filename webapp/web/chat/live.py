@@ -19,7 +19,7 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, Reas
 from webapp.engine.sampling_params import SamplingParams
 from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
-from webapp.services.presets.published import Sampling, mode_of, published_sampling
+from webapp.services.presets.presets import Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import Person
 from webapp.storage.presets import Preset

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.engine.options import EngineOptions
 from webapp.errors import ModelNotFound, RoostError, WeightsError
-from webapp.services.library.uploads import Parts, Upload
+from webapp.services.library.model_files import Parts, Upload
 from webapp.services.presets.fields import checked_fields
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs

@@ -23,12 +23,10 @@ from webapp.i18n import say, sentences, size_text
 from webapp.manager.automatic import COMPILING
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
-from webapp.services.library.model_files import HOLDS_A_MODEL
+from webapp.services.library.model_files import HOLDS_A_MODEL, MODES
+from webapp.services.library.model_files import KIND as IMPORT
 from webapp.services.library.placing import free_bytes
-from webapp.services.library.uploads import KIND as IMPORT
-from webapp.services.library.uploads import MODES
-from webapp.services.strategy.choice import recommend, strategy_for, validate
-from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, Fit, estimate
+from webapp.services.strategy.choice import CANNOT_RUN, FITS, TIGHT, Fit, estimate, recommend, strategy_for, validate
 from webapp.web.jobs import job_list
 from webapp.web.kit.page import Choice, PageContext, Toast, Values, html_id, moment_text, parameters_text
 from webapp.web.models.downloads import known_section

@@ -15,8 +15,18 @@ from webapp.engine.registry import build, is_automatic, read_builder
 from webapp.engine.state import ModelConfig
 from webapp.i18n import say, sentences, size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
-from webapp.services.strategy.choice import StrategyCheck, kinds_here, recommend, validate
-from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, DeviceFit, Fit, estimate
+from webapp.services.strategy.choice import (
+    CANNOT_RUN,
+    FITS,
+    TIGHT,
+    DeviceFit,
+    Fit,
+    StrategyCheck,
+    estimate,
+    kinds_here,
+    recommend,
+    validate,
+)
 from webapp.services.strategy.hardware import kept
 from webapp.web.kit.page import Choice, PageContext, Values
 from webapp.weights.inspection import Inspection

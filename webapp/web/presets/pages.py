@@ -31,8 +31,7 @@ from webapp.services.presets.fields import (
     Parameter,
 )
 from webapp.services.presets.files import FILE_CHARS
-from webapp.services.presets.presets import SaveOutcome
-from webapp.services.presets.published import published_sampling
+from webapp.services.presets.presets import SaveOutcome, published_sampling
 from webapp.services.states import StateEntry
 from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept

@@ -20,22 +20,26 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BenchCaseInvalid, BenchRefused, GrammarInvalid, ModelError, RoostError, error_from_dict
-from webapp.services.bench.reports import (
+from webapp.services.bench.tool_bench import (
+    GREEDY,
+    KIND,
+    MAX_TOKENS,
     MODES,
     NO_CALL,
     OTHER,
     Answer,
+    BenchRequest,
     Confusion,
     ModeReport,
     document,
     is_right,
+    made_cases,
     reports,
     wrong_first,
 )
-from webapp.services.bench.tool_bench import GREEDY, KIND, MAX_TOKENS, BenchRequest, made_cases
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.jobs import Job
-from webapp.services.presets.published import TOOLS
+from webapp.services.presets.presets import TOOLS
 from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
 from webapp.tools.bench import (
     FIGURES,
