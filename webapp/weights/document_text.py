@@ -14,10 +14,11 @@ from webapp.i18n import Text
 
 MOST_PAGES = 500
 MOST_CHARS = 2_000_000
-"""Many times more than a state can be made from."""
+"""Much more than a state can be made from."""
 UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
 DOCX_UNSEEN = frozenset(("Fallback", "moveFrom", "tabs"))
-"""The same once more for old programs, text where it stood before it was moved, places of a paragraph's tabs."""
+"""Elements without visible text: copies for old programs, text at its old place after a move, tab stops of a
+paragraph."""
 DOCX_BREAKS = {"p": "\n", "br": "\n", "cr": "\n", "tr": "\n", "tab": "\t", "noBreakHyphen": "-"}
 BLOCKS = re.compile(
     "address|article|aside|blockquote|br|d[dlt]|div|figcaption|footer|form|h[1-6r]|header|li|main|nav|ol|p|pre|section|"
@@ -26,7 +27,8 @@ BLOCKS = re.compile(
 
 
 def pdf_text(path: Path) -> str:
-    """Page by page. ``document_unreadable`` if it is damaged, locked, too long or has no text (scanned pages)."""
+    """Text page by page. Raises ``document_unreadable`` if it is damaged, locked, too long or has no text (scanned
+    pages)."""
     try:
         from pypdf import PdfReader
         from pypdf.errors import PdfReadError, PyPdfError
@@ -61,8 +63,8 @@ def pdf_text(path: Path) -> str:
 
 
 def docx_text(path: Path) -> str:
-    """A line a paragraph, a row of a table with its cells apart by tabs; without notes, comments and what was deleted
-    (ECMA-376, part 1, 17). ``document_unreadable`` for what is damaged, too long or has no text."""
+    """One line per paragraph; cells of a table row are separated by tabs. Notes, comments and deleted text are left out
+    (ECMA-376, part 1, 17). Raises ``document_unreadable`` if it is damaged, too long or has no text."""
     import zipfile
     from xml.etree import ElementTree
 

@@ -38,7 +38,7 @@ FORMAT_NAMES = {
     "npy": Text("reason.weights.numpy_array"),
 }
 
-# The first is the one to recommend. web-rwkv calls safetensors .st; state files of either format go by .state too.
+# The first is recommended. web-rwkv calls safetensors .st; state files of either format may be called .state.
 EXTENSIONS = {
     "pth": (".pth", ".pt", ".state"),
     "safetensors": (".safetensors", ".st", ".state"),
@@ -131,7 +131,7 @@ def sniff(path: Path) -> str:
         return "gguf"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    # An absurd length is left to the reader, which names it; 2**48 tells a length from text.
+    # The reader reports an absurd length; 2**48 distinguishes a length from text.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:
         return "safetensors"
     if head[0] == 0x80 and head[1] in (2, 3, 4, 5):  # the PROTO opcode of a pickle, or a header of 640 bytes above

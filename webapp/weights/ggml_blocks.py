@@ -1,7 +1,8 @@
-"""ggml's quantised types in numpy: 32 (or 256) numbers of a row become one block of a scale and small integers.
+"""ggml's quantised types in numpy: 32 (or 256) numbers of a row become one block with a scale and small integers.
 
-Written after ggml-quants.c (``quantize_row_*_ref``, ``dequantize_row_*``) and ggml-common.h: the same bits, so that a
-file made here is the file rwkv.cpp's own tools make. The K types are read only; their quantisers search.
+Follows ggml-quants.c (``quantize_row_*_ref``, ``dequantize_row_*``) and ggml-common.h bit by bit, so that a file has
+the same bytes as one written by rwkv.cpp's own tools. The K types can only be read; their quantisers search for the
+best scales.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 
 from webapp.weights.tensor_info import BLOCKS
 
-Bytes = NDArray[Any]  # uint8; numpy's types widen it at every shift
+Bytes = NDArray[Any]  # uint8; numpy widens it at every shift
 Floats = NDArray[np.float32]
 WRITABLE = ("float32", "float16", "bfloat16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 READABLE = (*WRITABLE, "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 
 
 def quantize(values: Floats, dtype: str) -> Bytes:
-    """The bytes of a tensor whose last dimension is its rows, a multiple of 32 for a quantised type."""
+    """The bytes of a tensor. Its rows (the last dimension) must be a multiple of 32 for a quantised type."""
     values = np.ascontiguousarray(values, np.float32)
     if dtype == "float32":
         return values.reshape(-1).view(np.uint8)
@@ -29,7 +30,7 @@ def quantize(values: Floats, dtype: str) -> Bytes:
         return values.astype(np.float16).reshape(-1).view(np.uint8)
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
-        bits = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))  # to the nearest, to even at a tie
+        bits = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))  # to the nearest, ties to even
         return (bits >> np.uint32(16)).astype(np.uint16).reshape(-1).view(np.uint8)
     blocks = values.reshape(-1, BLOCKS[dtype][0])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -37,7 +38,7 @@ def quantize(values: Floats, dtype: str) -> Bytes:
 
 
 def dequantize(data: Bytes, dtype: str) -> Floats:
-    """Flat. ``data`` may be read-only."""
+    """A flat array. ``data`` may be read-only."""
     if dtype == "float32":
         return data.view(np.float32)
     if dtype == "float16":
@@ -50,7 +51,7 @@ def dequantize(data: Bytes, dtype: str) -> Floats:
 
 
 def _half(column: Bytes) -> Floats:
-    """16-bit floats of ``(blocks, 2 n)`` bytes as ``(blocks, n)``."""
+    """Converts ``(blocks, 2 n)`` bytes to 16-bit floats ``(blocks, n)``."""
     return np.ascontiguousarray(column).view(np.float16).astype(np.float32)
 
 
@@ -64,7 +65,7 @@ def _inverse(scale: Floats) -> Floats:
 
 
 def _nibbles(quants: Bytes) -> Bytes:
-    """Byte i holds element i and, above it, element i + 16."""
+    """Byte i contains element i in its low half and element i + 16 in its high half."""
     return (quants[:, :16] & 15) | (quants[:, 16:] & 15) << 4
 
 
@@ -78,7 +79,7 @@ def _fifth_bits(quants: Bytes) -> Bytes:
 
 
 def _symmetric(blocks: Floats, half: int) -> tuple[Bytes, Bytes]:
-    """Scale and quants of the types without a minimum: the largest value by size becomes ``-half``."""
+    """Scale and quants of the types without a minimum: the value with the largest magnitude becomes ``-half``."""
     most = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
     scale = (most / np.float32(-half)).astype(np.float32)
     quants = (blocks * _inverse(scale) + np.float32(half + 0.5)).astype(np.int8)
@@ -125,7 +126,7 @@ def _with_fifth_bits(packed: Bytes, bits: Bytes) -> Floats:
 
 
 def _k_scales(data: Bytes) -> tuple[Floats, Floats]:
-    """Q4_K's and Q5_K's eight scales and eight minima of 6 bits, packed in 12 bytes."""
+    """The eight scales and eight minima of Q4_K and Q5_K, 6 bits each, packed in 12 bytes."""
     low, mid, high = data[:, :4], data[:, 4:8], data[:, 8:]
     scales = np.concatenate([low & 63, (high & 15) | (low >> 6) << 4], axis=1)
     minima = np.concatenate([mid & 63, (high >> 4) | (mid >> 6) << 4], axis=1)
@@ -133,7 +134,7 @@ def _k_scales(data: Bytes) -> tuple[Floats, Floats]:
 
 
 def _scaled_with_minima(data: Bytes, quants: Bytes) -> Floats:
-    """``quants (blocks, 8, 32)``, by the two factors in front of the 12 bytes of scales."""
+    """``quants (blocks, 8, 32)``, scaled by the two factors before the 12 bytes of scales."""
     scales, minima = _k_scales(data[:, 4:16])
     scale, least = _half(data[:, 0:2]) * scales, _half(data[:, 2:4]) * minima
     found: Floats = scale[:, :, None] * quants.astype(np.float32) - least[:, :, None]
@@ -141,7 +142,7 @@ def _scaled_with_minima(data: Bytes, quants: Bytes) -> Floats:
 
 
 def _pairs_of_32(packed: Bytes) -> Bytes:
-    """Each 32 bytes hold 32 elements in their low halves and the next 32 above."""
+    """32 bytes contain 32 elements in their low halves and the next 32 in their high halves."""
     parts = packed.reshape(len(packed), 4, 1, 32)
     return (parts >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1) & 15).reshape(len(packed), 8, 32)
 
@@ -167,7 +168,7 @@ def _dequantize_q6_k(data: Bytes) -> Floats:
 
 
 def _twos(packed: Bytes) -> Bytes:
-    """Each 32 bytes hold four runs of 32 elements of 2 bits."""
+    """32 bytes contain four runs of 32 elements with 2 bits."""
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
     return (packed.reshape(len(packed), 2, 1, 32) >> shifts & 3).reshape(len(packed), 16, 16)
 

@@ -27,8 +27,8 @@ GGMF_VERSIONS = (100, 101)
 GGMF_HEADER = struct.Struct("<4s5I")
 GGMF_RECORD = struct.Struct("<3I")
 GGMF_DIMENSIONS = 3
-MOST_SIZE = 1 << 24  # of a vocabulary, a width or a number of layers
-MOST_ELEMENTS = 1 << 40  # of one tensor
+MOST_SIZE = 1 << 24  # for a vocabulary, a width or a number of layers
+MOST_ELEMENTS = 1 << 40  # for one tensor
 
 GGUF_VERSIONS = (1, 2, 3)
 GGUF_STRING, GGUF_ARRAY, GGUF_UINT32, GGUF_INT32, GGUF_FLOAT32 = 8, 9, 4, 5, 6  # gguf_metadata_value_type
@@ -52,7 +52,7 @@ GGML_DTYPES = {
     23: "iq4_xs",
     30: "bfloat16",
 }
-"""ggml_type of ggml.h -> dtype of :class:`TensorInfo`: those a model is kept in."""
+"""ggml_type of ggml.h -> dtype of :class:`TensorInfo`, for the types that models use."""
 GGML_TYPES = {dtype: code for code, dtype in GGML_DTYPES.items()}
 GGUF_TOKEN_TYPES = {"normal": 1, "control": 3, "user-defined": 4, "unused": 5}  # llama_token_type of llama.h
 DEFAULT_ALIGNMENT = 32
@@ -61,7 +61,7 @@ MOST_KEYS = 4096
 MOST_KEY_BYTES = 1024
 MOST_STRING_BYTES = 4 << 20
 MOST_STRINGS = 600_000
-"""In lists: two of 65,536 tokens each are usual, and the largest vocabularies have 260,000."""
+"""In lists: two of 65,536 tokens each are common; the largest vocabularies have 260,000."""
 SMALLEST_KEY_BYTES = 13  # an empty name, a type, one byte
 SMALLEST_TENSOR_BYTES = 24  # in the table: an empty name, no dimensions, type, offset
 
@@ -90,7 +90,7 @@ def read_gguf_vocabulary(path: Path) -> dict[int, bytes] | None:
 
 
 class _Header:
-    """Reads numbers and bytes, and never beyond the file."""
+    """Reads numbers and bytes, never beyond the end of the file."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -110,7 +110,7 @@ class _Header:
         self._file.seek(size, 1)
 
     def _tensor(self, name: bytes, dtype: str, dimensions: tuple[int, ...]) -> tensor_info.TensorInfo:
-        """``dimensions``: the row's length first, as ggml has them."""
+        """``dimensions``: the row's length first, as in ggml."""
         try:
             text = name.decode()
         except UnicodeDecodeError:
@@ -182,11 +182,11 @@ class _Gguf(_Header):
         super().__init__(path, file)
         self._strings_left = MOST_STRINGS
         self._lists: dict[str, Any] = {}
-        """Those of :data:`VOCABULARY_LISTS`, filled where they are wanted."""
+        """The lists of :data:`VOCABULARY_LISTS`, filled if requested."""
         self._wanted: tuple[str, ...] = ()
 
     def _counts(self) -> tuple[int, int, int]:
-        """Version, tensors, keys."""
+        """Version, number of tensors, number of keys."""
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
             raise self._damaged(Text("reason.weights.unknown_gguf_version", found=version))
@@ -252,8 +252,8 @@ class _Gguf(_Header):
         return key, str(number)
 
     def _array(self, wanted: str) -> None:
-        """Stored under the name ``wanted``, or skipped if that is empty. Lists of lists exist in the format but in no
-        model."""
+        """Stores the list under the name ``wanted``; skips it if that is empty. Lists of lists are allowed in the
+        format, but no model has them."""
         kind, count = struct.unpack("<IQ", self._take(12))
         if kind != GGUF_STRING:
             size = self._size(kind) * count
@@ -295,7 +295,7 @@ PLAIN_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 
 
 def _unescaped(token: bytes) -> bytes:
-    """As llama.cpp reads a token of RWKV (llama_unescape_rwkv_token of llama-vocab.cpp)."""
+    """Decodes a token of RWKV as llama.cpp does (llama_unescape_rwkv_token in llama-vocab.cpp)."""
 
     def replaced(found: re.Match[bytes]) -> bytes:
         return bytes.fromhex(found[1].decode()) if found[1] else PLAIN_ESCAPES.get(found[2], found[2])

@@ -114,7 +114,7 @@ def _v5(last: str, repeats: int) -> Callable[[Floats, Exp], Floats]:
 
 
 def stored_dtype(piece: Piece, wanted: str) -> str:
-    """The dtype of a tensor in a file of the type ``wanted``: float32, float16 or one of the quantised."""
+    """The dtype of a tensor in a file of type ``wanted``: float32, float16 or a quantised one."""
     dimensions = len(piece.shape)
     if wanted == "float32" or dimensions == 1:
         return "float32"
@@ -124,7 +124,7 @@ def stored_dtype(piece: Piece, wanted: str) -> str:
 
 
 def passes_float16(piece: Piece) -> bool:
-    """Whether rwkv.cpp rounds the tensor to 16 bits before it is quantised, which it does from a file of FP16."""
+    """Whether rwkv.cpp rounds the tensor to 16 bits before quantising it, as it does with an FP16 file."""
     return not any(part in piece.name for part in KEPT_FLOAT32)
 
 
@@ -134,7 +134,7 @@ GGUF_LOW_RANK = tuple(f"time_mix_{x}{half}.weight" for x in ("decay_w", *"wavg")
 
 
 def gguf_pieces(infos: Mapping[str, TensorInfo], config: ModelConfig) -> Iterator[Piece]:
-    """llama.cpp's tensors of an RWKV-6 or 7 with official names and no start state."""
+    """llama.cpp's tensors of an RWKV-6 or 7 with official names and no initial state."""
     named = GGUF_LAYER_NAMES | (GGUF_V6_NAMES if config.major == 6 else GGUF_V7_NAMES)
     back = {name: gguf for gguf, name in named.items()}
     for piece in ggml_pieces(infos, config):
@@ -172,8 +172,8 @@ def _gguf_shape(last: str, shape: tuple[int, ...], config: ModelConfig) -> tuple
 
 
 def gguf_dtype(piece: Piece, wanted: str) -> str:
-    """The dtype of a tensor of :func:`gguf_pieces` in a file of the type ``wanted``. In a quantised one the low-rank
-    matrices keep 16 bits, embedding and head 8."""
+    """The dtype of a tensor of :func:`gguf_pieces` in a file of type ``wanted``. In a quantised file, low-rank matrices
+    keep 16 bits, embedding and head 8."""
     if wanted == "float32" or len(piece.shape) == 1 or any(part in piece.name for part in GGUF_FLOAT32):
         return "float32"
     if wanted not in BLOCKS:

@@ -24,7 +24,7 @@ from webapp.weights.tensor_info import BLOCKS, FileContents, StoredTensor, Tenso
 FORMATS = ("ggml-bin", "gguf")
 VECTOR_DTYPES = ("float32", "float16", "bfloat16")
 ARCHITECTURES = {"4.0": "4", "5.1": "5.0", "5.2": "5.2", "6.0": "6", "7.0": "7"}
-"""rwkv.cpp's name of a version -> ours. It calls 5.1 what the rwkv package calls 5.0; the real 5.1 is a 5.2 there."""
+"""rwkv.cpp's name of a version -> ours. Its 5.1 is the rwkv package's 5.0; the real 5.1 becomes a 5.2 there."""
 GGUF_ARCHITECTURES = {"rwkv6": "6", "rwkv7": "7"}
 RESCALE = "rwkv6.rescale_every_n_layers"
 
@@ -40,7 +40,8 @@ MATRICES: dict[str, Shape] = {
     "ffn.key.weight": ("F", "D"),
     "ffn.value.weight": ("D", "F"),
 }
-"""Rows, then columns. D: the width, F: the hidden width, V: the vocabulary; small letters: a rank the file chooses."""
+"""Rows, then columns. D: the width, F: the hidden width, V: the vocabulary; small letters: a rank that the file
+determines."""
 MORE_MATRICES: dict[str, dict[str, Shape]] = {
     "4": {"ffn.receptance.weight": ("D", "D")},
     "5.0": {"ffn.receptance.weight": ("D", "D")},
@@ -71,7 +72,8 @@ VECTORS: dict[str, tuple[str, ...]] = {
     ),
     "7": (*HEAD_NORM, *(f"att.{x}" for x in ("x_rwkvag", "w0", "a0", "v0", "k_k", "k_a", "r_k")), "ffn.x_k"),
 }
-"""Of D elements each, but for v7's ``x_rwkvag`` (6 D) and v5's ``time_decay`` and bonus (one number a head, too)."""
+"""Each has D elements, except v7's ``x_rwkvag`` (6 D) and v5's ``time_decay`` and bonus (one number per head is
+allowed)."""
 NOT_IN_FIRST_LAYER = ("att.v0", "att.v1", "att.v2")
 
 
@@ -107,7 +109,7 @@ def read_model(path: str | Path) -> GgmlModel:
 
 
 def model_of(path: Path, contents: FileContents) -> GgmlModel:
-    """The same of a table of contents that was read already."""
+    """For a table of contents that has already been read."""
     try:
         if contents.format == "gguf":
             tensors, config = _renamed(contents), _gguf_config(contents)
@@ -122,7 +124,7 @@ def model_of(path: Path, contents: FileContents) -> GgmlModel:
 
 
 def matrix_names(path: Path, infos: Mapping[str, TensorInfo], config: ModelConfig) -> set[str]:
-    """Which of a model's tensors, in rwkv.cpp's names and shapes, are matrices; the others are vectors. Raises
+    """Which tensors of a model, with rwkv.cpp's names and shapes, are matrices; the others are vectors. Raises
     WeightsError if one is missing or does not fit."""
     tensors = {name: StoredTensor(info, 0, contiguous_strides(info.shape), 0) for name, info in infos.items()}
     try:
@@ -148,7 +150,7 @@ def describe_ggml(contents: FileContents) -> Description:
 
 
 class _Refused(Exception):
-    """Says what is wrong."""
+    """Its text says what is wrong."""
 
 
 def _find(tensors: Mapping[str, StoredTensor], name: str) -> TensorInfo:
@@ -159,7 +161,7 @@ def _find(tensors: Mapping[str, StoredTensor], name: str) -> TensorInfo:
 
 
 def _bin_config(contents: FileContents) -> ModelConfig:
-    """Versions are told apart as rwkv_load_model_from_file does (rwkv_model_loading.inc)."""
+    """Distinguishes versions as rwkv_load_model_from_file does (rwkv_model_loading.inc)."""
     att, tensors = "blocks.0.att.", contents.tensors
     version = "4.0"
     if f"{att}ln_x.weight" in tensors:
@@ -228,7 +230,7 @@ def _checked(tensors: Mapping[str, StoredTensor], config: ModelConfig) -> Iterat
         yield _vector(name, _stored(tensors, name), (config.n_embd,))
     matrices = MATRICES | MORE_MATRICES[config.architecture]
     for layer in range(config.n_layer):
-        bound = dict(sizes)  # ranks may differ from layer to layer
+        bound = dict(sizes)  # ranks may differ between layers
         for name, shape in matrices.items():
             if layer or name not in NOT_IN_FIRST_LAYER:
                 full = f"blocks.{layer}.{name}"
@@ -243,7 +245,7 @@ def _checked(tensors: Mapping[str, StoredTensor], config: ModelConfig) -> Iterat
 
 
 def _elements(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """How many a vector may have."""
+    """Allowed numbers of elements of a vector."""
     if name == "att.x_rwkvag":
         return (6 * config.n_embd,)
     if config.major == 5 and name in ("att.time_decay", "att.time_first", "att.time_faaaa"):
@@ -257,7 +259,7 @@ def _stored(tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor:
 
 
 def _matrix(name: str, stored: StoredTensor, shape: Shape, sizes: dict[str, int]) -> GgmlTensor:
-    """Binds the letters of ``shape`` that are not in ``sizes`` yet."""
+    """Adds sizes for the letters of ``shape`` that are not in ``sizes`` yet."""
     found = stored.info.shape
     if len(found) != len(shape):
         raise _Refused(Text("reason.weights.has_another_shape", name=name, found=str(found), expected=str(shape)))
@@ -318,7 +320,7 @@ FUSED_ORDER_V6 = "wkvrg"
 
 
 def _renamed(contents: FileContents) -> dict[str, StoredTensor]:
-    """A GGUF's tensors under rwkv.cpp's names; those that are none of them are left out."""
+    """A GGUF's tensors under rwkv.cpp's names, without those that it does not know."""
     is_6 = contents.metadata.get("general.architecture") == "rwkv6"
     layer_names = GGUF_LAYER_NAMES | (GGUF_V6_NAMES if is_6 else GGUF_V7_NAMES)
     found: dict[str, StoredTensor] = {}
@@ -340,7 +342,7 @@ def _renamed(contents: FileContents) -> dict[str, StoredTensor]:
 
 
 def _part(stored: StoredTensor, place: int, parts: int) -> StoredTensor:
-    """One of ``parts`` equal pieces, one after another."""
+    """One of ``parts`` equal, consecutive pieces."""
     numel = stored.info.numel // parts
     info = TensorInfo(stored.info.name, (numel,), stored.info.dtype)
     offset = stored.offset + place * info.nbytes

@@ -44,15 +44,15 @@ BITMAP_BYTES = 65536 // 8
 
 @dataclass(frozen=True)
 class Inspection:
-    """One file, or one folder. Sizes in bytes; ``dtype`` is the one most elements have.
+    """One file, or one folder. Sizes are in bytes; ``dtype`` is that of most elements.
 
     ``format``: pth, safetensors, npy, ggml-bin or gguf.
     ``kind``: model, music, state, lora or unknown; ``reason`` says why it is unknown, or what is unusual about it.
     ``config``: sizes, None unless kind is model or music (and for a GGUF of another kind).
-    ``naming``: official, or the name of the spelling its tensors are stored in (:mod:`.spelling`); ``tensors`` are
-    those of the official one, but for an unknown file.
-    ``adapter``: of a LoRA, which kind it is: lora, pissa-init, bone, or model (a whole model is beside it).
-    ``converted_strategy``: the one strategy a file converted by the rwkv package can run, with that file's version.
+    ``naming``: official, or the spelling of the stored tensors (:mod:`.spelling`); ``tensors`` use the official one,
+    except in an unknown file.
+    ``adapter``: the kind of a LoRA: lora, pissa-init, bone, or model (the file also contains a whole model).
+    ``converted_strategy``: the only strategy for a file converted by the rwkv package, with the file's version.
     ``tokenizer``: a hint from the vocabulary's size: world, 20b, byte, abc, midi, midi-piano or custom.
     """
 
@@ -68,7 +68,7 @@ class Inspection:
     converted_version: str | None
     naming: str
     tokenizer: str | None
-    reason: Any  # Text | str, for which msgspec has no type
+    reason: Any  # Text | str, which msgspec cannot express
     metadata: dict[str, str]
     tensors: tuple[TensorInfo, ...]
     adapter: str = ""
@@ -202,7 +202,8 @@ MOST_NAME_CHARS = 200
 
 
 def model_name(info: Inspection) -> str:
-    """Of its file or folder, with what its metadata call it behind; a file called ``model`` goes by its folder too."""
+    """The name of its file or folder, followed by its name in the metadata. If the file is called ``model``, its
+    folder's name is included."""
     path = Path(info.path)
     told = [info.metadata.get(key, "")[:MOST_NAME_CHARS] for key in NAMES]
     folder = [path.parent.name] if path.name.startswith(("model.", "model-", "pytorch_model")) else []
@@ -236,7 +237,7 @@ def generation_config(info: Inspection) -> dict[str, Any]:
 
 
 def _source(value: object) -> str:
-    """A template, or the one called default of several."""
+    """A template; of several, the one named default."""
     if isinstance(value, list):
         named = {row.get("name"): row.get("template") for row in value if isinstance(row, dict)}
         value = named.get("default")
@@ -255,7 +256,7 @@ def _text(folder: str, name: str) -> str:
     path = os.path.join(folder, name)
     try:
         stamp = os.stat(path)
-    except (OSError, ValueError):  # the usual case: the model is a file
+    except (OSError, ValueError):  # the usual case: the model is a single file
         return ""
     return _read(path, stamp.st_mtime_ns, stamp.st_size)
 

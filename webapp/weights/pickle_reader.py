@@ -45,14 +45,14 @@ def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
         ) from None
     except Damaged as exc:
         raise _damaged(path, exc.args[0]) from None
-    except (struct.error, IndexError):  # an opcode's argument, or what it takes from the stack, is not there
+    except (struct.error, IndexError):  # an opcode's argument or its values on the stack are missing
         raise _damaged(path, Text("reason.weights.ends_in_the_middle")) from None
     except UnicodeDecodeError:
         raise _damaged(path, Text("reason.weights.text_in_it_is_not_utf")) from None
 
 
 class _Reader:
-    """``stack`` is the innermost open list, tuple or dict; ``marks`` are those around it, each waiting for its end."""
+    """``stack`` is the innermost open list, tuple or dict; ``marks`` are the incomplete ones around it."""
 
     def __init__(self, data: bytes, start: int) -> None:
         self.data = data
@@ -76,7 +76,6 @@ class _Reader:
         raise Damaged(Text("reason.weights.too_many_instructions", limit=MOST_STEPS))
 
     def take(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
         begin, end = self.position, self.position + size
         if end > len(self.data):
             raise Damaged(Text("reason.weights.ends_in_the_middle"))
@@ -112,7 +111,7 @@ class _Reader:
         self.stack = []
 
     def items(self) -> list[Any]:
-        """Everything since the last mark."""
+        """All values since the last mark."""
         found, self.stack = self.stack, self.marks.pop()
         return found
 
@@ -125,8 +124,8 @@ def _damaged(path: Path, error: Text | str) -> WeightsError:
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
-    """Keys and values in turn. Entries under a number (an optimizer's) are dropped; any other key is refused, for a
-    key has to be hashed, and a tuple or a huge number makes that as slow as its writer likes."""
+    """Alternating keys and values. Entries with a number as key (an optimizer's) are dropped. Other keys are refused,
+    because a key must be hashed, and hashing a tuple or a huge number can be made as slow as an attacker likes."""
     if isinstance(target, Inert):
         return
     if type(target) is not dict or len(items) % 2:
@@ -146,7 +145,7 @@ def _append(target: Any, items: Sequence[Any]) -> None:
 
 
 def _text(reader: _Reader, size: int) -> None:
-    """A text; one of more than a megabyte is no name and no setting, and is dropped."""
+    """A text. One of more than a megabyte is neither a name nor a setting, and is dropped."""
     raw = reader.take(size)
     reader.push(raw.decode() if size <= MOST_TEXT_BYTES else Inert("text"))
 
@@ -163,7 +162,7 @@ def _long(reader: _Reader, size: int) -> None:
 
 
 def _decimal(reader: _Reader) -> None:
-    """INT and LONG of the oldest protocol: ``01`` and ``00`` are True and False there."""
+    """INT and LONG of the oldest protocol, in which ``01`` and ``00`` are True and False."""
     line = reader.line()
     if line in ("00", "01"):
         reader.push(line == "01")
@@ -215,13 +214,13 @@ def _reduce(reader: _Reader) -> None:
 
 
 def _new_object(reader: _Reader) -> None:
-    """NEWOBJ: an unknown class's new object, or an empty known one."""
+    """NEWOBJ: a new object of an unknown class, or an empty one of a known class."""
     arguments, function = reader.stack.pop(), reader.stack.pop()
     reader.push(call(function, arguments))
 
 
 def _new_object_ex(reader: _Reader) -> None:
-    reader.stack.pop()  # arguments by name
+    reader.stack.pop()  # keyword arguments
     _new_object(reader)
 
 
@@ -266,7 +265,7 @@ def _tuple_of(count: int) -> Callable[[_Reader], None]:
 
 
 def _drop_items(reader: _Reader) -> None:
-    """A set, whose members would have to be hashed."""
+    """A set is dropped, because its members would have to be hashed."""
     reader.items()
 
 
@@ -282,7 +281,8 @@ def _pop(reader: _Reader) -> None:
         reader.items()
 
 
-# A model's pickle is a quarter LONG_BINPUT and mostly the next few: these do without a call of their own.
+# A quarter of a model's pickle is LONG_BINPUT, and most of the rest are the following opcodes; these avoid a function
+# call.
 
 
 def _put_word(reader: _Reader) -> None:

@@ -42,7 +42,7 @@ FULL_32 = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """``header`` is the byte of its local header; ``size`` that of its content, compressed or not."""
+    """``header``: position of its local header; ``size`` of its content, compressed or not."""
 
     name: str
     header: int
@@ -51,7 +51,8 @@ class Member:
 
 
 class ZipDirectory:
-    """``members`` by name. ``file_truncated`` without a whole directory; WeightsError for one no program writes."""
+    """``members`` by name. Raises ``file_truncated`` if the directory is incomplete; WeightsError for one that no
+    program writes."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path = path
@@ -61,7 +62,7 @@ class ZipDirectory:
         self.members = self._read_members()
 
     def data_start(self, member: Member) -> int:
-        """The byte of the file at which a stored member's content begins; all of it lies inside the file."""
+        """The position of a stored member's content, which is completely inside the file."""
         if member.name in self._starts:
             return self._starts[member.name]
         if not member.is_plain:
@@ -88,7 +89,7 @@ class ZipDirectory:
         return self.read(self.members[name], limit_bytes) if name in self.members else b""
 
     def check_apart(self) -> None:
-        """That no two of the members asked for so far share a byte, as no program writes them."""
+        """Raises WeightsError if two of the members used so far overlap; no program writes them so."""
         end, last = 0, ""
         for start, name in sorted((start, name) for name, start in self._starts.items()):
             if start < end:
@@ -113,9 +114,9 @@ class ZipDirectory:
         return members
 
     def _place(self) -> tuple[int, int, int]:
-        """``(entries, bytes, offset)`` of the directory, by the record at the end of the file."""
+        """``(entries, bytes, offset)`` of the directory, from the record at the end of the file."""
         begin = max(0, self._file_bytes - END.size - LONGEST_COMMENT)
-        # Nearly every file ends with a record without a comment: read that first.
+        # Nearly every file ends with a record without a comment, so this is tried first.
         for start in (max(0, self._file_bytes - END.size), begin):
             self._file.seek(start)
             tail = self._file.read(END.size + LONGEST_COMMENT)
@@ -129,7 +130,7 @@ class ZipDirectory:
         raise self._no_directory()
 
     def _place_64(self, end_record: int) -> tuple[int, int, int] | None:
-        """Where the numbers are too large for the record itself; None without such a record."""
+        """For numbers too large for the record itself; None without such a record."""
         if end_record < LOCATOR_64.size:
             return None
         self._file.seek(end_record - LOCATOR_64.size)
@@ -157,7 +158,7 @@ class ZipDirectory:
             raise self._no_directory() from None
         if FULL_32 in (packed, size, header):
             wide = _wide_fields(data[extra_start : extra_start + extra_bytes])
-            # In this order, and only those that the entry itself has no room for.
+            # In this order, and only those too large for the entry itself.
             size, packed, header = (next(wide, 0) if value == FULL_32 else value for value in (size, packed, header))
         if after > len(data) or header >= self._file_bytes:
             raise self._no_directory()
@@ -175,7 +176,7 @@ class ZipDirectory:
 
 
 def _wide_fields(extra: bytes) -> Iterator[int]:
-    """The 64-bit numbers of an entry's extra field 1."""
+    """The 64-bit numbers in an entry's extra field 1."""
     position = 0
     while position + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, position)
@@ -188,16 +189,16 @@ def _wide_fields(extra: bytes) -> Iterator[int]:
 
 
 MAX_PICKLE_BYTES = 32 * 2**20  # a 7B model's is about 0.3 MB
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first thing in an old file
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, at the start of an old file
 MOST_INNER_TABLES = 50
-"""A trainer's checkpoint has a handful: the weights, the optimizer's, the settings."""
+"""A trainer's checkpoint has a few: the weights, the optimizer's state, the settings."""
 REBUILDS = "torch._utils._rebuild_"
 
 
 def read_pth(path: Path) -> FileContents:
     """Table of contents; raises ``file_truncated``, ``unsafe_pickle``, ``not_a_model``, ``unknown_format`` or
     WeightsError."""
-    with path.open("rb", buffering=0) as file:  # 30 bytes of each member: a buffer would read 8 kB
+    with path.open("rb", buffering=0) as file:  # only 30 bytes of each member are needed; a buffer would read 8 kB
         zipped = ZipDirectory(path, file)
         root = _find_root(path, zipped)
         if zipped.read_if_there(root + "byteorder", MAX_PICKLE_BYTES) not in (b"", b"little"):
@@ -219,8 +220,9 @@ def read_pth(path: Path) -> FileContents:
 
 
 def read_legacy_pth(path: Path) -> FileContents:
-    """As torch wrote it before version 1.6 and on request still does: pickles of a magic number, a version, facts of
-    the machine, the content and the keys of its storages; then each storage's number of elements and its bytes."""
+    """The format that torch wrote before version 1.6 and can still write: pickles of a magic number, a version, data
+    about the machine, the content and the keys of its storages; then, for each storage, its number of elements and its
+    bytes."""
     with path.open("rb") as file:
         data = file.read(MAX_PICKLE_BYTES)
         magic, position = read_pickle(path, data)
@@ -245,7 +247,7 @@ def read_legacy_pth(path: Path) -> FileContents:
             count = int.from_bytes(size, "little")
             storage = storages.get(key) if type(key) is str else None
             if storage is None or count != storage.numel:
-                # What is not a tensor's own has a size nobody knows: nothing after it can be found.
+                # A storage without a tensor has an unknown size, so nothing after it can be found.
                 raise _damaged(path, Text("reason.weights.no_tensor_table"))
             starts[key] = position + 8
             position += 8 + storage.nbytes
@@ -261,7 +263,7 @@ def read_legacy_pth(path: Path) -> FileContents:
 
 
 def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -> FileContents:
-    """``start_of``: the byte of the file at which a storage begins, by a tensor that uses it."""
+    """``start_of``: position of a storage in the file, given a tensor that uses it."""
     if isinstance(found, Inert):
         raise WeightsError(
             "not_a_model",
@@ -298,7 +300,7 @@ def _stored(path: Path, name: str, tensor: PickledTensor, start_of: Callable[[st
 
 
 def _find_root(path: Path, zipped: ZipDirectory) -> str:
-    """The folder inside the zip: the name the file had when it was saved, or ``archive``."""
+    """The folder inside the zip: the file's name when it was saved, or ``archive``."""
     roots = [name[: -len("data.pkl")] for name in zipped.members if name.endswith("/data.pkl")]
     if len(roots) == 1:
         return roots[0]
@@ -321,14 +323,14 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _tensors_of(found: Any) -> Mapping[str, Any]:
-    """The table itself; the one table or list in it that holds tensors (trainers call it ``state_dict`` or ``model``,
-    and ``state``); or a list of tensors, named as the states they are."""
+    """The table itself; or the only table or list in it with tensors (trainers name it ``state_dict`` or ``model``, and
+    ``state``); or a list of tensors, with the names of states."""
     if type(found) in (list, tuple):
         return _states_of(found)
     if type(found) is not dict or any(map(_is_tensor, found.values())):
         return found if type(found) is dict else {}
     tables = [value for value in found.values() if type(value) in (dict, list, tuple)]
-    if len(tables) > MOST_INNER_TABLES:  # a file can hold the same long one a hundred thousand times
+    if len(tables) > MOST_INNER_TABLES:  # a file can contain the same long one a hundred thousand times
         return found
     inner = [table for table in tables if type(table) is dict and any(map(_is_tensor, table.values()))]
     inner = inner or [named for named in map(_states_of, tables) if named]
@@ -336,8 +338,8 @@ def _tensors_of(found: Any) -> Mapping[str, Any]:
 
 
 def _states_of(found: Any) -> dict[str, Any]:
-    """Of one tensor a layer, ``time_state``; of three, what the rwkv package keeps of RWKV-5 to 7 while it runs: what
-    the attention saw last, its matrices, and what the channel mix saw last. Empty for anything else."""
+    """One tensor per layer is ``time_state``. Three per layer are the rwkv package's running state of RWKV-5 to 7: the
+    attention's last input, its matrices, and the channel mix's last input. Empty for other numbers."""
     if type(found) not in (list, tuple) or not found or not all(map(_is_tensor, found)):
         return {}
     if all(len(tensor.shape) >= 3 for tensor in found):

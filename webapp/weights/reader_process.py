@@ -38,7 +38,7 @@ NAME = "roost-reader"
 GRACE_S = 5.0
 """The web process ends a request in time; otherwise this process ends itself after this additional time."""
 HERE = ""
-"""Stands in an error's ``path`` for the file of the request, whose name the web process knows how to say."""
+"""In an error's ``path``, stands for the request's file, whose shown name only the web process knows."""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
@@ -57,11 +57,11 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     value: msgspec.Raw
 
 
-# What can be asked for
+# Operations
 
 
 def inspect_file(path: bytes, any_name: bool) -> tuple[Inspection, str | dict[str, Any]]:
-    """The reason beside it: a Text as its dict, so that it can still be said in another language."""
+    """Also returns the reason, a Text as its dict, so that it can be translated later."""
     found = inspect(os.fsdecode(path), any_name)
     reason = plain(found.reason)
     return replace(found, path=HERE, reason=""), reason
@@ -74,8 +74,8 @@ def state_sheet(path: bytes, name: str) -> StateSheet:
 
 
 def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
-    """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in the byte order of this machine; of a running
-    state ``(2, n_layer, n_embd)`` of its shifts behind it."""
+    """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in this machine's byte order; for a running state
+    followed by its shifts ``(2, n_layer, n_embd)``."""
     from webapp.weights.state_file import read_state_file
 
     found = read_state_file(os.fsdecode(path), ModelConfig(**config))
@@ -83,7 +83,7 @@ def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
 
 
 def prefix_source(path: bytes) -> tuple[PrefixSheet, dict[str, Any]] | None:
-    """What a state file says of the beginning of a conversation in it, and what that was made of; no tensor is read."""
+    """The prefix of a state file and the prefix's source; reads no tensor."""
     from webapp.weights.checkpoint import open_checkpoint
 
     with open_checkpoint(os.fsdecode(path)) as checkpoint:
@@ -92,7 +92,7 @@ def prefix_source(path: bytes) -> tuple[PrefixSheet, dict[str, Any]] | None:
 
 
 def state_measures(path: bytes, other: bytes) -> StateMeasures:
-    """Of a state file, against another unless that is no path."""
+    """Of a state file, compared with another if ``other`` is not empty."""
     from webapp.weights.state_file import oriented_states
     from webapp.weights.state_measures import measure
 
@@ -109,7 +109,7 @@ def document_text(path: bytes, kind: str) -> str:
 
 
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
-    """``(path, name, weight)`` each, no path for no state; the blend is written to ``target``."""
+    """``parts``: ``(path, name, weight)``; an empty path means the zero state. Writes the blend to ``target``."""
     from webapp.weights.state_file import blend_states, open_state
     from webapp.weights.state_sheet import write_state_file
 
@@ -119,7 +119,7 @@ def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> No
 
 
 def copy_out(path: bytes, target: bytes, note: str) -> None:
-    """The state merged in a model file, written to ``target``."""
+    """Writes the state merged in a model file to ``target``."""
     from webapp.weights.state_file import merged_state
     from webapp.weights.state_sheet import write_state_file
 
@@ -128,7 +128,7 @@ def copy_out(path: bytes, target: bytes, note: str) -> None:
 
 
 def planned_bytes(path: bytes, target: str, options: dict[str, Any], lora: bytes) -> int:
-    """Of the tensors a conversion would write; the conversion's refusals."""
+    """Bytes of the tensors that a conversion would write; raises the conversion's errors."""
     from webapp.weights.convert.conversion import plan_for
     from webapp.weights.convert.plan import ConversionOptions
 
@@ -137,7 +137,7 @@ def planned_bytes(path: bytes, target: str, options: dict[str, Any], lora: bytes
 
 
 def adapter_fits(path: bytes, adapter: bytes, alpha: float, start: bytes) -> None:
-    """Refused where it does not; 0 for an alpha, no path for a start that is not given."""
+    """Raises an error if it does not fit. ``alpha`` 0 and an empty ``start`` mean not given."""
     from webapp.weights.adapter import AdapterChoice, check_adapter
 
     choice = AdapterChoice(os.fsdecode(adapter), alpha or None, os.fsdecode(start))
@@ -186,7 +186,7 @@ def _listen(requests: Pipe, waiting: queue.SimpleQueue[bytes]) -> None:
         while True:
             waiting.put(read_frame(requests, 1 << 24))
     finally:
-        os._exit(0)  # the web process closed the pipe or is gone
+        os._exit(0)  # the web process has closed the pipe or ended
 
 
 def _answer(request: Request) -> bytes:
@@ -199,7 +199,7 @@ def _answer(request: Request) -> bytes:
     except RoostError as exc:
         return _refusal(request, exc)
     except Exception as exc:
-        traceback.print_exc()  # a fault of ours; the page says at least which file it was
+        traceback.print_exc()  # a bug; the page at least names the file
         error = WeightsError(path=HERE, reason=Text("reason.weights.reader_failed", error=type(exc).__name__))
         return _refusal(request, error)
 
@@ -209,12 +209,12 @@ def _refusal(request: Request, error: RoostError) -> bytes:
     paths = {os.fsdecode(argument) for argument in request.arguments if isinstance(argument, bytes)}
     if told["params"].get("path") in paths:
         told["params"]["path"] = HERE
-    told["message"] = told["hint"] = ""  # made again of the rest
+    told["message"] = told["hint"] = ""  # generated again from the rest
     return msgspec.msgpack.encode(("refused", _plain(told)))
 
 
 def _plain(value: Any) -> Any:
-    """What msgpack has no form for (halves of characters, numbers beyond 64 bits, as files claim them) as text."""
+    """Converts values that msgpack cannot express to text (lone surrogates, numbers beyond 64 bits)."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
@@ -223,8 +223,8 @@ def _plain(value: Any) -> Any:
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Of what this process may write to; maps of files that are only read do not count. Linux keeps to it; elsewhere
-    the web process watches."""
+    """Limits writable memory; maps of files that are only read do not count. Only Linux enforces it; elsewhere the web
+    process watches."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -234,7 +234,7 @@ def _limit_memory(limit_bytes: int) -> None:
 
 
 def _describe_process() -> None:
-    """Its name, and no copy of its memory on disk where it crashes."""
+    """Sets its name, and prevents a core dump after a crash."""
     describe_process(NAME)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource

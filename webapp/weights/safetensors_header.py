@@ -19,8 +19,8 @@ from webapp.weights import tensor_info
 MAX_HEADER_BYTES = 16 << 20
 """The format allows 100 MB; 20,000 tensors take 3 MB."""
 MOST_VALUES = 400_000
-"""Commas and opening brackets: an entry of a matrix has 8. What trainers write into the metadata has them, too."""
-MOST_DIGITS = 19  # of a 64-bit number
+"""Number of commas and opening brackets: a matrix's entry has 8, and trainers' metadata have some."""
+MOST_DIGITS = 19  # in a 64-bit number
 
 DTYPES = {
     "F64": "float64",
@@ -42,8 +42,7 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> tensor_info.FileContents:
-    """Table of contents; raises ``file_truncated``, or WeightsError for a header that makes no sense or has no
-    measure."""
+    """Table of contents. Raises ``file_truncated``, or WeightsError for a header that is invalid or too large."""
     header, data_start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -81,7 +80,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """ValueError for a key that is there twice: readers disagree about which of the two counts."""
+    """Raises ValueError for a duplicate key, because readers differ in which one they use."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
@@ -110,7 +109,7 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         ):
             raise ValueError("sizes are whole numbers")
-        if math.prod(size or 1 for size in shape) >= 2**60:  # also where a zero makes nothing of it
+        if math.prod(size or 1 for size in shape) >= 2**60:  # also if another dimension is zero
             raise ValueError("sizes are out of all proportion")
     except (KeyError, TypeError, ValueError) as exc:
         raise _damaged(path, Text("reason.weights.bad_header_entry", name=name)) from exc
@@ -125,7 +124,7 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
 
 
 def _check_apart(path: Path, tensors: Iterable[tensor_info.StoredTensor]) -> None:
-    """The format lets no two tensors share a byte."""
+    """The format does not allow tensors to overlap."""
     end, last = 0, ""
     for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):
         if tensor.offset < end:

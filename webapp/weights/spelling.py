@@ -4,12 +4,13 @@ Every backend gets official names and shapes, whatever the file has.
 Sources: the checkpoints of BlinkDL (official); convert_rwkv_checkpoint_to_hf.py of Hugging Face (``hf``, RWKV-4 to 6)
 and the RWKV-7 folders that keep the official names under ``model.`` or ``rwkv7.``; rwkv-rs' converter for
 transformers (``rwkv-rs``: squeezed vectors); convert_from_rwkv7.py of flash-linear-attention (``fla``: low-rank
-matrices turned, vectors squeezed, no value residual in layer 0); convert_safetensors.py of RWKV-Runner
-(``web-rwkv``: names of v5 and v6, low-rank matrices and states turned, v5.1's decay and bonus once a channel).
+matrices transposed, vectors squeezed, no value residual in layer 0); convert_safetensors.py of RWKV-Runner
+(``web-rwkv``: names of v5 and v6, low-rank matrices and states transposed, v5.1's decay and bonus repeated for each
+channel).
 
-Reading a name is three steps: what a trainer or a wrapper put before it is taken away (:data:`WRAPPERS`), the words of
-the spelling become the official ones (:data:`SPELLINGS`), and shapes become the official ones. All of it works on the
-table of contents: a turned tensor is the same bytes with other strides.
+There are three steps: removing prefixes of trainers and wrappers (:data:`WRAPPERS`), replacing the spelling's words
+with the official ones (:data:`SPELLINGS`), and changing shapes to the official ones. All of them change only the table
+of contents: a transposed tensor is the same bytes with other strides.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 from webapp.weights.tensor_info import ZEROS, FileContents, StoredTensor, TensorInfo, contiguous_strides
 
 LAYOUT_KEY = "roost.layout"
-"""In a safetensors header: ``web-rwkv`` where Roost wrote it so, for the models whose tensors do not tell."""
+"""In a safetensors header: ``web-rwkv`` if Roost wrote that layout; some models' tensors do not show it."""
 ARCHITECTURE_KEY = "roost.architecture"
 OFFICIAL, WEB_RWKV, HF = "official", "web-rwkv", "hf"
 
@@ -32,8 +33,8 @@ HF_WRAPPER = re.compile(r"(?:model|rwkv7?)\.")
 
 @dataclass(frozen=True)
 class Spelling:
-    """``sign``: how a name begins that only this spelling has. ``words``: patterns and what is official, in order.
-    ``is_turned``: low-rank matrices are transposed where their shape cannot tell."""
+    """``sign``: the beginning of a name that only this spelling has. ``words``: patterns and their official
+    replacements, in order. ``is_turned``: low-rank matrices are transposed if their shape does not tell."""
 
     name: str
     sign: re.Pattern[str]
@@ -112,15 +113,17 @@ SPELLINGS = (
     ),
 )
 
-# Official shapes: vectors of one number a channel are (1, 1, n_embd), and low-rank matrices (n_embd, rank) and back.
+# Official shapes: vectors with one number per channel are (1, 1, n_embd); low-rank matrices are (n_embd, rank) and
+# back.
 WIDE_VECTOR = re.compile(r"\.(x_[rwkvag]|[wav]0|k_k|k_a|time_(mix|maa)_[xwkvrg])$")
 LOW_RANK = re.compile(r"\.att\.[wavg]([12])$")
 HEADS_AND_SIZE = re.compile(r"\.att\.r_k$")
-HEAD_SIZE = 64  # of every released RWKV-7, where r_k was flattened
+HEAD_SIZE = 64  # of every released RWKV-7; used if r_k was flattened
 STATE = re.compile(r"blocks\.[0-9]{1,6}\.att\.time_state")
 FIRST_VALUES = ("v0", "v1", "v2")
 
-# web-rwkv's own words, and what it turns. It calls v6's shifts as v5's, and the bonus of v5.1 and later as v5.0's.
+# web-rwkv's names, and the tensors that it transposes. It names v6's shifts like v5's, and the bonus of v5.1 and later
+# like v5.0's.
 WEB_TURNED = re.compile(r"\.(time_mix_w[12]|time_decay_w[12]|[wagv][12]|time_state)$")
 WEB_LORA_A = re.compile(r"(?<!_lora)\.lora\.0$")
 PER_HEAD = re.compile(r"\.att\.(time_decay|time_faaaa)$")
@@ -128,8 +131,8 @@ PER_HEAD = re.compile(r"\.att\.(time_decay|time_faaaa)$")
 
 @dataclass(frozen=True)
 class WebSpelling:
-    """How web-rwkv stores a tensor. ``is_turned``: last two dimensions exchanged; ``is_repeated``: v5.1's (H,) as
-    (H, N)."""
+    """How web-rwkv stores a tensor. ``is_turned``: with the last two dimensions exchanged; ``is_repeated``: v5.1's (H,)
+    as (H, N)."""
 
     stored_name: str
     is_turned: bool = False
@@ -137,15 +140,15 @@ class WebSpelling:
 
 
 def web_rwkv_spelling(name: str, architecture: str) -> WebSpelling:
-    """How web-rwkv wants the tensor with this official name."""
+    """For the tensor with this official name."""
     stored = name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix").lower()
     is_repeated = architecture == "5.1" and PER_HEAD.search(name) is not None
     return WebSpelling(stored, WEB_TURNED.search(stored) is not None, is_repeated)
 
 
 def in_official_spelling(contents: FileContents) -> FileContents:
-    """The same tensors under the official names, in the official shapes. A file the rwkv package wrote for one
-    strategy, and a format whose tensors are not read, stay as they are."""
+    """The same tensors with official names and shapes. A file converted by the rwkv package for one strategy, and a
+    format without readable tensors, are not changed."""
     if "_strategy" in contents.metadata or not contents.tensors:
         return contents
     spelling, names = _official_names(contents)
@@ -167,7 +170,8 @@ def in_official_spelling(contents: FileContents) -> FileContents:
 
 
 def _official_names(contents: FileContents) -> tuple[Spelling, dict[str, str]]:
-    """Stored name to official name. Two tensors that would get one name keep theirs: nobody can say which counts."""
+    """Stored name to official name. Two tensors that would get the same name keep theirs, because it is unknown which
+    one is right."""
     bare = {name: WRAPPERS.sub("", name, count=1) for name in contents.tensors}
     spelling = next(one for one in SPELLINGS if any(map(one.sign.match, bare.values())))
     names = {}
@@ -202,8 +206,7 @@ def _reshaped(name: str, stored: StoredTensor, tensors: Mapping[str, StoredTenso
 
 
 def _turned(stored: StoredTensor) -> StoredTensor:
-    """The transpose of the last two dimensions; a tensor of fewer stays, and its shape is refused by whoever needs
-    it."""
+    """Transposes the last two dimensions. A tensor with fewer is unchanged; its shape is refused later."""
     shape, strides = stored.info.shape, stored.strides
     if len(shape) < 2:
         return stored
@@ -212,7 +215,7 @@ def _turned(stored: StoredTensor) -> StoredTensor:
 
 
 def _without_batch(name: str, stored: StoredTensor) -> StoredTensor:
-    """A state of one sequence that was saved as a batch of one."""
+    """Removes the batch dimension of a state that was saved as a batch of one."""
     shape = stored.info.shape
     if len(shape) == 4 and shape[0] == 1 and STATE.fullmatch(name):
         return stored.viewed(name, shape[1:], stored.strides[1:])
@@ -220,7 +223,8 @@ def _without_batch(name: str, stored: StoredTensor) -> StoredTensor:
 
 
 def _missing_first_values(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """RWKV-7's value residual of layer 0, which no program uses and some leave out: zeros, as large as layer 1's."""
+    """RWKV-7's value residual of layer 0, which is never used and sometimes left out: zeros, of the size of layer
+    1's."""
     found = {}
     for part in FIRST_VALUES:
         name, model = f"blocks.0.att.{part}", tensors.get(f"blocks.1.att.{part}")
@@ -232,7 +236,7 @@ def _missing_first_values(tensors: Mapping[str, StoredTensor]) -> dict[str, Stor
 
 
 def _tied_head(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Programs that store shared tensors once leave the second out: the head is the embedding then."""
+    """Programs that store shared tensors once leave out the head: it is the embedding."""
     if "head.weight" in tensors or "ln_out.weight" not in tensors or "emb.weight" not in tensors:
         return {}
     return {"head.weight": _renamed(tensors["emb.weight"], "head.weight")}
@@ -242,7 +246,7 @@ def _is_web_rwkv(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str
     if metadata.get(LAYOUT_KEY) == WEB_RWKV:
         return True
     att = "blocks.0.att."
-    if f"{att}r_k" in tensors:  # v7 keeps its names; only the turn tells
+    if f"{att}r_k" in tensors:  # v7 keeps its names; only the transposition shows it
         down, embedding = tensors.get(f"{att}w1"), tensors.get("emb.weight")
         shape = down.info.shape if down else ()
         return embedding is not None and len(shape) == 2 and shape[1] == embedding.info.shape[-1] != shape[0]

@@ -31,12 +31,12 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 Sizes = tuple[int, int, int]
 """``(n_layer, n_head, head_size)``"""
 MOST_BYTES = 1 << 30
-"""As float32. The largest released model's (14B: 61 layers of 64 heads of 64) has 64 MB."""
+"""As float32. The state of the largest released model (14B: 61 layers, 64 heads of 64) has 64 MB."""
 
 
 def read_layers(path: Path, checkpoint: Checkpoint, sizes: Sizes | None = None) -> np.ndarray:
-    """Float32 ``(n_layer, n_head, head_size, head_size)``, read-only. Without ``sizes``, those of its first layer have
-    to hold for all. ``state_mismatch``. Tensors that are no state's are left alone."""
+    """Float32 ``(n_layer, n_head, head_size, head_size)``, read-only. Without ``sizes``, all layers must have those of
+    the first. Raises ``state_mismatch``. Ignores tensors that do not belong to a state."""
     names = [name for name in checkpoint.names() if STATE_NAME.fullmatch(name)]
     n_layer, n_head, head_size = sizes or _own_sizes(path, checkpoint, names)
     _check_names(path, names, n_layer)
@@ -46,7 +46,8 @@ def read_layers(path: Path, checkpoint: Checkpoint, sizes: Sizes | None = None) 
 
 
 def read_shifts(path: Path, checkpoint: Checkpoint, n_layer: int, n_embd: int) -> np.ndarray | None:
-    """Float32 ``(2, n_layer, n_embd)`` of a running state, read-only; None for an initial one. ``state_mismatch``."""
+    """Float32 ``(2, n_layer, n_embd)`` of a running state, read-only; None for an initial state. Raises
+    ``state_mismatch``."""
     names = checkpoint.names()
     if not any(map(FULL_STATE_NAME.fullmatch, names)):
         return None
@@ -95,7 +96,7 @@ def _layer(path: Path, checkpoint: Checkpoint, layer: int, expected: tuple[int, 
     if info.dtype not in FLOATS:
         what = Text("states.mismatch.type", tensor=name)
         raise mismatch(path, what, Text("states.mismatch.floating"), info.dtype)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is then refused
         values = checkpoint.array(name).astype(np.float32)
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
@@ -121,9 +122,9 @@ ONLY_STATES = Text("states.mismatch.only_states")
 class StateFile:
     """``layers``: float32 ``(n_layer, n_head, head_size, head_size)``, read-only; ``digest``: SHA-256 of it, hex.
 
-    ``origin`` says for which architecture it was made, as far as that can be told. ``shifts``: float32
-    ``(2, n_layer, n_embd)``, what attention and channel mix saw last, of a state the rwkv package had while it ran;
-    None for an initial state, where both are zero.
+    ``origin``: the architecture it was made for, if known. ``shifts``: float32 ``(2, n_layer, n_embd)``, the last
+    inputs of attention and channel mix in a running state of the rwkv package; None for an initial state, where they
+    are zero.
     """
 
     name: str
@@ -146,8 +147,8 @@ class StateFile:
 
 
 def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
-    """The state of a .pth, .safetensors, .st or .state for this model; ``state_mismatch`` says what was expected and
-    found. Needs no torch."""
+    """Reads a .pth, .safetensors, .st or .state for this model. Raises ``state_mismatch`` with the expected and the
+    found value. Does not need torch."""
     path = Path(path)
     if config.major == 4:
         found = Text("states.mismatch.no_states_in_4")
@@ -159,16 +160,16 @@ def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
         layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
         shifts = read_shifts(path, checkpoint, config.n_layer, config.n_embd)
     digest = state_digest(layers, shifts)
-    if shifts is not None and config.major in (5, 6):  # the package's code of these holds the transpose
+    if shifts is not None and config.major in (5, 6):  # the package stores the transpose for these versions
         layers = np.ascontiguousarray(layers.swapaxes(-1, -2))
         layers.flags.writeable = False
     return StateFile(path.stem, layers, digest, origin, shifts)
 
 
 def open_state(path: str | Path, name: str = "") -> StateFile:
-    """The same for no model in particular: sizes are what the file has, the same in all its layers.
+    """Not for a particular model: uses the file's own sizes, which must be the same in all layers.
 
-    ``name`` is what the file is to be called, where it is not in its place yet.
+    ``name``: the file's final name, if it is not at its final place yet.
     """
     shown = Path(name or path)
     with open_checkpoint(path, any_name=bool(name)) as checkpoint:
@@ -182,8 +183,7 @@ def open_state(path: str | Path, name: str = "") -> StateFile:
 
 
 def merged_state(path: str | Path) -> StateFile:
-    """The state merged in a model file, in the official orientation whatever the file's; ``state_mismatch`` without
-    one."""
+    """The state merged in a model file, in the official orientation. Raises ``state_mismatch`` if there is none."""
     path = Path(path)
     with open_checkpoint(path) as checkpoint:
         infos = {name: checkpoint.info(name) for name in checkpoint.names()}
@@ -197,7 +197,7 @@ def merged_state(path: str | Path) -> StateFile:
 
 
 def state_digest(layers: np.ndarray, shifts: np.ndarray | None = None) -> str:
-    """SHA-256 (hex) over shape and float32 values: equal states have equal digests, whatever file they came from."""
+    """SHA-256 (hex) over shape and float32 values: equal states have equal digests, even from different files."""
     values = np.ascontiguousarray(layers, np.float32)
     found = hashlib.sha256(repr(values.shape).encode() + values.tobytes())
     if shifts is not None:
@@ -228,8 +228,8 @@ def _check_origin(path: Path, origin: Origin, major: int) -> None:
 
 
 def oriented_states(paths: Sequence[str]) -> list[np.ndarray]:
-    """Layers of each, all in the official orientation as far as a file says what it is; ``state_mismatch`` for states
-    of different sizes or architectures."""
+    """The layers of each state in the official orientation, as far as the files tell theirs. Raises ``state_mismatch``
+    for states of different sizes or architectures."""
     states = [open_state(path) for path in paths]
     _common_architecture(states)
     is_turned = [state.shifts is not None and state.origin.architecture in ("5", "6") for state in states]
@@ -241,10 +241,11 @@ MOST_PARTS = 16
 
 
 def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.ndarray, str]:
-    """Layers of ``sum(weight * state) / sum(weight)``, and the architecture the parts agree on, "" if none says.
+    """The layers of ``sum(weight * state) / sum(weight)``, and the common architecture, "" if unknown.
 
-    None stands for no state at all (zeros), which weakens the others. ``blend_invalid`` for weights or parts that make
-    no mean; ``state_mismatch`` for states of different sizes or architectures."""
+    None means the zero state, which weakens the others. Raises ``blend_invalid`` for weights or parts without a mean;
+    ``state_mismatch`` for states of different sizes or architectures.
+    """
     states = [state for state, _ in parts if state is not None]
     if not 2 <= len(parts) <= MOST_PARTS or not states:
         raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))

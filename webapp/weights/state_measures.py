@@ -1,4 +1,4 @@
-"""The strength of a state in each layer and head, and the distance of two states there.
+"""The strength of a state in each layer and head, and the distance between two states.
 
 A row is a layer; a column is a head's flattened matrix. RWKV-4 has no heads: its columns are groups of 64 channels of
 its attention's memory, the weighted mean of the values (``att_aa / att_bb``). The last token's activations for the next
@@ -19,9 +19,9 @@ GROUP = 64
 
 @dataclass(frozen=True)
 class StateMeasures:
-    """``norms[layer][column]``: Euclidean lengths. Against a second state: ``differences``, the lengths of first minus
-    second, and ``cosines`` of the angle between both, None where one of them is zero; else both empty. ``norm``,
-    ``difference`` and ``cosine`` are of all layers together; ``layer_cosines`` of each."""
+    """``norms[layer][column]``: Euclidean norms. With a second state: ``differences``, the norms of first minus second,
+    and ``cosines`` of the angle between them, None if one is zero; otherwise both are empty. ``norm``, ``difference``
+    and ``cosine`` are for all layers together; ``layer_cosines`` for each layer."""
 
     norms: tuple[tuple[float, ...], ...]
     norm: float
@@ -33,7 +33,7 @@ class StateMeasures:
 
 
 def rows_of(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[NDArray[np.float64]]:
-    """``(columns, values)`` of each layer of a state; arrays as of :class:`webapp.engine.state.RecurrentState`."""
+    """``(columns, values)`` of each layer of a state; ``arrays`` as in :class:`webapp.engine.state.RecurrentState`."""
     if "att_kv" in arrays:
         for layer in arrays["att_kv"]:
             yield layer.reshape(len(layer), -1).astype(np.float64)
@@ -46,7 +46,7 @@ def rows_of(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[NDArray[np.fl
 def measure(
     first: Mapping[str, NDArray[np.float32]], second: Mapping[str, NDArray[np.float32]] | None = None
 ) -> StateMeasures:
-    """ValueError for two of different shapes."""
+    """Raises ValueError for states of different shapes."""
     if second is None:
         lengths = [np.linalg.norm(row, axis=1) for row in rows_of(first)]
         return StateMeasures(_plain(lengths), _length(lengths))

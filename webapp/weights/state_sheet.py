@@ -1,4 +1,4 @@
-"""Small files with one state: their description without reading the state, numpy's format, and writing one."""
+"""Small files with one state: their description without reading the state, numpy's format, and writing a state file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def mismatch(path: Path, what: Text, expected: object, found: object) -> WeightsError:
-    """What is no Text is a number or a name, the same in every language."""
+    """``expected`` and ``found``, if not a Text, are numbers or names, which need no translation."""
     told = {"what": what, "expected": expected, "found": found}
     words = {name: value if isinstance(value, Text) else str(value) for name, value in told.items()}
     return WeightsError("state_mismatch", path=path.name, **words)
@@ -37,8 +37,8 @@ TAG = re.compile(r"(?i)(?<![a-z0-9])(?:rwkv[-_ ]?)?x0([4-7])\d(?!\d)|rwkv[-_ ]?v
 
 @dataclass(frozen=True)
 class Origin:
-    """``architecture``: "5", "6", "7", or "" when it cannot be told. ``told_by``: ``metadata``, ``name`` or ``model``
-    (the state was merged in one); "" likewise."""
+    """``architecture``: "5", "6", "7", or "" if unknown. ``told_by``: ``metadata``, ``name`` or ``model`` (the state
+    was merged in one), or ""."""
 
     architecture: str = ""
     told_by: str = ""
@@ -61,11 +61,11 @@ TITLE_CHARS = 200
 
 @dataclass(frozen=True)
 class PrefixSheet:
-    """What a state file says of the beginning of a conversation that was read into it, whole, by a model.
+    """The prefix of conversations that a model prefilled into a state file.
 
-    ``kind``: prompt, tools or document. ``tokens``: how many were read; ``ids``: digest of their ids. ``model`` and
-    ``strategy`` read them; ``made_for`` is that model's identity (:func:`webapp.weights.model_folder.model_identity`).
-    ``made_at``: seconds since 1970.
+    ``kind``: prompt, tools or document. ``tokens``: their number; ``ids``: digest of their ids. ``model`` and
+    ``strategy`` were used for it; ``made_for`` is that model's identity
+    (:func:`webapp.weights.model_folder.model_identity`). ``made_at``: seconds since 1970.
     """
 
     kind: str
@@ -79,14 +79,14 @@ class PrefixSheet:
 
 
 def prefix_metadata(sheet: PrefixSheet, source: Mapping[str, Any]) -> dict[str, str]:
-    """For a state file. ``source`` is what the beginning was made of, to make it again for another model."""
+    """For a state file. ``source``: what the prefix was made from, to make it again for another model."""
     text = json.dumps(source, ensure_ascii=False)
     pieces = [text[start : start + SOURCE_PIECE_CHARS] for start in range(0, len(text), SOURCE_PIECE_CHARS)]
     return {PREFIX_KEY: json.dumps(asdict(sheet)), **{f"{SOURCE_KEY}.{n}": piece for n, piece in enumerate(pieces)}}
 
 
 def prefix_of(metadata: Mapping[str, str]) -> PrefixSheet | None:
-    """None where the file says nothing of one, or nothing that makes sense."""
+    """None if the file has no valid data about a prefix."""
     try:
         told = json.loads(metadata.get(PREFIX_KEY, ""))
         texts = {
@@ -100,7 +100,7 @@ def prefix_of(metadata: Mapping[str, str]) -> PrefixSheet | None:
 
 
 def source_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """What :func:`prefix_metadata` was given."""
+    """The argument of :func:`prefix_metadata`."""
     pieces: list[str] = []
     while (piece := metadata.get(f"{SOURCE_KEY}.{len(pieces)}")) is not None:
         pieces.append(piece)
@@ -113,10 +113,10 @@ def source_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class StateSheet:
-    """``architecture``: "5", "6", "7", or "" when it cannot be told; ``told_by``: metadata, name, model or "".
+    """``architecture``: "5", "6", "7", or "" if unknown; ``told_by``: metadata, name, model or "".
 
-    ``norms``: Euclidean length of each layer. ``digest``: SHA-256 over sizes and values, the one requests are logged
-    with. ``prefix``: of a file into which the beginning of a conversation was read.
+    ``norms``: Euclidean norm of each layer. ``digest``: SHA-256 over sizes and values, which the log shows for
+    requests. ``prefix``: set if a prefix was prefilled into the file.
     """
 
     architecture: str
@@ -133,7 +133,7 @@ class StateSheet:
         return self.n_head * self.head_size
 
     def fits(self, config: ModelConfig) -> bool:
-        """As far as can be told without trying: the sizes are the model's, and no other version is named."""
+        """True if the sizes are the model's and no other version is named; applying the state checks everything."""
         if config.major == 4 or (config.n_layer, config.n_head, config.head_size) != self.sizes:
             return False
         return self.architecture in ("", str(config.major))
@@ -163,7 +163,7 @@ MOST_HEADER_BYTES = 4096
 
 def read_npy(path: Path) -> FileContents:
     """Table of contents of a state saved with numpy: one array of all layers, (n_layer, n_head, head_size, head_size),
-    read as ``time_state``. WeightsError for any other array, ``file_truncated`` for half of one.
+    read as ``time_state``. Raises WeightsError for other arrays, ``file_truncated`` for an incomplete one.
 
     Format: numpy.lib.format, version 1 to 3: a magic number, a length, a Python literal of fixed form, then the values.
     The literal is matched, never evaluated.
@@ -202,12 +202,12 @@ def write_state_file(
     shifts: np.ndarray | None = None,
     about: Mapping[str, str] | None = None,
 ) -> None:
-    """All of it or nothing, as state tuning names and turns it, in float32. ``layers (n_layer, n_head, head_size,
-    head_size)``. FileExistsError when ``path`` is there already; OSError.
+    """Writes the whole file or nothing, in float32, with the names and orientation of state tuning. ``layers (n_layer,
+    n_head, head_size, head_size)``. Raises FileExistsError if ``path`` exists; OSError.
 
-    ``note`` says how it was made, for who looks into the file; ``about`` is further metadata. With ``shifts
-    (2, n_layer, n_embd)``, what attention and channel mix saw last, it is a running state as the rwkv package saves
-    it, which turns the matrices of RWKV-5 and 6.
+    ``note`` describes how it was made, for readers of the file; ``about`` is further metadata. With ``shifts (2,
+    n_layer, n_embd)``, the last inputs of attention and channel mix, it is a running state in the rwkv package's
+    format, which transposes the matrices of RWKV-5 and 6.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -230,7 +230,7 @@ def write_state_file(
 
 
 def _move_to_free_name(part: Path, path: Path) -> None:
-    """A link fails where the name is taken, and a rename would not; some systems have no links."""
+    """A link fails if the name exists; a rename would replace the file. Some systems have no links."""
     try:
         os.link(part, path)
     except FileExistsError:

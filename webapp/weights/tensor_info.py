@@ -1,4 +1,4 @@
-"""A file's data about its tensors before any is read: names, shapes, dtypes, and byte positions."""
+"""A file's table of contents: names, shapes, dtypes and byte positions of its tensors, before any is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ITEM_BYTES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Bytes of one element, by torch's name of the dtype."""
+"""Bytes per element, by torch's name of the dtype."""
 
 BLOCKS = {
     "q4_0": (32, 18),
@@ -45,23 +45,23 @@ BLOCKS = {
     "iq4_nl": (32, 18),
     "iq4_xs": (256, 136),
 }
-"""ggml's quantised types: elements of a block, all of one row, and its bytes (ggml-common.h)."""
+"""ggml's quantised types: elements per block, all in one row, and its bytes (ggml-common.h)."""
 
 MOST_TENSORS = 20_000
-"""Of one file. A 14B model has some 1,600; a checkpoint with its optimizer's state three times as many."""
+"""Per file. A 14B model has about 1,600; a checkpoint with its optimizer's state three times as many."""
 MOST_DIMENSIONS = 8
 MOST_NAME_CHARACTERS = 512
 MOST_VALUE_CHARACTERS = 1 << 16
 MOST_METADATA_CHARACTERS = 1 << 18
 ZEROS = -1
-"""In place of a file's number."""
+"""Used instead of a file's number."""
 MOST_TIMES_STORED = 8
-"""How often over the tensors of a .pth may use the bytes of the file: tied weights are stored once."""
+"""How many times the size of the file the tensors of a .pth may have in total: tied weights are stored once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file. ``dtype`` is torch's name without the ``torch.``, or one of :data:`BLOCKS`."""
+    """``dtype``: torch's name without ``torch.``, or one of :data:`BLOCKS`."""
 
     name: str
     shape: tuple[int, ...]
@@ -88,18 +88,18 @@ def _shared_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def shared(info: TensorInfo) -> TensorInfo:
-    """The same, with the name and shape other files' tensors have: lists of tensors are kept while a page shows them,
-    and models of one family have the same thousand names."""
+    """The same, sharing name and shape with tensors of other files: pages keep lists of tensors, and models of one
+    family have the same thousand names."""
     return TensorInfo(sys.intern(info.name), _shared_shape(info.shape), info.dtype)
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's elements are: the first one at byte ``offset`` of the file, ``strides`` counted in elements.
+    """The position of a tensor's elements: the first is at byte ``offset`` of the file; ``strides`` are in elements.
 
-    ``end`` is the byte after the run of elements it is a view of; none of its own lies beyond. ``file``: which of
-    several files; :data:`ZEROS` for a tensor of zeros that no file holds. ``is_turned``: a file of another spelling
-    has the transpose; a reader who computes with it wants a copy, row after row.
+    ``end``: the position after the stored run of which it is a view; none of its elements is beyond it. ``file``:
+    number of the file; :data:`ZEROS` for a tensor of zeros without a file. ``is_turned``: the file's spelling stores
+    the transpose; copy it row by row before computing with it.
     """
 
     info: TensorInfo
@@ -115,23 +115,23 @@ class StoredTensor:
 
     @property
     def span_bytes(self) -> int:
-        """From the first element to the end of the last; a view with strides may skip some between."""
+        """From the first element to the end of the last; a view with strides may skip some in between."""
         if not self.info.numel or self.info.dtype in BLOCKS:
             return self.info.nbytes
         last = sum((size - 1) * stride for size, stride in zip(self.info.shape, self.strides, strict=True))
         return (last + 1) * ITEM_BYTES[self.info.dtype]
 
     def viewed(self, name: str, shape: tuple[int, ...], strides: tuple[int, ...], turned: bool = False) -> StoredTensor:
-        """The same elements under another name, in another order."""
+        """The same elements with another name and order."""
         info = TensorInfo(name, shape, self.info.dtype)
         return replace(self, info=info, strides=strides, is_turned=self.is_turned or turned)
 
 
 @dataclass(frozen=True)
 class FileContents:
-    """The table of contents of a model. ``metadata`` holds what is in it besides tensors, as text; ``files`` where its
-    tensors are, none for the one file that was read. ``spelling``: whose names and turns the file has;
-    ``is_published_form``: it is just as RWKV's author publishes them, and writing it as .pth would change nothing."""
+    """The table of contents of a model. ``metadata``: other data in it, as text; ``files``: the files with its tensors,
+    empty for a single file. ``spelling``: that of its names and orientations; ``is_published_form``: exactly as RWKV's
+    author publishes models, so writing it as .pth would change nothing."""
 
     format: str
     tensors: Mapping[str, StoredTensor]
@@ -142,16 +142,16 @@ class FileContents:
 
 
 def name_problem(name: str) -> Text | str:
-    """Why no tensor may be called so; "" when one may. Names are printed, kept, and sent as UTF-8."""
+    """Why a tensor may not have this name; "" if it may. Names are printed, stored, and sent as UTF-8."""
     if len(name) > MOST_NAME_CHARACTERS:
         return Text("reason.weights.tensor_name_is_too_long", found=len(name))
-    if not name.isprintable():  # control characters, and halves of characters that no UTF-8 holds
+    if not name.isprintable():  # control characters, and lone surrogates, which UTF-8 cannot contain
         return Text("reason.weights.tensor_name_is_not_printable")
     return ""
 
 
 def kept_metadata(found: Iterable[tuple[str, object]]) -> dict[str, str]:
-    """What a file says besides tensors, as text. What is out of all proportion is left out, with all that follows."""
+    """The file's metadata as text. An entry that is far too large, and everything after it, is left out."""
     kept: dict[str, str] = {}
     left = MOST_METADATA_CHARACTERS
     for key, value in found:

@@ -17,8 +17,8 @@ from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
 
 STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 
-# Names whose only use in a file is to do something when it is opened. The list chooses words, not safety: a name that
-# is missing here is dropped like any other.
+# Names whose only purpose in a file is to run something when it is opened. The list only chooses the error message; a
+# name that is missing here is dropped like any other.
 PROGRAM_MODULES = frozenset((
     "_pickle", "asyncio.subprocess", "bdb", "cloudpickle", "code", "codeop", "commands", "ctypes", "dill",
     "ftplib", "importlib", "marshal", "nt", "ntpath", "os", "pdb", "pickle", "pip",
@@ -44,14 +44,14 @@ PROGRAM_NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """``torch.float16`` and the like, or a storage class; ``name`` is torch's. ``UntypedStorage`` holds bytes."""
+    """``torch.float16`` and so on, or a storage class; ``name`` is torch's. ``UntypedStorage`` contains bytes."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of ``numel`` elements; ``key`` names the zip member ``data/<key>``."""
+    """``numel`` consecutive elements; ``key`` is the name of the zip member ``data/<key>``."""
 
     key: str
     dtype: str
@@ -64,7 +64,8 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class PickledTensor:
-    """A view into a storage; ``offset`` and ``strides`` in elements of ``dtype``, checked to lie inside it."""
+    """A view into a storage; ``offset`` and ``strides`` are in elements of ``dtype`` and are checked to stay inside
+    it."""
 
     storage: Storage
     dtype: str
@@ -75,21 +76,21 @@ class PickledTensor:
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """Stands for an object of a class Roost does not know, or for what such a function would return."""
+    """Replaces an object of an unknown class, or the result of an unknown function."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Something a tensor is built with, by the name it has in the file."""
+    """A function that creates tensors, with its name in the file."""
 
     name: str
     call: Callable[..., Any]
 
 
 class Damaged(Exception):
-    """``args[0]``: what is wrong."""
+    """``args[0]``: the problem."""
 
 
 class NamesProgram(Exception):
@@ -97,7 +98,7 @@ class NamesProgram(Exception):
 
 
 def named(module: str, name: str) -> Any:
-    """What a name of the file stands for. NamesProgram for one whose only use is to do something when it is opened."""
+    """The object for a name in the file. Raises NamesProgram for one whose only purpose is to run something."""
     found = _KNOWN.get((module, name))
     if found is not None:
         return found
@@ -108,7 +109,7 @@ def named(module: str, name: str) -> Any:
 
 
 def call(function: Any, arguments: Any) -> Any:
-    """What a function of :func:`named` returns; Damaged for arguments that torch never gives it."""
+    """The result of a function of :func:`named`; raises Damaged for arguments that torch never uses."""
     if isinstance(function, Inert):
         return function
     if not isinstance(function, Function) or type(arguments) is not tuple:
@@ -120,7 +121,7 @@ def call(function: Any, arguments: Any) -> Any:
 
 
 def build(target: Any, _state: Any) -> None:
-    """What a class sets on a new object. A dict's attributes (``_metadata`` of torch's) are dropped."""
+    """Sets attributes of a new object. Attributes of a dict (torch's ``_metadata``) are dropped."""
     if type(target) is not dict and not isinstance(target, Inert):
         raise Damaged(Text("reason.weights.changes_described_value"))
 
@@ -145,7 +146,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Pic
 def _tensor_v3(
     storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
 ) -> Any:
-    """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor says of what type (float8, uint16)."""
+    """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor has the type (float8, uint16)."""
     if type(storage) is not Storage or type(dtype) is not DType:
         raise Damaged(Text("reason.weights.tensor_without_storage"))
     if dtype.name not in ITEM_BYTES:
@@ -155,14 +156,14 @@ def _tensor_v3(
 
 
 def _described(storage: Storage, dtype: str, numel: int, offset: Any, shape: Any, strides: Any) -> PickledTensor:
-    """Only for a view that stays inside the ``numel`` elements of its storage."""
+    """Accepts only a view inside the ``numel`` elements of its storage."""
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
         raise Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     if len(shape) > MOST_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
         raise Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     claimed = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    # A stride of 0 could claim more elements than are stored; torch never saves weights so.
+    # With a stride of 0 a tensor could have more elements than are stored; torch never saves weights so.
     if claimed and (last >= numel or claimed > numel):
         raise Damaged(Text("reason.weights.tensor_reaches_beyond_its_storage"))
     if not claimed and math.prod(size or 1 for size in shape) > 2**40:
@@ -176,7 +177,8 @@ def _is_size(number: Any) -> bool:
 
 def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes of its own."""
-    if isinstance(function, Function) and function.call is _subclass:  # one inside the other, as deep as it likes
+    # refuses nesting, whose depth a file could choose
+    if isinstance(function, Function) and function.call is _subclass:
         raise Damaged(Text("reason.weights.tensor_without_storage"))
     return call(function, arguments)
 
@@ -186,7 +188,8 @@ def _ordered(*items: Any) -> Any:
 
 
 def _size(sizes: Any = ()) -> Any:
-    """``torch.Size``. No function here may walk a list: a file can pass the same long one a hundred thousand times."""
+    """``torch.Size``. Functions here must not walk through lists: a file can pass the same long one a hundred thousand
+    times."""
     return sizes if type(sizes) is tuple else Inert("torch.Size")
 
 

@@ -393,7 +393,7 @@ def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
 
 
 def _facts_of_file(page: PageContext, entry: ModelEntry) -> list[Values]:
-    """Labels and values; what is not known is left out."""
+    """Labels and values; unknown ones are left out."""
     exact = f" ({entry.size_bytes:,} B)" if entry.size_bytes >= 1000 else ""
     values: dict[str, object] = {"file": str(entry.path), "size": f"{size_text(entry.size_bytes)}{exact}"}
     values["changed"] = _date(entry)
