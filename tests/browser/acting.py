@@ -2,15 +2,13 @@
 
 import functools
 import re
-import time
 
 from tests import wording
-from tests.waiting import WaitRanOut
+from tests.waiting import PATIENCE_S, WaitRanOut, wait_until
 
 ANSWER = ".answer:last-child"
 SENT = "#messages .user"
 CARD = "#messages .call"
-PATIENCE_S = 60  # some machines are three times slower than they were a minute ago
 
 
 def wait_ready(page):
@@ -45,11 +43,7 @@ def holds(page, expression):
 
 def until_true(page, claim, what="it did not come to that"):
     """For what the test itself sees; the page goes on meanwhile."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not claim():
-        if time.monotonic() > deadline:
-            raise WaitRanOut(what)
-        page.wait_for_timeout(30)
+    wait_until(claim, what, pause=lambda: page.wait_for_timeout(30))
 
 
 def at_end(page):

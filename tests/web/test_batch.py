@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import threading
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.models.conftest import OWN
 from tests.web.owner import owner_client
-from webapp.backends.fake import FakeBackend
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.batch import KIND, filled, table_in
@@ -63,21 +61,6 @@ def opened(tmp_path):
 
     yield opened
     apps[0].extensions["close"]()
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """While it is closed (cleared), no fake model computes a step."""
-    gate, step = threading.Event(), FakeBackend.step
-    gate.set()
-
-    def gated(self, batch):
-        gate.wait(60)
-        return step(self, batch)
-
-    monkeypatch.setattr(FakeBackend, "step", gated)
-    yield gate
-    gate.set()
 
 
 def test_a_table_is_answered_row_by_row_and_comes_back_as_a_table(opened):

@@ -8,7 +8,6 @@ import pytest
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
-from webapp.backends.fake import FakeBackend
 from webapp.chat.events import ContentDelta, Waiting
 from webapp.engine.scheduler import Scheduler
 from webapp.manager.client import start_engine_in_thread
@@ -34,20 +33,6 @@ def app(tmp_path):
     app.extensions["close"]()
 
 
-@pytest.fixture
-def gate(monkeypatch):
-    """The engine makes no step until it is opened; it is at the end."""
-    gate, step = threading.Event(), FakeBackend.step
-
-    def held(self, batch):
-        gate.wait(60)
-        return step(self, batch)
-
-    monkeypatch.setattr(FakeBackend, "step", held)
-    yield gate
-    gate.set()
-
-
 class Guest:
     def __init__(self, app, name):
         self.app, self.person = app, app.extensions["people"].add(kind="guest", name=name)
@@ -65,6 +50,7 @@ class Guest:
 
 
 def test_thirty_requests_of_one_person_let_one_of_another_through(app, gate, monkeypatch):
+    gate.clear()
     greedy, modest, order, admit = Guest(app, "Ada"), Guest(app, "Ben"), [], Scheduler.admit
 
     def noted(self):
@@ -95,6 +81,7 @@ def test_thirty_requests_of_one_person_let_one_of_another_through(app, gate, mon
 
 
 def test_a_person_with_as_many_answers_as_allowed_is_told(app, gate):
+    gate.clear()
     guest, other, found = Guest(app, "Ada"), Guest(app, "Ben"), []
     guest.limit(answers=1)
     first = threading.Thread(target=lambda: found.append(guest.ask().status_code))
