@@ -7,7 +7,7 @@ import re
 import pytest
 from flask import Flask, url_for
 
-from webapp.web.app import PackedStatic
+from webapp.web.kit.page import PackedStatic
 
 CSS = "a { color: red }\n" * 100
 

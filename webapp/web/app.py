@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import logging
 import mimetypes
 import os
-import threading
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, jsonify
 from jinja2 import Environment, FileSystemBytecodeCache
 from jinja2.bccache import Bucket
 from werkzeug.routing import Rule
@@ -123,7 +119,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     open_services(app, settings, manager or ModelManager(settings))
     page.install(app, settings)
     Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people", "api_tokens")))
-    PackedStatic(app)
+    page.PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
     served = [row for row in PAGES if not settings.api_only or row[0].name in API_ONLY]
@@ -263,97 +259,3 @@ def answer_unexpected(exc: Exception) -> Response:
     """An internal error: Flask logs it with its traceback; it is shown like any other error."""
     original = getattr(exc, "original_exception", None) or exc
     return error_answers.answer_error(as_roost_error(original))
-
-
-PACKED_TYPES = ("text/", "application/javascript", "application/json", "image/svg+xml")
-SMALLEST_BYTES = 500
-MOST_FILES = 200
-KEPT_S = 365 * 24 * 3600
-
-
-class PackedStatic:
-    """Flask's own static view, with text compressed (gzip) once per version of a file, so that a page with all its
-    files is small.
-
-    Pages name static files below a version of all of them (``/static/v-1f3c…/js/chat.js``), which browsers keep for a
-    year without asking again; what a script imports is below the same version. An address of another version, of a page
-    that was opened before an update, gives today's file, which is not kept; nor is a file that was changed while the
-    server runs, which is not the one the version tells of.
-
-    Only for public files: if a page contains both a secret and text that an attacker can choose, its compressed length
-    reveals the secret (BREACH).
-    """
-
-    def __init__(self, app: Flask) -> None:
-        self._view: Callable[..., Any] = app.view_functions["static"]
-        self._folder = Path(str(app.static_folder))
-        self._packed: dict[str, tuple[str, bytes]] = {}
-        self._dates: dict[str, int] = {}
-        self._lock = threading.Lock()
-        app.view_functions["static"] = self.send
-        app.add_url_rule(f"{app.static_url_path}/v-<version>/<path:filename>", "static")
-        app.url_defaults(self._name_version)
-        app.jinja_env.globals["static_version"] = lambda: self.version  # for icons: hundreds on a page, without url_for
-
-    @cached_property
-    def version(self) -> str:
-        """A version of the names and contents of all files, as they were when the first page was rendered."""
-        digest = hashlib.blake2b(digest_size=6)
-        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-            name = path.relative_to(self._folder).as_posix()
-            self._dates[name] = path.stat().st_mtime_ns
-            digest.update(b"%s\0%s\0" % (name.encode(), path.read_bytes()))
-        return digest.hexdigest()
-
-    def _name_version(self, endpoint: str, values: dict[str, Any]) -> None:
-        if endpoint == "static":
-            values.setdefault("version", self.version)
-
-    def send(self, filename: str, version: str = "") -> Response:
-        response = self._packed_if_wanted(filename)
-        is_current = response.status_code in (200, 304) and version == self.version
-        if is_current and (self._folder / filename).stat().st_mtime_ns == self._dates.get(filename):
-            response.headers["Cache-Control"] = f"max-age={KEPT_S}, immutable"
-        return response
-
-    def _packed_if_wanted(self, filename: str) -> Response:
-        response: Response = self._view(filename=filename)
-        if not (response.mimetype or "").startswith(PACKED_TYPES):
-            return response
-        response.vary.add("Accept-Encoding")
-        if response.status_code != 200 or "Range" in request.headers or not accepts_gzip():
-            return response
-        return self._pack(filename, response)
-
-    def _pack(self, filename: str, response: Response) -> Response:
-        etag = response.get_etag()[0] or ""
-        packed = self._known(filename, etag)
-        if packed is None:
-            response.direct_passthrough = False
-            packed = self._keep(filename, etag, response.get_data())
-        if packed:
-            response.close()  # closes the file, which is not needed any more
-            response.direct_passthrough = False
-            response.set_data(packed)
-            response.headers["Content-Encoding"] = "gzip"
-            response.set_etag(f"{etag}.gz")
-        response.make_conditional(request)
-        return response
-
-    def _known(self, filename: str, etag: str) -> bytes | None:
-        with self._lock:
-            known, packed = self._packed.get(filename, ("", None))
-        return packed if known == etag else None
-
-    def _keep(self, filename: str, etag: str, data: bytes) -> bytes:
-        """b"" if the data is not worth compressing."""
-        packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
-        with self._lock:
-            if len(self._packed) >= MOST_FILES:
-                self._packed.clear()
-            self._packed[filename] = (etag, packed)
-        return packed
-
-
-def accepts_gzip() -> bool:
-    return request.accept_encodings.quality("gzip") > 0

@@ -40,6 +40,7 @@ from webapp.storage.tokens import PREFIX, ApiToken, ApiTokens
 from webapp.web import login
 from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path, scope_of
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
+from webapp.web.kit.page import at_base
 from webapp.web.peer import (
     PEER,
     REFUSAL_KEY,
@@ -490,6 +491,8 @@ class Guard:
         return bool(token) and hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode("utf-8"))
 
     def _add_headers(self, response: Response) -> Response:
+        if "Location" in response.headers:  # our own redirects lead below the base path
+            response.headers["Location"] = str(at_base(response.headers["Location"]))
         return add_security_headers(self._cors.add_headers(response), self._host(request))
 
 

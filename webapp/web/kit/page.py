@@ -3,20 +3,24 @@
 :func:`current_page` gives a view its :class:`PageContext`: services, the reader's language, the model's status at one
 moment. It stays the same for the whole request, so that two parts of a page cannot disagree. A view returns a mapping
 of plain values, the template's variables; :func:`render_page` renders the whole page, or the fragment that htmx
-requested. :func:`install` gives every template ``t(key, **params)`` and ``locale``.
+requested. :func:`install` gives every template ``t(key, **params)`` and ``locale``. :class:`PackedStatic` serves the
+files that pages load.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -114,13 +118,6 @@ def at_base(url: Any) -> Any:
     return prefix + text if prefix and is_ours and not (text + "/").startswith(prefix + "/") else url
 
 
-def lead_to_base(response: Response) -> Response:
-    """Adds :func:`base` to our own redirects."""
-    if "Location" in response.headers:
-        response.headers["Location"] = str(at_base(response.headers["Location"]))
-    return response
-
-
 def install(app: Flask, settings: Settings) -> None:
     """Makes translations available to templates and stores a language chosen by ``?lang=``."""
     app.extensions["settings"] = settings
@@ -130,7 +127,6 @@ def install(app: Flask, settings: Settings) -> None:
     app.jinja_env.add_extension(AsSent)
     app.jinja_env.globals.update(base=base, base_path=BasePath())
     app.jinja_env.filters["at_base"] = at_base
-    app.after_request(lead_to_base)
 
 
 def commands(text: str) -> Markup:
@@ -471,3 +467,96 @@ def json_lines(lines: Iterable[bytes]) -> Response:
     """Each line is sent as soon as it is available."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Response(lines, mimetype=JSON_LINES, headers=headers)
+
+
+# static files
+
+PACKED_TYPES = ("text/", "application/javascript", "application/json", "image/svg+xml")
+SMALLEST_BYTES = 500
+MOST_FILES = 200
+KEPT_S = 365 * 24 * 3600
+
+
+class PackedStatic:
+    """Flask's own static view, with text compressed (gzip) once per version of a file, so that a page with all its
+    files is small.
+
+    Pages name static files below a version of all of them (``/static/v-1f3c…/js/chat.js``), which browsers keep for a
+    year without asking again; what a script imports is below the same version. An address of another version, of a page
+    that was opened before an update, gives today's file, which is not kept; nor is a file that was changed while the
+    server runs, which is not the one the version tells of.
+
+    Only for public files: if a page contains both a secret and text that an attacker can choose, its compressed length
+    reveals the secret (BREACH).
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._view: Callable[..., Any] = app.view_functions["static"]
+        self._folder = Path(str(app.static_folder))
+        self._packed: dict[str, tuple[str, bytes]] = {}
+        self._dates: dict[str, int] = {}
+        self._lock = threading.Lock()
+        app.view_functions["static"] = self.send
+        app.add_url_rule(f"{app.static_url_path}/v-<version>/<path:filename>", "static")
+        app.url_defaults(self._name_version)
+        app.jinja_env.globals["static_version"] = lambda: self.version  # for icons: hundreds on a page, without url_for
+
+    @cached_property
+    def version(self) -> str:
+        """A version of the names and contents of all files, as they were when the first page was rendered."""
+        digest = hashlib.blake2b(digest_size=6)
+        for path in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self._folder).as_posix()
+            self._dates[name] = path.stat().st_mtime_ns
+            digest.update(b"%s\0%s\0" % (name.encode(), path.read_bytes()))
+        return digest.hexdigest()
+
+    def _name_version(self, endpoint: str, values: dict[str, Any]) -> None:
+        if endpoint == "static":
+            values.setdefault("version", self.version)
+
+    def send(self, filename: str, version: str = "") -> Response:
+        response = self._packed_if_wanted(filename)
+        is_current = response.status_code in (200, 304) and version == self.version
+        if is_current and (self._folder / filename).stat().st_mtime_ns == self._dates.get(filename):
+            response.headers["Cache-Control"] = f"max-age={KEPT_S}, immutable"
+        return response
+
+    def _packed_if_wanted(self, filename: str) -> Response:
+        response: Response = self._view(filename=filename)
+        if not (response.mimetype or "").startswith(PACKED_TYPES):
+            return response
+        response.vary.add("Accept-Encoding")
+        if response.status_code != 200 or "Range" in request.headers:
+            return response
+        accepts_gzip = request.accept_encodings.quality("gzip") > 0
+        return self._pack(filename, response) if accepts_gzip else response
+
+    def _pack(self, filename: str, response: Response) -> Response:
+        etag = response.get_etag()[0] or ""
+        packed = self._known(filename, etag)
+        if packed is None:
+            response.direct_passthrough = False
+            packed = self._keep(filename, etag, response.get_data())
+        if packed:
+            response.close()  # closes the file, which is not needed any more
+            response.direct_passthrough = False
+            response.set_data(packed)
+            response.headers["Content-Encoding"] = "gzip"
+            response.set_etag(f"{etag}.gz")
+        response.make_conditional(request)
+        return response
+
+    def _known(self, filename: str, etag: str) -> bytes | None:
+        with self._lock:
+            known, packed = self._packed.get(filename, ("", None))
+        return packed if known == etag else None
+
+    def _keep(self, filename: str, etag: str, data: bytes) -> bytes:
+        """b"" if the data is not worth compressing."""
+        packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
+        with self._lock:
+            if len(self._packed) >= MOST_FILES:
+                self._packed.clear()
+            self._packed[filename] = (etag, packed)
+        return packed
