@@ -6,9 +6,9 @@ import time
 import pytest
 
 from tests.web.markdown_texts import FORMULAS
-from webapp.web.kit import formulas
-from webapp.web.kit.formulas import MAX_CHARS, as_mathml
+from webapp.web.kit import markdown_rules
 from webapp.web.kit.markdown import render_markdown
+from webapp.web.kit.markdown_rules import MAX_CHARS, as_mathml
 
 
 def sources(text):
@@ -92,7 +92,7 @@ def test_without_the_library_the_source_is_shown(monkeypatch):
         raise ImportError
 
     as_mathml.cache_clear()
-    monkeypatch.setattr(formulas, "_read", missing)
+    monkeypatch.setattr(markdown_rules, "_read", missing)
     assert '<code class="formula-source">$x$</code>' in render_markdown("$x$")
     as_mathml.cache_clear()
 

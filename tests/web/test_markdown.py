@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tests.web.hostile_markdown import HOSTILE
-from webapp.web.kit.formulas import ATTRIBUTES, TAGS
 from webapp.web.kit.markdown import BLOCK_TAGS, INLINE_TAGS, MAX_INLINE_US, estimated_us, render_markdown, render_plain
+from webapp.web.kit.markdown_rules import MATH_ATTRIBUTES, MATH_TAGS
 
 COPY = '<button type="button" class="code-copy">Copy</button>'
 REL = 'target="_blank" rel="noopener noreferrer nofollow"'
@@ -149,10 +149,10 @@ class Checker(html.parser.HTMLParser):
         self.bad = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in BLOCK_TAGS | INLINE_TAGS | TAGS:
+        if tag not in BLOCK_TAGS | INLINE_TAGS | MATH_TAGS:
             self.bad.append(tag)
         for name, value in attrs:
-            if tag in TAGS and name in ATTRIBUTES[tag]:
+            if tag in MATH_TAGS and name in MATH_ATTRIBUTES[tag]:
                 continue
             is_bad_link = name == "href" and not (value or "").lower().startswith(("http://", "https://", "mailto:"))
             if name not in self.allowed or is_bad_link or (name == "type" and value != "button"):

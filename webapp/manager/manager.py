@@ -112,6 +112,10 @@ class ModelManager:
         not call the manager."""
         self._board.listen(listener)
 
+    def forget(self, listener: Callable[[], object]) -> None:
+        """Ends :meth:`listen`."""
+        self._board.forget(listener)
+
     def load(
         self,
         model: str | None = None,

@@ -108,7 +108,7 @@ class StatusBoard:
         self._changed = threading.Condition()
         self._status = ModelStatus()
         self._note = ""
-        self._listeners: list[Callable[[], object]] = []
+        self._listeners: tuple[Callable[[], object], ...] = ()
 
     @property
     def status(self) -> ModelStatus:
@@ -130,7 +130,12 @@ class StatusBoard:
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Calls ``listener`` after every change, in the thread that made it; it must return at once."""
-        self._listeners.append(listener)
+        with self._changed:
+            self._listeners = (*self._listeners, listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
         """The status once its revision differs from ``revision``, or the current one after the timeout."""

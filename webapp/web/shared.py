@@ -14,8 +14,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.resources import resource_dir
 from webapp.storage.shares import Share, Shares
-from webapp.web.chat.chat_list import title_of
 from webapp.web.chat.live import ChatContext, chat_context
+from webapp.web.chat.sidebars import title_of
 from webapp.web.chat.views import as_written, rendered
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import LOOPBACK_NAMES, the_guard

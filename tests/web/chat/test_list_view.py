@@ -13,7 +13,7 @@ import pytest
 
 from tests.wording import says
 from webapp.storage.records import ChatSummary
-from webapp.web.chat.chat_list import HITS, IN_FOLDER, ROWS, by_age, excerpt_parts
+from webapp.web.chat.sidebars import HITS, IN_FOLDER, ROWS, by_age, excerpt_parts
 
 
 def test_chats_are_grouped_by_the_calendar_not_by_hours():

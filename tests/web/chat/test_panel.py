@@ -7,8 +7,8 @@ import urllib.error
 import pytest
 
 from tests.wording import pattern, text
-from webapp.web.chat import panel
-from webapp.web.chat.panel import options
+from webapp.web.chat import sidebars
+from webapp.web.chat.sidebars import options
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_the_first_message_of_a_chat_draws_no_panel(roost):
 
 def test_one_panel_is_made_for_all_chats_that_answer_alike(roost, monkeypatch):
     made = []
-    monkeypatch.setattr(panel, "options", lambda page, chat: (made.append(chat.id), options(page, chat))[1])
+    monkeypatch.setattr(sidebars, "options", lambda page, chat: (made.append(chat.id), options(page, chat))[1])
     system_prompt = "Made once: alpha."
     chats = [roost.store.create(title=title, system_prompt=system_prompt) for title in "abc"]
     pages = [roost.get(f"/chat/{chat.id}") for chat in chats]

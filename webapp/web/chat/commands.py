@@ -31,7 +31,7 @@ from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS, VARI
 from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app
-from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
+from webapp.web.chat.sidebars import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import asker, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale

@@ -26,7 +26,6 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.web.kit.page import PageContext, Values, base, current_locale, render_fragment
 
-STATUS = "status"
 PRESETS = "presets"
 MOST_TOPICS = 1000
 INTERVAL_S = 0.1
@@ -277,12 +276,11 @@ class LiveRenderings:
 
 
 def install(app: Flask) -> None:
-    """Creates the shared objects of the chat pages, and publishes every change of model, presets and turns to them."""
+    """Creates the shared objects of the chat pages, and publishes every change of presets and turns to them."""
     parts, news = app.extensions, ChatNews()
     database, manager, settings = parts["database"], parts["model_manager"], parts["settings"]
     parts.update(attachments=Attachments(database, manager, settings))
     parts.update(chat_news=news, live_renderings=LiveRenderings())
-    manager.listen(lambda: news.publish(STATUS))
     parts["presets"].listen(lambda: news.publish(PRESETS))
     chats = ChatStore(database)
 

@@ -22,7 +22,6 @@ from webapp.services.chat.asides import MAX_TOKENS, ask_aside
 from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
 from webapp.storage.records import Chat
-from webapp.web.chat.chat_list import FILTERS, PAGE, all_chats, chat_list, search_results, title_of
 from webapp.web.chat.commands import (
     FOLDER_CHARS,
     ID_CHARS,
@@ -36,8 +35,8 @@ from webapp.web.chat.commands import (
     read_command,
 )
 from webapp.web.chat.live import ChatContext, chat_context, chat_topic, install
-from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.polling import PolledPages
+from webapp.web.chat.sidebars import FILTERS, NEW_CHAT, PAGE, all_chats, chat_list, search_results, title_of
 from webapp.web.chat.views import (
     alternatives_view,
     attached,

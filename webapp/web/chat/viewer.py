@@ -22,9 +22,8 @@ from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.people import Person
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
-from webapp.web.chat.chat_list import chat_list
-from webapp.web.chat.live import PRESETS, STATUS, ChatContext, LiveRendering, LiveView, chat_topic
-from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, Panel, load_offer, panel_of
+from webapp.web.chat.live import PRESETS, ChatContext, LiveRendering, LiveView, chat_topic
+from webapp.web.chat.sidebars import NEW_CHAT, NO_OFFER, Panel, chat_list, load_offer, panel_of
 from webapp.web.chat.views import (
     attached,
     chat_title,
@@ -128,7 +127,8 @@ class Viewer:
         self._offer: Values | None = None
         self._attached: Values | None = None
         self._runs: object = None
-        self._title: Values | None = None
+        self._revision = -1  # of the model's status
+        self._titled: object = None  # what the shown title follows from
 
     def open(
         self,
@@ -143,13 +143,14 @@ class Viewer:
         values while the chat has not begun."""
         with self._lock:
             self._is_open = True
-            self._draft, self._title, self._shown_panel, self._offer, self._attached = draft, None, None, None, None
+            self._draft, self._titled, self._shown_panel, self._offer, self._attached = draft, None, None, None, None
             self._panel = self._panel if panel is None else panel
             self._stop_following_all()
             self._group, self._cards = "", set()
             self.chat_id, self._shown = chat_id, list(shown)
             self._told_answering = None
-            self._seen = dict.fromkeys((self.page.list_topic, STATUS, PRESETS, chat_topic(chat_id)), -1)
+            self._revision = -1
+            self._seen = dict.fromkeys((self.page.list_topic, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
                 self._seen[self.page.list_topic] = self.page.news.number(self.page.list_topic)
         self._come_at_once()
@@ -184,6 +185,7 @@ class Viewer:
     def run(self) -> None:
         """Waits for notifications and for new text of the answer it follows. Text and model status are sent at most
         every INTERVAL_S, except an answer's first words, its end, and results of the page's own commands."""
+        self.page.manager.listen(self._wake.set)
         self.page.news.listen(self._hear_news)
         try:
             while not self.is_closed:
@@ -197,6 +199,7 @@ class Viewer:
                 if not has_more:
                     self._wake.wait(self.idle_s)
         finally:
+            self.page.manager.forget(self._wake.set)
             self.page.news.forget(self._hear_news)
             self._stop_following_all()
 
@@ -233,7 +236,8 @@ class Viewer:
 
     def _refresh(self) -> None:
         """Renders what has changed. All reads for it see the database at one moment."""
-        self._is_paced = self._is_news(STATUS)  # a loading model reports every tensor
+        before, self._revision = self._revision, self.page.status.revision
+        self._is_paced = self._revision != before  # a loading model reports every tensor
         if self._is_paced:
             self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
             self._introduce_model()
@@ -295,10 +299,10 @@ class Viewer:
         self._attached = found
 
     def _show_title(self, chat: Chat) -> None:
-        title = chat_title(self.page, chat)
-        if title != self._title:
-            self.fragment("chat/_title.html", head=title)
-        self._title = title
+        follows_from = (chat.title, chat.preset_id, chat.persona_id, self.page.news.number(PRESETS))
+        if follows_from != self._titled:
+            self.fragment("chat/_title.html", head=chat_title(self.page, chat))
+        self._titled = follows_from
 
     def _show_panel(self, chat: Chat) -> None:
         panel = panel_of(self.page, chat)

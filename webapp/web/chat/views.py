@@ -33,9 +33,8 @@ from webapp.services.presets.presets import file_name
 from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, StoredMessage
 from webapp.tools.definition import Approval
-from webapp.web.chat.chat_list import chat_list, title_of
 from webapp.web.chat.live import ChatContext
-from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, preset_groups, tool_switch
+from webapp.web.chat.sidebars import NEW_CHAT, chat_list, load_offer, panel_of, preset_groups, title_of, tool_switch
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text

@@ -7,7 +7,7 @@ alone is not enough, because it does not stop htmx attributes. The browser test 
 
 Differences from CommonMark: no images (they would tell another host about the conversation), links open in a new tab,
 URLs without brackets become links, task lists, alignment as classes (a strict policy refuses style attributes), code
-blocks with a head, formulas (:mod:`.formulas`), emphasis in Chinese, footnotes (:mod:`.markdown_rules`); and limits on
+blocks with a head; formulas, emphasis in Chinese and footnotes (:mod:`.markdown_rules`); and limits on
 the cost of a paragraph or table, because a model or document can contain a hundred thousand brackets.
 """
 
@@ -31,7 +31,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from webapp.web.kit import formulas, markdown_rules
+from webapp.web.kit import markdown_rules as rules
 
 MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is not coloured
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
@@ -100,8 +100,7 @@ def estimated_us(text: str) -> int:
 
 
 def install_rules(md: MarkdownIt) -> None:
-    formulas.install(md)
-    markdown_rules.install(md)
+    rules.install(md)
     md.core.ruler.at("inline", parse_inline_within_limit(md))
     md.core.ruler.push("bare_links", link_bare_addresses)
     md.core.ruler.push("links", open_links_in_new_tab)
@@ -126,7 +125,7 @@ def parse_inline_within_limit(md: MarkdownIt) -> Callable[[StateCore], None]:
                 token.children = [Token("text", "", 0, content=token.content)]
             else:
                 token.children = token.children or []
-                markdown_rules.parse_inline(md, token.content, state.env, token.children)
+                rules.parse_inline(md, token.content, state.env, token.children)
 
     return parse_inline
 
@@ -266,7 +265,7 @@ ATTRIBUTES = {
     "ol": {"start"},
     "span": {"class", "tabindex"},
     **{tag: {"class"} for tag in ("code", "p", "li", "th", "td")},
-    **formulas.ATTRIBUTES,
+    **rules.MATH_ATTRIBUTES,
 }
 ALLOWED_VALUES = {
     ("a", "href"): re.compile(r"(?:https?://|mailto:)[^\s]+", re.IGNORECASE),  # no relative links to our own pages
@@ -288,12 +287,12 @@ ALLOWED_VALUES = {
 
 
 def keep_attribute(tag: str, name: str, value: str) -> str | None:
-    pattern = ALLOWED_VALUES.get((tag, name)) or (formulas.VALUE if tag in formulas.TAGS else None)
+    pattern = ALLOWED_VALUES.get((tag, name)) or (rules.MATH_VALUE if tag in rules.MATH_TAGS else None)
     return value if pattern and pattern.fullmatch(value) else None
 
 
 CLEANER = nh3.Cleaner(
-    tags=BLOCK_TAGS | INLINE_TAGS | formulas.TAGS,
+    tags=BLOCK_TAGS | INLINE_TAGS | rules.MATH_TAGS,
     attributes=ATTRIBUTES,
     attribute_filter=keep_attribute,
     url_schemes={"http", "https", "mailto"},

@@ -15,7 +15,7 @@ from webapp.services.chat.chat_state import state_of_chat
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.states import StateEntry
 from webapp.storage.chats import ChatStore
-from webapp.web.chat.chat_list import title_of
+from webapp.web.chat.sidebars import title_of
 from webapp.web.kit.page import PageContext, Values
 
 if TYPE_CHECKING:
