@@ -1,4 +1,4 @@
-"""What every test can count on."""
+"""Setup for all tests."""
 
 import contextlib
 import gc
@@ -21,56 +21,57 @@ from webapp.storage.backups import copies_of
 from webapp.storage.database import Database
 from webapp.storage.migrations import MIGRATIONS
 
-# The terminal speaks the language of whoever runs the tests; most of them read English, those of Chinese ask for it.
+# The terminal's language is the developer's; most tests expect English, and tests of Chinese set it.
 os.environ["ROOST_LANG"] = "en"
 
-# The models are tiny and several workers share the cores: threads of torch and BLAS wait for each other, in engine
-# processes too. One each made tests/starter/test_batches.py 11 times faster on two busy cores (67 to 6 s).
+# The models are tiny and several workers share the cores, so threads of torch and BLAS wait for each other, also in
+# engine processes. One thread each made tests/starter/test_batches.py 11 times faster on two busy cores (67 to 6 s).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# As an engine on a CPU has it: each load of an RWKV-7 would compile it for half a second.
+# As in an engine on a CPU; otherwise each load of an RWKV-7 would compile it for half a second.
 os.environ.setdefault("PYTORCH_JIT", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Else each worker rewrites the assertions of 240 modules anew (9 s), and each program a test starts compiles itself.
+# Otherwise each worker rewrites the assertions of 240 modules again (9 s), and each program that a test starts compiles
+# itself.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: tests in a browser and of processes wait half of their time. Not more than four,
-    since many start processes of their own."""
+    """Two more than the number of cores, because tests with a browser or processes wait half of the time; at most four,
+    because many start processes themselves."""
     return min(4, (os.cpu_count() or 1) + 2)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """What counts failures over all workers is asked before each test in two small packets, of which the second waits
-    40 ms for the first to be acknowledged: 5 minutes of 8,000 tests."""
+    """The plugin that counts failures over all workers is queried before each test in two small packets, of which the
+    second waits 40 ms for the acknowledgement of the first: 5 minutes in 8,000 tests."""
     if counts := getattr(getattr(config, "failures_db", None), "sock", None):
         counts.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """All workers begin with the same modules, and in a fresh checkout each would rewrite the assertions of all of them
-    (9 s of its processor). So each imports a share of its own first, and finds the others' shares done."""
+    """All workers import the same modules first, and in a fresh checkout each would rewrite the assertions of all of
+    them (9 s of CPU time). So each first imports a share of its own, and then finds the others' shares done."""
     worker = getattr(session.config, "workerinput", None)
     if worker is None or session.config.args != session.config.getini("testpaths"):
         return
     number, folder = int(worker["workerid"][2:]), Path(__file__).parent
     for path in sorted(folder.rglob("test_*.py"))[number :: worker["workercount"]]:
-        with contextlib.suppress(Exception, pytest.skip.Exception):  # collecting it will tell
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # collection will report it
             importlib.import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: a full collection need not look at it. With torch it took 0.2 s each time, and
-    every load of a model and every test that counts what is left makes several."""
+    """Modules imported so far stay, so full garbage collections can ignore them. With torch each one took 0.2 s, and
+    every load of a model and every test that counts leftovers runs several."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def backends_are_asked_again() -> None:
-    """A test may have put other backends, packages or drivers in place; what the last one was told is forgotten."""
+    """A test may have replaced backends, packages or drivers; clears the cached answers."""
     if hardware := sys.modules.get("webapp.services.strategy.hardware"):
         hardware.forget_answers()
 
@@ -94,7 +95,7 @@ def store(database):
 
 @pytest.fixture
 def start(tmp_path: Path):
-    """start(strategy) -> RunningRoost of its own; stopped afterwards."""
+    """start(strategy) -> a separate RunningRoost, stopped afterwards."""
     from tests.web.chat.running_roost import RunningRoost
 
     started = []
@@ -110,7 +111,7 @@ def start(tmp_path: Path):
 
 
 class CompiledOnce(BytecodeCache):
-    """Keeps the code of a template, by name and source: apps are made by the hundred, and each would compile anew."""
+    """Caches compiled templates by name and source, because tests create hundreds of apps."""
 
     def __init__(self) -> None:
         self._codes: dict[tuple[str, str], CodeType] = {}
@@ -127,7 +128,7 @@ Flask.jinja_options = {"bytecode_cache": CompiledOnce()}
 
 
 def compile_builder_once(rule: Rule, append_unknown: bool = True):
-    """As for templates: compiling the 150 addresses of an app took 0.08 of the 0.1 s it took to make one."""
+    """The same for URL builders: compiling the 150 URLs of an app took 0.08 of the 0.1 s for creating it."""
     key = (tuple(rule._trace), repr(rule.defaults), append_unknown)
     if key not in _builders:
         _builders[key] = _compile_builder(rule, append_unknown)
@@ -139,7 +140,7 @@ _compile_builder, Rule._compile_builder = Rule._compile_builder, compile_builder
 
 
 def compile_once(rule: Rule) -> None:
-    """And reading the 270 addresses was half of the rest."""
+    """Parsing the 270 URLs took half of the rest."""
     key = (rule.rule, rule.subdomain, rule.host, rule.merge_slashes, repr(rule.defaults))
     if key in _compiled:
         known, builders = _compiled[key]
@@ -155,18 +156,18 @@ _compile, Rule.compile = Rule.compile, compile_once
 
 
 def copy_the_first(database: Database) -> None:
-    """A new database is the copy of an empty one: making its tables was three quarters of the time it took to open it.
-    Not where a test has other tables in mind, sees each statement or had a database there before."""
+    """Copies an empty database instead of creating its tables, which took three quarters of the time. Not if a test
+    needs other tables, sees each statement, or had a database there before."""
     path = database.path
     is_plain = storage.MIGRATIONS is MIGRATIONS and database._trace is None and path.parent.is_dir()
     if is_plain and not path.exists() and not Path(f"{path}-wal").exists() and not copies_of(path):
         if not _first:
-            _first.append(b"")  # the next one is made as ever
+            _first.append(b"")  # the next one is created normally
             with tempfile.TemporaryDirectory() as folder:
                 Database(Path(folder, "roost.db")).close()
                 _first[0] = Path(folder, "roost.db").read_bytes()
         if _first[0]:
-            with contextlib.suppress(OSError):  # told as ever
+            with contextlib.suppress(OSError):  # reported as usual
                 path.touch(mode=0o600)
                 path.write_bytes(_first[0])
     _prepare_file(database)

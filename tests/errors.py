@@ -1,4 +1,4 @@
-"""What a test expects of an error: its code, and the keys and values of what it tells."""
+"""Checks of errors in tests: the code, and the keys and values of the parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from webapp.i18n import Text
 
 
 def told_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All that stands in an error, in a Text or in what either crosses a pipe as, however deep: ``("key", key)`` for
-    each Text, ``(name, value)`` for each value."""
-    if isinstance(found, ValueError):  # made of a Text, where a tool fails
+    """All content of an error, of a Text, or of their form in a pipe, at any depth: ``("key", key)`` for each Text,
+    ``(name, value)`` for each value."""
+    if isinstance(found, ValueError):  # contains a Text if a tool fails
         (found,) = found.args
     found = found.params if isinstance(found, RoostError) else found
     found = found.to_plain() if isinstance(found, Text) else found
@@ -30,19 +30,19 @@ def told_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tells(found: Any, /, **told: Any) -> bool:
-    """Whether all of ``told`` is in it: ``key`` is that of a Text, the other names are those of values."""
+    """Whether it contains everything in ``told``: ``key`` is that of a Text, other names are those of values."""
     held = list(told_in(found))
     return all(each in held for each in told.items())
 
 
 def keys_in(found: Any) -> list[str]:
-    """The catalogue's keys of all Texts in it, outermost first."""
+    """The catalogue keys of all Texts in it, outermost first."""
     return [value for name, value in told_in(found) if name == "key"]
 
 
 @contextmanager
 def raises_code(*codes: str, match: str | None = None, **told: Any) -> Iterator[pytest.ExceptionInfo[RoostError]]:
-    """Like ``pytest.raises``, for a RoostError with one of ``codes`` that :func:`tells` what is ``told``."""
+    """Like ``pytest.raises``, for a RoostError with one of ``codes`` and the parameters ``told``."""
     with pytest.raises(RoostError, match=match) as caught:
         yield caught
     assert caught.value.code in codes

@@ -1,4 +1,4 @@
-"""Client libraries that few tests use: every worker collects every test, and would import them all for seconds."""
+"""Client libraries that few tests use: every worker collects every test, and importing them all would take seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 class Lazily:
-    """The package ``name``, imported at its first use. Skips the module that makes it where it is not installed."""
+    """The package ``name``, imported at its first use. Skips the test module if it is not installed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -18,6 +18,6 @@ class Lazily:
             pytest.skip(f"{name} is not installed (pip install -e '.[dev]')", allow_module_level=True)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # pytest asks everything in a module for these
+        if name.startswith("_"):  # pytest looks for these in every object of a module
             raise AttributeError(name)
         return getattr(importlib.import_module(self._name), name)

@@ -1,4 +1,4 @@
-"""Codes of errors are rows; what is raised is what an ``except`` catches."""
+"""Error codes are rows of a table; errors are raised with the class that an ``except`` catches."""
 
 import ast
 import json
@@ -36,7 +36,7 @@ def test_an_error_is_raised_as_the_class_of_its_row():
 
 def test_every_row_is_used():
     nodes = [node for path in MODULES if path.name != "errors.py" for node in nodes_of(path)]
-    for node in nodes_of(ROOT / "webapp" / "errors.py"):  # beside the table, what its classes make of themselves
+    for node in nodes_of(ROOT / "webapp" / "errors.py"):  # besides the table, codes that its classes use
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cls":
             nodes += node.args
     written = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}

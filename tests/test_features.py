@@ -1,4 +1,4 @@
-"""docs/features.md: what it says of Roost is shown by tests that are there."""
+"""docs/features.md: every claim about Roost has an existing test."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The code is formatted, linted and typed as pyproject.toml says."""
+"""The code is formatted, linted and typed according to pyproject.toml."""
 
 from __future__ import annotations
 

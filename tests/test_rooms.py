@@ -1,4 +1,4 @@
-"""The code keeps to the arrows of docs/architecture.md."""
+"""The code follows the import rules in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.sources import MODULES, ROOT, nodes_of, tree_of
 CONTRACTS = {"sampling_params", "state", "backend", "options", "registry", "outputs", "sampler"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("graphs", "linear", "loader", "model", "recurrence", "sampling")}
-"""Imported late as a whole, by the backend that they are the model of."""
+"""Imported late as a whole, by the backend whose model they are."""
 
 
 @functools.cache
 def arrows() -> dict[str, set[str]]:
-    """Room -> rooms it may import, from the table of the map."""
+    """Room -> rooms that it may import, from the table."""
     table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms and imports")[1]
     rows = [line.strip("|").split("|") for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")]
     return {row[0].strip(): {name.strip() for name in row[2].split(",") if name.strip()} for row in rows[1:]}
@@ -46,13 +46,13 @@ def imports(module: Path, top_only: bool = False) -> frozenset[str]:
 
 
 def breaches(rule: Callable[[Path], set[str]]) -> dict[str, set[str]]:
-    """Module -> what ``rule`` finds in it, for those where it finds something."""
+    """Module -> violations that ``rule`` finds, if there are any."""
     found = {str(module.relative_to(ROOT)): rule(module) for module in MODULES}
     return {module: names for module, names in found.items() if names}
 
 
 def top_level(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements run at import, without those only for type checkers."""
+    """Statements that run at import, without those only for type checkers."""
     found: list[ast.stmt] = []
     for node in body:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -135,8 +135,8 @@ OWN_PROCESSES = {"weights", "backends", "training"}
 
 
 def test_only_processes_of_their_own_read_model_and_state_files():
-    """The web process and the commands ask ``weights.file_reader``; engine, reader and `roost convert`
-    are processes that may end."""
+    """The web process and the commands use ``weights.file_reader``; engine, reader and `roost convert` are separate
+    processes, which may crash."""
 
     def readers(module: Path) -> set[str]:
         if room_of(module) in OWN_PROCESSES or module.relative_to(ROOT / "webapp").as_posix() == "cli/convert.py":

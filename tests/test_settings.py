@@ -1,4 +1,4 @@
-"""One table, four sources, and an error that names the setting."""
+"""One table, four sources, and an error with the setting's name."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""A wait that ran out is tried once more, a wrong value never: pyproject.toml says so to pytest-rerunfailures. And
-what a page shows is waited for."""
+"""A wait that timed out is run once more, a wrong value never, as pyproject.toml tells pytest-rerunfailures. And tests
+wait for the content of a page."""
 
 import ast
 import os
@@ -53,6 +53,7 @@ def test_only_a_wait_that_ran_out_is_tried_again(tmp_path):
 
 
 READS = r"\.count\(\)|\.(evaluate|inner_|text_content|input_value|get_attribute|is_[a-z]+|title|bounding_box)\w*\("
+"""Calls that return a page's state at this moment."""
 READS += r"|\.(all_inner_texts|all_text_contents|query_selector|content)\w*\(|\bpage\.url\b"
 """What tells how a page is at this very moment."""
 
@@ -62,8 +63,8 @@ def reads(code, names=()):
 
 
 def at_once(source):
-    """Lines that sleep, or assert what a page shows at that moment, also by a variable or a function that reads it; but
-    not where ``# at once: WHY`` stands."""
+    """Lines that sleep, or assert a page's state at that moment, also through a variable or a function; except lines
+    with ``# at once: WHY``."""
     tree, lines, found = ast.parse(source), source.splitlines(), {}
     marked = {number for number, line in enumerate(lines, 1) if re.search("# at once: .", line)}
 
@@ -83,7 +84,7 @@ def at_once(source):
 
 
 def test_no_walk_in_a_browser_asserts_at_once_what_a_page_shows():
-    """The page may be a moment late: ask with ``expect`` or ``until`` of tests/browser/acting.py."""
+    """The page may be late: use ``expect`` or ``until`` of tests/browser/acting.py."""
     walks = sorted((ROOT / "tests" / "browser").glob("test_*.py"))
     found = {path.name: at_once(path.read_text(encoding="utf-8")) for path in walks}
     assert walks

@@ -1,4 +1,4 @@
-"""An installed wheel finds its templates, its static files and its model without a checkout."""
+"""An installed wheel finds its templates, static files and model without a checkout."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_an_installed_roost_serves_its_page(wheel: Path, tmp_path: Path):
         ).strip()
     )
     zipfile.ZipFile(wheel).extractall(packages)
-    # The dependencies come from this environment: a .pth line adds a folder, but reads no .pth files inside it,
-    # so an editable install of the checkout stays out.
+    # The dependencies come from this environment: a .pth line adds a folder but does not read .pth files in it, so an
+    # editable install of the checkout is not used.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     command = [python, "-m", "webapp.cli", "serve", "--port", "0", "--no-browser", "--data", str(tmp_path / "data")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,4 +1,4 @@
-"""`roost bench tools`: which tools and cases it takes, what it prints, how it ends."""
+"""`roost bench tools`: the tools and cases it uses, its output, and how it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bench(models, tmp_path, capsys):
-    """bench(*flags) -> (exit code, the document or None, what was said beside it)."""
+    """bench(*flags) -> (exit code, the document or None, other output)."""
 
     def run(*flags: str):
         where = ["--models", str(models), "--data", str(tmp_path), "-m", "tiny.safetensors", "--strategy", SPOKEN]
@@ -68,7 +68,7 @@ def test_without_anything_kept_the_shipped_tools_and_made_cases_are_asked(bench,
     transcripts = tmp_path / "answers.jsonl"
     _, found, _ = bench("--seed", "5", "--per-tool", "1", "--transcripts", str(transcripts))
     assert found["setup"]["tools"][0]["name"] == "calculate" and "answers" not in found
-    answers = 2 * (len(found["setup"]["tools"]) + 4)  # a case a tool and four of small talk, in two modes
+    answers = 2 * (len(found["setup"]["tools"]) + 4)  # one case per tool and four of small talk, in two modes
     assert (found["setup"]["cases_from"], found["setup"]["seed"], found["answered"]) == ("made", 5, answers)
     rows = [json.loads(line) for line in transcripts.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == answers and {row["mode"] for row in rows} == {"constrained", "free"}

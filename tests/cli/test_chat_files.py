@@ -1,4 +1,4 @@
-"""`roost export` and `roost import` as a person at a terminal meets them."""
+"""`roost export` and `roost import` in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `roost` command as a person at a terminal meets it; the model is tiny or fake, the process real."""
+"""The `roost` command in a terminal; the model is tiny or fake, the process real."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def test_a_name_that_would_steer_the_terminal_is_spelled_out(capsys):
 
 
 def run_in_shell(command, places, **options):
-    """`roost COMMAND` with the redirections of a shell; ``{places}`` are the folders."""
+    """`roost COMMAND` with redirections of a shell; ``{places}`` are the folders."""
     line = f"{shlex.quote(sys.executable)} -m webapp.cli {command.format(places=shlex.join(places))}"
     return subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
 
@@ -399,10 +399,10 @@ def test_ctrl_c_ends_quietly(command, places):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
     )
     assert process.stdout is not None
-    process.stdout.read(1)  # it is under way
+    process.stdout.read(1)  # it has started
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""`roost convert`: outcome, exit codes, progress for programs, and being stopped."""
+"""`roost convert`: result, exit codes, progress for programs, and cancelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost download` against a hub on this machine."""
+"""`roost download` with a local hub."""
 
 from __future__ import annotations
 

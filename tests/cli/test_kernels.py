@@ -12,7 +12,7 @@ from webapp.cli.kernels import make_ready
 
 @pytest.fixture
 def bare_machine(tmp_path, monkeypatch):
-    """No library, no compiler; the folder of its programs."""
+    """No library, no compiler. Returns the folder of its programs."""
     for name in (building.LIBRARY_VARIABLE, "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""The terminal speaks the language of its reader, and nothing of it is said in English alone."""
+"""The terminal uses the user's language, and no text exists only in English."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def said(monkeypatch, capsys):
         monkeypatch.setenv("ROOST_LANG", language)
         try:
             code = main(arguments)
-        except SystemExit as end:  # argparse, after help or a mistake
+        except SystemExit as end:  # argparse, after help or an error
             code = int(end.code or 0)
         return code, *capsys.readouterr()
 
@@ -159,7 +159,7 @@ def test_the_columns_hold_chinese_text():
 
 
 def spoken(path: Path):
-    """What a parser's help and the prints of a module are given to say."""
+    """The texts that a parser's help and a module's prints get."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             asked = getattr(node.func, "id", getattr(node.func, "attr", ""))
@@ -168,7 +168,7 @@ def spoken(path: Path):
 
 
 def literals(node: ast.expr):
-    """The texts in it; none of what a call is given, of keys or of data."""
+    """The texts in it, without arguments of calls, keys and data."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif not isinstance(node, (ast.Call, ast.Subscript, ast.Dict)):

@@ -1,4 +1,4 @@
-"""The server's log: bounded, without secrets, and not to be filled by a client."""
+"""The server's log: limited in size, without secrets, and clients cannot fill it."""
 
 import logging
 import stat
@@ -16,7 +16,7 @@ log = logging.getLogger("webapp.test_logs")
 
 @pytest.fixture
 def kept(tmp_path):
-    """Begins a log and gives the function that reads all that was written to its files."""
+    """Starts a log and returns a function that reads everything written to its files."""
     root = logging.getLogger()
     level = root.level
 

@@ -1,4 +1,4 @@
-"""`roost models` does to files what the Models page does."""
+"""`roost models` changes files like the Models page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def models(folder, tmp_path, capsys):
-    """models(*arguments) -> (exit code, what it printed)."""
+    """models(*arguments) -> (exit code, output)."""
 
     def models(*arguments: str) -> tuple[int, str]:
         code = main(["models", "--models", str(folder), "--data", str(tmp_path / "data"), *arguments])

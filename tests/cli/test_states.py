@@ -1,4 +1,4 @@
-"""`roost states` as a person at a terminal meets it."""
+"""`roost states` in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roost tokens` as a person at a terminal meets it, and a server that runs meanwhile."""
+"""`roost tokens` in a terminal, also while a server runs."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from webapp.storage.tokens import PREFIX, ApiTokens
 
 @pytest.fixture
 def roost(tmp_path, capsys):
-    """roost(arguments...) -> (exit code, what it printed, what it complained of)."""
+    """roost(arguments...) -> (exit code, output, errors)."""
 
     def roost(*arguments):
         code = main(["tokens", "--data", str(tmp_path), *arguments])

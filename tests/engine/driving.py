@@ -1,4 +1,4 @@
-"""Small hands to drive an engine over the fake backend."""
+"""Helpers to drive an engine with the fake backend."""
 
 from collections import defaultdict
 
@@ -20,13 +20,13 @@ def engine(options="", *, config=None, **kwargs):
 
 
 def forward(backend: Backend, slots, token_ids):
-    """``(rows, vocab_size)``: logits after the last token of each row, kept."""
+    """``(rows, vocab_size)``: logits after the last token of each row; the array stays valid."""
     logits = backend.step([Row(slot, ids) for slot, ids in zip(slots, token_ids, strict=True)])
     return logits.to_numpy(range(len(slots))).copy()
 
 
 def load_backend(path, strategy="cpu fp32", progress=lambda progress: None, config=None):
-    """Whatever backend the strategy names."""
+    """The strategy's backend."""
     backend, options = resolve_strategy(strategy)
     return backend.load(str(path), config or inspect(path).config, options, progress)
 
@@ -34,12 +34,12 @@ def load_backend(path, strategy="cpu fp32", progress=lambda progress: None, conf
 def request(
     request_id="a", prompt=(1, 2, 3), *, client="", boundaries=(), initial_state=None, constraint=None, **params
 ):
-    sampling = SamplingParams(**{"max_tokens": 8, "seed": 1, **params})  # no test throws dice
+    sampling = SamplingParams(**{"max_tokens": 8, "seed": 1, **params})  # no test is random
     return GenerationRequest(request_id, tuple(prompt), sampling, tuple(boundaries), client, initial_state, constraint)
 
 
 class Answer:
-    """All outputs of one request together."""
+    """All outputs of one request, combined."""
 
     def __init__(self):
         self.token_ids = []
@@ -60,7 +60,7 @@ class Answer:
 
 
 def run(engine, *requests, steps=10_000):
-    """Adds the requests and steps until nothing is left (or so many steps); request id -> Answer."""
+    """Adds the requests and steps until none is left (or this many steps); request id -> Answer."""
     for each in requests:
         engine.add_request(each)
     answers, reports = defaultdict(Answer), []

@@ -1,4 +1,4 @@
-"""Guessing tokens ahead: the same answers in fewer steps."""
+"""Drafts: the same answers in fewer steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def drafting_engine(options="", most=8, **kwargs):
 
 
 LIKELY, UNLIKELY = 0.3, 0.9
-"""How sure a guess has to be."""
+"""How likely a draft must be."""
 
 
 def test_a_guess_is_what_followed_the_same_tokens_the_last_time():
@@ -72,8 +72,8 @@ def test_a_repeating_answer_takes_fewer_steps_and_is_the_same():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_no_answer_changes(seed):
-    """Random prompts over few tokens, so that guesses are often right and often wrong; sampled and greedy, with
-    penalties, biases and stops, one to six answers at once."""
+    """Random prompts with few different tokens, so that drafts are often right and often wrong; sampled and greedy,
+    with penalties, biases and stops, one to six answers at once."""
     rng = np.random.default_rng(seed)
     vocab = int(rng.choice([3, 5, 16]))
     requests = []

@@ -40,7 +40,7 @@ def a_mixed_crowd(count):
     ]
 
 
-# what an answer is
+# the content of an answer
 
 
 def test_a_scripted_answer_arrives_and_says_stop():
@@ -112,7 +112,7 @@ def test_penalty_exempt_tokens_may_repeat_without_end():
     assert set(run(engine(), request(**biased))["a"].token_ids) != {7}
 
 
-# many at once
+# many requests at once
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
@@ -174,7 +174,7 @@ def test_max_sequences_is_bounded_by_the_backends_slots():
     assert engine("slots=3").max_sequences == 3 and engine("slots=8", max_sequences=2).max_sequences == 2
 
 
-# ending early
+# early ends
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 9])
@@ -213,7 +213,7 @@ def test_a_waiting_sequence_takes_the_place_of_an_aborted_one():
     assert run(made)["b"].finish_reason is FinishReason.LENGTH
 
 
-# what breaks
+# errors
 
 
 def test_nan_ends_one_sequence_with_its_error_and_the_others_go_on():
@@ -280,7 +280,7 @@ def test_a_backend_that_broke_ends_the_engine_wherever_it_is_noticed(broken, mon
         raise EngineCrashed(reason="the card is gone")
 
     made = engine()
-    if broken == "step":  # while a token is drawn of what it returned
+    if broken == "step":  # while a token is sampled from its result
         monkeypatch.setattr(NumpyLogits, "sample", breaks)
     else:
         monkeypatch.setattr(made.backend, broken, breaks)
@@ -296,7 +296,7 @@ def test_bad_requests_between_good_ones_never_add_up_to_a_broken_backend():
 
 
 class Grumpy:
-    """A constraint: allows tokens below a number up to 32, and breaks at a given token."""
+    """A constraint: allows tokens below a number up to 32, and raises at a given token."""
 
     def __init__(self, description):
         self.allowed, self.breaks_at = (1 << description["below"]) - 1, description.get("breaks_at")
@@ -450,7 +450,7 @@ def test_many_answers_to_one_prompt_read_it_once():
 
 @pytest.mark.parametrize("options, unread", [("script=hello", 0), ("", 1)])
 def test_the_next_turn_reads_nothing_of_the_answer_before(options, unread):
-    """A stopped answer is in the state whole; one cut by its length lacks its last token."""
+    """The state contains a stopped answer completely, and an answer cut by its length except its last token."""
     made = engine(options)
     answer = run(made, request(prompt=range(20, 30), max_tokens=20))["a"].token_ids
     stats = run(made, request(prompt=[*range(20, 30), *answer, 7, 8]))["a"].stats
@@ -498,7 +498,7 @@ def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
 
 
 SHORT = [7, 3, 11, 5, 9] * 400
-"""Tokens of 2,000 messages, 14,000 in all."""
+"""Lengths of 2,000 messages, 14,000 tokens in total."""
 
 
 def many_messages(lengths=SHORT, **kwargs):
@@ -524,7 +524,7 @@ def test_many_short_messages_take_about_as_many_steps_as_one_long_one():
 
 @pytest.mark.parametrize("lengths", [SHORT, [107] * 80, [5000, 3, 4, 300, 2] * 6, [1] * 9, [200, *SHORT[:90], 3000]])
 def test_from_each_message_end_little_is_read_again(lengths):
-    """No more than 128 tokens or a sixteenth of those after it; none from the first and each of the last eight."""
+    """At most 128 tokens or a sixteenth of those after it; none from the first and each of the last eight."""
     ask = many_messages(lengths)
     pauses, length = pauses_of(ask), sum(lengths)
     for place in ask.boundaries:
@@ -555,7 +555,7 @@ def test_without_a_cache_no_state_is_ever_read_back():
 
 
 class InParts:
-    """A constraint: allows everything, and says that a part begins with every third token."""
+    """A constraint: allows everything, and reports a part at every third token."""
 
     def __init__(self, description):
         self.begins_part, self.count = False, description["before"]
@@ -570,7 +570,7 @@ class InParts:
 
 @pytest.mark.parametrize(("kept", "stride"), [(100, 3), (4, 24)])
 def test_the_state_before_each_part_is_kept_and_thinned_to_a_share_of_the_memory(kept, stride):
-    """Going on from such a place reads nothing, since its logits are there too."""
+    """Continuing from such a place prefills nothing, because its logits are stored too."""
     config = fake_config()
     room = 4 * kept * (config.state_bytes() + 4 * config.vocab_size) + 8_000
     made = engine(state_cache_bytes=room, constraint_factory=InParts)
@@ -606,7 +606,7 @@ def test_any_other_failure_of_a_snapshot_costs_that_snapshot():
     assert run(made, request("c", (5, 6, 7)))["c"].finish_reason is FinishReason.LENGTH
 
 
-# the leak guard
+# leak check
 
 
 def test_the_digests_of_a_request_are_those_of_the_same_request_before_another():

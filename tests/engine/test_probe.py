@@ -1,4 +1,4 @@
-"""Reading outside any sequence: exact, a chunk at a time, and unnoticed by whoever is being answered."""
+"""Prefill outside of sequences: exact, one chunk at a time, and without affecting running answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend and which strategy a model is run with."""
+"""The choice of backend and strategy for a model."""
 
 import sys
 

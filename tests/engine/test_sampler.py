@@ -1,4 +1,4 @@
-"""The numpy sampler against the rwkv package's, line by line, and against the definition in plain steps."""
+"""The numpy sampler compared with the rwkv package's, line by line, and with the definition in plain steps."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from webapp.engine.sampling_params import SamplingParams
 
 
 def official_probs(logits, temperature, top_p, top_k):
-    """PIPELINE.sample_logits of the rwkv package 0.8.32, line by line (CPU branch), up to its draw; float64."""
+    """PIPELINE.sample_logits of the rwkv package 0.8.32, line by line (CPU branch), up to the sampling; float64."""
     probs = np.exp(logits.astype(np.float64) - logits.max())
     probs /= probs.sum()
     sorted_ids = np.argsort(probs)
@@ -52,7 +52,7 @@ def batch_of(vocab_size, *sequences, banned=(), masks=None):
 
 
 def draw(logits, *sequences, **options):
-    """The tokens of one step; each line has the same logits unless they are two-dimensional."""
+    """The tokens of one step; each row has the same logits unless they are two-dimensional."""
     lines = np.array(np.broadcast_to(logits, (len(sequences), np.shape(logits)[-1])), np.float32)
     return sample_batch(lines, batch_of(lines.shape[1], *sequences, **options)).token_ids.tolist()
 
@@ -119,7 +119,7 @@ def test_temperature_comes_after_the_cut():
     assert hot[2] == 0 and hot[0] / hot[1] == pytest.approx(2**0.5, rel=1e-5)
 
 
-# which token is drawn
+# which token is sampled
 
 
 PARAMS = [
@@ -139,7 +139,7 @@ PARAMS = [
 
 
 def many_lines(vocab_size, seed=1):
-    """Every kind of parameter, with and without penalties, bans and masks."""
+    """All kinds of parameters, with and without penalties, bans and masks."""
     rng = np.random.default_rng(seed)
     sequences, masks = [], {}
     for seed, params in enumerate(PARAMS):
@@ -338,7 +338,8 @@ def test_candidates_draw_what_the_line_draws_or_say_that_they_cannot(kind):
 
 
 def test_music_is_penalised_as_in_the_authors_loop():
-    """ChatRWKV, music/run.py: waits count 0.3, notes and the longest wait 1, faded by 0.997; the end rises."""
+    """ChatRWKV, music/run.py: waits count 0.3, notes and the longest wait 1, decayed by 0.997; the end becomes more
+    likely."""
     params = SamplingParams(
         frequency_penalty=0.5, penalty_decay=0.997, logit_bias={127: -1.0},
         count_weights=((0, 127, 0.3),), rising_bias=((0, -4.0, 0.002),),

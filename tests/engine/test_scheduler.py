@@ -24,14 +24,14 @@ def names(sequences):
 
 
 def read(pieces):
-    """As the engine does: positions move on."""
+    """As the engine does: advances positions."""
     for piece in pieces:
         piece.sequence.position = piece.end
     return [(piece.sequence.request.request_id, piece.start, piece.end) for piece in pieces]
 
 
 def served(made, count):
-    """Who gets the slot, one after the other, each ending before the next."""
+    """The order in which slots are assigned; each sequence ends before the next starts."""
     order = []
     for _ in range(count):
         order += names(made.admit())

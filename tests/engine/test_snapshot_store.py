@@ -149,7 +149,7 @@ def test_the_quota_holds_and_the_least_recently_used_file_leaves_first(tmp_path)
     for number in range(16):
         put(store, (number, 9), float(number))
         os.utime(store.folder._file(store._key("d", (number, 9))), (number, number))
-    assert store.longest_prefix("d", (0, 9, 1)) is not None  # used: the next to leave is 1
+    assert store.longest_prefix("d", (0, 9, 1)) is not None  # used, so 1 is evicted next
     for number in range(16, 24):
         put(store, (number, 9), float(number))
         assert folder_use(tmp_path)[1] <= store.folder.limit_bytes
@@ -184,7 +184,7 @@ def test_a_state_survives_bit_for_bit_in_the_fewest_bytes(tmp_path, architecture
 
 
 def rewritten(content, change):
-    """The file with another header and the digest that would be right for it."""
+    """The file with another header and a matching digest."""
     import hashlib
 
     length = int.from_bytes(content[:8], "little")
@@ -365,7 +365,7 @@ def test_a_prompt_of_a_program_lasts_when_it_is_long(tmp_path):
 
 
 def test_two_chats_never_see_each_others_state(tmp_path):
-    """The same words after another beginning are another conversation."""
+    """The same text after another beginning is another conversation."""
     made = lasting_engine(tmp_path)
     run(made, kept("a", range(1, 80), boundaries=(40,)), kept("b", range(2, 80), boundaries=(40,)))
     closed(made)
@@ -381,8 +381,9 @@ def test_random_walks_over_a_chat_equal_runs_from_the_start(tmp_path):
 
 
 def walk(path, sequences, seed, options="", make=None, steps=12):
-    """Edits, branches, undone messages, stops and restarts in any order; each answer is compared with one that was
-    read and written from the start. How many answers, and how many tokens were read of how many asked for."""
+    """Edits, branches, undone messages, stops and restarts in random order; each answer is compared with one that was
+    prefilled and generated from the start. Returns the number of answers, and how many of how many tokens were
+    prefilled."""
     rng = random.Random(seed)
     make = make or (lambda store: engine(options, snapshots=store))
     plain = make(SnapshotStore(0))

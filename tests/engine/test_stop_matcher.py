@@ -6,7 +6,7 @@ from webapp.engine.scheduler import StopMatcher
 
 
 def answer(matcher, tokens):
-    """What is released before the stop, then what is still held, and whether it stopped."""
+    """Tokens released before the stop, tokens still held back, and whether it stopped."""
     out, taken, seen = [], 0, []
     for token in tokens:
         seen.append(token)

@@ -1,4 +1,4 @@
-"""English and Chinese say the same things; every text that is asked for exists, and every text is asked for."""
+"""English and Chinese have the same keys; every key that is used exists, and every key is used."""
 
 import argparse
 import ast
@@ -37,7 +37,7 @@ def placeholders(text):
 
 
 def asked_for():
-    """(place, key) of each key that is written out in a call of ``t`` or Text."""
+    """(place, key) of each literal key in a call of ``t`` or Text."""
     for path, text in texts_of("templates", ".html").items():
         yield from ((path.relative_to(ROOT).as_posix(), key) for key in ASKED.findall(text))
     for path in MODULES:
@@ -49,7 +49,7 @@ def asked_for():
 
 
 def written():
-    """Keys and patterns of keys that stand anywhere in the code, the templates and the scripts."""
+    """Keys and patterns of keys anywhere in the code, the templates and the scripts."""
     keys, patterns = set(), set()
     for path in MODULES:
         for node in nodes_of(path):

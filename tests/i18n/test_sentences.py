@@ -1,4 +1,4 @@
-"""Sentence and way out in one line."""
+"""An error's sentence and hint in one line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A folder with two tiny models and a few states, and managers over it that are closed after each test."""
+"""A folder with two tiny models and a few states, and managers that are closed after each test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDLESS = "fake script=ab repeat=0 delay_ms=2"
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """v7.safetensors, v6.safetensors and wide.safetensors; states/fits and states/narrow (for v7 and v6 alike)."""
+    """v7.safetensors, v6.safetensors and wide.safetensors; states/fits and states/narrow (for v7 and v6)."""
     folder = tmp_path_factory.mktemp("models")
     for name, architecture, width in (("v7", "7", 64), ("v6", "6", 64), ("wide", "7", 128)):
         save_file(make_tensors(architecture, 1, width, 64, 256), str(folder / f"{name}.safetensors"))
@@ -42,7 +42,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class CountingStarter:
-    """Starts engines in threads and keeps them, so that a test can count them and end one."""
+    """Starts engines in threads and stores them, so that a test can count them and end one."""
 
     def __init__(self) -> None:
         self.clients: list[EngineClient] = []
@@ -59,7 +59,7 @@ def starter() -> CountingStarter:
 
 
 def fits(target: Target, reclaimable_bytes: int) -> None:
-    """Every model does, whatever else this machine is busy with."""
+    """Every model fits, even if this machine is busy."""
 
 
 MakeManager = Callable[..., ModelManager]
@@ -91,7 +91,7 @@ def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> 
 
 
 class HeldLoads:
-    """Loads begin, tell of it and wait; ``end`` lets them through until ``hold``. A cancelled one stops."""
+    """Loads start, report it and wait; ``end`` lets them continue until ``hold``. A cancelled one stops."""
 
     def __init__(self, load: Callable[..., FakeBackend]) -> None:
         self._load, self._may_end = load, threading.Event()
@@ -113,7 +113,7 @@ class HeldLoads:
 
 @pytest.fixture
 def held_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLoads]:
-    """For what has to happen while an engine in a thread loads, however slow the machine is."""
+    """For actions during the load of an engine in a thread, on a machine of any speed."""
     held = HeldLoads(FakeBackend.load)
     monkeypatch.setattr(FakeBackend, "load", held)
     yield held
@@ -122,7 +122,7 @@ def held_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLoads]:
 
 @pytest.fixture
 def stuck_load(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A load that reports nothing and does not stop when it is told to, until the test is over."""
+    """A load that reports nothing and does not stop when cancelled, until the test is over."""
     load, is_over = FakeBackend.load, threading.Event()
 
     def stuck(*arguments: object) -> FakeBackend:
@@ -138,7 +138,7 @@ _numbers = iter(range(10**9))
 
 
 def request(*prompt: int, max_tokens: int = 5, **changes) -> GenerationRequest:
-    """Greedy, of a short prompt unless one is given, with an id of its own."""
+    """Greedy, with a short prompt by default and a unique id."""
     params = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=1, **changes)
     return GenerationRequest(f"r{next(_numbers)}", prompt or (1, 2, 3), params)
 
@@ -181,8 +181,8 @@ def wait_phase(manager: ModelManager, *phases: str) -> ModelStatus:
 
 @pytest.fixture
 def roost_threads() -> Callable[[], list[str]]:
-    """roost_threads() -> the names of those begun in this test. Without those of the process that reads files, which
-    everything in a process shares and which stays warm."""
+    """roost_threads() -> the names of threads started in this test, except those of the reader process, which is shared
+    and stays running."""
     before = set(threading.enumerate())
 
     def begun() -> list[str]:

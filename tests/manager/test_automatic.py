@@ -1,4 +1,4 @@
-"""What ``auto`` comes to, and how a better engine takes the place of the one that answered until it was built."""
+"""The choice of ``auto``, and how a better engine replaces the first one when it has been built."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Slow(FakeBackend):
 
 
 class Better(FakeBackend):
-    """Has to be built first."""
+    """Must be built first."""
 
     state = Availability(True, is_ready=False)
     may_end = threading.Event()
@@ -146,7 +146,7 @@ def test_memory_that_has_changed_since_makes_no_reload(make_manager, starter, mo
 
 
 def count_asked(monkeypatch, backend) -> list[str]:
-    """Gets what ``backend`` is asked for."""
+    """Collects the queries to ``backend``."""
     asked: list[str] = []
     for name in ("availability", "suggestions", "footprint"):
         plain = getattr(backend, name)

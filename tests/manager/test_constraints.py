@@ -1,4 +1,4 @@
-"""A constrained request, through the whole engine: what it writes fits, and nobody else notices."""
+"""A constrained request through the whole engine: its output is valid, and other requests are not affected."""
 
 from __future__ import annotations
 

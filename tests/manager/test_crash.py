@@ -1,4 +1,4 @@
-"""An engine that dies, and the sentence a person reads then."""
+"""An engine that crashes, and the error that the user sees."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_broken_backend_is_a_crash_with_its_last_words(make_manager):
     manager = make_manager("fake fail_at=2")
     handle = manager.submit(request())
     assert last_output(handle).error["code"] == "internal_error"
-    for _ in range(4):  # five failures in a row: the engine gives up
+    for _ in range(4):  # after five failures in a row the engine ends
         last_output(manager.submit(request()))
     wait_until(lambda: manager.status().phase == "failed")
     assert "told to fail" in manager.status().error["message"]

@@ -1,4 +1,4 @@
-"""An engine started before anybody asked for one: taken once, replaced when dead, ended when nobody takes it."""
+"""An engine started before the first request: used once, replaced if it died, ended if it is not used."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_dead_one_is_replaced(starter):
     starter.clients[0].kill()
     exits = Queue()
     assert ahead.take(lambda message: None, exits.put) is starter.clients[1]
-    assert exits.empty()  # the death of the first is nobody's
+    assert exits.empty()  # the first one's exit is not reported
     starter.clients[1].close(2)
 
 
@@ -80,7 +80,7 @@ def test_nobody_took_it(starter, is_closed):
 
 
 def test_a_model_is_loaded_by_the_process_that_was_started_for_an_open_page(models_dir, tmp_path):
-    """A real process, once: it holds no model, and the load does not start another."""
+    """With a real process: it has no model, and the load does not start another one."""
     settings = Settings(data_dir=tmp_path, models_dir=models_dir, model="v7.safetensors", strategy="fake script=hi")
     manager = ModelManager(settings, library=ModelLibrary(models_dir, tmp_path), shortfall=lambda *_: None)
     try:

@@ -1,4 +1,4 @@
-"""The real engine process: it dies with its parent, and its death is no one else's."""
+"""The real engine process: it ends with its parent, and its crash affects nothing else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_engine_is_another_process_and_unloading_ends_it(make):
 
 
 def answering(make):
-    """A manager, and a request that is being answered."""
+    """A manager, and a running request."""
     manager = make(ENDLESS)
     handle = manager.submit(request(max_tokens=100_000))
     first_token(handle)
@@ -107,7 +107,7 @@ def test_a_load_stuck_in_native_code_is_killed(make):
     wait_until(lambda: manager.status().total_tensors == 1)
     pid = manager.engine_pid()
     manager.cancel_load()
-    wait_phase(manager, "empty")  # within half of the time the load would take
+    wait_phase(manager, "empty")  # in less than half the time of the load
     wait_until(lambda: is_gone(pid))
 
 
@@ -136,7 +136,7 @@ def test_the_engine_inherits_no_socket(make):
 
 
 def test_an_engine_that_is_busy_loading_takes_any_number_of_commands(make):
-    """More than any pipe holds: nobody who submits waits for the engine."""
+    """More than fit into a pipe: submitting never waits for the engine."""
     manager = make("fake load_ms=4000 load_steps=1", max_queue=64)
     manager.load()
     wait_until(lambda: manager.status().total_tensors == 1)

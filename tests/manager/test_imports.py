@@ -1,4 +1,4 @@
-"""The web process stays small: whatever of the manager it imports, torch stays out."""
+"""The web process stays small: no module of the manager that it imports imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names find files in the folder, and nothing outside it."""
+"""Names find files in the folder, and nothing outside."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_folder_is_looked_into_again_when_a_file_of_it_changes(library, folder
     model = write_folder(folder / "rwkv7", official("7"))
     whole = (model / "model-00002-of-00002.safetensors").read_bytes()
     (model / "model-00002-of-00002.safetensors").unlink()
-    assert library.entry("rwkv7").error.code == "file_truncated"  # as while it is being copied here
+    assert library.entry("rwkv7").error.code == "file_truncated"  # as during a copy
     (model / "model-00002-of-00002.safetensors").write_bytes(whole)
     assert library.entry("rwkv7").inspection.kind == "model"
 

@@ -89,7 +89,7 @@ def test_progress_only_grows_and_reaches_the_waiting_request_too(make_manager):
         status = manager.wait_change(status.revision, 30)
     assert seen == sorted(seen) and len({done for done, _ in seen}) > 3
     events = list(handle.events(60))
-    # Nobody read while it loaded, so newer progress took the place of older.
+    # Progress was not read during the load, so newer progress replaced older.
     assert [event for event in events if isinstance(event, LoadingEvent)] == [LoadingEvent(1_000_000, 1_000_000)]
 
 

@@ -1,4 +1,4 @@
-"""A model that does not fit into memory: asked about once, not tried by every request."""
+"""A model that does not fit into memory: the user is asked once, and requests do not try to load it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_out(*args):
 
 
 class Memory:
-    """A machine on which the models of ``too_large`` do not fit; counts how often it was asked."""
+    """A machine on which the models in ``too_large`` do not fit; counts the queries."""
 
     def __init__(self, *too_large: str) -> None:
         self.too_large, self.asked = set(too_large), 0
@@ -84,7 +84,7 @@ def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_
         with raises_code("model_does_not_fit", key="reason.manager.memory_ran_out_before"):
             manager.submit(request())
     assert len(starter.clients) == 1
-    manager.load()  # by hand, and by the estimate it fits: tried again
+    manager.load()  # loaded explicitly, and the estimate says that it fits: tried again
     with pytest.raises(OutOfMemory):
         manager.wait_ready(60)
     assert len(starter.clients) == 2

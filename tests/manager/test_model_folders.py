@@ -1,4 +1,4 @@
-"""Further folders, links, names and the number that grows with every change."""
+"""Additional folders, links, names and the revision that increases with every change."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_disk_is_looked_at_once_for_many_pages():
 
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The thread of every walk through a folder from now on."""
+    """The threads of all later walks through a folder."""
     seen: list[str] = []
 
     def counting(folder, dates=None):
@@ -170,11 +170,11 @@ def known_names(library: ModelLibrary) -> set[str]:
 
 def test_the_known_files_are_walked_once_and_never_by_who_asks(library, disk, walks):
     for path in library_folders(disk):
-        os.utime(path, ns=(0, 0))  # long settled
+        os.utime(path, ns=(0, 0))  # not changed recently
     library._index = FolderIndex(library._walk, library.watch, pace_s=0)
     for _ in range(50):
         assert "llm:sub/c.st" in known_names(library)
-    assert walks == ["roost-library"] * 3  # one walk through three folders
+    assert walks == ["roost-library"] * 3  # one walk through each of three folders
 
 
 def library_folders(disk: Path) -> list[Path]:

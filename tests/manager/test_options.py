@@ -1,4 +1,4 @@
-"""What an engine is set up with besides model and strategy: given with a load, named where it needs another load."""
+"""Engine options besides model and strategy: sent with a load, and reported if they need another load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.manager.messages import LoadModel
 
 
 def commands_of(monkeypatch) -> list[LoadModel]:
-    """Every LoadModel that an engine in a thread is sent from now on."""
+    """Every LoadModel that an engine in a thread receives from now on."""
     from webapp.manager.client import ThreadEngineClient
 
     seen: list[LoadModel] = []
@@ -137,7 +137,7 @@ def test_an_adapter_goes_with_its_model_and_is_left_out_by_choosing_none(
     assert manager.status().adapter == "lora.safetensors"
     write_lora(tmp_path / "lora.safetensors", seed=1)
     assert manager.reload_reasons() == ("adapter_file",)
-    manager.load("wide.safetensors")  # another model takes no adapter over
+    manager.load("wide.safetensors")  # another model does not keep the adapter
     assert manager.wait_ready(60).adapter == ""
     manager.load("v7.safetensors", options=with_it)
     manager.load(options=EngineOptions())

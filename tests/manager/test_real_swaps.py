@@ -1,4 +1,4 @@
-"""Models of every architecture in turn, in one manager, run by the official package."""
+"""Models of every architecture in turn, in one manager, with the official package."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make(real_models):
 )
 def test_architectures_swap_in_one_manager_and_the_memory_goes_back(make, has_room, order):
     manager = make(has_room)
-    manager.library.list()  # the process that reads files is there from now on
+    manager.library.list()  # starts the reader process
     children = psutil.Process().children(recursive=True)
     logits = {}
     for name in order:

@@ -1,4 +1,4 @@
-"""Requests: refused early, queued, aborted at any moment, never held up by a slow reader."""
+"""Requests: refused early, queued, aborted at any moment, never delayed by a slow reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is remembered of files: until they change, and no more tensors than are allowed."""
+"""The cache of file data: valid until a file changes, with a limited number of tensors."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Handles, frames, the status board, token rules and the memory estimate, each by itself."""
+"""Handles, frames, the status board, token rules and the memory estimate, separately."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_tokens_are_gathered_after_the_first_and_the_end_does_not_wait():
     handle = RequestHandle(request(), lambda handle: None)
     for token_id in range(3):
         handle.put(TokenOutput(handle.request_id, (token_id,)))
-    assert handle.next_event(0, gather_s=60).token_ids == (0, 1, 2)  # nobody is kept waiting for the first
+    assert handle.next_event(0, gather_s=60).token_ids == (0, 1, 2)  # the first is sent immediately
     handle.put(TokenOutput(handle.request_id, (3,)))
     handle.put(TokenOutput(handle.request_id, (4,), FinishReason.LENGTH))
     end = handle.next_event(60, gather_s=60)
@@ -133,7 +133,7 @@ def test_frames_of_any_size_cross_a_pipe():
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x80\x04N.", msgspec.msgpack.encode(["Shutdown"])])
 def test_what_is_no_message_is_refused_and_nothing_is_run(payload):
-    """The last two: a pickle, and a command where a message of the engine is due."""
+    """The last two: a pickle, and a command in place of an engine's message."""
     frame = len(payload).to_bytes(8, "big") + payload
     with pytest.raises(msgspec.MsgspecError):
         read_message(io.BytesIO(frame))

@@ -1,4 +1,4 @@
-"""An engine that hangs: noticed, said, ended and loaded again."""
+"""An engine that hangs: detected, reported, ended and loaded again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 def watch_for(
     seconds: int, *messages_each_second, limits: StallLimits = LIMITS, is_loading: bool = False
 ) -> StallWatch:
-    """A watch after so many looks, a second apart, with the same messages before each."""
+    """A watch after this many checks, one second apart, with the same messages before each."""
     watch = StallWatch(limits)
     for _ in range(seconds):
         for message in messages_each_second:
@@ -85,7 +85,7 @@ def test_a_load_that_only_waits_is_left_alone_longer():
 
 def test_time_in_which_the_watcher_did_not_run_either_does_not_count():
     watch = watch_for(4)
-    watch.look(8 * 3600)  # a laptop that slept, on a clock that went on
+    watch.look(8 * 3600)  # a laptop that slept while the clock continued
     assert watch.silent_s == 6 and watch.error() is None
 
 
@@ -129,7 +129,7 @@ def test_a_load_that_hangs_is_tried_again_a_few_times(quick, starter):
 
 def test_who_waits_is_told_for_how_long_and_when_it_is_over(quick):
     limits = StallLimits(silent_s=60, step_s=0, notice_s=1, look_every_s=0.02)
-    manager = quick(f"{ENDLESS} hang_on=200 hang_ms=3500", limits)  # its heart beats, but it uses no processor
+    manager = quick(f"{ENDLESS} hang_on=200 hang_ms=3500", limits)  # it sends heartbeats, but uses no CPU time
     handle = manager.submit(request(1, 200, max_tokens=100_000))
     wait_silent(manager)
     told = (event.seconds for event in handle.events(60) if isinstance(event, EngineSilent))
@@ -148,7 +148,8 @@ def wait_silent(manager) -> None:
 @posix
 @pytest.mark.parametrize("strategy", [ENDLESS, "fake load_ms=60000 load_steps=600"], ids=["writing", "loading"])
 def test_a_stopped_engine_process_is_ended_and_the_next_message_works(make_manager, strategy):
-    patient = StallLimits(silent_s=600, step_s=600, notice_s=1, look_every_s=0.1)  # of a busy machine's starts
+    # patient with starts on a busy machine
+    patient = StallLimits(silent_s=600, step_s=600, notice_s=1, look_every_s=0.1)
     manager = make_manager(strategy, start_engine=start_engine_process, stall_limits=patient)
     handle = manager.submit(request(max_tokens=100_000))
     if strategy == ENDLESS:

@@ -1,4 +1,4 @@
-"""A state becomes the beginning of later sequences at once, or is refused."""
+"""A state becomes the initial state of later sequences immediately, or is refused."""
 
 from __future__ import annotations
 
@@ -101,13 +101,14 @@ def test_a_swap_drops_a_state_that_does_not_fit_and_says_so(make_manager):
 
 
 def test_a_state_does_not_silently_follow_to_a_model_of_another_version(make_manager):
-    """RWKV-6 1.6B and RWKV-7 1.5B have states of one size, and most files do not say for which they are."""
+    """The states of RWKV-6 1.6B and RWKV-7 1.5B have the same size, and most files do not say for which version they
+    are."""
     manager = make_manager(state=FITS)
     plain = begins_with(manager)
     manager.load("v6.safetensors")
     status = manager.wait_ready(60)
     assert status.state == "" and status.notice["params"]["found"]["params"]["used_version"] == "7"
-    assert manager.apply_state(FITS).name == FITS  # who chooses it is trusted
+    assert manager.apply_state(FITS).name == FITS  # an explicit choice is trusted
     manager.load(strategy="fake delay_ms=1")
     assert manager.wait_ready(60).state == FITS
     manager.load("v7.safetensors", state=FITS)
@@ -196,7 +197,8 @@ def test_many_states_push_the_oldest_out_and_it_comes_back(monkeypatch):
 
 
 def test_snapshots_of_one_beginning_are_never_used_for_another(make_manager):
-    """The same long prompt from three beginnings, twice each: as if it were alone, and the second time from memory."""
+    """The same long prompt from three initial states, twice each: the result is as in a separate run, the second time
+    from memory."""
     manager, prompt = make_manager(), tuple(range(1, 60))
     alone = {state: last_output(make_manager().submit(request(*prompt), state=state)) for state in ("", FITS)}
     for turn in range(2):
@@ -225,7 +227,7 @@ def test_the_log_proves_what_each_request_was_run_with(make_manager, caplog):
     assert begins["event"] == "begins" and begins["request"] == ends["request"] == asked.request_id
     assert (begins["state"], begins["digest"]) == (ends["state"], ends["digest"]) == (FITS, digest)
     assert begins["sampling"]["top_p"] == 0.5 and begins["sampling"]["max_tokens"] == 5
-    assert begins["sampling"]["stop_token_sequences"] == 1  # how many, not what
+    assert begins["sampling"]["stop_token_sequences"] == 1  # the number, not the content
     assert (begins["model"], begins["strategy"]) == ("v7.safetensors", "fake")
     assert ends["finish_reason"] == "length" and ends["decoded_tokens"] == 5
 

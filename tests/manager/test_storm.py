@@ -1,4 +1,4 @@
-"""Everything at once from many threads: loads, swaps, cancels, aborts, dead and hung engines."""
+"""Everything at once from many threads: loads, swaps, cancels, aborts, crashed and hung engines."""
 
 from __future__ import annotations
 

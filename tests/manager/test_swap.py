@@ -1,4 +1,4 @@
-"""One model after another: with room for both and without, and what happens to answers in the middle."""
+"""One model after another: with enough memory for both and without, and the effect on running answers."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_last_of_many_choices_wins(make_manager):
 
 def test_unload_lets_answers_finish_and_the_next_request_loads_again(make_manager, starter):
     manager = make_manager("fake script=ab repeat=0 delay_ms=2", swap_grace_s=30)
-    handle = manager.submit(request(max_tokens=500))  # a second: enough to see that it still writes
+    handle = manager.submit(request(max_tokens=500))  # a second is enough to see that it still decodes
     first_token(handle)
     manager.unload()
     assert manager.status().phase == "unloading"
@@ -153,7 +153,7 @@ def test_unload_during_a_load_cancels_it(make_manager, starter):
 
 def test_an_idle_model_is_unloaded_and_comes_back(make_manager, starter):
     manager = make_manager("fake script=ab repeat=0 delay_ms=20", idle_unload_s=1)
-    handle = manager.submit(request(max_tokens=60))  # longer than the limit: working is not idleness
+    handle = manager.submit(request(max_tokens=60))  # longer than the limit, which counts only idle time
     assert last_output(handle).finish_reason is FinishReason.LENGTH
     wait_phase(manager, "empty")
     assert manager.status().model == "v7.safetensors"

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a state file: a reason is given, the state in use stays, and the model goes on answering."""
+"""Every wrong state file gets a reason, the current state stays, and the model continues to answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.settings import Settings
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """A manager with a v7 model and a state in use, and its folder of states."""
+    """A manager with a v7 model and a state in use, and its states folder."""
     folder = tmp_path_factory.mktemp("house")
     sizes = {"n_layer": LAYERS, "n_embd": HEADS * SIZE, "head_size": SIZE}
     write_checkpoint(folder / "m.pth", "7", **sizes)

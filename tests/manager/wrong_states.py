@@ -1,4 +1,4 @@
-"""Over sixty files that are no state of a v7 model with 3 layers of 2 heads of 16: each a way to be wrong."""
+"""Over sixty files that are not states of a v7 model with 3 layers of 2 heads of 16, each wrong in another way."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ MODELS = {
 
 
 class Evil:
-    """Unpickled by torch.load of old, it would leave a trace."""
+    """If torch.load of an old version unpickled it, it would create a file."""
 
     def __reduce__(self):
         return os.mkdir, (str(TRACE),)
@@ -143,7 +143,7 @@ def saved(name: str) -> bytes:
 
 
 def write_wrong(title: str, folder: Path) -> str:
-    """Writes the file; its name."""
+    """Writes the file; returns its name."""
     if title in TENSORS:
         name = "s.pth" if len(title) % 2 else "s.safetensors"
         write_tensors(folder / name, TENSORS[title])

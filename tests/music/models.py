@@ -1,5 +1,5 @@
-"""The two tiny music models of the tests: trained in seconds by `models/music/train.py` when first asked for, then kept
-in pytest's cache, by the recipe and the code that made them. Not in git, not in the wheel."""
+"""The two tiny music models of the tests: trained in seconds by `models/music/train.py` at first use, then kept in
+pytest's cache under a digest of the recipe and its code. They are not in git or the wheel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPES = {
     "midi": Recipe("midi", tunes=40, n_layer=1, n_embd=64, window=96, batch=8, steps=120, seconds=600, seed=3),
     "abc": Recipe("abc", tunes=100, n_layer=1, n_embd=64, window=64, batch=16, steps=90, seconds=600, seed=3),
 }
-"""Steps, not seconds: the same model on any machine."""
+"""Steps, not seconds, so that the model is the same on any machine."""
 MADE_OF = (
     "models/music/train.py",
     "models/music/tunes.py",
@@ -27,9 +27,9 @@ MADE_OF = (
 
 
 def music_model(config: pytest.Config, kind: str) -> Path:
-    """Two processes may make it at once: each writes a file of its own and renames it."""
+    """Two processes may train it at the same time: each writes its own file and renames it."""
     source = b"".join((ROOT / name).read_bytes() for name in MADE_OF) + repr(RECIPES[kind]).encode()
-    cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
+    cache = getattr(config, "cache", None)  # missing with -p no:cacheprovider
     folder = Path(cache.mkdir("music")) if cache else Path(tempfile.gettempdir())
     path = folder / f"roost-test-{kind}-{hashlib.sha256(source).hexdigest()[:16]}.safetensors"
     if not path.exists():

@@ -19,7 +19,7 @@ def pitches(text: str) -> list[int]:
 
 
 def starts(text: str) -> list[float]:
-    """In eighths of the usual tempo."""
+    """In eighths at the default tempo."""
     return [round(note.start_s / 0.25, 3) for note in read_abc(text)]
 
 
@@ -84,7 +84,7 @@ def test_voices_are_tracks():
 
 
 def test_the_authors_example_and_generated_tunes():
-    """The prompt of ChatRWKV's music/run.py: three bars of 3/4, the first a pickup."""
+    """The prompt in ChatRWKV's music/run.py: three bars of 3/4, the first a pickup."""
     example = 'S:3\nB:9\nE:4\nB:9\nE:4\nE:4\nB:9\nL:1/8\nM:3/4\nK:D\n Bc |"G" d2 cB"A" A2 FE |"Bm" F2 B4 F^G |'
     assert count_bars(example) == 3
     assert starts(example)[-1] == 17
@@ -126,7 +126,7 @@ def test_hostile_abc_is_refused(name):
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_odd_abc_is_read_within_bounds(name):
-    """Linear, so a second or two of processor at the most; quadratic would be minutes."""
+    """Linear time is at most a second or two of CPU time; quadratic time would be minutes."""
     began = time.process_time()
     notes = read_abc(BOUNDED[name])
     assert 0 < len(notes) <= MOST_NOTES

@@ -1,4 +1,4 @@
-"""Pieces by the tiny trained models, as the service and `roost compose` make them."""
+"""Pieces by the tiny trained models, from the service and `roost compose`."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_variations_differ_and_a_seed_gives_the_same_again(managers):
 
 
 def read_again(manager: ModelManager, ids: tuple[int, ...]) -> int:
-    """Tokens that going on from there reads."""
+    """Number of tokens prefilled when continuing from there."""
     (fork,) = compose(manager, Wish(token_ids=ids, max_tokens=2))
     fork.start()
     return fork.finish().stats["prefilled_tokens"]
@@ -116,7 +116,7 @@ def read_again(manager: ModelManager, ids: tuple[int, ...]) -> int:
     ],
 )
 def test_a_fork_at_any_bar_reads_nothing_again(managers, kind, wish):
-    """Of what was written, and of what was read before it."""
+    """In the generated part, and in the part before it."""
     (generation,) = compose(managers[kind], wish)
     generation.start()
     generation.finish()
@@ -184,7 +184,7 @@ def test_one_voice_becomes_abc_and_more_are_refused():
     "start_s, pitch", [(float("nan"), 60), (float("inf"), 60), (1e12, 60), (1.0, 10**9), (1.0, -1)]
 )
 def test_notes_that_cannot_be_are_refused_before_a_text_is_made_of_them(kind, start_s, pitch):
-    """A tune has a rest for each bar without notes, and a mark for each octave."""
+    """Otherwise a tune would get a rest for each empty bar, and a mark for each octave."""
     with raises_code("music_unreadable", "music_too_long"):
         text_of_notes(kind, [Note(0.0, 0.5, 60, 80, "piano", 0), Note(start_s, 0.5, pitch, 80, "piano", 0)])
 
@@ -201,7 +201,7 @@ def run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_command_writes_a_file(run, tmp_path):
-    """The other files and kinds go the same way in the tests above."""
+    """The tests above cover the other files and kinds."""
     seed = tmp_path / "seed.mid"
     seed.write_bytes(write_midi(midi_tune(8, bars=2)))
     code, told, out = run("midi", "song.mid", "--seed-file", str(seed), "--seconds", "3", "--seed", "4", "--json")

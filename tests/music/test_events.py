@@ -1,4 +1,4 @@
-"""MIDI text, .mid files and notes, one into another and back."""
+"""Conversion between MIDI text, .mid files and notes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ PIECE = "<start> p:24:a pi:3c:a t50 p:24:0 pi:3c:0 t125 t125 t3 pi:3e:b t1 pi:3e
 
 
 def random_events(seed: int, vocabulary: MidiVocabulary) -> list[Event]:
-    """Whatever a piece can hold: any pitch and instrument, two notes at once, notes of a step and of minutes."""
+    """Everything that a piece may contain: any pitch and instrument, two simultaneous notes, notes of one step and of
+    minutes."""
     rng, step, found = random.Random(seed), 0, []
     for _ in range(rng.randrange(1, 60)):
         step += rng.choice((0, 0, 1, 3, 40, 125, 126, 600, 1250))
@@ -43,7 +44,7 @@ def random_events(seed: int, vocabulary: MidiVocabulary) -> list[Event]:
 
 @pytest.mark.parametrize("vocabulary", [MIDI, MIDI_PIANO], ids=["midi", "piano"])
 def test_500_pieces_are_equal_after_a_round_trip_through_a_file(vocabulary):
-    for seed in range(125):  # of two kinds, for two vocabularies
+    for seed in range(125):  # two kinds, for two vocabularies
         for events in (midi_tune(seed, 4, vocabulary), random_events(seed, vocabulary)):
             first = events[0].step
             text = write_text(events, vocabulary)
@@ -60,7 +61,7 @@ def test_a_text_of_events_has_its_waits_and_order():
     assert write_text(events) == PIECE
     assert write_text(events, is_marked=False) == PIECE[len("<start> ") : -len(" <end>")]
     assert seconds_of(events) == pytest.approx((50 + 253 + 1) * 0.008)
-    assert write_text(read_text("t9 " + PIECE[8:])) == PIECE  # silence before the first event is none
+    assert write_text(read_text("t9 " + PIECE[8:])) == PIECE  # silence before the first event is removed
 
 
 def test_notes_and_back():

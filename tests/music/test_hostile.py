@@ -1,4 +1,4 @@
-"""Files and texts made to break a reader: refused in words, or read within bounds."""
+"""Malicious files and texts: refused with a reason, or read within limits."""
 
 from __future__ import annotations
 

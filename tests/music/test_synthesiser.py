@@ -1,4 +1,4 @@
-"""Sound: what is heard, and that it costs no more than its seconds."""
+"""Sound: its content, and a cost proportional to its length."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""RWKV-4, 5.0, 5.1, 5.2, 6 and 7 in plain numpy, one token at a time: the project's reference for what is right.
+"""RWKV-4, 5.0, 5.1, 5.2, 6 and 7 in plain numpy, one token at a time: the project's reference implementation.
 
 Weights are a dict of float arrays with the names, shapes and parameterisation of an official .pth. States are
-:class:`webapp.engine.state.RecurrentState`. Nothing is fast here; every line is meant to be held against a paper:
+:class:`webapp.engine.state.RecurrentState`. It is slow; every line can be compared with a paper:
 
 * RWKV-4: Peng et al. 2023 (arXiv 2305.13048), and ``RWKV_in_150_lines.py`` of BlinkDL/ChatRWKV.
 * RWKV-5 and 6: "Eagle and Finch", Peng et al. 2024 (arXiv 2404.05892), and ``RWKV_v6_demo.py`` of ChatRWKV.
@@ -25,7 +25,7 @@ LayerState = dict[str, Array]
 
 
 class NumpyRwkv:
-    """``forward`` is a pure function: a state goes in, another comes out."""
+    """``forward`` is a pure function: it takes a state and returns a new one."""
 
     def __init__(
         self, config: ModelConfig, weights: dict[str, Array], dtype: type = np.float64, group_norm_eps: float = 64e-5
@@ -54,11 +54,11 @@ class NumpyRwkv:
     def _one_token(self, token_id: int, arrays: dict[str, Array]) -> Array:
         w = self._weights
         x = layer_norm(w["emb.weight"][token_id], w["blocks.0.ln0.weight"], w["blocks.0.ln0.bias"])
-        v_first: list[Array] = []  # RWKV-7 hands the first layer's value to all others
+        v_first: list[Array] = []  # RWKV-7 passes the first layer's value to all others
         for layer in range(self.config.n_layer):
             block = self._reader(f"blocks.{layer}.")
             att, ffn = self._reader(f"blocks.{layer}.att."), self._reader(f"blocks.{layer}.ffn.")
-            state: LayerState = {name: array[layer] for name, array in arrays.items()}  # views: written in place
+            state: LayerState = {name: array[layer] for name, array in arrays.items()}  # views, modified in place
             normed = layer_norm(x, block("ln1.weight"), block("ln1.bias"))
             x = x + self._attention(self, att, normed, state, v_first)
             state["att_x_prev"][:] = normed
@@ -68,7 +68,8 @@ class NumpyRwkv:
         return w["head.weight"] @ layer_norm(x, w["ln_out.weight"], w["ln_out.bias"])
 
     def _reader(self, prefix: str) -> Weights:
-        """Small tensors come in shapes like (1, 1, n_embd); matrices and what has heads keep theirs."""
+        """Small tensors have shapes like (1, 1, n_embd) and are flattened; matrices and tensors with heads keep
+        theirs."""
 
         def read(name: str) -> Array:
             array = self._weights[prefix + name]
@@ -101,7 +102,7 @@ def attention_v5(model: NumpyRwkv, w: Weights, x: Array, state: LayerState, v_fi
     """Matrix-valued heads with a fixed decay: one number per head (5.0, 5.1) or one per key channel (5.2)."""
     c, x_prev = model.config, state["att_x_prev"]
     decay = np.exp(-np.exp(w("time_decay"))).reshape(c.n_head, -1)
-    # 5.0 keeps the bonus as a logarithm; from 5.1 on it is the factor itself and has another name.
+    # 5.0 stores the bonus as a logarithm; from 5.1 it is the factor itself and has another name.
     bonus = np.exp(w("time_first")) if c.architecture == "5.0" else w("time_faaaa")
     r = heads(c, w("receptance.weight") @ lerp(x_prev, x, w("time_mix_r")))
     k = heads(c, w("key.weight") @ lerp(x_prev, x, w("time_mix_k")))
@@ -130,7 +131,7 @@ def attention_v6(model: NumpyRwkv, w: Weights, x: Array, state: LayerState, v_fi
 
 
 def attention_v7(model: NumpyRwkv, w: Weights, x: Array, state: LayerState, v_first: list[Array]) -> Array:
-    """The state is edited by a generalised delta rule: what key ``kk`` held is removed in the measure ``a``."""
+    """A generalised delta rule changes the state: the value stored for key ``kk`` is removed by the factor ``a``."""
     c = model.config
     dx = state["att_x_prev"] - x
     xr, xw, xk, xv, xa, xg = (x + dx * w(f"x_{name}") for name in "rwkvag")
@@ -159,8 +160,8 @@ def attention_v7(model: NumpyRwkv, w: Weights, x: Array, state: LayerState, v_fi
 
 
 def linear_attention(kv: Array, r: Array, k: Array, v: Array, decay: Array, bonus: Array) -> Array:
-    """``r`` read from the past plus this token's ``v k`` weighed by ``bonus``; ``kv[head, value, key]`` is updated.
-    Decay and bonus act on the key channel. Arrays ``(n_head, head_size)``; ``decay``, ``bonus`` may be one wide."""
+    """``r`` read from the past plus this token's ``v k`` weighted by ``bonus``; updates ``kv[head, value, key]``. Decay
+    and bonus apply to the key channel. Arrays ``(n_head, head_size)``; ``decay`` and ``bonus`` may have width one."""
     now = outer(v, k)
     out = np.einsum("hvk,hk->hv", kv + now * bonus[:, None, :], r)
     kv[:] = kv * decay[:, None, :] + now
@@ -179,7 +180,7 @@ def feed_forward(major: int, w: Weights, x: Array, x_prev: Array) -> Array:
 
 
 def lerp(x_prev: Array, x: Array, mix: Array) -> Array:
-    """RWKV-4 and 5 say how much of the present token to take; 6 and 7 how much of the one before."""
+    """In RWKV-4 and 5, ``mix`` is the part of the present token; in 6 and 7, that of the previous one."""
     return x * mix + x_prev * (1 - mix)
 
 
@@ -197,7 +198,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
 
 
 def group_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Each head normalised by itself; ``(n_head, head_size)`` in, flat out."""
+    """Normalises each head separately; takes ``(n_head, head_size)``, returns a flat array."""
     return layer_norm(x, np.ones(1), np.zeros(1), eps).reshape(-1) * weight + bias
 
 

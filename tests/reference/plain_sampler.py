@@ -1,4 +1,4 @@
-"""The sampler's definition (webapp/engine/sampler.py) for one line, in plain steps and float64."""
+"""The sampler's definition (webapp/engine/sampler.py) for one row, in plain steps and float64."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def adjusted(logits: np.ndarray, batch: SamplingBatch, line: int) -> np.ndarray:
 
 
 def kept(row: np.ndarray, batch: SamplingBatch, line: int) -> np.ndarray:
-    """The ids that may be drawn, ascending."""
+    """The ids that may be sampled, ascending."""
     weights = np.exp(row.astype(np.float64) - row.max())
-    order = np.lexsort((np.arange(len(row)), -row))  # best first, of equals the lowest id
+    order = np.lexsort((np.arange(len(row)), -row))  # best first; of equal ones, the lowest id
     size = len(row)
     if batch.top_p[line] < 1:
         wanted = float(batch.top_p[line]) * weights.sum()

@@ -1,7 +1,7 @@
 """A float32 ``.bin`` of rwkv.cpp as a dict with the names and parameterisation of an official .pth, numpy only.
 
 Format: six uint32 (magic ``ggmf``, version, vocab_size, n_embd, n_layer, data type), then records of dimension count,
-name length, data type, dimensions (row length first), name, data. What convert_pytorch_to_ggml.py changed is undone.
+name length, data type, dimensions (row length first), name, data. Reverses the changes of convert_pytorch_to_ggml.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_bin(path: Path) -> Arrays:
-    """Official names, float64. rwkv.cpp calls 5.1 what is 5.0 here, and leaves out v7's unused first v0, v1, v2."""
+    """Official names, float64. rwkv.cpp's 5.1 is 5.0 here, and it leaves out v7's unused first v0, v1, v2."""
     stored = _read_records(path.read_bytes())
     if "blocks.0.att.r_k" in stored:
         return _official_v7(stored)
@@ -47,7 +47,8 @@ def _read_records(data: bytes) -> Arrays:
 
 
 def _official_v5(stored: Arrays) -> Arrays:
-    """The file holds ``exp(-exp(time_decay))`` and ``exp(time_first)``, one row a head; 5.2 has one a channel."""
+    """The file contains ``exp(-exp(time_decay))`` and ``exp(time_first)``, one row per head; 5.2 has one per
+    channel."""
     n_head = stored["blocks.0.att.time_decay"].shape[0]
     out: Arrays = {}
     for name, array in stored.items():

@@ -1,4 +1,4 @@
-"""The reference against itself: what parity rests on, and that the usual mistakes would show."""
+"""Tests of the reference itself: the basis of parity, and that common mistakes would be found."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_going_on_from_a_state_is_going_on(architecture: str, tmp_path: Path) ->
     _, middle = model.forward(IDS[:9])
     before = middle.digest()
     rest, same = model.forward(IDS[9:], middle)
-    assert np.abs(rest - whole[9:]).max() < 1e-5  # a state is float32 between calls
+    assert np.abs(rest - whole[9:]).max() < 1e-5  # the state is float32 between calls
     assert all(np.abs(same.arrays[name] - last.arrays[name]).max() < 1e-4 for name in last.arrays)
     assert middle.digest() == before, "a state that goes in stays as it is"
     last.check(model.config)
@@ -52,5 +52,5 @@ def test_every_tensor_of_a_file_matters(architecture: str, tmp_path: Path) -> No
         if np.abs(model.forward(IDS[:6])[0] - expected).max() < 2e-3:
             idle.append(name)
         model._weights[name] = array
-    # RWKV-7 mixes the first layer's value into the later ones, so the first has no use for these.
+    # RWKV-7 mixes the first layer's value into later ones, so the first layer does not use these.
     assert sorted(idle) == ([f"blocks.0.att.v{i}" for i in range(3)] if architecture == "7" else [])

@@ -1,4 +1,4 @@
-"""A manager whose answers are written down beforehand: a real small thing, without engine, threads or files."""
+"""A manager with scripted answers: a small real implementation, without engine, threads or files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.manager.status import ModelStatus
 
 STATS = SequenceStats(prompt_tokens=3, prefilled_tokens=3, decoded_tokens=5, decode_s=2.0, seed=42)
 HANG = object()
-"""Nothing more comes, not even after an abort."""
+"""Sends nothing more, not even after an abort."""
 
 
 def end(reason="stop", error=None):
@@ -20,7 +20,7 @@ def end(reason="stop", error=None):
 
 
 class ScriptedHandle:
-    """Steps: text or ids (a token an output), an event object, an exception to raise, an Event to wait for, HANG."""
+    """Steps: text or ids (one token per output), an event object, an exception to raise, an Event to wait for, HANG."""
 
     is_finished = False
 
@@ -58,7 +58,7 @@ class ScriptedHandle:
 
 
 class ScriptedManager:
-    """Answers each request with the next script; ``requests`` and ``handles`` are what was asked and given."""
+    """Answers each request with the next script; ``requests`` and ``handles`` are collected."""
 
     def __init__(self, tokenizer, *scripts, architecture="7", parameters=0):
         self.scripts = list(scripts)
@@ -76,7 +76,7 @@ class ScriptedManager:
         raise FileMissing("state_not_found", path=name)
 
     def begin_loading(self):
-        """There is nothing to load."""
+        """Nothing to load."""
 
     def tokenizer(self):
         return self._tokenizer

@@ -1,4 +1,4 @@
-"""The certificates made here and those that are given: what they are for, renewed when, refused why."""
+"""Certificates from Roost and from the user: their names, renewal, and reasons for refusal."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ ADDRESS = "192.168.7.7"
 
 @pytest.fixture
 def names(monkeypatch):
-    """Those of the machine; a test may add some."""
+    """The machine's names; a test may add some."""
     found = ["localhost", "roost.local", "127.0.0.1"]
     monkeypatch.setattr(module, "machine_names", lambda host, more=(): [*found, *more])
     return found
@@ -33,7 +33,7 @@ def made(tmp_path, names):
 
 
 def shaken_hands(context, name, authority):
-    """The certificate a client that trusts ``authority`` (PEM) gets, asking for ``name``."""
+    """The certificate for ``name`` that a client gets if it trusts ``authority`` (PEM)."""
     here, there = socket.socketpair()
     for end in (here, there):
         end.settimeout(30)
@@ -73,7 +73,7 @@ def test_others_are_not(made):
 
 @pytest.mark.parametrize("name", ["bank.example", "8.8.8.8"])
 def test_the_authority_cannot_vouch_for_the_internet(tmp_path, made, name):
-    """Whoever steals its key gets nothing but this network."""
+    """A stolen key is only useful in this network."""
     authority, key = made._authority()
     stolen = tmp_path / "stolen.pem"
     stolen.write_bytes(make_leaf(authority, key, [name]))

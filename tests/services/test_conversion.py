@@ -1,4 +1,4 @@
-"""Conversions behind the page, with the real program at their end."""
+"""Conversions of the page, with the real program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.weights.convert.plan import ConversionProgress
 
 
 class Here:
-    """Stands for the printer of `roost convert`."""
+    """Replaces the printer of `roost convert`."""
 
     size_bytes = 0
 
@@ -42,7 +42,7 @@ class Here:
 
 
 def run_here(arguments: list[str], running: Running) -> dict[str, float]:
-    """As the program does it, without a process that imports torch for 2 s."""
+    """As the program does, but without a process that imports torch for 2 s."""
     cancelled, printer = threading.Event(), Here(running)
     running.on_stop(cancelled.set)
     convert.make(parse(arguments), printer, cancelled)
@@ -93,7 +93,7 @@ def test_one_that_waits_is_cancelled_and_one_that_runs(conversions: Conversions,
     jobs.cancel(running.id)
     assert jobs.job(waiting.id).status == "cancelled"
     over = jobs.wait(running.id, 240)
-    assert over.status in ("cancelled", "done")  # it may have been quicker
+    assert over.status in ("cancelled", "done")  # it may have finished first
     if over.status == "cancelled":
         assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
 

@@ -1,4 +1,4 @@
-"""Jobs without any work behind them: a queue a kind, stops, pauses, figures, and what the next start still knows."""
+"""Jobs without real work: one queue per kind, stops, pauses, figures, and what is kept for the next start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.services.jobs import CANCELLED, DONE, FAILED, PAUSED, RUNNING, WAITI
 
 
 class Steps:
-    """Work that goes on when it is let, and stops when it is asked to."""
+    """Work that continues when the test allows it, and stops when requested."""
 
     def __init__(self, result: dict[str, Any] | Exception | None = None) -> None:
         self.result = result

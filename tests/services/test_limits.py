@@ -1,4 +1,4 @@
-"""What a person may use: counted, refused in time, and the turns of those who wait."""
+"""Limits per person: counted, refused in time, and the order of waiting requests."""
 
 from dataclasses import replace
 

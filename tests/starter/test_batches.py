@@ -1,4 +1,4 @@
-"""Windows of documents, and runs that go on as if they had never stopped."""
+"""Windows of documents, and runs that resume exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator: G1x format byte for byte, seeded, and nothing held out is ever trained."""
+"""The generator: exact G1x format, seeded, and held-out data is never used in training."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_held_out_phrasings_never_occur_in_training(documents, chinese):
         assert re.sub(r"[?.!？。！]+$", "", case.messages[0]["content"]).lower() not in asked
 
 
-# Figures over the cases can be compared only while the cases stay: new training data must not change them.
+# Figures of the cases can be compared only if the cases stay the same: new training data must not change them.
 CASES_SHA256 = "e4d2be79a95f75ea3c72c55eaf42227517f17125ca3ab67c69b8bb1770cb468c"
 
 
@@ -171,7 +171,7 @@ def test_a_phrasing_is_too_close_by_its_words_not_by_case_or_politeness():
 def test_no_training_phrasing_contains_a_held_out_one(chinese):
     rng, too_close = random.Random(2), too_close_to_held_out(chinese)
     drawn = [paraphrase(rng, name, chinese, lambda t: False) for name in patterns(chinese) for _ in range(60)]
-    assert any(too_close(text) for text in drawn if text)  # the patterns do reach held-out phrasings
+    assert any(too_close(text) for text in drawn if text)  # the patterns do produce held-out phrasings
     for name in patterns(chinese):
         for _ in range(20):
             text = paraphrase(rng, name, chinese, too_close)

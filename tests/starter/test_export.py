@@ -1,4 +1,5 @@
-"""What a run leaves: the compact vocabulary expanded, an ordinary checkpoint that the rwkv package reads alike."""
+"""The result of a run: the expanded vocabulary, and an ordinary checkpoint that the rwkv package reads with the same
+logits."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def test_an_export_has_the_official_names_and_says_which_ids_are_used(exported):
 def test_the_rwkv_package_gives_the_same_logits(exported, tmp_path, monkeypatch):
     for name, value in {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}.items():
         monkeypatch.setitem(os.environ, name, value)
-    sys.modules.pop("rwkv.model", None)  # it reads its switches at import, and another test may have imported it
+    sys.modules.pop("rwkv.model", None)  # it reads its settings at import, and another test may have imported it
     package = pytest.importorskip("rwkv.model")
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""A chat's files: pending until a message takes them, gone with their chat, and never another chat's."""
+"""A chat's files: pending until a message uses them, deleted with their chat, and never available to another chat."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A database survives its migrations, and what is stored survives the loss of the file under a running server."""
+"""A database survives its migrations, and its data survives the loss of the file while a server runs."""
 
 import os
 import shutil
@@ -157,8 +157,8 @@ for path, at in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def migrate_and_die(*deaths):
-    """Opens databases, each in a process that kills itself at a moment's name or the number of a statement; what those
-    that lived on said. ``deaths``: pairs of a path and a moment."""
+    """Opens databases, each in a process that kills itself at a named moment or at a statement's number; returns the
+    output of surviving ones. ``deaths``: pairs of a path and a moment."""
     said = ""
     for group in [deaths] if hasattr(os, "fork") else [[death] for death in deaths]:
         command = [sys.executable, "-c", DIES, *(str(word) for death in group for word in death)]
@@ -214,7 +214,7 @@ def test_killed_from_outside_while_it_writes(path, old_database, tmp_path):
 def test_a_copy_put_in_place_of_a_killed_servers_database_is_not_mixed_with_it(path, old_database, tmp_path):
     old_database()
     before = content(path)
-    database = Database(path)  # open to the end: its -wal stays, as after kill -9
+    database = Database(path)  # still open, so its -wal remains, as after kill -9
     ChatStore(database).create("Written later")
     (copy,) = backups.copies_of(path)
     other = tmp_path / "other"

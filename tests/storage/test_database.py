@@ -93,7 +93,7 @@ def test_a_transaction_inside_a_reading_block_is_a_bug(database, store):
 
 def test_a_block_sees_one_moment_and_the_newest_block_inside_it_what_came_since(database, store):
     with database.connect():
-        assert store.list() == []  # SQLite takes the moment of the first read
+        assert store.list() == []  # for SQLite, the transaction starts with the first read
         elsewhere = threading.Thread(target=store.create, args=("since",))
         elsewhere.start()
         elsewhere.join()

@@ -1,4 +1,4 @@
-"""Answers that are kept: how long, and what goes with them."""
+"""Stored API responses: how long they are kept, and what is deleted with them."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the tool bench keeps."""
+"""The stored data of the tool bench."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tool definitions come back as they were saved, and nothing half-saved stays."""
+"""Tool definitions are read as they were saved, and no partial data remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A constrained answer is inside its grammar whatever the model prefers."""
+"""A constrained answer follows its grammar, whatever the model prefers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCHEMA = {
 
 
 def masked(constraint: Constraint, logits: np.ndarray) -> np.ndarray:
-    """The logits with every token ruled out that may not come next. What is minus infinity already cannot be drawn."""
+    """The logits with all disallowed tokens set to minus infinity."""
     usable = np.packbits(np.pad(np.isfinite(logits), (0, -len(logits) % 32)), bitorder="little").view(np.uint32)
     allowed = np.unpackbits(constraint.mask(usable).view(np.uint8), count=len(logits), bitorder="little")
     return np.where(allowed, logits, np.float32(-np.inf))
@@ -36,7 +36,7 @@ def masked(constraint: Constraint, logits: np.ndarray) -> np.ndarray:
 def random_answer(
     constraints: GrammarConstraints, tokenizer: WorldTokenizer, description: dict, seed: int, most: int = 300
 ) -> str:
-    """What a model without any preference writes; it takes the end as soon as it may."""
+    """The text of a model without preferences; it ends as soon as it may."""
     rng = np.random.default_rng(seed)
     constraint = constraints(description)
     token_ids: list[int] = []
@@ -169,7 +169,7 @@ def test_a_grammar_that_breaks_in_the_engine_ends_its_sequence_with_a_reason(
 
 
 def test_a_model_that_lacks_a_token_spells_it_otherwise(constraints: GrammarConstraints, tokenizer: WorldTokenizer):
-    """The bundled model knows a part of the vocabulary only, of single bytes all."""
+    """The bundled model has only a part of the vocabulary, but all single bytes."""
     wanted = "Île 北京 back\\slash"
     constraint = constraints({"kind": "json_schema", "schema": {"const": wanted}})
     has_token = np.zeros(tokenizer.vocab_size, bool)

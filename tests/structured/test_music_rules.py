@@ -1,4 +1,4 @@
-"""The rules a music model is held to, whatever it prefers."""
+"""The rules of a music model are followed, whatever it prefers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webapp.tokenizer.music import ABC_END, MIDI, MIDI_PIANO, MIDI_VOCABULARIES
 
 
 def written(size: int, description: dict, seed: int = 0, most: int = 600) -> list[int]:
-    """What a model without any preference writes under these rules, up to its end."""
+    """The text of a model without preferences under these rules, up to its end."""
     vocabulary = MIDI_VOCABULARIES[size]
     rng, tokenizer = np.random.default_rng(seed), load_tokenizer(size)
     constraint, found = constraint_of(size, description), []
@@ -27,7 +27,7 @@ def written(size: int, description: dict, seed: int = 0, most: int = 600) -> lis
         mask = constraint.mask(usable) & usable
         allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:size].nonzero()[0]
         notes = allowed[allowed >= 128]
-        # among 20,000 words chance alone would never wait, nor end a note that sounds
+        # with 20,000 words, random choice would never wait, or end a sounding note
         token_id = int(rng.choice(notes if len(notes) and rng.random() < 0.7 else allowed[allowed < 128]))
         if sounding and rng.random() < 0.3:
             token_id = sounding.pop()
@@ -57,7 +57,7 @@ def notes_in(token_ids: list[int], vocabulary=MIDI):
 
 
 def test_only_the_wanted_instruments_play():
-    """Alone, the piano has exactly the words the author's piano-only mode leaves (run.py: 12416 to 13951)."""
+    """With only the piano, the words are exactly those of the author's piano-only mode (run.py: 12416 to 13951)."""
     ids = written(MIDI.size, {"kind": "midi", "instruments": ["piano"]})
     assert all(token_id < 128 or 12416 <= token_id < 13952 for token_id in ids)
     for wanted in (("piano", "bass"), MIDI.instruments):
@@ -99,7 +99,7 @@ def test_a_piece_is_as_long_as_wanted(seconds):
 
 
 def test_no_note_begins_before_the_bar_that_is_written_anew():
-    """The piece so far ends half a second before it, since the wait that passed the bar is not part of it."""
+    """The piece so far ends half a second earlier, because the wait that passed the bar is not part of it."""
     notes = notes_in(written(MIDI.size, {"kind": "midi", "before_s": 3.5, "from_s": 4}))
     assert len(notes) > 20 and 0.5 <= min(note.start_s for note in notes) < 3
 

@@ -1,4 +1,4 @@
-"""Whatever a model without preferences writes, its calls are of known tools and their arguments of the schema."""
+"""Whatever a model without preferences writes, its calls are of known tools, with arguments that follow the schema."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: 
 
 @pytest.fixture(scope="module")
 def required(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> Callable[[ToolDialect], list[str]]:
-    """required(dialect) -> twenty answers that had to be one to three calls; written once for all tests."""
+    """required(dialect) -> twenty answers with one to three required calls; generated once for all tests."""
 
     @functools.cache
     def texts(dialect: ToolDialect) -> list[str]:
@@ -130,7 +130,7 @@ CALL_LIKE = {"properties": {"name": {"const": "get_weather"}, "arguments": {"con
 def test_beside_a_form_an_answer_is_calls_or_the_form(
     dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:
-    """Even a form that reads like a call of a tool that is offered."""
+    """Even if the schema looks like a call of an offered tool."""
     schema = held({"type": "object", **CALL_LIKE, "required": ["name", "arguments"]})
     form = form_rules({"kind": "json_schema", "schema": schema})
     source = dialect.grammar(ToolRules(TOOLS, max_calls=2, form=form))
@@ -152,7 +152,7 @@ NUMBERS = {"type": "object", "properties": {"n": {"type": "integer"}, "x": {"typ
 
 
 def test_numbers_end(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
-    """Whatever a model likes to write: at most 16 digits, 9 behind the point, and no exponent."""
+    """Whatever a model prefers: at most 16 digits, 9 after the point, and no exponent."""
     description = {"kind": "json_schema", "schema": held(NUMBERS)}
     for digits in ("1" * 16, "-" + "9" * 16):
         begun = f'{{"n": {digits}'
@@ -201,7 +201,7 @@ TREE = {
 def test_references_are_to_the_parameters_own_beginning(
     dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:
-    """In a grammar the parameters stand inside the schema of a call; and arguments are an object unasked."""
+    """In a grammar, the parameters are inside the schema of a call; and arguments are always an object."""
     source = dialect.grammar(ToolRules((TREE,), is_required=True, max_calls=1))
     check({"kind": "lark", "grammar": source})
     parser = ToolCallParser(dialect.syntax, ["tree"], lambda: "id")
@@ -218,7 +218,7 @@ def test_references_are_to_the_parameters_own_beginning(
 def test_pieces_of_what_a_grammar_lets_through_join_to_the_whole(
     dialect: ToolDialect, required: Callable[[ToolDialect], list[str]]
 ) -> None:
-    """The form the grammar allows is the form whose arguments can be passed on as they are written."""
+    """In the form that the grammar allows, arguments can be streamed as they are written."""
     names = [tool["name"] for tool in TOOLS]
     for text in required(dialect):
         parser = ToolCallParser(dialect.syntax, names, lambda: "id", is_held=True)

@@ -1,4 +1,4 @@
-"""Small tokenizer.json files, made with the tokenizers library itself."""
+"""Small tokenizer.json files, created with the tokenizers library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_byte_level(path: Path, vocab_size: int = 300) -> int:
 
 
 def write_word_level(path: Path, words: list[str]) -> int:
-    """A word list as the MIDI models have: pieces are joined with spaces."""
+    """A word list like those of the MIDI models: pieces are joined with spaces."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[0]))
@@ -33,7 +33,7 @@ def write_word_level(path: Path, words: list[str]) -> int:
 
 
 def write_byte_fallback(path: Path) -> int:
-    """Sentence pieces with ``<0xE4>`` for bytes: whole characters appear only when their last byte has come."""
+    """Sentence pieces with ``<0xE4>`` for bytes: a character appears only after its last byte."""
     from tokenizers import Tokenizer, decoders, models
 
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁the": 256, "▁cat": 257}

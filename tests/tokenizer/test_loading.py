@@ -1,4 +1,4 @@
-"""load_tokenizer(): the file beside a model wins, what does not fit is refused or passed over, the rest is said."""
+"""load_tokenizer(): a file next to the model has priority; files that do not fit are refused or skipped."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from webapp.tokenizer.music import ABC_BEGIN, ABC_END, MIDI, MIDI_PIANO
 
 
 def test_the_words_are_those_of_the_published_files():
-    """20,096 and 2,176 words in the order of tokenizer-midi.json and tokenizer-midipiano.json: their places as the
-    author's run.py names them, and the digest of the list read from each file."""
+    """20,096 and 2,176 words in the order of tokenizer-midi.json and tokenizer-midipiano.json: their positions as in
+    the author's run.py, and the digest of each file's list."""
     assert (MIDI.size, MIDI_PIANO.size) == (20096, 2176)
     assert [MIDI.words[place] for place in (0, 1, 2, 3, 127, 128, 20095)] == [
         "<pad>", "<start>", "<end>", "t1", "t125", "p:0:0", "pa:7f:b",
     ]  # fmt: skip
-    assert (MIDI.words[12416], MIDI.words[13951]) == ("pi:0:0", "pi:7f:b")  # the bounds of the author's piano-only mode
+    assert (MIDI.words[12416], MIDI.words[13951]) == ("pi:0:0", "pi:7f:b")  # the limits of the author's piano-only mode
     digests = [hashlib.sha256("\n".join(each.words).encode()).hexdigest()[:16] for each in (MIDI, MIDI_PIANO)]
     assert digests == DIGESTS
 
@@ -74,5 +74,5 @@ def test_an_abc_character_is_its_number():
     assert tokenizer.encode(text) == [ord(character) for character in text]
     assert tokenizer.decode([ABC_BEGIN, *tokenizer.encode(text), ABC_END]) == text
     assert tokenizer.encode("T:Été\u2028\ud800曲") == [ord(character) for character in "T:Ete"]
-    assert ABC_END not in tokenizer.unassigned_ids()  # or no tune would end
+    assert ABC_END not in tokenizer.unassigned_ids()  # otherwise no tune would end
     assert {0, 1, 2} == set(tokenizer.unassigned_ids())

@@ -1,4 +1,4 @@
-"""StreamDecoder: never half a character, never one lost."""
+"""StreamDecoder: never half a character, and none is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The World tokenizer: token for token the official one, and exact both ways."""
+"""The World tokenizer: the same tokens as the official one, and exact in both directions."""
 
 from __future__ import annotations
 

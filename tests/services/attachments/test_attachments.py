@@ -1,4 +1,5 @@
-"""Files on their way into a message: counted by the model's own vocabulary, whole or searched by what they cost."""
+"""Files attached to a message: counted with the model's vocabulary, read completely or searched, depending on their
+size."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What is text is told by the bytes; what is not is refused with a reason and a way out."""
+"""Text is recognised by its bytes; other files are refused with a reason and a hint."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A manager with answers written down, for one run of the tool bench at a time."""
+"""A manager with scripted answers, for one run of the tool bench at a time."""
 
 import json
 
@@ -9,7 +9,7 @@ STARTER = Service("starter.pth", "cpu fp32")
 
 
 class BenchManager(ScriptedManager):
-    """``services`` are what the answers in turn come from; the last one for all the rest."""
+    """``services`` are the texts of the answers in turn; the last one is repeated."""
 
     def __init__(self, tokenizer, *scripts, services=(STARTER,)):
         super().__init__(tokenizer, *scripts)

@@ -1,4 +1,4 @@
-"""What a run of the tool bench asks, how it judges what comes, and how it ends."""
+"""The requests of a tool bench run, the scoring of its answers, and its end."""
 
 import threading
 
@@ -18,7 +18,7 @@ HELLO = BenchCase("Hello!")
 
 
 def run(world, scripts, cases, modes=("free",), **options):
-    """(runner, answers in the order they came)."""
+    """(runner, answers in order)."""
     manager = BenchManager(world, *scripts, **options)
     runner = BenchRunner(manager, BenchRequest((WEATHER, TIME), tuple(cases), modes), at_once=1)
     answers = []
@@ -189,7 +189,7 @@ def test_the_document_is_json_and_says_what_was_not_answered(world):
 
 
 def test_a_hanging_engine_can_be_left(world):
-    """An abort that nobody confirms must not hold the server's end for ever."""
+    """An abort that is never confirmed must not delay the server's shutdown forever."""
     manager = BenchManager(world, [HANG])
     runner = BenchRunner(manager, BenchRequest((TIME,), (HELLO,), ("free",)), at_once=1)
     thread = threading.Thread(target=runner.run, args=(lambda answer: None,), daemon=True)

@@ -1,4 +1,4 @@
-"""The speed bench: contestants take turns, medians and ratios, what is left out, what the command prints."""
+"""The speed bench: contestants take turns; medians and ratios, what is left out, the command's output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAKE = "fake vocab=256"
 
 
 class Scripted:
-    """Writes at one speed after another; ``log`` is shared with the others."""
+    """Has one speed after another; ``log`` is shared with the others."""
 
     def __init__(self, name: str, speeds: list[float], log: list[str]) -> None:
         self.name, self._speeds, self._log = name, speeds, log
@@ -45,7 +45,7 @@ class Scripted:
 def test_contestants_take_turns_and_ratios_are_of_the_same_round():
     log: list[str] = []
     plan = Plan(sequences=(1,), prefills=(), tokens=32, repeat=3)
-    ours = Scripted("ours", [100, 100, 100, 200, 60], log)  # two to warm up
+    ours = Scripted("ours", [100, 100, 100, 200, 60], log)  # two for warm-up
     found = compete([ours, Scripted("theirs", [50, 50, 50, 100, 20], log)], plan, lambda *_: None)
     in_turn = ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert [entry for entry in log if entry.endswith(" 32")] == [f"{name} 32" for name in in_turn]
@@ -68,7 +68,7 @@ def test_what_would_take_too_long_is_left_out_and_long_answers_are_cut():
 
 
 def test_reading_the_prompts_of_many_answers_is_not_counted_as_writing():
-    """Eight answers of v7 1.5B seemed to come at 32 tokens a second; half of that time went to their prompts."""
+    """Eight answers of v7 1.5B seemed to have 32 tokens per second; half of that time was prefill."""
 
     class Reads(Scripted):
         def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def test_the_command_ends_in_one_document(bench):
 
 
 def test_answers_at_once_are_to_different_prompts_of_one_length(bench, monkeypatch):
-    """Equal rows of a batch share the zeros of RWKV-7's hidden units: v7 1.5B seemed a seventh faster for eight."""
+    """Equal rows of a batch share the zeros of RWKV-7's hidden units: v7 1.5B seemed a seventh faster with eight."""
     prompts = []
 
     class Noted(Generation):

@@ -1,4 +1,4 @@
-"""The bench of the server: one run at a time, stored as it goes, however it ends."""
+"""The server's tool bench: one run at a time, stored during the run, however it ends."""
 
 import threading
 
@@ -99,7 +99,7 @@ def model(tmp_path_factory):
 
 
 def run_with_engine(model, database, tmp_path, strategy, meanwhile=lambda manager, bench: None):
-    """The stored run of four cases with the real manager and engine, the model being fake."""
+    """The stored run of four cases with the real manager and engine; the model is fake."""
     settings = Settings(
         data_dir=tmp_path, models_dir=model.parent, model=model.name, strategy=strategy, swap_grace_s=0.1
     )

@@ -1,5 +1,5 @@
-"""The tokens of an answer over the real engine: probabilities that are the model's own, and versions that go on from
-one of its alternatives."""
+"""The tokens of an answer with the real engine: the model's own probabilities, and versions that continue from an
+alternative."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from webapp.services.generation.generation import Generation
 
 @pytest.fixture
 def written(turns_of, store):  # noqa: F811
-    """written(tokens) -> (turns, tokens of answers, the answer of so many): of a model that says noise."""
+    """written(tokens) -> (turns, tokens of answers, an answer of this length), with a model that writes noise."""
 
     def write(tokens=12, strategy="fake"):
         turns = turns_of(strategy)
@@ -29,7 +29,7 @@ def written(turns_of, store):  # noqa: F811
 
 
 def prompt_ids(turns, monkeypatch, act):
-    """The prompts that are asked for while ``act`` does something."""
+    """The prompts requested while ``act`` runs."""
     asked = []
     start = Generation.start
     monkeypatch.setattr(Generation, "start", lambda self, *a: (asked.append(self.prompt.token_ids), start(self, *a)))
@@ -84,11 +84,11 @@ def test_a_version_goes_on_from_an_alternative_and_reads_nothing_again(written, 
     assert store.get(made.chat_id).head_id == made.id
     again = turns.fork(answer.id, 5, chosen)
     watch(again)
-    assert store.message(again.message_id).message.token_ids == made.message.token_ids  # the chat's seed decides
+    assert store.message(again.message_id).message.token_ids == made.message.token_ids  # the chat's seed is used
 
 
 def test_what_a_version_says_is_what_the_model_says_after_those_tokens(written, store, monkeypatch):
-    """Equal to an answer whose prompt is read from the start, by an engine that has no snapshot."""
+    """Equal to an answer whose prompt is prefilled from the start, by an engine without snapshots."""
     turns, tokens, answer = written()
     _, best = tokens.alternatives(answer.id, 5)
     chosen = best[1].token_id or best[2].token_id

@@ -1,4 +1,4 @@
-"""Files in a turn: what the model reads, that versions keep them, and that it is read once."""
+"""Files in a turn: the model's input, versions keep them, and they are prefilled once."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A chat moves to another machine as a file: what comes along, and what a file that is none costs."""
+"""A chat moves to another machine as a file: its content, and how invalid files are refused."""
 
 import json
 import random
@@ -26,7 +26,7 @@ SAYS = "fake script=' Hi there.'"
 
 
 class Machine:
-    """A data folder, a models folder and what runs over them."""
+    """A data folder, a models folder and their services."""
 
     def __init__(self, folder, model, strategy):
         self.settings = Settings(data_dir=folder, models_dir=model.parent, model=model.name, strategy=strategy)
@@ -51,8 +51,8 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
-    """machine(name, strategy, seed): one of its own; models of one ``seed`` have the same bytes, whatever they are
-    called and whenever they were copied."""
+    """machine(name, strategy, seed): a separate one; models with the same ``seed`` have the same bytes, whatever their
+    names and dates."""
     made = []
 
     def machine(name, strategy=SAYS, seed=1):
@@ -85,7 +85,7 @@ def test_a_chat_goes_on_elsewhere_with_nothing_read_again(machine):
     end = there.say(new_id, "And a third")
     assert end.stats["read_again"] == 0 and end.stats["prefilled_tokens"] < 20 < end.stats["cached_tokens"]
     assert end.stats["cached_tokens"] == here.say(chat.id, "And a third").stats["cached_tokens"]
-    # once more from there: the state survives a second move
+    # exported again from there: the state survives a second move
     again = here.files.open("x.rwkvchat", there.save(new_id))
     assert here.say(again.chat_ids[0], "And a fourth").stats["read_again"] == 0
 
@@ -108,7 +108,7 @@ def test_a_duplicate_goes_on_from_the_same_states_and_leaves_the_first_alone(mac
 
 
 def test_a_copy_of_a_rewritten_answer_is_one_too(machine):
-    """Else the page takes it for an answer from elsewhere, which nothing goes on from."""
+    """Otherwise the page would treat it as an answer from another place, which cannot be continued."""
     here = machine("here")
     chat = here.store.create()
     question = here.store.add_message(chat.id, None, Message(Role.USER, "Hello"))
@@ -190,7 +190,7 @@ def test_its_preset_is_found_or_made(machine):
     assert first.preset_id == second.preset_id and len([p for p in there.presets.list() if p.name == made.name]) == 1
 
 
-# files that are none
+# invalid files
 
 
 def remade(document, tensors=(), **about):
@@ -212,7 +212,7 @@ TIP = {**DOCUMENT, "tips": [{"message_id": "1", "tokens": 2}]}
 
 
 def header_of(**changes):
-    """A file whose header is what it says and whose digest holds no more."""
+    """A file with this header, whose digest is no longer valid."""
     header = {"__metadata__": {"format": "rwkvchat-1", "digest": "0" * 64},
               "document": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}, **changes}  # fmt: skip
     told = json.dumps(header).encode()
@@ -289,7 +289,7 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(database, content):
     ids=str,
 )
 def test_a_table_that_lies_allocates_nothing(entry):
-    """With a digest that holds: whoever makes such a file can make that, too."""
+    """With a valid digest, which an attacker can compute too."""
     import hashlib
 
     blank = header_of(document=entry)
@@ -324,7 +324,7 @@ def replace_tensor(tensors, name, stored):
 
 
 def test_a_file_of_five_thousand_messages_opens_in_seconds(database):
-    """Its words alone; with a state in `python -m tests.acceptance.chat_file`."""
+    """Only text; with a state in `python -m tests.acceptance.chat_file`."""
     store, rng = ChatStore(database), random.Random(1)
     rows, parent = [], None
     for number in range(5000):

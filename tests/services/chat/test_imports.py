@@ -1,4 +1,4 @@
-"""Chats of other programs, as files that follow their formats; and files that only look like them."""
+"""Chats of other programs, in files that follow their formats; and files that only look like these."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from webapp.services.chat.imports import read_chats
 
 
 def said(chat, head=None):
-    """(role, text) of the branch that ends with ``head``, or is shown."""
+    """(role, text) of the branch that ends with ``head``, or of the shown one."""
     by_id, at, found = {stored.id: stored for stored in chat.messages}, head or chat.head, []
     while at is not None:
         found.append((by_id[at].message.role.value, by_id[at].message.content))

@@ -1,4 +1,4 @@
-"""The journal of the answers being written: one writer, whatever came meanwhile in one transaction."""
+"""The journal of running answers: one writer; everything that arrives meanwhile is written in one transaction."""
 
 import threading
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from webapp.services.chat.turn_writer import JOURNAL_TOKENS, Journal
 
 
 class SlowStore:
-    """Its first transaction stays open until ``gate``; ``is_inside`` says that it is."""
+    """Its first transaction stays open until ``gate``; ``is_inside`` is set meanwhile."""
 
     def __init__(self):
         self.database = self

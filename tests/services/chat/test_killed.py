@@ -1,4 +1,4 @@
-"""kill -9 while answers are written: what was acknowledged is there, and of an answer all but its last moment."""
+"""kill -9 during answers: everything acknowledged is stored, and of an answer everything except the last moment."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_after_kill_9_the_question_is_there_and_the_answer_but_for_its_last_mome
     answer = store.message(answer_id)
     assert answer.status == "interrupted"
     everything = "".join(text for _, text in shown)
-    slack_s = 0.25  # a busy machine reads late what was printed
+    slack_s = 0.25  # on a busy machine, output is read late
     sure = "".join(text for at, text in shown if at < killed_at - JOURNAL_S - slack_s)
     assert answer.message.content.startswith(sure)
     assert everything.startswith(answer.message.content[: len(everything)])

@@ -1,4 +1,4 @@
-"""A model that calls a server's tool in a chat: asked about, run there, answered; and a server that is away."""
+"""A model calls a server's tool in a chat: approved, run there, answered; and an unreachable server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def servers(database, settings):
 
 @pytest.fixture
 def chat(servers, database, store):
-    """One whose model may call the tools of a connected server."""
+    """A chat whose model may call the tools of a connected server."""
     server = servers.add(raw("modern"))
     wait_until(lambda: servers.state(server).phase == "connected")
     chat = store.create()

@@ -1,4 +1,4 @@
-"""Replay of a stored answer: the same tokens, or what has changed."""
+"""Replay of a stored answer: the same tokens, or a report of the differences."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A tool that takes its time: it is shown to run, runs once, and can be stopped at any point."""
+"""A slow tool: it is shown as running, runs once, and can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.tools.runner import ToolResult
 
 
 class Slow:
-    """A server's tool that waits to be let go; ``ran`` counts its calls."""
+    """A server's tool that waits for the test; ``ran`` counts its calls."""
 
     def __init__(self) -> None:
         self.ran = 0

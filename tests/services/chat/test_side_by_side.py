@@ -1,4 +1,4 @@
-"""Several answers to one question: from one reading, kept or discarded; presets and models compared in turn."""
+"""Several answers to one question: from one prefill, kept or discarded; presets and models compared in turn."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from webapp.storage.chats import ChatStore
 
 
 def written(turns, live):
-    """All that were asked for together, complete."""
+    """All answers of the group, when complete."""
     lives = turns.answers(live.chat_id)
     for each in lives:
         watch(each)
@@ -34,7 +34,7 @@ def test_many_answers_read_their_prompt_once_and_each_has_a_seed_of_its_own(turn
     assert [Beside.of(row.message).place for row in found] == list(range(8))
     assert store.get(chat.id).head_id == found[0].id and found[0].version_count == 8
     alone = rows(store, written(turns, turns.regenerate(found[0].id)))[0]
-    assert alone.message.token_ids == found[0].message.token_ids  # with the seed of the first place
+    assert alone.message.token_ids == found[0].message.token_ids  # with the first answer's seed
 
 
 def test_seeds_that_nobody_chose_differ_and_are_recorded(turns_of, store):  # noqa: F811
@@ -100,14 +100,15 @@ def compared(store, chat, *variants):
 
 
 def test_votes_are_counted_by_what_was_compared(turns_of, store):  # noqa: F811
-    """Also of answers that went since; nobody else's, none of deleted chats, none where the same was asked twice."""
+    """Includes answers that were deleted since; not other people's votes, those of deleted chats, or those between
+    equal choices."""
     turns, mine, others = turns_of("fake"), ChatStore(store.database, "owner"), ChatStore(store.database, "anna")
     first, second = Variant("preset", "a", "Calm"), Variant("preset", "b", "Bold")
     for winner, variants in ((0, (first, second)), (1, (first, second)), (0, (first, Variant("model", "m", "m")))):
         answers = compared(mine, mine.create(), *variants)
         turns.beside.vote(answers[winner])
         turns.decide(answers[0], [answers[1]])
-    compared(mine, mine.create(), first, second)  # nobody voted
+    compared(mine, mine.create(), first, second)  # no vote
     turns.beside.vote(compared(mine, mine.create(), Variant(), Variant())[0])
     turns.beside.vote(compared(others, others.create(), second, first)[0])
     gone = mine.create()

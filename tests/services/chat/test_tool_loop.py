@@ -1,4 +1,4 @@
-"""Rounds of calls: who is asked, what the model gets to hear, and that nothing runs twice or unasked."""
+"""Rounds of calls: who is asked, what the model reads, and that nothing runs twice or without approval."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_rounds_end_by_themselves(house: House) -> None:
 
 
 def test_the_same_call_again_is_not_run_again_and_ends_the_rounds(house: House) -> None:
-    """Unless something came between, or the first was no success."""
+    """Unless something else came between, or the first call failed."""
     runs: list[str] = []
     real = house.loop._run
     house.loop._run = lambda message_id, call, tool: (runs.append(call.name), real(message_id, call, tool))[1]

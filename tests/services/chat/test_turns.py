@@ -26,7 +26,7 @@ from webapp.storage.database import Database
 
 @pytest.fixture
 def journal_writes(monkeypatch):
-    """Set when something of an answer that is being written was stored."""
+    """Set when a part of a running answer was stored."""
     written, steps = threading.Event(), []
     append, store_all = ChatStore.append_tokens, Journal._store_all
 
@@ -86,7 +86,7 @@ def test_the_next_prompt_begins_with_every_token_the_last_turn_read(turns_with, 
 
 
 def test_a_stop_spelled_across_tokens_leaves_a_prefix_that_fits(turns_with, store, world):
-    """The World vocabulary has "。\\n" as one token, so the engine's own stop sequences do not see this one."""
+    r"""The World vocabulary has "。\n" as one token, so the engine's own stop sequences do not match this one."""
     assert world.encode("。\n\n") == [28329, 11]
     turns, manager = turns_with(" 好。\n\nUser: more", " 好")
     chat = store.create()
@@ -127,7 +127,7 @@ def test_the_fast_form_reads_nothing_again(turns_with, store):
     watch(turns.send(chat.id, "More"))
     first, second = (request.prompt_token_ids for request in manager.requests)
     assert second[: len(first)] == first
-    assert second[len(first)] == 63  # the ">" the model wrote
+    assert second[len(first)] == 63  # the ">" that the model wrote
 
 
 def test_stop_keeps_the_text_and_continue_goes_on_in_the_same_message(turns_with, store, world):
@@ -249,7 +249,7 @@ def test_a_rewritten_answer_is_a_version_that_can_be_continued(turns_with, store
 
 
 def test_the_question_of_a_rewritten_answer_looks_as_it_did(turns_with, store):
-    """How an answer was asked to think stands in its question, which is read again where that changes."""
+    """A question contains the think mode of its answer, and is prefilled again if that changes."""
     turns, _ = turns_with()
     chat = store.create()
     question = store.add_message(chat.id, None, Message(Role.USER, "Hello"))
@@ -378,7 +378,7 @@ def test_an_answer_whose_database_is_deleted_fails_and_is_in_the_copy(turns_with
 
 
 def test_a_swap_while_the_prompt_is_made_is_a_failed_turn(turns_with, store, monkeypatch):
-    """The ids are those of the model before; another vocabulary would read something else in them."""
+    """The ids belong to the previous model; another vocabulary would interpret them differently."""
     turns, manager = turns_with(" Hi.")
     tokenizer = manager.tokenizer()
 
@@ -584,7 +584,7 @@ def test_what_cannot_begin_says_so_at_once(turns_with, store):
 
 
 def wait_for_text(live, text):
-    """Until the log has this much content."""
+    """Waits until the log has this much content."""
     seen, position = "", 0
     while seen != text:
         events, position = live.events_after(position, PATIENCE_S)

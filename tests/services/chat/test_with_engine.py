@@ -16,7 +16,7 @@ from webapp.settings import Settings
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Only its sizes matter: the fake backend reads no weights."""
+    """Only its sizes matter: the fake backend does not read weights."""
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     write_checkpoint(path, "7", n_layer=1, n_embd=64, vocab_size=65536)
     return path
@@ -39,7 +39,7 @@ def turns_of(model, database, tmp_path):
 
 
 def spelled(world, *texts):
-    """A fake strategy that answers with these texts, each in the vocabulary's usual spelling."""
+    """A fake strategy that answers with these texts, each in the vocabulary's usual tokens."""
     return "fake script=" + ",".join(str(token_id) for text in texts for token_id in world.encode(text))
 
 
@@ -51,7 +51,7 @@ def test_the_second_turn_reads_only_what_is_new(turns_of, store, world, rest):
     assert (text_of(first), first[-1].finish_reason) == ("Hi there.", "stop")
     second = watch(turns.send(chat.id, "More"))[-1].stats
     new = world.encode("\n\n") + world.encode("User: More\n\n") + world.encode("Assistant:")
-    assert second["prefilled_tokens"] <= len(new) + 1  # the last token sampled was never fed
+    assert second["prefilled_tokens"] <= len(new) + 1  # the last sampled token was not processed
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_nothing_is_asked_beside_a_chat_without_messages(turns_of, store):
 
 
 def test_a_stop_only_the_text_shows_costs_reading_that_one_answer_again(turns_of, store, world):
-    """ "。\\n" is one token, so the engine samples into the stop before it is told to end."""
+    r"""The stop is inside the single token "。\n", so the engine samples a part of it before it is told to end."""
     turns = turns_of(spelled(world, " 你好。\n\nUser: 好"))
     chat = store.create()
     assert text_of(watch(turns.send(chat.id, "你好"))) == "你好。"
@@ -131,7 +131,7 @@ def test_after_another_model_and_back_nothing_is_read_again(turns_of, store):
     watch(live)
     turns._manager.load(strategy=b)
     other = watch(turns.regenerate(live.message_id))
-    assert text_of(other) == "Good day." and other[-1].stats["read_again"] > 0  # another model's state is of no use
+    assert text_of(other) == "Good day." and other[-1].stats["read_again"] > 0  # another model's state cannot be used
     turns._manager.load(strategy=a)
     back = watch(turns.regenerate(live.message_id))
     assert text_of(back) == "Hi there." and back[-1].stats["prefilled_tokens"] == 0
@@ -166,7 +166,7 @@ def test_stop_ends_an_endless_answer_and_continue_reads_almost_nothing(turns_of,
 
 
 def wait_for_length(live, length):
-    """Until the log shows this many characters of content."""
+    """Waits until the log has this many characters of content."""
     shown, position = 0, 0
     while shown < length:
         events, position = live.events_after(position, PATIENCE_S)
@@ -192,7 +192,7 @@ def test_eight_chats_at_once_get_their_own_answers(turns_of, store):
 
 
 def are_those_in_use(turns, store):
-    """The folder holds the snapshots that some chat uses, and no other."""
+    """The folder contains exactly the snapshots that some chat uses."""
     with store.database.connect() as connection:
         used = {row["name"] for row in connection.execute("SELECT DISTINCT name FROM snapshot_uses")}
     files = turns._manager._settings.snapshot_dir.glob("*.snapshot")
@@ -214,7 +214,8 @@ def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns
 
 
 def test_what_a_stopped_answer_leaves_in_a_deleted_chat_goes_too(turns_of, store, monkeypatch):
-    monkeypatch.setattr(generation, "ABORT_GRACE_S", PATIENCE_S)  # an end the engine did not tell of names no snapshots
+    # an end that the engine did not report has no snapshots
+    monkeypatch.setattr(generation, "ABORT_GRACE_S", PATIENCE_S)
     turns = turns_of("fake script=' la' repeat=0 delay_ms=1")
     first, second = (store.create().id for _ in range(2))
     live = turns.send(first, "Hum")

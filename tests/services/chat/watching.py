@@ -1,4 +1,4 @@
-"""Reading a live turn as a page does."""
+"""Reads a live turn as a page does."""
 
 from tests.waiting import PATIENCE_S, WaitRanOut
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta

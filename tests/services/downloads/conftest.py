@@ -1,4 +1,4 @@
-"""A hub on this machine, downloads from it, and what became of them."""
+"""A local hub, downloads from it, and their results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def settings(tmp_path: Path, hub: HubServer) -> Settings:
 
 @pytest.fixture
 def open_downloads(settings: Settings) -> Iterator[Any]:
-    """open_downloads() -> Downloads, as a process that starts."""
+    """open_downloads() -> Downloads, as in a new process."""
     made: list[Downloads] = []
 
     def open_one(**changes: Any) -> Downloads:

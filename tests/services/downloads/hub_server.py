@@ -1,4 +1,4 @@
-"""A hub on this machine that misbehaves as it is told to; it listens on the loopback address only."""
+"""A local hub with programmed errors; it listens only on the loopback address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class HubServer:
-    """``files``: content by path below the repository; ``misbehave``: what a request gets instead, by turn.
+    """``files``: content by path in the repository; ``misbehave``: responses instead of it, for one request each.
 
     A behaviour is called with the handler; it answers and returns None, or returns True to have the file sent as usual.
     """
@@ -40,7 +40,7 @@ class HubServer:
             daemon_threads = True
 
             def handle_error(self, *args: Any) -> None:
-                pass  # a client that goes away is part of the game
+                pass  # clients may disconnect
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -56,7 +56,7 @@ class HubServer:
     def send(
         self, handler: Any, status: int = 0, headers: dict[str, str] | None = None, cut: int | None = None
     ) -> None:
-        """The file as a hub sends it, from where it was asked for; only its first ``cut`` bytes."""
+        """Sends the file from the requested position; only its first ``cut`` bytes."""
         if handler.path.startswith("/api/models/"):
             return self._send_listing(handler)
         content = self.content(handler.path)

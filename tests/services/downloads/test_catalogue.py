@@ -1,4 +1,4 @@
-"""The list of published models is whole, and what it offers fits the machine."""
+"""The list of published models is complete, and the recommended ones fit the machine."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def listed(**changes: Any) -> bytes:
 
 @pytest.fixture
 def with_list(open_downloads: Any, hub: HubServer) -> Iterator[Any]:
-    """with_list(content, its checksum) -> Downloads of a server that names it."""
+    """with_list(content, its checksum) -> Downloads with a server that has this list."""
 
     def open_one(content: bytes, sha256: str | None = None) -> Downloads:
         hub.files["list.json"] = content
@@ -137,7 +137,7 @@ def test_a_newer_list_is_fetched_when_asked_and_kept(with_list: Any, open_downlo
     hub.requests.clear()
     with_list(listed())  # a restart
     assert len(catalogue.known_models()) == 1 and hub.requests == []
-    open_downloads()  # the settings name it no more
+    open_downloads()  # the settings no longer contain it
     assert catalogue.known_models() == shipped
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a hub that misbehaves: each way has its own code, and nothing half-written is in the library."""
+"""Downloads from a hub with errors: each error has its own code, and no incomplete file is in the library."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_file_that_changed_on_the_server_is_not_glued(
 
 
 def test_a_wrong_checksum_keeps_nothing(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
-    assert code(fetched(downloads, sha256="0" * 64)) == "download_wrong_hash"  # what the hub itself tells
+    assert code(fetched(downloads, sha256="0" * 64)) == "download_wrong_hash"  # the hub's own hash
     hub.tells_sha256 = False
     other = replace(downloads.named(f"{REPO}/sub/other.safetensors"), sha256="0" * 64)
     job = downloads.jobs.wait(downloads.start(other).id, 30)
@@ -194,7 +194,7 @@ def test_what_is_no_model_keeps_nothing(downloads: Downloads, settings: Settings
 
 
 def halfway(hub: HubServer) -> tuple[Any, threading.Event, threading.Event]:
-    """A behaviour of the hub that sends half a file and waits; when it has, and what lets it end."""
+    """A response that sends half a file and waits; an event for that moment, and one to continue."""
     arrived, release = threading.Event(), threading.Event()
 
     def half(handler: Any) -> None:
@@ -329,7 +329,7 @@ def test_of_two_changes_of_the_hubs_at_a_time_both_are_kept(
     def keep_late(values: dict[str, Any]) -> None:
         if other.ident is None:
             other.start()
-            other.join(0.1)  # time to come between; it waits
+            other.join(0.1)  # time to interfere; it waits
         keep(values)
 
     monkeypatch.setattr(hubs, "_keep", keep_late)

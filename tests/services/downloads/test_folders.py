@@ -1,4 +1,4 @@
-"""A model of several files, as Hugging Face's hub has them: one download, one place in the library, or nothing."""
+"""A model of several files, as on Hugging Face: one download, one entry in the library, or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = "RWKV7-G1"
 
 @pytest.fixture
 def folder_files(tmp_path: Path, hub: HubServer) -> dict[str, bytes]:
-    """Of a repository that is one model, with things beside it that do not belong to it."""
+    """Files of a repository with one model and other files that do not belong to it."""
     made = write_folder(tmp_path / "made", official("7"), tokenizer={"a": 1}, generation_config={"top_p": 0.3})
     files = {path.name: path.read_bytes() for path in made.iterdir()}
     hub.files = {**files, "README.md": b"#", "modeling_rwkv.py": b"import os", "old/x.pth": b"no"}

@@ -1,4 +1,4 @@
-"""`roost eval`: its cases, and what counts as a right answer."""
+"""`roost eval`: its cases, and which answers are right."""
 
 from __future__ import annotations
 

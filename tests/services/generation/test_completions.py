@@ -1,4 +1,4 @@
-"""Several answers of one request: who begins when, and that nobody is left writing when the request closes."""
+"""Several answers of one request: when each begins, and that none continues after the request is closed."""
 
 import threading
 
@@ -15,7 +15,7 @@ from webapp.services.presets.presets import Presets
 
 
 class ListeningManager(ScriptedManager):
-    """Its handles can be listened to. ``before_return(number)`` runs inside the submit of that request (from 1)."""
+    """Its handles have listeners. ``before_return(number)`` runs inside the submit of that request (from 1)."""
 
     before_return = None
 
@@ -65,7 +65,8 @@ def test_the_others_begin_when_the_first_writes_or_ends_without_a_word(start):
 
 
 def test_a_close_while_a_later_answer_is_being_submitted_ends_that_one_too(start):
-    """Whoever closes does not see a handle yet, whoever submits did not see the close: somebody has to end it."""
+    """The closing thread does not see a handle yet, and the submitting thread did not see the close: one of them must
+    end it."""
     completion, manager = start([" one", threading.Event()], [" two", threading.Event()], choices=2)
 
     def close_from_another_thread(number):

@@ -23,7 +23,8 @@ def test_without_a_stop_every_id_is_kept(world):
 
 
 def test_a_blank_line_before_the_end_of_text_is_the_separator(world):
-    """The starter model writes token 261, then token 0: a second blank line after it would be a prompt it never saw."""
+    """The starter model writes token 261, then token 0. With a second blank line, the prompt would be one that it never
+    saw."""
     made = answer(world, " Hi.\n\n", "\n\nUser:")
     made.finish(is_cut=False)
     assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\n")), True)
@@ -81,7 +82,8 @@ PIECES = ("a", " b", "好", "🐦", "\n\n", " ", "\n", "END", "EN", "User:", "<t
 
 @pytest.mark.parametrize("seed", range(100))
 def test_tokens_with_logprobs_join_to_the_content(world, seed):
-    """Whatever is dropped at the edges, held back or cut by a stop, and however its characters are cut into tokens."""
+    """With anything dropped at the edges, held back or cut by a stop, and with characters split into tokens in any
+    way."""
     rng = random.Random(seed)
     text = "".join(rng.choices(PIECES, k=rng.randrange(1, 14)))
     ids = [byte + 1 for byte in text.encode()] if rng.random() < 0.5 else world.encode(text)

@@ -1,4 +1,4 @@
-"""A models folder with one good model, and bytes of all kinds to bring into it."""
+"""A models folder with one good model, and bytes of all kinds to import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ can_link = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on
 
 @cache
 def good_bytes(kind: str = "model") -> bytes:
-    """A whole safetensors file: a tiny RWKV-7, or a state of it."""
+    """A complete safetensors file: a tiny RWKV-7, or a state of it."""
     tensors = make_tensors("7", 1, 64, 64, 256) if kind == "model" else make_time_state(1, 1, 64)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
@@ -30,5 +30,5 @@ def torn_bytes() -> bytes:
 
 
 def tree(folder: Path) -> list[str]:
-    """Every file below, hidden ones too."""
+    """All files below, including hidden ones."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())

@@ -1,4 +1,4 @@
-"""Names from outside become names every system takes, or none."""
+"""Names from outside become names that are valid on every system, or are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Actions on the files of the library: done whole, or refused with nothing changed."""
+"""Actions on the library's files: done completely, or refused without a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.services.library.model_files import ModelFiles
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """models/a, models/sub/b, extra/c, bundled/ the starter, away/new: safetensors all."""
+    """models/a, models/sub/b, extra/c, bundled/ with the starter, away/new: all safetensors."""
     names = ("models/a", "models/sub/b", "extra/c", "bundled/roost-starter-v7", "away/new")
     for name in names:
         path = tmp_path / f"{name}.safetensors"

@@ -1,4 +1,4 @@
-"""What was deleted comes back, or is gone for good."""
+"""Deleted files are restored, or deleted permanently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices become a file, or nothing stays."""
+"""Slices become a file, or nothing remains."""
 
 from __future__ import annotations
 

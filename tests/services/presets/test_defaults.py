@@ -108,7 +108,7 @@ def test_a_presets_own_value_comes_before_the_publishers(presets, settings):
 
 @pytest.mark.parametrize("tokenizer, name", [("midi", "RWKV-4-MIDI-120M-v1.pth"), ("abc", "RWKV-5-ABC-82M-v1.pth")])
 def test_a_music_model_is_sampled_as_its_author_does(settings, tokenizer, name):
-    """ChatRWKV, music/run.py; the rest of it in tests/engine/test_sampler.py."""
+    """ChatRWKV, music/run.py; the rest is tested in tests/engine/test_sampler.py."""
     info = replace(model(name, parameters=82_000_000), kind="music", tokenizer=tokenizer)
     params = default_sampling(settings, info)
     assert (params.temperature, params.top_k, params.top_p) == (1.0, 8, 0.8)

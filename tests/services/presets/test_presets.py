@@ -1,4 +1,4 @@
-"""Presets over a real manager and the fake backend: what is saved is what the next answer uses."""
+"""Presets with a real manager and the fake backend: the next answer uses the saved values."""
 
 import json
 import logging
@@ -86,7 +86,7 @@ def logged(caplog):
 
 
 def test_a_page_drawn_as_of_an_earlier_moment_does_not_hide_a_new_preset(open_house):
-    """The page's thread reads in one block of the database, and what presets there are is kept for all."""
+    """The page's thread reads in one transaction of the database, and the list of presets is cached for all threads."""
     house = open_house()
     with house.database.connect():
         house.store.list()

@@ -1,4 +1,4 @@
-"""The library of states: listed with what fits, brought in checked, made anew, deleted and brought back."""
+"""The library of states: listed with the models that they fit, imported after checks, created, deleted and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beginnings of conversations kept as state files: what is in them; answers are the same with them and without."""
+"""Prefixes of conversations as state files: their content; answers are the same with and without them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WEATHER = {"name": "weather", "description": "The weather.", "parameters": {"typ
 
 
 class House:
-    """All of a server that prefixes touch, over tiny models and the fake backend."""
+    """The parts of a server that prefixes use, with tiny models and the fake backend."""
 
     def __init__(self, tmp_path, strategy="fake script=ok") -> None:
         folder = tmp_path / "models"
@@ -70,7 +70,7 @@ class House:
         return str(found.details["name"])
 
     def answer(self, *messages: Message, state: str | None = None, **more):
-        """The one answer to a conversation, or to a text, and its end."""
+        """The only answer to a conversation or a text, and its end."""
         prompt = more.pop("text", None) or ChatPrompt(messages)
         order = AnswerRequest((prompt,), {"max_tokens": 4, "temperature": 0.0}, state=state, **more)
         completion = self.completions.start(order)

@@ -1,4 +1,4 @@
-"""What an engine process really takes: its peak while it loads a model, reads a prompt and writes a few tokens."""
+"""The memory of a real engine process: its peak while it loads a model, prefills a prompt and decodes a few tokens."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 
 PROMPT_TOKENS = 70
-"""More than a prefill chunk."""
+"""More than one prefill chunk."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes of resident memory. ``loaded``: after the load; ``peak``: the most there ever was."""
+    """Bytes of resident memory. ``loaded``: after the load; ``peak``: the maximum."""
 
     loaded: int
     peak: int
 
 
 def measure(path: Path, strategy: str, folder: Path, sequences: int = 1) -> Measured:
-    """On Linux. Starts the engine as the server does; ``folder`` is the manager's data folder."""
+    """Linux only. Starts the engine as the server does; ``folder`` is the manager's data folder."""
     settings = Settings(data_dir=folder, models_dir=path.parent, model=path.name, strategy=strategy, threads=1)
     manager = ModelManager(settings, start_engine_process, ModelLibrary(path.parent, folder))
     try:
@@ -50,7 +50,7 @@ def _request(number: int) -> GenerationRequest:
 
 
 def resident_bytes(pid: int, field: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far) of /proc/PID/status."""
+    """VmRSS (now) or VmHWM (maximum so far) in /proc/PID/status."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

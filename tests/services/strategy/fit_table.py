@@ -1,11 +1,11 @@
-"""Estimated against real memory: a Markdown row for each model and strategy, for docs/memory.md.
+"""Estimated and real memory: a Markdown row for each model and strategy, for docs/memory.md.
 
     python -m tests.weights.make_big_checkpoint 6 v6-1b6.pth
     python -m tests.weights.make_big_checkpoint 7 v7-1b6.pth
     python -m tests.services.strategy.fit_table v6-1b6.pth v7-1b6.pth [--strategies "cpu fp32,cpu bf16"]
 
-Linux; one model after the other, each in an engine process of its own. The real peak is that process's VmHWM after the
-load, 70 tokens of a prompt and 4 of an answer.
+Linux only; one model after the other, each in its own engine process. The real peak is that process's VmHWM after the
+load, 70 prompt tokens and 4 answer tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD = "| model | strategy | estimated GB | after load GB | real peak GB | error
 
 
 def row(path: Path, strategy: str) -> str:
-    """One line of the table; the reason where the package refuses."""
+    """One line of the table; the reason if the package refuses."""
     estimated = choice.estimate(inspect(path), strategy, probe())
     if estimated.error is not None:
         return f"| {path.stem} | `{strategy}` | - | - | refused: {estimated.error.message} | - |"

@@ -1,4 +1,4 @@
-"""Choosing a strategy: what is offered, what the fields come to, and what is said while one is written."""
+"""Choosing a strategy: the options, the result of the fields, and the checks during input."""
 
 from __future__ import annotations
 

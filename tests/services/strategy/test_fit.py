@@ -1,4 +1,4 @@
-"""What is said to be needed is what the loader takes, and what fits is told from what does not."""
+"""The estimate equals the loader's memory, and it distinguishes models that fit from those that do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from webapp.weights.tensor_info import TensorInfo
 
 GB = 10**9
 SLACK_BYTES = 60 * 2**20
-"""Of a model so small that torch itself is most of the process, whose size differs by version and system."""
+"""For a model so small that torch itself needs most of the memory, which differs between versions and systems."""
 
 
 def machine(free_gb: float, *vram_gb: float) -> Hardware:
@@ -35,7 +35,7 @@ def machine(free_gb: float, *vram_gb: float) -> Hardware:
 
 
 def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:
-    """A bf16 model of real size that is nowhere on disk."""
+    """A bf16 model of real size, without a file."""
     tensors = {
         name: TensorInfo(name, drawn.shape, "bfloat16")
         for name, drawn in drawn_tensors(architecture, n_layer, n_embd, 65536).items()
@@ -50,7 +50,7 @@ def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:
 
 @pytest.fixture(autouse=True)
 def own_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not to be had, whatever compilers are here."""
+    """Not available, even if there is a compiler."""
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler", is_ready=False))
     monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(False, "no torch"))
 
@@ -62,7 +62,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_bytes(loaded: model_loader.LoadedModel) -> int:
-    """Of everything the package keeps for a loaded model."""
+    """Bytes of everything that the package stores for a loaded model."""
     total = 0
     for tensor in (loaded.model.z if hasattr(loaded.model, "z") else loaded.model.w).values():
         total += tensor.nbytes

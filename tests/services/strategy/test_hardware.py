@@ -1,4 +1,4 @@
-"""The machine is told quickly, also when its graphics driver is slow, broken or missing."""
+"""The machine's data is available quickly, even if its graphics driver is slow, broken or missing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.Monkey
 
 
 class FakeNvml(SimpleNamespace):
-    """The functions of pynvml that are used, over a few cards."""
+    """The pynvml functions that Roost uses, for a few cards."""
 
     def __init__(self, cards: int = 2, broken: str = "", as_bytes: bool = False) -> None:
         super().__init__(cards=cards, broken=broken, is_open=0)

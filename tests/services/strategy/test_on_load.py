@@ -1,4 +1,4 @@
-"""Which strategy a load takes that names a model alone."""
+"""The strategy of a load that gives only a model."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def no_engine_of_our_own(monkeypatch):
 def test_the_strategy_in_use_stays_as_long_as_the_model_can_be_run_with_it():
     assert strategy_for(big("6"), INT8, machine(32)) == INT8
     assert strategy_for(big("7"), "cpu bf16", machine(32)) == "cpu bf16"
-    assert strategy_for(big("7"), "cpu fp32", machine(1)) == "cpu fp32"  # too large is another matter, and told
+    assert strategy_for(big("7"), "cpu fp32", machine(1)) == "cpu fp32"  # too large is a separate error
 
 
 def test_another_is_taken_where_the_file_cannot_be_run_with_the_one_in_use():

@@ -1,4 +1,4 @@
-"""Servers and their tools in the house: who may change them, which tools are offered, what is remembered."""
+"""MCP servers and their tools: who may change them, which tools are offered, what is stored."""
 
 from __future__ import annotations
 
