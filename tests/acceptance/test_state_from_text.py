@@ -10,10 +10,9 @@ from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.resources import STARTER_MODEL, resource_dir
 from webapp.services.generation.completions import Completions
-from webapp.services.generation.prefixes import Prefixes, document
 from webapp.services.generation.request import AnswerRequest, ChatPrompt
 from webapp.services.presets.presets import Presets
-from webapp.services.states import StateLibrary
+from webapp.services.states import Prefixes, StateLibrary, document
 from webapp.settings import Settings
 from webapp.storage.database import Database
 

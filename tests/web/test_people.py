@@ -403,7 +403,7 @@ def test_a_tool_is_for_the_owner_and_admins_until_it_is_marked(app, household, n
     def reaches():
         with app.test_request_context():
             page = ChatContext(app, "en", person)
-            chosen = chosen_tools(chat, page.presets.of_chat(chat), page.tools)
+            chosen = chosen_tools(chat, page.presets.of_chat(chat), page.database)
             is_listed = tool.id in {row.id for row in page.tools.list()}
         (state,) = turns.tools.calls(answer)
         return is_listed, chosen.is_on, state.tool is not None

@@ -227,3 +227,33 @@ def _shortened(name: str) -> str:
     if not dot or len(ending) > 12:
         return name[:NAME_CHARS]
     return f"{stem[: NAME_CHARS - len(ending) - 2]}….{ending}"
+
+
+BESIDE = "beside"
+"""Key in an answer's metadata."""
+VARIANTS = ("preset", "model", "state")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the chat for this answer. ``kind``: "" for nothing, or one of :data:`VARIANTS`. ``value``: a
+    preset id, model name or state file ("" for none). ``label``: the name to show."""
+
+    kind: str = ""
+    value: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One of several answers to a question, side by side, all with the same ``group``. ``place`` counts from 0;
+    a given seed is changed for each place."""
+
+    group: str
+    place: int
+    variant: Variant = Variant()
+
+    @classmethod
+    def of(cls, message: Message) -> Beside | None:
+        found = message.metadata.get(BESIDE)
+        return None if found is None else cls(found["group"], found["place"], Variant(**found["variant"]))

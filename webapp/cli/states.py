@@ -16,8 +16,9 @@ from webapp.errors import FileMissing, RoostError, WeightsError, translate_error
 from webapp.i18n import Text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
-from webapp.services.generation.prefixes import DOCUMENT_BYTES, Prefixes, Source, document, read_document
-from webapp.services.states import StateEntry, StateLibrary
+from webapp.services.attachments import DOCUMENT_BYTES
+from webapp.services.generation.request import Source
+from webapp.services.states import Prefixes, StateEntry, StateLibrary, document, read_document
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"

@@ -17,7 +17,7 @@ from typing import Any
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.answer_tokens import MOST_ALTERNATIVES, AnswerToken
+from webapp.services.chat.probes import MOST_ALTERNATIVES, AnswerToken
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.services.presets.presets import Presets

@@ -1,35 +1,75 @@
-"""The library of states, ``models/states``: the content of each file, the models it fits, and all changes to the files;
-and the states of chats that the engine saves itself (:mod:`webapp.engine.snapshot_store`)."""
+"""The library of states, ``models/states``: the content of each file, the models it fits, all changes to the files, and
+new ones: a text or the beginning of conversations (a prefix, :mod:`.generation.request`) that the model reads once; and
+the states of chats that the engine saves itself (:mod:`webapp.engine.snapshot_store`)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from webapp.chat.messages import display_name, fenced
 from webapp.engine.snapshot_store import clear_folder, folder_use
-from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
+from webapp.errors import (
+    FileMissing,
+    FileReadingFailed,
+    ModelError,
+    RequestError,
+    RoostError,
+    WeightsError,
+    as_roost_error,
+)
 from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, find_file, stamp_of
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
+from webapp.services.attachments import (
+    DOCUMENT_BYTES,
+    DOCUMENT_LIMIT,
+    FILE_BYTES,
+    FILE_LIMIT,
+    decode_text,
+    document_kind,
+)
+from webapp.services.generation.request import (
+    NEW_ENDING,
+    PromptModel,
+    Source,
+    digest_of,
+    encode_prompt,
+    find_prefix,
+    written,
+)
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library import placing
 from webapp.settings import Settings
+from webapp.storage.presets import Preset
+from webapp.storage.tools import StoredTool
 from webapp.weights.inspection import require_model
-from webapp.weights.state_sheet import StateSheet, write_state_file
+from webapp.weights.state_sheet import (
+    DOCUMENT,
+    MOST_SOURCE_CHARS,
+    PROMPT,
+    TITLE_CHARS,
+    TOOLS,
+    PrefixSheet,
+    StateSheet,
+    prefix_metadata,
+    write_state_file,
+)
 
 if TYPE_CHECKING:
     from webapp.engine.state import RecurrentState
     from webapp.weights.state_measures import StateMeasures
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
-NEW_ENDING = ".safetensors"
 MAKING = "state"
 KEPT_MEASURES = 8
 MOST_TOKENS = 16384
@@ -329,3 +369,111 @@ def snapshot_use(settings: Settings) -> tuple[int, int]:
 def clear_snapshots(settings: Settings) -> int:
     """Returns the number deleted. Chats are prefilled again when they continue, except those in an engine's memory."""
     return clear_folder(settings.snapshot_dir)
+
+
+def document(title: str, text: str) -> Source:
+    """In a code fence, like an attached file in a prompt."""
+    return Source(DOCUMENT, title, fenced(display_name(title), text))
+
+
+class Prefixes:
+    """``app.extensions["prefixes"]``: creates prefixes. Every method either starts a job or raises a RoostError."""
+
+    def __init__(self, states: StateLibrary) -> None:
+        self.states = states
+        self._manager = states.manager
+
+    def is_stale(self, sheet: PrefixSheet) -> bool:
+        """Whether another model than the chosen one made it; False if none is chosen."""
+        try:
+            return sheet.made_for != self._manager.model_identity()
+        except RoostError:
+            return False
+
+    def bake(self, source: Source, new_name: str) -> Job:
+        """Prefills it with the chosen model and stores the state under a new name. Raises ``file_name_taken``,
+        ``prompt_empty``, ``document_too_long``, ``prompt_too_long``, ``state_mismatch`` (RWKV-4), model errors."""
+        return self._bake(source, self.states.free_name(new_name), is_new=True)
+
+    def bake_again(self, name: str) -> Job:
+        """Replaces the file with one for the currently chosen model. ``state_not_found`` if it is not a prefix."""
+        entry = self.states.entry(name)
+        prefix = find_prefix(self._manager, entry.name)
+        if prefix is None:
+            raise FileMissing("state_not_found", path=name)
+        return self._bake(prefix.source, entry.name, is_new=False)
+
+    def _bake(self, source: Source, name: str, is_new: bool) -> Job:
+        source = replace(source, title=source.title.strip()[:TITLE_CHARS] or name)
+        if not (source.system.strip() or source.tools):
+            raise RequestError("prompt_empty")
+        model = PromptModel.chosen(self._manager)
+        if require_model(model.info).major == 4:
+            raise self.states.no_states_in_4(name)
+        told = source.to_dict()
+        length = len(source.system) + sum(len(str(tool)) for tool in source.tools)
+        if length > MOST_SOURCE_CHARS:
+            raise RequestError("document_too_long", found=length, limit=MOST_SOURCE_CHARS)
+        ids = encode_prompt(written(source, model), model.tokenizer).token_ids
+        if not ids:  # a format that cannot write a message alone
+            raise WeightsError("state_mismatch", path=name, what=Text("reason.services.the_format"), **_NOT_ALONE)
+        self._manager.check_prompt(ids)
+        identity = self._manager.model_identity()
+        status = self._manager.status()
+        about = {"model": status.model, "tokens": len(ids)}
+
+        def read(running: Running) -> dict[str, str]:
+            state = self._manager.read_state(ids, state="")
+            if running.wish:
+                raise InterruptedError
+            if self._manager.model_identity() != identity:
+                raise ModelError("model_unloaded")
+            strategy = self._manager.status().strategy
+            sheet = PrefixSheet(
+                source.kind, source.title, len(ids), digest_of(ids), status.model, strategy, identity, int(time.time())
+            )
+            note = f"{source.kind} of {len(ids)} tokens, read by {status.model}"
+            self.states.write_running(name, state, note, prefix_metadata(sheet, told), is_new)
+            if not is_new and self._manager.status().state == name:
+                self._manager.apply_state(name)
+            return {"name": name}
+
+        return self.states.jobs.start(MAKING, name, read, about, unit="")
+
+
+_NOT_ALONE = {
+    "expected": Text("reason.services.format_writes_system"),
+    "found": Text("reason.services.format_writes_none"),
+}
+
+
+HTML_NAME = re.compile(r"\.x?html?$", re.IGNORECASE)
+HTML_BEGINS = re.compile(
+    r"\s*(<\?xml[^>]{0,200}>\s*)?(<!--.{0,500}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def read_document(states: StateLibrary, name: str, data: bytes) -> str:
+    """The text of an uploaded file: text or Markdown unchanged, others by the reader process. Raises
+    ``attachment_too_large``, ``attachment_not_text``, ``attachment_empty``, ``document_unreadable`` or
+    FileReadingFailed."""
+    shown = display_name(name)
+    if len(data) > DOCUMENT_BYTES:
+        raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT)
+    if kind := document_kind(data):
+        return states.read_text(data, kind, shown)
+    if len(data) > FILE_BYTES:
+        raise RoostError("attachment_too_large", name=shown, limit=FILE_LIMIT)
+    text = decode_text(shown, data).text
+    if not text.strip():
+        raise RoostError("attachment_empty", name=shown)
+    if HTML_NAME.search(name) or HTML_BEGINS.match(text):
+        return states.read_text(text.encode("utf-8", "replace"), "html", shown)
+    return text
+
+
+def source_of_preset(preset: Preset, tools: Sequence[StoredTool], title: str) -> Source:
+    """The preset's system prompt and its tools (from all existing ones), or only the prompt."""
+    definitions = tuple(tool.definition.function for tool in tools if tool.definition.name in preset.tools)
+    kind = TOOLS if definitions else PROMPT
+    return Source(kind, title, preset.system_prompt, definitions, preset.tool_dialect, preset.template)

@@ -30,13 +30,12 @@ from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
 from webapp.services.downloads.downloads import Downloads
 from webapp.services.generation.completions import Completions
-from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.limits import PersonQuota
 from webapp.services.notebook import Notebooks
 from webapp.services.presets.presets import Presets
-from webapp.services.states import StateLibrary
+from webapp.services.states import Prefixes, StateLibrary
 from webapp.services.tools import McpServers
 from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.batches import BatchStore

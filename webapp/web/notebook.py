@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.chat.events import Finished, Waiting
 from webapp.chat.formats import fills_gaps
 from webapp.errors import RoostError
-from webapp.services.chat.answer_tokens import AnswerToken
+from webapp.services.chat.probes import AnswerToken
 from webapp.services.notebook import Fork, Steps, Written, settings_of
 from webapp.services.presets.fields import SAMPLING, overrides, read_fields
 from webapp.services.presets.presets import PLAIN

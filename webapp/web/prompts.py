@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.services.generation.prefixes import Source
+from webapp.services.generation.request import Source
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
 from webapp.web.kit.page import (

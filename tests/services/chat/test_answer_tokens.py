@@ -10,7 +10,7 @@ from tests.errors import raises_code
 from tests.services.chat.test_with_engine import model, turns_of  # noqa: F401
 from tests.services.chat.watching import watch
 from webapp.engine.outputs import FinishReason
-from webapp.services.chat.answer_tokens import WINDOW, AnswerTokens
+from webapp.services.chat.probes import WINDOW, AnswerTokens
 from webapp.services.generation.generation import Generation
 
 

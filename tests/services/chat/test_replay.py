@@ -10,7 +10,7 @@ from tests.errors import raises_code
 from tests.services.chat.test_chat_file import Machine, machine  # noqa: F401
 from tests.services.chat.test_with_engine import wait_for_length
 from tests.services.chat.watching import watch
-from webapp.services.chat.replay import compared
+from webapp.services.chat.probes import compared
 
 RANDOM = "fake slots=4"
 PATIENCE_S = 60

@@ -6,8 +6,8 @@ from tests.errors import raises_code
 from tests.services.chat.test_with_engine import model, turns_of  # noqa: F401
 from tests.services.chat.watching import watch
 from tests.waiting import wait_until
-from webapp.chat.messages import Message, Role
-from webapp.services.chat.side_by_side import Beside, Variant, beside_each_other, tally
+from webapp.chat.messages import Beside, Message, Role, Variant
+from webapp.services.chat.side_by_side import beside_each_other, tally
 from webapp.services.chat.turn_writer import TurnWriter
 from webapp.storage.chats import ChatStore
 

@@ -8,7 +8,7 @@ from tests.waiting import PATIENCE_S, WaitRanOut, wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.asides import ask_aside
+from webapp.services.chat.probes import ask_aside
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.generation import generation
 from webapp.settings import Settings

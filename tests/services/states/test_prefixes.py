@@ -14,21 +14,22 @@ from webapp.chat.messages import Message, Role
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.chat_state import state_of_chat
+from webapp.services.chat.probes import state_of_chat
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.generation.completions import Completions
-from webapp.services.generation.prefixes import (
-    Prefixes,
+from webapp.services.generation.request import (
+    AnswerRequest,
+    ChatPrompt,
+    PromptModel,
     Source,
-    document,
+    Structure,
+    TextPrompt,
     find_prefix,
-    source_of_preset,
     starting_from,
     written,
 )
-from webapp.services.generation.request import AnswerRequest, ChatPrompt, PromptModel, Structure, TextPrompt
 from webapp.services.presets.presets import Presets
-from webapp.services.states import StateLibrary
+from webapp.services.states import Prefixes, StateLibrary, document, source_of_preset
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database

@@ -6,7 +6,7 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import models_dir
-from webapp.services.generation.prefixes import document
+from webapp.services.states import document
 
 HELLO = [{"role": "user", "content": "What is the cat called?"}]
 NAME = "cats"

@@ -1,7 +1,7 @@
 """Answers side by side: several answers to one question, from which a person keeps some.
 
 They are versions of one answer like any others, so every page finds them after a reload or restart. Their common data
-is in the metadata of each (:data:`BESIDE`); decisions are in the question's metadata (:data:`DECIDED`), because only
+is in the metadata of each (:class:`Beside`); decisions are in the question's metadata (:data:`DECIDED`), because only
 its writer may change an answer that is being generated.
 """
 
@@ -12,41 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from webapp.chat.messages import Message, Role
+from webapp.chat.messages import BESIDE, Beside, Message, Role, Variant
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
-from webapp.storage.records import Chat, ChatTools, StoredMessage
+from webapp.storage.records import StoredMessage
 
-BESIDE, DECIDED, VOTES = "beside", "decided", "votes"
+DECIDED, VOTES = "decided", "votes"
 FEWEST_ANSWERS, MOST_ANSWERS = 2, 32
-VARIANTS = ("preset", "model", "state")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What differs from the chat for this answer. ``kind``: "" for nothing, or one of :data:`VARIANTS`. ``value``: a
-    preset id, model name or state file ("" for none). ``label``: the name to show."""
-
-    kind: str = ""
-    value: str = ""
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """``place`` counts from 0; a given seed is changed for each place."""
-
-    group: str
-    place: int
-    variant: Variant = Variant()
-
-    @classmethod
-    def of(cls, message: Message) -> Beside | None:
-        found = message.metadata.get(BESIDE)
-        return None if found is None else cls(found["group"], found["place"], Variant(**found["variant"]))
 
 
 def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
@@ -56,16 +31,6 @@ def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
         raise RoostError("chat_error", reason=reason)
     group = uuid.uuid4().hex
     return [{BESIDE: asdict(Beside(group, place, variant))} for place, variant in enumerate(variants)]
-
-
-def as_asked(chat: Chat, message: Message) -> Chat:
-    """The chat with the changes of this answer's variant. A preset replaces all of the chat's own settings."""
-    beside = Beside.of(message)
-    variant = beside.variant if beside is not None else Variant()
-    if variant.kind == "preset":
-        bare = Chat(chat.id, tools=ChatTools(approved=chat.tools.approved), origin=chat.origin)
-        return replace(bare, preset_id=variant.value)
-    return replace(chat, state=variant.value) if variant.kind == "state" else chat
 
 
 def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> dict[str, Any] | None:

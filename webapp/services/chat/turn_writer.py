@@ -3,37 +3,43 @@ log that any number of viewers follow."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
-from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
 from webapp.chat.formats import PromptTemplate
-from webapp.chat.messages import Message, ReadMode, Role, ThinkMode, attached_files
+from webapp.chat.messages import Beside, Message, ReadMode, Role, ThinkMode, Variant, attached_files
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import with_search, with_texts
-from webapp.services.chat.side_by_side import Beside, as_asked
 from webapp.services.generation.generation import POLL_S, Generation
-from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from
-from webapp.services.generation.request import PreparedPrompt, PromptModel, dialect_of, format_of, prepare
+from webapp.services.generation.request import (
+    Prefix,
+    PreparedPrompt,
+    PromptModel,
+    dialect_of,
+    digest_of,
+    find_prefix,
+    format_of,
+    prepare,
+    starting_from,
+)
 from webapp.services.generation.structure import call_constraint
 from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools, StoredMessage
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
-from webapp.weights.inspection import Inspection
 
 JOURNAL_S = 0.25
 JOURNAL_TOKENS = 32
@@ -273,7 +279,7 @@ class TurnWriter:
         if prefix is not None:
             self._stats |= {"state": prefix.name, "prefix_tokens": prompt.prefix_tokens}
         begun = len(prompt.encoded.beginning)  # of an answer that goes on: its own tokens are no prompt
-        self._stats["prompt_digest"] = prompt_digest(prompt.token_ids[: len(prompt.token_ids) - begun])
+        self._stats["prompt_digest"] = digest_of(prompt.token_ids[: len(prompt.token_ids) - begun])
         self._stats["model_digest"] = self._manager.model_digest()
         if status.adapter:
             self._stats["adapter"] = status.adapter
@@ -430,9 +436,13 @@ def rendered_chat(
     files = [file for message in messages for file in attached_files(message)]
     has_searchable = any(file.mode is ReadMode.SEARCH for file in files)
     messages = with_texts(messages, chat.id, AttachmentStore(store.database)) if files else messages
-    tool_store = ToolStore(store.database)
-    chosen = chosen_tools(chat, preset, tool_store)
-    offered = offered_tools(chosen, tool_store, model.info, has_searchable)
+    chosen = chosen_tools(chat, preset, store.database)
+    tools = ToolStore(store.database).by_ids(chosen.tool_ids) if chosen.is_on else []
+    if has_searchable:
+        tools = with_search(tools, ToolStore(store.database))
+    definitions = tuple(tool.definition.function for tool in tools)
+    # without definitions, the dialect still renders past calls
+    offered = OfferedTools(dialect_of(chosen.dialect, model.info), definitions, is_held=not chosen.is_free)
     has_calls = any(message.tool_calls for message in messages)
     names = (chat.template, preset.template)
     template, offered = format_of(model.info, names, offered, chosen.dialect, has_calls)
@@ -462,9 +472,14 @@ def prompt_of_path(
     return starting_from(prepare(model, rendered, params, state=state), prefix, manager), is_free
 
 
-def prompt_digest(token_ids: Sequence[int]) -> str:
-    """32 hex digits."""
-    return hashlib.blake2b(array("I", token_ids).tobytes(), digest_size=16).hexdigest()
+def as_asked(chat: Chat, message: Message) -> Chat:
+    """The chat with the changes of this answer's variant. A preset replaces all of the chat's own settings."""
+    beside = Beside.of(message)
+    variant = beside.variant if beside is not None else Variant()
+    if variant.kind == "preset":
+        bare = Chat(chat.id, tools=ChatTools(approved=chat.tools.approved), origin=chat.origin)
+        return replace(bare, preset_id=variant.value)
+    return replace(chat, state=variant.value) if variant.kind == "state" else chat
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
@@ -472,30 +487,21 @@ def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
     return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
 
 
-def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
+def chosen_tools(chat: Chat, preset: Preset, database: Database) -> ChatTools:
     """The chat's own tools, otherwise the preset's, with the chat's approvals. Only tools that the chat's owner may
     use."""
-    own, store = chat.tools, store.of(chat.person_id)
-    if store.is_for_guests and own.is_own:
+    own = chat.tools
+    if not (own.is_own or preset.tools):
+        return replace(own, is_on=False, tool_ids=(), dialect=preset.tool_dialect)
+    store = ToolStore(database).of(chat.person_id)
+    if not own.is_own:
+        ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools)
+        return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
+    if store.is_for_guests:
         known = {tool.id for tool in store.list()}
         ids = tuple(tool_id for tool_id in own.tool_ids if tool_id in known)
         own = replace(own, tool_ids=ids, is_on=own.is_on and bool(ids))
-    if own.is_own:
-        return replace(own, dialect=own.dialect or preset.tool_dialect)
-    ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools) if preset.tools else ()
-    return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
-
-
-def offered_tools(
-    chosen: ChatTools, store: ToolStore, info: Inspection, has_searchable_files: bool = False
-) -> OfferedTools:
-    """No definitions if the chat's tools are off or gone, but the dialect still renders past calls.
-
-    Files that can only be searched add the search tool, even if the chat's tools are off."""
-    tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
-    tools = with_search(tools, store) if has_searchable_files else tools
-    definitions = tuple(tool.definition.function for tool in tools)
-    return OfferedTools(dialect_of(chosen.dialect, info), definitions, is_held=not chosen.is_free)
+    return replace(own, dialect=own.dialect or preset.tool_dialect)
 
 
 def _readable(message: Message, tokenizer: Tokenizer) -> Message:

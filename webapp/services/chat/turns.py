@@ -18,15 +18,14 @@ from types import MappingProxyType
 from typing import Any
 
 from webapp.chat.events import Failed, Finished, Waiting
-from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
+from webapp.chat.messages import BESIDE, Beside, Message, Role, Variant, attached_files, attached_metadata, title_of
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RequestError, RoostError, StorageError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
-from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
-from webapp.services.chat.replay import Replays
-from webapp.services.chat.side_by_side import BESIDE, Beside, SideBySide, Variant, beside_each_other, needed_model
+from webapp.services.chat.probes import END_OF_TEXT, Replays, check_position, model_of_answer
+from webapp.services.chat.side_by_side import SideBySide, beside_each_other, needed_model
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
 from webapp.services.generation.generation import POLL_S, Generation
@@ -383,11 +382,11 @@ class ChatTurns:
 
     def _warm(self, chat: Chat) -> None:
         """Connects the MCP servers whose tools the answer may call, while it is generated."""
-        if self._servers is not None and chosen_tools(chat, self._presets.of_chat(chat), self._tool_store).is_on:
+        if self._servers is not None and chosen_tools(chat, self._presets.of_chat(chat), self._store.database).is_on:
             self._servers.warm(tool.definition for tool in self._offered(chat))
 
     def _offered(self, chat: Chat) -> list[StoredTool]:
-        chosen = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store)
+        chosen = chosen_tools(chat, self._presets.of_chat(chat), self._store.database)
         tools = self._tool_store.by_ids(chosen.tool_ids)
         return with_search(tools, self._tool_store) if self._files.has_searchable(chat.id) else tools
 

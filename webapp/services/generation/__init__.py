@@ -4,5 +4,4 @@ request       the request of a program, and the resulting request to the engine:
 generation    one answer: start, read as events, stop; token ids to events, and the ids to store
 completions   answers for programs: several prompts, several answers to each; a text as one vector
 structure     constraints of an answer: a schema, a grammar, tool calls
-prefixes      the beginning of a conversation as a state: prefilled once, then reused
 """

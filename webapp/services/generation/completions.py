@@ -23,24 +23,27 @@ from webapp.errors import FileMissing, ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
-from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from, written
 from webapp.services.generation.request import (
+    NEW_ENDING,
     AnswerRequest,
     ChatPrompt,
+    Prefix,
     PreparedPrompt,
     Prompt,
     PromptModel,
     Structure,
     TextPrompt,
     dialect_of,
+    find_prefix,
     format_of,
     prepare,
     raw_prompt,
+    starting_from,
     template_of,
+    written,
 )
 from webapp.services.generation.structure import constraint_of, form_told, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
-from webapp.services.states import NEW_ENDING
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
 

@@ -2,6 +2,13 @@
 for one model. :mod:`.structure` handles the required form of the answer.
 
 The APIs translate to these requests; :mod:`.completions` runs them.
+
+A prompt may start from a prefix: the beginning of a conversation (system prompt, list of tools or document) that was
+prefilled once and is stored as a state file (:class:`webapp.services.states.Prefixes`). The file contains the state
+after exactly these tokens, their digest, and the text. The prompt is rendered completely, in the model's own format, as
+if the text were part of the conversation. If its first tokens equal those of the file and the same model made the
+state, they are removed and the file's state is used instead. So the answer is the same with and without the file. With
+another model, format or tools, the text is prefilled normally, and the engine's snapshots avoid a second prefill.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from webapp.chat.formats import (
@@ -27,14 +35,17 @@ from webapp.chat.formats import (
     template,
     with_family_stops,
 )
-from webapp.chat.messages import Message, ThinkMode
-from webapp.chat.prompts import PromptPiece, RenderedPrompt
+from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
+from webapp.manager.library import Stamp, stamp_of
 from webapp.manager.manager import ModelManager
+from webapp.manager.target import ZERO_STATE
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, chat_template, model_name, require_model
+from webapp.weights.state_sheet import TOOLS, PrefixSheet
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,9 @@ def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = No
     return default_dialect(model_name(info), (template or template_of(info, has_tools=True)).dialect)
 
 
+NEW_ENDING = ".safetensors"
+"""Of the state files that are made here."""
+MOST_KEPT_PREFIXES = 16
 MOST_KEPT_TOKENS = 1 << 20
 
 
@@ -266,3 +280,119 @@ def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[t
     """
     spelled = (tuple(tokenizer.encode(stop)) for stop in stop_strings)
     return tuple(sequence for sequence in spelled if sequence)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The content of a prefix. ``system``: the text of its system message; ``tools``: function objects offered in that
+    message, in ``dialect`` ("": the model's own); ``template`` "" is the model's own."""
+
+    kind: str
+    title: str
+    system: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    dialect: str = ""
+    template: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """The message before the conversation's own messages; tools are in the conversation's own system message."""
+        return "" if self.kind == TOOLS else self.system
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "tools": [dict(tool) for tool in self.tools],
+            "dialect": self.dialect,
+            "template": self.template,
+        }
+
+    @classmethod
+    def of(cls, sheet: PrefixSheet, told: Mapping[str, Any]) -> Source:
+        """Parses the data of a file, which is untrusted. Raises ValueError for invalid data."""
+        texts = {name: told.get(name, "") for name in ("system", "dialect", "template")}
+        tools = told.get("tools", [])
+        is_sane = isinstance(tools, list) and all(isinstance(tool, dict) and "name" in tool for tool in tools)
+        if not is_sane or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("not a source of a prefix")
+        return cls(sheet.kind, sheet.title, tools=tuple(tools), **texts)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A file in the library. ``name`` as in :meth:`ModelManager.apply_state`."""
+
+    name: str
+    sheet: PrefixSheet
+    source: Source
+
+    def rest(self, system: str, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+        """System prompt and messages without those that the prefix already contains."""
+        spoken = self.source.spoken
+        if self.source.kind == TOOLS:
+            is_bare = not system and not any(message.role is Role.SYSTEM for message in messages[:1])
+            return (self.source.system if is_bare else system), messages
+        if messages and messages[0].role is Role.SYSTEM and messages[0].content.strip() == spoken.strip():
+            messages = messages[1:]
+        return ("" if system.strip() == spoken.strip() else system), messages
+
+    def offered(self, tools: OfferedTools, structure: Structure) -> OfferedTools:
+        """A program that uses a prefix with tools and sends none gets the prefix's tools."""
+        is_meant = self.source.tools and not structure.tools and structure.tool_choice in (None, "auto", "required")
+        return replace(tools, definitions=self.source.tools) if is_meant else tools
+
+
+_lock = threading.Lock()
+_kept: OrderedDict[tuple[Path, Stamp], tuple[PrefixSheet, Source] | None] = OrderedDict()
+
+
+def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
+    """The prefix in a state file; None if the state (None: the one in use) is not a prefix or cannot be read: the
+    caller that uses the state reports its errors."""
+    name = manager.status().state if state is None else state
+    if not name or name == ZERO_STATE:
+        return None
+    try:
+        path = manager.library.find_state(name)
+        key = (path, stamp_of(path))
+        with _lock:
+            found = _kept.get(key)
+            is_known = key in _kept
+        if not is_known:
+            told = manager.library.reader.prefix_source(path)
+            found = (told[0], Source.of(*told)) if told else None
+            with _lock:
+                _kept[key] = found
+                while len(_kept) > MOST_KEPT_PREFIXES:
+                    _kept.popitem(last=False)
+    except (RoostError, ValueError):
+        return None
+    return Prefix(name, *found) if found else None
+
+
+def starting_from(prompt: PreparedPrompt, prefix: Prefix | None, manager: ModelManager) -> PreparedPrompt:
+    """The prompt without the tokens in the prefix's state. If they are not its first tokens, or another model made the
+    state: the whole prompt, from the model's own initial state."""
+    if prefix is None:
+        return prompt
+    ids, tokens = prompt.encoded.token_ids, prefix.sheet.tokens
+    is_fitting = len(ids) - len(prompt.encoded.beginning) > tokens and digest_of(ids[:tokens]) == prefix.sheet.ids
+    if not is_fitting or prefix.sheet.made_for != manager.model_identity():
+        return replace(prompt, state="")
+    boundaries = tuple(boundary - tokens for boundary in prompt.encoded.boundaries if boundary > tokens)
+    rest = EncodedPrompt(ids[tokens:], boundaries, prompt.encoded.beginning)
+    return replace(prompt, state=prefix.name, encoded=rest, prefix_tokens=tokens)
+
+
+def digest_of(token_ids: Sequence[int]) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(array("I", token_ids).tobytes(), digest_size=16).hexdigest()
+
+
+def written(source: Source, model: PromptModel, template: str = "") -> RenderedPrompt:
+    """Only the beginning, in the format named by ``source``, otherwise ``template``, or the model's own."""
+    offered = OfferedTools(dialect_of(source.dialect, model.info), source.tools)
+    chosen, offered = format_of(model.info, (source.template, template), offered, source.dialect)
+    system = "" if source.spoken else source.system
+    rendered = render(chosen, (), system, tools=offered, prefix=source.spoken)
+    return replace(rendered, pieces=tuple(piece for piece in rendered.pieces if piece.is_boundary))

@@ -22,12 +22,12 @@ from typing import Any, NoReturn
 
 from flask import copy_current_request_context, g
 
-from webapp.chat.messages import Message, title_of
+from webapp.chat.messages import VARIANTS, Message, Variant, title_of
 from webapp.chat.messages import Role as Speaker
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.services.chat.chat_file import ChatFiles
-from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS, VARIANTS, Variant
+from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS
 from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app

@@ -324,7 +324,7 @@ class ChatContext(PageContext):
         return published_sampling(self.model, self._mode(preset, chat))
 
     def _mode(self, preset: Preset, chat: Chat) -> str:
-        return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.tools).is_on)
+        return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.database).is_on)
 
 
 def this_app() -> Flask:

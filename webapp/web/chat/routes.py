@@ -18,9 +18,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text
 from webapp.services.attachments import DOCUMENT_BYTES
-from webapp.services.chat.asides import MAX_TOKENS, ask_aside
 from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
+from webapp.services.chat.probes import MAX_TOKENS, ask_aside
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import (
     FOLDER_CHARS,

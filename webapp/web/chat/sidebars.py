@@ -229,7 +229,7 @@ def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
     given = {row.name: _given(fields, row) for row in SAMPLING if _is_given(fields, row)}
     if given:
         chat = replace(chat, sampling=overrides(given, base))
-    was = chosen_tools(chat, page.presets.of_chat(chat), page.tools)
+    was = chosen_tools(chat, page.presets.of_chat(chat), page.database)
     chat = replace(chat, tools=_with_tools(page, chat.tools, was, fields))
     return _with_preset(page, _with_state(page, chat, fields), fields)
 
@@ -468,7 +468,7 @@ def _templates(page: ChatContext, chat: Chat) -> list[Choice]:
 def _chat_template(page: ChatContext, chat: Chat) -> PromptTemplate:
     """The template of its next answer (G1x if no model can be read)."""
     preset = page.presets.of_chat(chat)
-    chosen = chosen_tools(chat, preset, page.tools)
+    chosen = chosen_tools(chat, preset, page.database)
     offered = OfferedTools(G1X_JSON, ({"name": "any"},) if chosen.is_on else ())
     if page.model is None:
         names = [name for name in (chat.template, preset.template) if name and name != OWN]
@@ -495,7 +495,7 @@ def _tool_options(page: ChatContext, chat: Chat, preset: Preset) -> Values:
     ``warning``: the model is not known to call tools well. The dialect is the chat's own; without one, the preset or
     the model decides."""
     t, model = page.t, page.status.model
-    chosen = chosen_tools(chat, preset, page.tools)
+    chosen = chosen_tools(chat, preset, page.database)
     chosen = replace(chosen, dialect=chat.tools.dialect if chat.tools.is_own else "")
     dialects = [("", t("chat.tools.dialect_auto")), *((d.name, t(f"tools.dialect.{d.name}")) for d in all_dialects())]
     return {
@@ -523,7 +523,7 @@ def thinking(page: ChatContext, chat: Chat) -> Values:
 
 def tool_switch(page: ChatContext, chat: Chat) -> Values | None:
     """``chat/_tool_switch.html``; None if there are no tools to offer."""
-    is_on = chosen_tools(chat, page.presets.of_chat(chat), page.tools).is_on
+    is_on = chosen_tools(chat, page.presets.of_chat(chat), page.database).is_on
     return {"is_on": is_on} if is_on or page.tools.list() else None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flask import Flask
 
+from webapp.chat.messages import Beside
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.people import Person
@@ -328,7 +329,8 @@ class Viewer:
             fingerprint(row, running(row.id) if row.message.tool_calls else (), row is branch[-1]) for row in branch
         ]
         shown = [Shown(row.id, seen) for row, seen in zip(branch, prints, strict=True)]
-        members = self.page.turns.beside.undecided(branch[-1]) if branch else []
+        is_beside = bool(branch) and Beside.of(branch[-1].message) is not None
+        members = self.page.turns.beside.undecided(branch[-1]) if is_beside else []
         if members:
             shown[-1] = Shown(*group_print(self.page, members))
         wanted = [self._as_followed(row) for row in shown]

@@ -19,12 +19,12 @@ from typing import Any
 from markupsafe import Markup
 
 from webapp.chat.events import Finished, Waiting
-from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
+from webapp.chat.messages import AttachedFile, Beside, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import DOCUMENT_BYTES, WHOLE_TOKENS
-from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
-from webapp.services.chat.side_by_side import Beside, tally
+from webapp.services.chat.probes import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
+from webapp.services.chat.side_by_side import tally
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import REWRITTEN, can_continue

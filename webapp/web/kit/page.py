@@ -58,13 +58,12 @@ if TYPE_CHECKING:
     from webapp.services.chat.turns import ChatTurns
     from webapp.services.conversion import Conversions
     from webapp.services.downloads.downloads import Downloads
-    from webapp.services.generation.prefixes import Prefixes
     from webapp.services.jobs import Jobs
     from webapp.services.library.model_files import ModelFiles
     from webapp.services.limits import PersonQuota
     from webapp.services.notebook import Notebooks
     from webapp.services.presets.presets import Presets
-    from webapp.services.states import StateLibrary
+    from webapp.services.states import Prefixes, StateLibrary
     from webapp.services.tools import McpServers
     from webapp.storage.database import Database
     from webapp.web.guard import Guard

@@ -18,10 +18,19 @@ from webapp.errors import FileMissing, RequestError, RoostError, WeightsError
 from webapp.i18n import Text, size_text
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
+from webapp.services.attachments import DOCUMENT_BYTES
 from webapp.services.downloads.catalogue import trained_context
-from webapp.services.generation.prefixes import DOCUMENT_BYTES, Source, document, read_document, source_of_preset
+from webapp.services.generation.request import Source
 from webapp.services.jobs import DONE, Job
-from webapp.services.states import MAKING, StateEntry, clear_snapshots, snapshot_use
+from webapp.services.states import (
+    MAKING,
+    StateEntry,
+    clear_snapshots,
+    document,
+    read_document,
+    snapshot_use,
+    source_of_preset,
+)
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import (
     PageContext,

@@ -11,7 +11,7 @@ from flask import url_for
 
 from webapp.errors import RoostError
 from webapp.i18n import size_text
-from webapp.services.chat.chat_state import state_of_chat
+from webapp.services.chat.probes import state_of_chat
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.states import StateEntry
 from webapp.storage.chats import ChatStore
