@@ -12,11 +12,10 @@ from typing import Any
 
 from tests.acceptance.hostile_site import HTML, Site, form_of
 from webapp.chat.messages import Message, Role, ToolCall
+from webapp.storage.bench import BenchStore
 from webapp.storage.chats import ChatStore
-from webapp.storage.mcp_servers import McpServerStore, ToolList
 from webapp.storage.records import ChatTools
-from webapp.storage.tool_bench import BenchStore
-from webapp.storage.tools import ToolStore
+from webapp.storage.tools import McpServerStore, ToolList, ToolStore
 from webapp.tools.bench import BenchCase, ExpectedCall
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind

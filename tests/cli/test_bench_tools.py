@@ -9,8 +9,8 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import main
+from webapp.storage.bench import BenchStore
 from webapp.storage.database import Database
-from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
 from webapp.tools.bench import BenchCase, ExpectedCall, cases_to_lines
 from webapp.tools.definition import from_openai

@@ -3,10 +3,10 @@
 import pytest
 
 from webapp.cli import main
-from webapp.storage import tokens as tokens_module
+from webapp.storage import credentials
+from webapp.storage.credentials import PREFIX, ApiTokens
 from webapp.storage.database import Database
 from webapp.storage.people import People
-from webapp.storage.tokens import PREFIX, ApiTokens
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def database(tmp_path):
 
 
 def test_a_token_is_made_listed_and_revoked_beside_a_server_that_runs(roost, database, monkeypatch):
-    monkeypatch.setattr(tokens_module, "READ_EVERY_S", 0.0)
+    monkeypatch.setattr(credentials, "READ_EVERY_S", 0.0)
     server = ApiTokens(database)
     assert roost()[0] == 0 and server.list() == []
     code, secret, _ = roost("make", "An editor", "--may", "chat", "models")

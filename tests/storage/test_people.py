@@ -2,11 +2,11 @@ import pytest
 
 from webapp.errors import ChatNotFound
 from webapp.storage.chats import ChatStore
+from webapp.storage.credentials import Sessions
 from webapp.storage.database import Database
 from webapp.storage.migrations import MIGRATIONS
 from webapp.storage.people import People
 from webapp.storage.records import OWNER_ID
-from webapp.storage.sessions import Sessions
 
 BEFORE_PEOPLE = 12
 

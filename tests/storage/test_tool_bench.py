@@ -4,7 +4,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.errors import BenchRefused
-from webapp.storage.tool_bench import DONE, FAILED, KEPT_RUNS, BenchStore
+from webapp.storage.bench import DONE, FAILED, KEPT_RUNS, BenchStore
 from webapp.tools.bench import BenchCase, ExpectedCall
 
 MINE = BenchCase("Weather in Paris?", (ExpectedCall("get_weather", {"city": "Paris"}),))

@@ -12,10 +12,9 @@ from flask.testing import FlaskClient
 
 from webapp.services.access import OwnerProof
 from webapp.settings import Settings
+from webapp.storage.credentials import ApiTokens, Sessions
 from webapp.storage.database import Database
 from webapp.storage.people import People
-from webapp.storage.sessions import Sessions
-from webapp.storage.tokens import ApiTokens
 from webapp.web.guard import Guard
 
 

@@ -19,12 +19,12 @@ from webapp.services.chat.turn_writer import chosen_tools
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
+from webapp.storage.credentials import SCOPES
 from webapp.storage.notebooks import Draft
 from webapp.storage.people import GUEST, Person
 from webapp.storage.records import OWNER_ID, ChatTools
 from webapp.storage.responses import ResponseStore
 from webapp.storage.state_handles import StateHandle, StateHandles
-from webapp.storage.tokens import SCOPES
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.web.api.operations import OPERATIONS

@@ -12,8 +12,8 @@ from tests.web.owner import owner_client
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
+from webapp.storage.credentials import MOST_TOKENS, PREFIX, ApiTokens
 from webapp.storage.database import Database
-from webapp.storage.tokens import MOST_TOKENS, PREFIX, ApiTokens
 from webapp.web.app import create_app
 
 TOKEN = "a-token-for-tests"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.weights.state_measures import measure
+from webapp.weights.state_sheet import measure
 
 
 def state(architecture: str, seed: int = 0, width: int = 128) -> RecurrentState:

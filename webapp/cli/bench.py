@@ -28,7 +28,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.bench.speed import Contestant, LlamaContestant, Plan, RoostContestant, Rounds, bench_document
 from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
 from webapp.settings import Settings
-from webapp.storage.tool_bench import BenchStore
+from webapp.storage.bench import BenchStore
 from webapp.storage.tools import ToolStore
 from webapp.tools.bench import BenchCase, cases_from_lines
 from webapp.tools.builtin import BUILTINS

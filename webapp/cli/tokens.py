@@ -9,8 +9,8 @@ from webapp.cli.options import add_settings, in_terminal, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.errors import RoostError
 from webapp.i18n.terminal import t
+from webapp.storage.credentials import SCOPES, ApiTokens
 from webapp.storage.people import People, Person, tidy
-from webapp.storage.tokens import SCOPES, ApiTokens
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -60,6 +60,7 @@ from webapp.weights.state_sheet import (
     TITLE_CHARS,
     TOOLS,
     PrefixSheet,
+    StateMeasures,
     StateSheet,
     prefix_metadata,
     write_state_file,
@@ -67,7 +68,6 @@ from webapp.weights.state_sheet import (
 
 if TYPE_CHECKING:
     from webapp.engine.state import RecurrentState
-    from webapp.weights.state_measures import StateMeasures
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 MAKING = "state"

@@ -25,8 +25,7 @@ from webapp.errors import GrammarInvalid, McpError, McpServerNotFound, RoostErro
 from webapp.i18n import Text
 from webapp.settings import Settings
 from webapp.storage.database import Database
-from webapp.storage.mcp_servers import McpServerStore, StoredServer, ToolList
-from webapp.storage.tools import StoredTool, ToolStore
+from webapp.storage.tools import McpServerStore, StoredServer, StoredTool, ToolList, ToolStore
 from webapp.structured.grammar import check, matches
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition, checked
 from webapp.tools.mcp.answers import Listing, RemoteTool

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.errors import RoostError, StorageError
+from webapp.storage.credentials import digest
 from webapp.storage.database import Database
 from webapp.storage.records import OWNER_ID, insert, storable, update
-from webapp.storage.sessions import digest
 
 SHARED_ID = "shared"
 """Requests with the server's token but without a session: programs, which may share it."""

@@ -39,11 +39,10 @@ from webapp.services.states import Prefixes, StateLibrary
 from webapp.services.tools import McpServers
 from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.batches import BatchStore
+from webapp.storage.credentials import ApiTokens, Sessions
 from webapp.storage.database import Database
 from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
-from webapp.storage.sessions import Sessions
-from webapp.storage.tokens import ApiTokens
 from webapp.web import (
     batch,
     compose,

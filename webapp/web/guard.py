@@ -33,10 +33,9 @@ from webapp.services.certificates import LOCAL_NAMES
 from webapp.services.limits import PERSON
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
+from webapp.storage.credentials import PREFIX, ApiToken, ApiTokens, Session, Sessions, digest
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.records import OWNER_ID
-from webapp.storage.sessions import Session, Sessions, digest
-from webapp.storage.tokens import PREFIX, ApiToken, ApiTokens
 from webapp.web import login
 from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path, scope_of
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json

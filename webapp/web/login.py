@@ -32,7 +32,7 @@ NO_HASH = "scrypt:32768:8:1$" + "x" * 16 + "$" + "0" * 128
 """A hash that matches no password."""
 _hashing = threading.Lock()
 COOKIE_SECONDS = 365 * 86400
-"""The session itself ends earlier if it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
+"""The session itself ends earlier if it is not used (:data:`webapp.storage.credentials.UNUSED_S`)."""
 MAX_FORM_BYTES = 4096
 FORM = Markup(
     '<form method="post" action="{action}">{title}{hidden}{fields}<p class="wrong" role="alert">{each.wrong}</p>'

@@ -16,7 +16,7 @@ from webapp.errors import RoostError
 from webapp.services.bench.measurements import KIND, PLANS
 from webapp.services.jobs import DONE, Job
 from webapp.services.presets.fields import STRATEGY_CHARS
-from webapp.storage.measurements import Measurement
+from webapp.storage.bench import Measurement
 from webapp.web.jobs import describes, job_list, without_folders
 from webapp.web.kit.page import (
     Choice,

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -29,10 +29,16 @@ from webapp.errors import RoostError, WeightsError
 from webapp.i18n import Text, plain
 from webapp.weights.child_process import Pipe, describe_process, framed, read_frame, take_over_streams, write_frame
 from webapp.weights.inspection import Inspection, inspect
-
-if TYPE_CHECKING:
-    from webapp.weights.state_measures import StateMeasures
-from webapp.weights.state_sheet import PrefixSheet, StateSheet, prefix_of, sheet_of, source_of
+from webapp.weights.state_sheet import (
+    PrefixSheet,
+    StateMeasures,
+    StateSheet,
+    measure,
+    prefix_of,
+    sheet_of,
+    source_of,
+    write_state_file,
+)
 
 NAME = "roost-reader"
 GRACE_S = 5.0
@@ -94,7 +100,6 @@ def prefix_source(path: bytes) -> tuple[PrefixSheet, dict[str, Any]] | None:
 def state_measures(path: bytes, other: bytes) -> StateMeasures:
     """Of a state file, compared with another if ``other`` is not empty."""
     from webapp.weights.state_file import oriented_states
-    from webapp.weights.state_measures import measure
 
     first, *second = oriented_states([os.fsdecode(one) for one in (path, other) if one])
     return measure({"att_kv": first}, {"att_kv": second[0]} if second else None)
@@ -111,7 +116,6 @@ def document_text(path: bytes, kind: str) -> str:
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
     """``parts``: ``(path, name, weight)``; an empty path means the zero state. Writes the blend to ``target``."""
     from webapp.weights.state_file import blend_states, open_state
-    from webapp.weights.state_sheet import write_state_file
 
     states = [(open_state(os.fsdecode(path), name) if path else None, weight) for path, name, weight in parts]
     layers, architecture = blend_states(states)
@@ -121,7 +125,6 @@ def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> No
 def copy_out(path: bytes, target: bytes, note: str) -> None:
     """Writes the state merged in a model file to ``target``."""
     from webapp.weights.state_file import merged_state
-    from webapp.weights.state_sheet import write_state_file
 
     found = merged_state(os.fsdecode(path))
     write_state_file(Path(os.fsdecode(target)), found.layers, found.origin.architecture, note)

@@ -15,7 +15,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.bench.tool_bench import BenchRequest, ToolBench
 from webapp.services.jobs import Jobs
 from webapp.settings import Settings
-from webapp.storage.tool_bench import DONE, FAILED, STOPPED
+from webapp.storage.bench import DONE, FAILED, STOPPED
 from webapp.tools.bench import BenchCase, ExpectedCall
 
 CASE = BenchCase("What time is it?", (ExpectedCall("get_time"),))

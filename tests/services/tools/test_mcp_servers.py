@@ -14,8 +14,7 @@ from tests.wording import error_text
 from webapp.errors import McpServerInvalid, McpServerNotFound
 from webapp.services.tools import DELETED_KEPT_S, McpServers, sync
 from webapp.settings import Settings
-from webapp.storage.mcp_servers import McpServerStore
-from webapp.storage.tools import MOST_TOOLS, ToolStore
+from webapp.storage.tools import MOST_TOOLS, McpServerStore, ToolStore
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
 from webapp.tools.mcp.answers import Listing, RemoteTool
 

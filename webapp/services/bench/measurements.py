@@ -20,8 +20,8 @@ from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.strategy.choice import bytes_a_token
 from webapp.services.strategy.hardware import probe
 from webapp.settings import Settings
+from webapp.storage.bench import Measurement, MeasurementStore
 from webapp.storage.database import Database
-from webapp.storage.measurements import Measurement, MeasurementStore
 from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:

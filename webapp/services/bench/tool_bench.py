@@ -33,8 +33,8 @@ from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, format_of, prepare
 from webapp.services.generation.structure import call_constraint
 from webapp.services.jobs import Jobs, Running
+from webapp.storage.bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 from webapp.storage.database import Database
-from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 from webapp.structured.grammar import check, matches
 from webapp.tools.bench import (
     FIGURES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import url_for
 
@@ -17,9 +17,7 @@ from webapp.services.states import StateEntry
 from webapp.storage.chats import ChatStore
 from webapp.web.chat.sidebars import title_of
 from webapp.web.kit.page import PageContext, Values
-
-if TYPE_CHECKING:
-    from webapp.weights.state_measures import StateMeasures
+from webapp.weights.state_sheet import StateMeasures, measure
 
 LEVELS = 9
 TALL_ROWS = 16
@@ -101,8 +99,6 @@ def file_view(page: PageContext, entry: StateEntry, other: str) -> Values | None
 
 def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
     """``states/chat.html``. ``view`` is None if there is no state to show; ``reason`` says why."""
-    from webapp.weights.state_measures import measure  # imports numpy, which is not needed at start
-
     store, phase = ChatStore(page.database, page.person.id), page.status.phase
     chat = store.get(chat_id)
     shown: Values = {

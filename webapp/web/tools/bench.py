@@ -40,7 +40,7 @@ from webapp.services.bench.tool_bench import (
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.jobs import Job
 from webapp.services.presets.presets import TOOLS
-from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
+from webapp.storage.bench import DONE, STOPPED, StoredCase, StoredRun
 from webapp.tools.bench import (
     FIGURES,
     MAX_PROMPT_CHARS,

@@ -20,8 +20,7 @@ from webapp.errors import RoostError, ToolInvalid
 from webapp.i18n import Text, say
 from webapp.services.generation.request import dialect_of
 from webapp.services.tools import try_call, usable
-from webapp.storage.mcp_servers import McpServerStore
-from webapp.storage.tools import StoredTool
+from webapp.storage.tools import McpServerStore, StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 from webapp.tools.http_request import METHODS

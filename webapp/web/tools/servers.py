@@ -23,8 +23,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.chat.tool_dialects import compact_parameters
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.i18n import Text, say
-from webapp.storage.mcp_servers import StoredServer
-from webapp.storage.tools import StoredTool
+from webapp.storage.tools import StoredServer, StoredTool
 from webapp.tools.definition import Approval
 from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.server_config import (

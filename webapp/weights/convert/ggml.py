@@ -18,8 +18,7 @@ from webapp.tokenizer.loading import ByteTokenizer
 from webapp.tokenizer.world import WorldTokenizer
 from webapp.weights import ggml_blocks
 from webapp.weights.convert.plan import ConversionOptions, Plan, PlannedTensor, conversion_to
-from webapp.weights.convert.source import BLOCK_BYTES, Source
-from webapp.weights.convert.targets import kept_marks
+from webapp.weights.convert.source import BLOCK_BYTES, Source, kept_marks
 from webapp.weights.ggml_header import GGMF_DTYPES, GGUF_TOKEN_TYPES
 from webapp.weights.ggml_layout import (
     Floats,

@@ -169,9 +169,9 @@ GGUF_TYPES |= {"bf16": "bfloat16", "f32": "float32"}
 CONVERSIONS: dict[str, Conversion] = {
     row.target: row
     for row in (
-        Conversion("st", EVERY_MODEL, ".st", "webapp.weights.convert.targets:plan_st"),
-        Conversion("pth", EVERY_MODEL, ".pth", "webapp.weights.convert.targets:plan_pth"),
-        Conversion("hf", ("pth", "safetensors"), "", "webapp.weights.convert.targets:plan_hf"),
+        Conversion("st", EVERY_MODEL, ".st", "webapp.weights.convert.source:plan_st"),
+        Conversion("pth", EVERY_MODEL, ".pth", "webapp.weights.convert.source:plan_pth"),
+        Conversion("hf", ("pth", "safetensors"), "", "webapp.weights.convert.source:plan_hf"),
         Conversion("bin", ("pth", "safetensors"), ".bin", "webapp.weights.convert.ggml:plan_bin", types=BIN_TYPES),
         Conversion("gguf", EVERY_MODEL, ".gguf", "webapp.weights.convert.ggml:plan_gguf", types=GGUF_TYPES),
         Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),

@@ -1,4 +1,6 @@
-"""The tool bench in the database: its cases, and the last few runs with every answer."""
+"""The benches in the database: the cases of the tool bench, its last few runs with every answer, and the results of the
+speed bench.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dic
 
 NOT_FOUND = functools.partial(RoostError, "bench_not_found")
 KEPT_RUNS = 20
+KEPT_MEASUREMENTS = 200
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 
 
@@ -186,3 +189,44 @@ def _case(row: sqlite3.Row) -> StoredCase:
 def _run(row: sqlite3.Row) -> StoredRun:
     error = json.loads(row["error"]) if row["error"] else None
     return StoredRun(**{**dict(row), "setup": json.loads(row["setup"]), "error": error})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """``document``: the output of ``roost bench``; ``measured_at``: Unix seconds."""
+
+    id: str
+    machine: str
+    measured_at: float
+    document: dict[str, Any]
+
+
+class MeasurementStore:
+    """Cheap to create, thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, machine: str, document: Mapping[str, Any]) -> Measurement:
+        """Deletes the oldest if there are more than :data:`KEPT_MEASUREMENTS`."""
+        made = Measurement(uuid.uuid4().hex, machine, time.time(), dict(document))
+        row = {"id": made.id, "machine": machine, "measured_at": made.measured_at, "body": to_json(made.document)}
+        with self._database.transaction() as connection:
+            insert(connection, "measurements", row)
+            newest = "SELECT id FROM measurements ORDER BY measured_at DESC, rowid DESC LIMIT ?"
+            connection.execute(f"DELETE FROM measurements WHERE id NOT IN ({newest})", (KEPT_MEASUREMENTS,))
+        return made
+
+    def of_machine(self, machine: str) -> list[Measurement]:
+        """Newest first."""
+        query = "SELECT * FROM measurements WHERE machine = ? ORDER BY measured_at DESC, rowid DESC"
+        with self._database.newest() as connection:  # speeds are computed from them and cached
+            rows = connection.execute(query, (machine,)).fetchall()
+        return [Measurement(row["id"], row["machine"], row["measured_at"], json.loads(row["body"])) for row in rows]
+
+    def delete(self, measurement_id: str) -> None:
+        """Raises ``measurement_not_found`` for an unknown or deleted one."""
+        with self._database.transaction() as connection:
+            found = connection.execute("DELETE FROM measurements WHERE id = ?", (measurement_id,))
+            if found.rowcount == 0:
+                raise RoostError("measurement_not_found")
