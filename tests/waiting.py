@@ -8,7 +8,7 @@ PATIENCE_S = 60.0  # some machines are three times slower than they were a minut
 
 
 class WaitRanOut(Exception):
-    """A wait met its bound. No AssertionError: pytest tries such a test once more, and a wrong value never."""
+    """A wait timed out. Not an AssertionError: pytest repeats such a test once, but never one with a wrong value."""
 
 
 def wait_until(claim, what="it never came true", timeout_s=PATIENCE_S, pause=lambda: time.sleep(0.01)):
@@ -22,7 +22,7 @@ def wait_until(claim, what="it never came true", timeout_s=PATIENCE_S, pause=lam
 
 
 def is_gone(pid):
-    """The process has ended, though its parent may not have asked for its status yet."""
+    """The process has ended, even if its parent has not collected its status yet."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

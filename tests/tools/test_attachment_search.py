@@ -1,4 +1,4 @@
-"""Searching attachments: the right passage first, in English and in Chinese, with its place, and never too much."""
+"""Searching attachments: the right passage first, in English and Chinese, with its lines, and limited in size."""
 
 from __future__ import annotations
 

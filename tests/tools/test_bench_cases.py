@@ -1,4 +1,4 @@
-"""Cases of the tool bench: as lines of JSON, and made from schemas."""
+"""Cases of the tool bench: as lines of JSON, and generated from schemas."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The tools that come with Roost."""
+"""Roost's built-in tools."""
 
 from __future__ import annotations
 

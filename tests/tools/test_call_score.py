@@ -1,4 +1,4 @@
-"""What counts as a right call, whatever way it is written."""
+"""Which calls are right, in any notation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A schema comes back from the form as it went in; what the form cannot show stays with it as JSON."""
+"""A schema is unchanged after the form; parts that the form cannot show stay with it as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.tools.parameter_rows import MAX_DEPTH, ParameterRow, more_of, rows_o
 
 
 def nested(*names: str) -> dict[str, Any]:
-    """Objects inside each other."""
+    """Nested objects."""
     schema: dict[str, Any] = {"type": "string"}
     for name in reversed(names):
         schema = {"type": "object", "properties": {name: schema}}

@@ -1,4 +1,4 @@
-"""A call runs only with arguments of its schema, reaches only what it may, and never breaks a turn."""
+"""A call runs only with arguments that follow its schema, contacts only allowed hosts, and never breaks a turn."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def problems_of(schema: dict, arguments: dict) -> tuple:
 
 
 def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
-    """The jsonschema package would give `^(a+)+$` to Python's `re`: 2^40 steps for this name."""
+    """The jsonschema package would match `^(a+)+$` with Python's `re`: 2^40 steps for this name."""
     schema = {"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False}
     [problem] = problems_of(schema, {"a" * 40 + "b": 1})
     assert keys_in(problem.message) == ["reason.tools.unknown_property"]
@@ -314,7 +314,7 @@ def test_a_reference_to_nothing_but_itself_is_refused(reference: str) -> None:
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_cut_off_in_time(port: int) -> None:
-    """Its answer takes 10 s, and no read of it ever waits long."""
+    """Its response takes 10 s, and no single read waits long."""
     definition = replace(
         asking(f"http://127.0.0.1:{port}/slow"), http=HttpCall(f"http://127.0.0.1:{port}/slow", timeout_s=0.5)
     )

@@ -1,4 +1,4 @@
-"""The example of a call that the tool form shows fits the schema."""
+"""The example of a call in the tool form follows the schema."""
 
 from __future__ import annotations
 

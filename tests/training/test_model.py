@@ -1,4 +1,4 @@
-"""The network: kernels and the chunked form against float64 autograd of the plain definition."""
+"""The network: kernels and the chunked form compared with float64 autograd of the plain definition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.training.operations import ChunkedOperations, KernelOperations, Plai
 
 
 def shaken(model: Rwkv7, seed: int = 0) -> Rwkv7:
-    """Every parameter away from its initial value, so that no term is zero."""
+    """Moves every parameter away from its initial value, so that no term is zero."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -36,7 +36,7 @@ def relative(a, b) -> float:
 
 
 def both_gradients(fast_operations, steps: int):
-    """What `gradients` says with the given operations in float32, and with the plain ones in float64."""
+    """The results of `gradients` with the given operations in float32, and with the plain ones in float64."""
     n_rows, batch = 67, 2
     model = shaken(Rwkv7(2, 128, n_rows, full_vocabulary=500))
     rows, target = torch.randint(0, n_rows, (2, batch, steps))
@@ -52,12 +52,12 @@ def both_gradients(fast_operations, steps: int):
 def assert_close_gradients(fast, exact) -> None:
     assert abs(fast[0] - exact[0]) < 1e-5
     for name, gradient in exact[1].items():
-        assert relative(fast[1][name], gradient) < 1e-4, name  # float32 sums of some thousand terms
+        assert relative(fast[1][name], gradient) < 1e-4, name  # float32 sums of several thousand terms
     for a, b in zip(fast[2], exact[2], strict=True):
         assert relative(a, b) < 1e-4
 
 
-@pytest.mark.checks  # the compiler reads torch's headers for half a minute
+@pytest.mark.checks  # compiling torch's headers takes half a minute
 def test_kernels_have_the_gradients_of_the_plain_definition_in_float64():
     if module.compiled_kernels() is None:
         pytest.skip("needs a C++ compiler and ninja")
@@ -74,7 +74,7 @@ def test_the_chunked_form_in_float64_is_the_plain_recurrence_even_at_the_stronge
     r, k, v, b, a = (torch.randn(2, 50, 3, 64, dtype=torch.float64) for _ in range(5))
     a = -torch.nn.functional.normalize(a, dim=-1)
     b = -a * torch.rand_like(b)
-    decay = torch.full_like(r, 0.5453)  # exp(-exp(-0.5)) is the least there is
+    decay = torch.full_like(r, 0.5453)  # exp(-exp(-0.5)) is the minimum
     state = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     expected, expected_state = PlainOperations().wkv(r, decay, k, v, a, b, state)
     for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 2e-5)):

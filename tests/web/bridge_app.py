@@ -1,4 +1,4 @@
-"""A Flask app with every kind of handler the bridge must bear, and its server in a thread."""
+"""A Flask app with all kinds of handlers that the bridge must support, and its server in a thread."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def open_descriptors():
 
 
 def tls_pair(folder):
-    """Contexts of a server with a certificate made in ``folder`` and of clients that trust its authority alone."""
+    """Contexts of a server with a certificate in ``folder``, and of clients that trust only its authority."""
     pytest.importorskip("cryptography")
     made = Certificates(Settings(data_dir=folder, tls=True))
     return made.context, ssl.create_default_context(cafile=made.authority_path)
@@ -182,7 +182,7 @@ class RunningServer:
         return True
 
     def stop(self):
-        """Seconds it took."""
+        """Returns the seconds it took."""
         start = time.monotonic()
         self.server.stop()
         self.thread.join(60)
@@ -190,7 +190,7 @@ class RunningServer:
         return time.monotonic() - start
 
     def finish(self):
-        """Stops if need be; nothing may be left behind."""
+        """Stops if needed; nothing may be left over."""
         if self.thread.is_alive():
             self.stop()
         wait_until(lambda: threading.active_count() <= self.threads_before, "threads are left")

@@ -1,5 +1,4 @@
-"""Markdown an ill-meaning model, document or tool result could emit. ``pwn()`` is what must not run, ``leak`` what must
-not be fetched."""
+"""Malicious Markdown from a model, document or tool result. ``pwn()`` must not run, ``leak`` must not be requested."""
 
 HOSTILE = [
     "<script>pwn()</script>",
@@ -69,7 +68,7 @@ HOSTILE = [
     "![](http://127.0.0.1:9/leak?q=secret)",
     '<div style="background:url(http://127.0.0.1:9/leak)">x</div>',
     "<style>*{background:url(http://127.0.0.1:9/leak)}</style>",
-    # What our own rules could get wrong: bare links, tasks, placeholders, code heads, the plain fallback.
+    # Possible errors in our own rules: bare links, tasks, placeholders, code heads, the plain fallback.
     "[x](//evil.example/a)",
     "[x](/settings?delete=1)",
     "[x](HTTP:evil)",
@@ -112,7 +111,7 @@ HOSTILE = [
     "<sup onclick=pwn()>x</sup> <br onclick=pwn()>",
     "<kbd>x</kbd onclick=pwn()>",
     "x^<img src=x onerror=pwn()>^",
-    # addresses in every spelling
+    # addresses in every form
     "[x](&#x6A&#x61vascript:pwn())",
     "[x](JAVASCRIPT&#58;pwn())",
     "[x](<javascript:pwn()>)",
@@ -129,7 +128,7 @@ HOSTILE = [
     "[x](https:javascript:pwn())",
     "[https://a.b\u202e](javascript:pwn())",
     "[x]: <data:text/html,<script>parent.pwn()</script>>\n\n[x] [X][x]",
-    # other namespaces, and what a parser may read twice
+    # other namespaces, and text that may be parsed twice
     "<svg><style><img src=x onerror=pwn()></style></svg>",
     "<svg><foreignObject><img src=x onerror=pwn()></foreignObject></svg>",
     '<svg><use href="data:image/svg+xml,<svg id=x xmlns=http://www.w3.org/2000/svg onload=pwn()>#x"></svg>',

@@ -1,4 +1,4 @@
-"""Guards and owners' sessions for tests: most of them are about something else than who may do it."""
+"""Guards and owners' sessions for tests, most of which are not about permissions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.web.guard import Guard
 
 
 def install_guard(app: Flask, settings: Settings) -> Guard:
-    """The real one, on an app of a few routes; these take the names of endpoints in :mod:`webapp.web.roles`."""
+    """The real guard, on an app with a few routes, which use names of endpoints in :mod:`webapp.web.roles`."""
     folder = Path(tempfile.mkdtemp(prefix="roost-guard-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     proof = OwnerProof(folder)
@@ -34,7 +34,7 @@ def owner_cookie(app: Flask, port: int | str) -> tuple[str, str]:
 
 
 def owner_client(app: Flask) -> FlaskClient:
-    """A client that is the owner, at http://127.0.0.1 (port 80)."""
+    """A client with the owner's session, at http://127.0.0.1 (port 80)."""
     client = app.test_client()
     client.set_cookie(*owner_cookie(app, 80), domain="127.0.0.1")
     return client

@@ -1,4 +1,4 @@
-"""A server without pages still answers programs, says how, and is healthy."""
+"""A server without pages still answers programs, says so, and is healthy."""
 
 from __future__ import annotations
 

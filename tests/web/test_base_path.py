@@ -1,4 +1,4 @@
-"""Roost below a path, behind a proxy that cuts the path off or does not."""
+"""Roost below a path, behind a proxy that removes the path or does not."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_redirections_and_what_is_typed_stay_right(roost):
 @pytest.mark.parametrize("prefix", ["", BASE])
 def test_a_body_for_the_api_has_the_apis_limit_whether_or_not_the_path_is_cut_off(tmp_path, prefix):
     roost = RunningRoost(tmp_path, fake_strategy(), base_path=BASE, max_body_bytes=20_000)
-    # more than comes with the headers, so that its size is asked about before it is there
+    # more than arrives with the headers, so that its size is checked before it has arrived
     body = json.dumps({"content": "word " * 100_000}).encode()
     with urllib.request.urlopen(roost.request(f"{prefix}/tokenize", body, Content_Type="application/json")) as answer:
         assert len(json.loads(answer.read())["tokens"]) >= 100_000

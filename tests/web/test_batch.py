@@ -1,4 +1,4 @@
-"""Batches without a browser: rows in, answers out, stopped, broken off and gone on with."""
+"""Batches without a browser: rows in, answers out, stopped, interrupted and resumed."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ class Site:
         return answer.request.path.rpartition("/")[2]
 
     def over(self, batch_id):
-        """Its job, once it rests."""
+        """Its job, when it has stopped."""
         wait_until(lambda: self.batches.job_of(batch_id).status not in ("waiting", "running"))
         return self.batches.job_of(batch_id)
 
@@ -49,7 +49,7 @@ class Site:
 
 @pytest.fixture
 def opened(tmp_path):
-    """opened(strategy) -> Site on the one data folder; the one before is closed, as by a restart."""
+    """opened(strategy) -> Site with the shared data folder; the previous one is closed, like by a restart."""
     apps = []
 
     def opened(strategy=fake_strategy("Vogel"), **more):  # noqa: B008  # made once
@@ -105,7 +105,7 @@ def test_what_is_done_stays_when_it_is_paused_and_a_restart_goes_on_with_the_res
     done = site.batches.store.get(batch_id).done
     again = opened()
     left = again.batches.job_of(batch_id)
-    if done < 8:  # it may have been quicker than the pause
+    if done < 8:  # it may have finished before the pause
         assert (left.status, left.done, left.total) == ("paused", done, 8)
         again.post(f"/notebook/batch/{batch_id}/resume")
         assert again.over(batch_id).status == "done"

@@ -1,4 +1,4 @@
-"""WebSockets under waitress: what clients do, well or badly, and that nothing is left behind."""
+"""WebSockets under waitress: correct and faulty clients, and that nothing is left over."""
 
 import contextlib
 import struct
@@ -21,7 +21,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(params=["poll", "select", "tls"])
 def server(request):
-    """Windows has no poll; the same must hold with select, and with TLS."""
+    """Windows has no poll, so the tests also run with select, and with TLS."""
     running = RunningServer(
         poll=request.param != "select",
         tls=request.getfixturevalue("certificates") if request.param == "tls" else None,
@@ -127,7 +127,7 @@ def test_a_handler_that_returns_closes(server):
 
 def test_a_client_that_never_answers_the_close_is_left(server):
     client = server.raw("/bye")
-    assert server.is_idle()  # half of what two pings would take
+    assert server.is_idle()  # half the time of two pings
     client.abandon()
 
 
@@ -182,7 +182,7 @@ def test_fragments_with_a_ping_between_and_a_character_split(server):
     first, middle, last = (
         bytearray(frame(part, opcode)) for part, opcode in ((text[:2], TEXT), (text[2:7], 0), (text[7:], 0))
     )
-    first[0] &= 0x7F  # not the last fragment
+    first[0] &= 0x7F  # not the final fragment
     middle[0] &= 0x7F
     client.send_bytes(bytes(first) + bytes(middle) + frame(b"?", PING) + bytes(last))
     assert client.read_frame() == (PONG, b"?")
@@ -291,7 +291,7 @@ def test_stopping_during_a_stream():
 
 def test_clients_that_stop_reading_do_not_hold_the_workers():
     running = RunningServer(send_timeout=1.0)
-    stuck = [running.raw() for _ in range(4)]  # as many as workers; each answer is over waitress' 16 MB watermark
+    stuck = [running.raw() for _ in range(4)]  # as many as workers; each response exceeds waitress' 16 MB watermark
     for client in stuck:
         client.send_bytes(b"GET /big/64 HTTP/1.1\r\nHost: x\r\n\r\n")
     assert running.get() == b"hi"
@@ -307,7 +307,7 @@ def test_a_long_silence_of_the_app_is_no_fault_of_the_client():
 
 
 def cycle(server, number):
-    """One visit in mid-generation, ended in one of four ways."""
+    """One visit during an answer, ended in one of four ways."""
     client = server.connect("/ticks")
     assert client.receive() == "tick"
     if number % 4 == 0:

@@ -1,4 +1,4 @@
-"""Compose over HTTP: what streams is what a file has, on from a bar, files in and out, and what is refused."""
+"""Compose over HTTP: the stream equals the file, continuing from a bar, files in and out, and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from webapp.web.app import create_app
 LINES = {"Accept": "application/x-ndjson"}
 JSON = {"Accept": "application/json"}
 OWN = "http://127.0.0.1"
-"""Where the owner's cookie is sent."""
+"""The address for which the owner's cookie is sent."""
 LENGTH = {"midi": {"seconds": "3"}, "abc": {"bars": "2"}}
 
 
@@ -48,7 +48,7 @@ def written(client, **fields):
 
 
 def piece_of(lines, number=0):
-    """Text and notes as a page puts them together."""
+    """Text and notes, combined as by the page."""
     text, notes = "", {}
     for line in lines:
         if line.get("piece") != number:
@@ -121,7 +121,7 @@ def test_what_is_played_becomes_abc_behind_the_tune_that_is_there(clients):
 
 
 def test_many_notes_and_a_long_text_come_in_one_form(clients):
-    """More than the 500 kB that Flask takes by itself."""
+    """More than Flask's default limit of 500 kB."""
     rows = [[number, number / 8, 0.1, 40 + number % 40, 90, "piano", 0] for number in range(12_000)]
     data = json.dumps(rows)
     assert len(data) > 420_000

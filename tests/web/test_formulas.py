@@ -1,4 +1,4 @@
-"""Formulas: which text is one, and that reading one never harms the server."""
+"""Formulas: which text is one, and that parsing one never harms the server."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from webapp.web.kit.markdown_rules import MAX_CHARS, as_mathml
 
 
 def sources(text):
-    """Of the formulas that are drawn."""
+    """The sources of the rendered formulas."""
     return re.findall(r'data-tex="([^"]*)"', render_markdown(text))
 
 
@@ -113,7 +113,7 @@ DEEP = {
 
 @pytest.mark.parametrize("name", DEEP)
 def test_no_formula_fills_the_stack_or_takes_long(name):
-    """The process would end: math-core recurses in Rust."""
+    """Otherwise the process would crash: math-core recurses in Rust."""
     began = time.process_time()
     as_mathml(DEEP[name][:N], True)
     assert time.process_time() - began < 5

@@ -1,4 +1,4 @@
-"""Requests as proxies and other accounts send them, to the real server: none of them is the owner's."""
+"""Requests from proxies and other accounts to the real server: none gets the owner's rights."""
 
 import json
 import os
@@ -42,7 +42,8 @@ def start(tmp_path):
 
 
 def ask(port, method, path, *headers, body="", version="1.1"):
-    """(status, answer) of one request, written as it stands; a Host header among ``headers`` replaces ours."""
+    """(status, response) of one request, sent exactly as written; a Host header among ``headers`` replaces the
+    default."""
     host = [] if any(line.startswith("Host:") for line in headers) else [f"Host: 127.0.0.1:{port}"]
     kind = "json" if body.startswith("{") else "x-www-form-urlencoded"
     length = [f"Content-Type: application/{kind}", f"Content-Length: {len(body)}"] if body else []
@@ -182,8 +183,8 @@ http {{
 def nginx(tmp_path):
     """nginx(port of a Roost) -> (port with nginx's defaults, port with forwarded headers).
 
-    nginx gets both sockets listening, as a new version of it gets them from the old one: no other test can be given
-    one of the ports meanwhile, and who connects early waits."""
+    nginx inherits both listening sockets, as during an upgrade of nginx: no other test can get one of the ports
+    meanwhile, and early connections wait."""
     if NGINX is None:
         pytest.skip("needs nginx on the PATH")
     running = []
@@ -232,7 +233,7 @@ def test_behind_a_real_nginx_that_is_trusted_the_addresses_are_right(start, ngin
     bearer = f"Authorization: Bearer {TOKEN}"
     assert ask(told, "GET", "/health", bearer)[0] == 200
     assert ask(told, "GET", "/health", bearer, "X-Forwarded-For: 203.0.113.9")[0] == 200
-    # nginx itself was asked from this machine, so all it adds is its client's address: a trusted one here.
+    # the request to nginx came from this machine, so nginx adds only its client's address: a trusted one here.
     assert seen == [("127.0.0.1", "https"), ("203.0.113.9", "https")]
     assert add_program(told, bearer) == 403 and add_program(told) == 401
     assert add_program(told, f"Cookie: {roost.cookie}") == 303
@@ -267,7 +268,7 @@ print(json.dumps({
 def test_another_account_of_this_machine_is_not_the_owner(start):
     roost = start()
     folder = roost.settings.data_dir
-    folder.parent.chmod(0o755)  # pytest's own folder is closed too
+    folder.parent.chmod(0o755)  # pytest's own folder is not readable either
     proof = roost.app.extensions["owner_proof"]
     secret = proof.new_secret(is_for_own_account=True)
     link = f"{roost.url}/open?secret={secret}"
@@ -285,7 +286,7 @@ def test_another_account_of_this_machine_is_not_the_owner(start):
         "chat": 200, "v1": 200, "program": 403, "import": 403, "state": 403, "exit": 403, "link": 403,
         "key": False, "database": False,
     }  # fmt: skip
-    with urllib.request.urlopen(link) as answer:  # what it could read in the browser's command line did not help it
+    with urllib.request.urlopen(link) as answer:  # the link in the browser's command line was of no use
         assert answer.url == f"{roost.url}/"
 
 

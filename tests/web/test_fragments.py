@@ -1,4 +1,4 @@
-"""One context feeds the page and its fragment; the reader's language reaches both."""
+"""The page and its fragment use the same context, in the user's language."""
 
 import pytest
 from flask import Flask

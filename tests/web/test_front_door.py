@@ -1,4 +1,4 @@
-"""What the server takes from a client before it knows who that is: bodies, headers, connections, descriptors."""
+"""The resources that a client may use before it is authenticated: bodies, headers, connections, descriptors."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ MB = 1 << 20
 QUICK = Limits(header_s=0.5)
 SLOW_S = 3.0
 LATE = Limits(header_s=SLOW_S - 0.5)
-"""A client of the tests may be held up for that long."""
+"""The tests' client may be delayed this long."""
 HARDLY = Limits(body_grace_s=0.5, body_bytes_per_s=1_000)
 
 
@@ -82,7 +82,7 @@ class Door:
         return "\r\n".join([f"{line} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *headers, "", ""]).encode()
 
     def status(self, address=None, path="/"):
-        """Of a GET with the token; 0 when the connection was ended without an answer."""
+        """The status of a GET with the token; 0 if the connection ended without a response."""
         client = self.client(self.head(f"GET {path}", BEARER), address)
         try:
             return client.read_response()[0]
@@ -92,7 +92,7 @@ class Door:
             client.abandon()
 
     def has_open(self, count):
-        """Waits; the loop may change what is counted here."""
+        """Waits, because the loop may change the count."""
 
         def is_so():
             with contextlib.suppress(RuntimeError):
@@ -129,7 +129,7 @@ def door(open_door):
 
 @pytest.fixture
 def files(monkeypatch):
-    """Temporary files that bodies were written to."""
+    """Temporary files with bodies."""
     made, newfile = [], TempfileBasedBuffer.newfile
     monkeypatch.setattr(TempfileBasedBuffer, "newfile", lambda buffer: made.append(1) or newfile(buffer))
     return made
@@ -183,7 +183,7 @@ def test_expect_100_without_a_body_is_answered(door):
 
 
 def test_refused_bodies_that_are_sent_anyway_are_not_stored(door, files):
-    """Simple clients send everything before they read; they get the answer, not a reset."""
+    """Simple clients send everything before they read; they get the response, not a reset."""
     for _ in range(5):
         client = door.client(door.head("POST /take", f"Content-Length: {20 * MB}"))
         for _ in range(20):
@@ -242,14 +242,14 @@ def test_a_body_that_cannot_be_stored_is_507(door, monkeypatch, caplog):
 def test_a_header_over_the_limit_is_431(door):
     client = door.client(b"GET / HTTP/1.1\r\nX-Large: ")
     for _ in range(30):
-        client.send_bytes(b"x" * 10_000)  # would fail soon after a reset
+        client.send_bytes(b"x" * 10_000)  # would soon fail after a reset
         time.sleep(0.02)
     assert client.read_response()[0] == 431
     client.abandon()
 
 
 def drip(client, byte, pause_s=0.1):
-    """Sends ``byte`` again and again until the server answers."""
+    """Sends ``byte`` again and again until the server responds."""
     end = time.monotonic() + PATIENCE_S
     client.sock.settimeout(pause_s)
     while time.monotonic() < end:

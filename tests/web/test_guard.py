@@ -1,4 +1,4 @@
-"""Who gets in: by Host, Origin, Sec-Fetch headers, token and rate; and how a refusal reads."""
+"""Access by Host, Origin, Sec-Fetch headers, token and rate; and the form of a refusal."""
 
 import time
 
@@ -160,12 +160,12 @@ def cookie_of(response):
 
 
 def guest(app):
-    """The headers of a browser that has logged in with the token."""
+    """Headers of a browser that has logged in with the token."""
     return {"Cookie": cookie_of(log_in(app, token=TOKEN))}
 
 
 def owner(app, **where):
-    """The headers of a browser that has opened an owner's link."""
+    """Headers of a browser that has opened an owner's link."""
     secret = app.extensions["guard"].proof.new_secret()
     return {"Cookie": cookie_of(ask(app, f"/open?secret={secret}", **where))}
 
@@ -352,7 +352,7 @@ def test_rate_limit_by_address():
     ],
 )
 def test_a_program_on_this_machine_may_ask_as_often_as_it_likes(headers, host, is_limited):
-    """Unless something shows that a proxy stands between."""
+    """Unless something shows that the request came through a proxy."""
     app = make_app(requests_per_s=0.001, request_burst=3, allow_hosts=("my.example",))
     codes = {ask(app, headers=headers, host=host).status_code for _ in range(10)}
     assert codes == ({200, 429} if is_limited else {200})

@@ -1,4 +1,4 @@
-"""Templates are compiled at the first start alone, whatever becomes of the files that keep them."""
+"""Templates are compiled only at the first start, whatever happens to the cached files."""
 
 import os
 
@@ -12,7 +12,7 @@ from webapp.web.app import KeptTemplates
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """() -> how often a template was compiled to show one, by an app that was just made."""
+    """() -> how many templates were compiled to show one, in a new app."""
     monkeypatch.setattr("webapp.web.app.cache_dir", lambda: tmp_path / "cache")
     (tmp_path / "page.html").write_text("Hello {{ 1 + 1 }}")
     times = []

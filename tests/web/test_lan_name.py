@@ -1,4 +1,4 @@
-"""roost.local: announced where the network reaches the server, and only there; the next name where it is taken."""
+"""roost.local: announced only if the network can reach the server; the next name if it is taken."""
 
 import re
 import sys
@@ -16,8 +16,8 @@ from webapp.web.serve import named_on_network
 
 @pytest.fixture
 def network(monkeypatch):
-    """A zeroconf that notes what it is told; ``network.failure`` is what it raises, ``network.others`` the names that
-    answer, with their addresses."""
+    """A zeroconf that records calls; ``network.failure`` is raised, ``network.others`` are the names that answer, with
+    their addresses."""
     found = types.SimpleNamespace(told=[], failure=None, others={})
 
     class AddressResolver:

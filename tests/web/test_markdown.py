@@ -1,4 +1,4 @@
-"""What a model wrote, as HTML: right, safe, and within its time."""
+"""A model's output as HTML: correct, safe, and within a time limit."""
 
 import html.parser
 import time
@@ -200,7 +200,7 @@ COSTLY = {
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_no_input_takes_long(name):
-    """Most take milliseconds, the worst about a second. Time of this process, with room for a busy machine."""
+    """Most take milliseconds, the worst about a second. CPU time of this process, with a margin for a busy machine."""
     start = time.process_time()
     render_markdown(COSTLY[name])
     assert time.process_time() - start < 6

@@ -1,4 +1,4 @@
-"""Every hostile input on one page in a real browser, under our policy, with htmx looking for work: nothing happens."""
+"""All malicious inputs on one page in a real browser, with our policy and htmx: nothing may happen."""
 
 import threading
 
@@ -19,7 +19,7 @@ PAGE = f"""<!doctype html><meta charset="utf-8"><meta name="htmx-config" content
 <script src="/pwn.js"></script><script src="/static/vendor/htmx.min.js"></script><body>"""
 PWN = """window.pwned = 0; window.pwn = () => { pwned++ }; window.violations = [];
 document.addEventListener("securitypolicyviolation", event => violations.push(event.violatedDirective));"""
-# Everything a reader could do, except following a link to another site, which is the reader's own decision.
+# Everything that a user could do, except following a link to another site, which is the user's decision.
 PROVOKE = """() => { for (const element of document.body.querySelectorAll("*")) {
   for (const type of ["mouseover", "focus", "keydown"]) element.dispatchEvent(new Event(type, {bubbles: true}));
   if (element.tagName === "A" && /^(https?|mailto):/.test(element.href)) continue;
@@ -75,9 +75,9 @@ def visit(browser):
 
 
 def outcome(page, urls):
-    """(scripts run, requests beyond the page's own, policy violations) after everything was hovered and clicked."""
+    """(scripts run, other requests, policy violations) after hovering over and clicking everything."""
     page.evaluate(PROVOKE)
-    page.wait_for_timeout(500)  # requests are heard of meanwhile, not in a sleep
+    page.wait_for_timeout(500)  # wait_for_timeout processes events of requests, a sleep would not
     own = ("/page", "/empty", "/pwn.js", "/static/vendor/htmx.min.js", "/favicon.ico")
     foreign = [url for url in urls if not url.endswith(own)]
     return page.evaluate("pwned"), foreign, page.evaluate("violations")
@@ -97,7 +97,8 @@ def test_nothing_runs_and_no_request_leaves_what_is_inserted_later(visit):
 
 
 def test_the_same_page_without_our_pipeline_does_leak(visit):
-    """The test can fail: unsanitised, the policy refuses scripts, but htmx attributes and beacons work on."""
+    """Shows that the test can fail: without sanitising, the policy stops scripts, but htmx attributes and beacons
+    work."""
     page, urls = visit(lambda text: text, "/empty")
     for text in HOSTILE:
         page.evaluate(INSERT, text)

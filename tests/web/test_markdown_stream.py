@@ -1,4 +1,4 @@
-"""A growing text: finished blocks once, the open one again, and the same HTML in the end."""
+"""A growing text: finished blocks are rendered once, the open one again, and the final HTML is the same."""
 
 import random
 
@@ -227,7 +227,7 @@ def test_after_a_costly_block_the_next_is_rendered_at_once():
 
 @pytest.mark.parametrize("pattern", ["- a **b**\n", "[*", "word ", "<&", "a\n", "|a|b|\n|-|-|\n", "```\nx\n", "> - "])
 def test_all_updates_of_a_long_text_together_stay_linear(pattern, monkeypatch):
-    """Counted in characters parsed; rendering the open block at every update would make it a hundred times the text."""
+    """Counts parsed characters; rendering the open block at every update would parse a hundred times the text."""
     parsed = []
     original = MarkdownStream._parse
     monkeypatch.setattr(MarkdownStream, "_parse", lambda self, text: parsed.append(len(text)) or original(self, text))

@@ -1,4 +1,4 @@
-"""The page "Measure this machine" without a browser: a measurement from start to its figures on other pages."""
+"""The page "Measure this machine" without a browser: a measurement from its start to its figures on other pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebook without a browser: what is written, saved, taken back and looked into."""
+"""The notebook without a browser: text that is generated, saved, undone and inspected."""
 
 import json
 import re
@@ -23,7 +23,7 @@ LINES = "application/x-ndjson"
 
 
 class Page:
-    """One notebook as its page sees it; ``live`` is what the scripts are told, a dict a line."""
+    """One notebook as its page sees it; ``live``: the lines for the scripts, as dicts."""
 
     def __init__(self, app):
         self.app, self.client = app, owner_client(app)

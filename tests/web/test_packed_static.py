@@ -1,4 +1,4 @@
-"""Static text is packed for those who can unpack it, once per version; everything else is as it was."""
+"""Static text is compressed for clients that support it, once per version; other files are unchanged."""
 
 import gzip
 import os
@@ -86,7 +86,7 @@ def test_an_address_with_the_files_version_is_kept_and_any_other_asked_for_again
 def test_a_file_changed_while_the_server_runs_is_not_kept_as_what_the_version_tells_of(client, tmp_path):
     with client.application.test_request_context():
         path = url_for("static", filename="a.css")
-    for moved_s in (60, -120):  # a checkout may bring an older date too
+    for moved_s in (60, -120):  # a checkout may also set an older date
         other = (tmp_path / "a.css").stat().st_mtime + moved_s
         os.utime(tmp_path / "a.css", (other, other))
         answer = get(client, path)

@@ -1,4 +1,4 @@
-"""The client's address past trusted proxies, and no further."""
+"""The client's address beyond trusted proxies, but not further."""
 
 import pytest
 

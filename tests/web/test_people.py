@@ -1,5 +1,5 @@
-"""Who is who and what is whose: every address and every command that names something of a person's, asked for by those
-whose it is and by everybody else."""
+"""People and their data: every address and every command with an id of a person's data, requested by its owner and by
+everybody else."""
 
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -37,7 +37,7 @@ TOKEN = "a-token-for-tests"
 HOME = {"Origin": "http://127.0.0.1", "Accept": "text/html"}
 NO_ANSWER = {"HEAD", "OPTIONS"}
 OWN_IDS = {"chat_id", "message_id", "attachment_id", "notebook_id", "batch_id"}
-"""What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
+"""Ids in addresses that belong to a person. :data:`SHARED` are those of data for everybody."""
 SHARED = {
     "case_id", "filename", "form", "key", "kind", "name", "path", "persona_id", "preset_id", "prompt_id", "run_id",
     "server_id", "share_id", "tool_id", "version",
@@ -46,7 +46,7 @@ SHARED = {
 
 @dataclass
 class Kept:
-    """What one person has."""
+    """The data of one person."""
 
     person: Person
     chat_id: str
@@ -73,7 +73,7 @@ def app(tmp_path_factory):
 
 
 def client_of(app, person_id):
-    """A browser of that person's; "" is a stranger's."""
+    """A browser of this person; "" is a stranger's."""
     client = app.test_client(use_cookies=bool(person_id))
     if person_id:
         person = app.extensions["people"].find(person_id)
@@ -85,8 +85,8 @@ def client_of(app, person_id):
 
 
 def keep(app, person_id, secret):
-    """A chat with a question, an answer and two files, one of them not sent yet; a notebook, a batch, a kept answer and
-    the state after it, of a session that others have by the same name."""
+    """A chat with a question, an answer and two files, one of them not sent yet; a notebook, a batch, a stored API
+    response and the state after it, in a session whose name others also use."""
     database = app.extensions["database"]
     store, files = ChatStore(database, person_id), AttachmentStore(database)
     chat = store.create(title=f"{secret} title")
@@ -116,7 +116,7 @@ def keep(app, person_id, secret):
 
 @pytest.fixture(scope="module")
 def household(app):
-    """Name -> (how that person asks, what it has); the stranger has nothing."""
+    """Name -> (this person's client, the person's data); the stranger has none."""
     people = app.extensions["people"]
     ids = {"owner": OWNER_ID} | {name: people.add(kind=GUEST, name=name).id for name in ("anna", "ben")}
     ids["user"] = people.add(kind="account", name="user").id
@@ -129,7 +129,7 @@ def others_of(household, name):
 
 
 def content_of(app):
-    """All that is stored of somebody's."""
+    """All stored data of a person."""
     tables = [(table, "*") for table in ("chats", "messages", "notebooks", "batches", "responses")]
     tables += [("attachments", "id, chat_id, mode, is_pending"), ("state_handles", "id, person_id, session")]
     with app.extensions["database"].connect() as connection:
@@ -149,11 +149,11 @@ def address(rule, kept):
     path = rule.rule
     for argument in rule.arguments:
         path = path.replace(f"<{argument}>", values[argument])
-    return path + "?off=1"  # what would ask the model is put away
+    return path + "?off=1"  # requests to the model are replaced
 
 
 def test_what_an_address_for_guests_names_is_known_as_somebodys_or_everybodys(app):
-    """A new name in an address that guests reach belongs into one of the two lists."""
+    """A new id in an address for guests must be added to one of the two lists."""
     for_guests = (rule for rule in app.url_map.iter_rules() if least_role(rule.endpoint) < Role.LOCAL)
     assert {name for rule in for_guests for name in rule.arguments} - OWN_IDS - SHARED == set()
 
@@ -179,7 +179,7 @@ def test_an_address_of_a_chat_is_for_whom_it_belongs_to_alone(app, household, na
 
 @pytest.fixture(scope="module")
 def programs(app, household):
-    """Name -> how a program asks: with a token of that person's, with the server's own, with one that was revoked."""
+    """Name -> a program's client: with a person's token, the server's own, and a revoked one."""
     tokens = app.extensions["api_tokens"]
     secrets = {name: tokens.make(name, SCOPES, kept.person.id) for name, (_, kept) in household.items() if kept}
     secrets |= {"server": TOKEN, "revoked": tokens.make("gone", SCOPES)}
@@ -199,7 +199,7 @@ HOSTILE_IDS = ("%00", "..%2f..%2froost.db", "' OR 1=1 --", "%25", "*", "x" * 400
 
 
 def kept_by_programs(kept):
-    """(address, method, body) of everything that names one of them."""
+    """(address, method, body) of every request with one of their ids."""
     names = {"/v1/responses/": kept.response_id, "/v1/states/": kept.state_id}
     for op in OPERATIONS:
         for begins, name in names.items():
@@ -217,7 +217,7 @@ def kept_by_programs(kept):
 
 @pytest.mark.parametrize("name", ["owner", "anna", "user"])
 def test_answers_and_states_of_programs_are_for_whose_they_are_alone(app, household, programs, name):
-    """By their ids, too, which nobody can guess but which a log may show."""
+    """Also by their ids, which cannot be guessed but may be in a log."""
     own, kept = household[name]
     before, asked = content_of(app), list(kept_by_programs(kept))
     assert len(asked) >= 14
@@ -227,7 +227,7 @@ def test_answers_and_states_of_programs_are_for_whose_they_are_alone(app, househ
             refusals = {
                 "stranger": {401},
                 "revoked": {401, 429},
-            }  # a key that is wrong is a guess, and they are counted
+            }  # a wrong key counts as a guess
             assert answer.status_code in refusals.get(who, {404}), (path, method, who)
             assert kept.secret not in answer.text.replace(kept.response_id, "").replace(kept.item_id, ""), (path, who)
     assert content_of(app) == before
@@ -435,7 +435,7 @@ def test_the_mark_goes_through_the_tools_form(household, app, is_marked):
 
 @pytest.mark.parametrize("name, adds", [("owner", True), ("anna", False), ("user", False)])
 def test_a_chat_file_brings_a_preset_along_for_who_may_add_one(app, household, name, adds):
-    """For others the chat alone is set as the preset of the file says."""
+    """For others, only the chat gets the values of the file's preset."""
     presets, database = app.extensions["presets"], app.extensions["database"]
     preset = presets.add([replace(presets.active(), id="", name=f"for-{name}", system_prompt=f"As {name}.")])[0]
     chat = ChatStore(database, OWNER_ID).create(title="moves", preset_id=preset.id)

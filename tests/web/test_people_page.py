@@ -1,4 +1,4 @@
-"""Links, accounts and the owner's page of people."""
+"""Links, accounts and the owner's People page."""
 
 import re
 import threading
@@ -25,7 +25,7 @@ PASSWORD = "correct horse battery"
 
 
 class Browser:
-    """One that keeps its cookie, at http://127.0.0.1."""
+    """A browser that keeps its cookie, at http://127.0.0.1."""
 
     def __init__(self, app, agent="Mozilla/5.0 (Windows NT 10.0) Firefox/130.0"):
         self.app, self.client, self.agent = app, app.test_client(), agent
@@ -76,7 +76,7 @@ def quick_hashes(monkeypatch):
 
 
 def invite(owner, **form):
-    """The address in the page that answers."""
+    """The address in the resulting page."""
     page = owner.post("/people/invite", **{"kind": "guest", "uses": "1", "hours": "24", **form}).text
     return re.search(r'data-link="([^"]+)"', page)[1]
 

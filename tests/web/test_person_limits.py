@@ -1,4 +1,4 @@
-"""People behind one server: who waits, for how long, and what a person over a limit is told."""
+"""People on one server: who waits, for how long, and the error for a person over a limit."""
 
 import threading
 from types import SimpleNamespace
@@ -124,7 +124,7 @@ def test_the_owner_sets_limits_on_the_page_of_people(app):
 
 
 class Waits:
-    """A completion of the engine's: two are before it, then one, then it is answered."""
+    """A completion in the queue: two are before it, then one, then it is answered."""
 
     record = Record("a route", "an address")
     completion = SimpleNamespace(has_more=False)

@@ -1,4 +1,4 @@
-"""Personas without a browser: kept, brought as cards, and chatted with."""
+"""Personas without a browser: stored, imported as cards, and used in chats."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def post_files(browser, path, **form):
 
 
 def answered(browser, persona, text, **fields):
-    """The messages of a chat that began with this persona, once it is answered; and its figures."""
+    """The messages of a chat with this persona, when it is answered; and its figures."""
     form = {"do": "send", "text": text, "persona": persona, **fields}
     answer = browser.client.post("/chat/do", base_url="http://127.0.0.1", headers=OWN, data=form)
     store, chat_id = ChatStore(browser.app.extensions["database"]), answer.location.rpartition("/")[2]

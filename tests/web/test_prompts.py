@@ -1,4 +1,4 @@
-"""The prompt library without a browser, and the store it shares with personas."""
+"""The prompt library without a browser, and its store, which personas use too."""
 
 import json
 import re

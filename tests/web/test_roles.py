@@ -1,5 +1,5 @@
-"""Every address and every command of the chat page, asked for in every role. The views are stubs: what is tested is who
-reaches them."""
+"""Every address and every command of the chat page, requested with every role. The views are stubs: only access is
+tested."""
 
 import pytest
 
@@ -25,7 +25,7 @@ GUEST_QUESTIONS = {
     "chat.count", "compose.write", "compose.read", "compose.file", "tools.form", "tools.show_preview",
     "tools.servers.words",
 }  # fmt: skip
-"""Posted, because a form is too long for an address; they keep nothing."""
+"""POST requests, because a form is too long for a URL; they store nothing."""
 LOCAL_CHANGES = {
     "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",
     "status.unload", "status.cancel", "measure.start", "measure.delete", "conversion.load",
@@ -40,16 +40,16 @@ LOCAL_CHANGES = {
     "api POST /disable-state-cache",
 }  # fmt: skip
 OWNER_READS = {"conversion.plan", "shared.index", "people.tokens"}
-"""For this machine too: the one opens the files it is asked about, the other lists addresses that are secrets."""
+"""Not even for this machine: one opens the given files, the other lists addresses with secrets."""
 PUBLIC = {
     "health", "people.join", "people.enter", "shared.show", "shared.style", "shared.font", "trust.index",
     "trust.authority",
 }  # fmt: skip
-"""A container's health check knows no token; a shared chat and an invitation are asked for by secrets of their own; a
-device has to trust the certificate before it can show anything."""
+"""A container's health check has no token; shared chats and invitations have their own secrets; a device must trust the
+certificate before it can send a token."""
 PERSON_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
 LOCAL_READS = {"batch.index", "batch.show", "batch.export"}
-"""Of states and notebooks everybody with a room of their own has some; a batch keeps the model busy for hours."""
+"""Everybody with an account has some states and notebooks; a batch keeps the model busy for hours."""
 
 
 def session_of_guest(app):
@@ -69,7 +69,7 @@ def walk(request, tmp_path_factory):
     for endpoint in app.view_functions:
         app.view_functions[endpoint] = lambda **_: "reached"
     patch = pytest.MonkeyPatch()
-    patch.setattr(guard, "check_own", lambda person: None)  # whose a thing is, is tests/web/test_people.py
+    patch.setattr(guard, "check_own", lambda person: None)  # ownership of data is tested in tests/web/test_people.py
 
     def ask(rule, method, headers):
         path = rule.rule

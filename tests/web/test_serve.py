@@ -1,4 +1,4 @@
-"""The server starts on a free port or says why not, tells where it is, and stops when told."""
+"""The server starts on a free port or gives the reason, prints its address, and stops on request."""
 
 import contextlib
 import errno
@@ -126,7 +126,7 @@ def test_localhost_without_ipv6_is_the_other_family_alone(monkeypatch):
 @IPV6
 def test_a_port_taken_in_one_family_is_an_error():
     with socket.socket(socket.AF_INET6) as other:
-        other.bind(("::1", 0))  # bound and not listening: nobody answers there
+        other.bind(("::1", 0))  # bound but not listening: nothing answers there
         port = other.getsockname()[1]
         with raises_code("settings_invalid") as caught:
             make_server(make_app(), Settings(host="localhost", port=port, http_threads=4))
@@ -151,7 +151,7 @@ def test_urls():
     assert local_url(Settings(), 8000) == "http://127.0.0.1:8000/"
     assert local_url(Settings(lan=True), 80, "abc") == "http://127.0.0.1:80/?token=abc"
     assert url_of("::1", 8000) == "http://[::1]:8000/"
-    assert url_of("::1", 8000, "a+b/c=de") == "http://[::1]:8000/?token=a%2Bb/c%3Dde"  # a bare + would be a space
+    assert url_of("::1", 8000, "a+b/c=de") == "http://[::1]:8000/?token=a%2Bb/c%3Dde"  # an unescaped + would be a space
 
 
 class Terminal(io.StringIO):

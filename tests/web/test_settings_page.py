@@ -1,4 +1,4 @@
-"""The Settings page: every setting with its source, and values that hold from the next start."""
+"""The Settings page: every setting with its source, and values for the next start."""
 
 from __future__ import annotations
 

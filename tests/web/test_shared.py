@@ -1,4 +1,4 @@
-"""A chat shared by a link: what its page shows, whom it lets in, and that it opens nothing else."""
+"""A chat shared by a link: the page's content, who has access, and that it gives access to nothing else."""
 
 import re
 from html.parser import HTMLParser
@@ -24,7 +24,7 @@ ORIGIN = {"Origin": BASE, "Accept": "text/html"}
 
 
 class Owner:
-    """The owner's browser on a server for the network, and one of a stranger."""
+    """The owner's browser on a server for the network, and a stranger's."""
 
     def __init__(self, app):
         self.client, self.store = owner_client(app), ChatStore(app.extensions["database"])
@@ -39,7 +39,7 @@ class Owner:
         return chat.id
 
     def share(self, chat_id, kind):
-        """The path of the link."""
+        """The link's path."""
         answer = self.client.post("/shared", base_url=BASE, data={"chat": chat_id, "kind": kind}, headers=ORIGIN)
         assert answer.status_code == 303
         return f"/shared/{self.shares.all(OWNER_ID)[0].id}"

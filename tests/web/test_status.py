@@ -1,4 +1,4 @@
-"""The status strip as it is drawn from a status."""
+"""The status strip, rendered from a status."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_keeps_a_better_engine_away_is_said_where_the_engine_was_chosen_by_
 
 
 def posted(roost: RunningRoost, body: bytes) -> str:
-    """The menu as a script of the page gets it back."""
+    """The menu in the response to a script of the page."""
     headers = {"Origin": roost.url, "HX-Request": "true"}
     with urllib.request.urlopen(urllib.request.Request(roost.url + "/status/load", body, headers)) as answer:
         return answer.read().decode()

@@ -1,4 +1,4 @@
-"""https at the front door: what devices get before they trust it and after, and what clients cannot hold up."""
+"""https: what devices get before and after they trust the certificate, and what clients cannot block."""
 
 import json
 import ssl
@@ -28,7 +28,7 @@ def contexts(tmp_path_factory):
 
 
 def hello(client_context):
-    """The first bytes of a handshake, and the object that goes on with it."""
+    """The first bytes of a handshake, and the object to continue it."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
@@ -51,7 +51,7 @@ def test_a_handshake_that_never_ends_holds_nothing_up_and_is_dropped(contexts):
 
 
 def test_half_a_record_keeps_no_ping_from_going_out(contexts):
-    """The thread that reads is also the one that pings."""
+    """The thread that reads also sends the pings."""
     running = RunningServer(tls=contexts, ping_interval=0.3)
     raw = RawClient(running.port)
     client, incoming, outgoing = hello(contexts[1])
@@ -98,7 +98,7 @@ def test_plain_http_comes_in_at_the_same_port(contexts):
 
 
 def test_the_end_of_an_answer_is_told_from_a_cut(contexts):
-    """close_notify: without it OpenSSL's clients take an answer without a length for one that was cut off."""
+    """Without close_notify, OpenSSL's clients consider a response without a length incomplete."""
     running = RunningServer(tls=contexts)
     raw = RawClient(running.port)
     sock = contexts[1].wrap_socket(raw.sock, server_hostname="localhost", suppress_ragged_eofs=False)
@@ -135,7 +135,7 @@ def test_a_page_asked_for_in_plain_http_leads_to_https(app):
 
 
 def test_the_way_from_plain_http_is_no_other_sites_page(app):
-    """Chromium says cross-site then, and the service worker hides what is wanted."""
+    """Chromium then sends cross-site, and the service worker hides the destination."""
     told = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty", "Authorization": f"Bearer {TOKEN}"}
     assert ask(app, "/presets", "https", **{"Sec-Fetch-Mode": "navigate"}, **told).status_code == 200
     assert ask(app, "/presets", "https", **{"Sec-Fetch-Mode": "cors"}, **told).status_code == 403
@@ -170,7 +170,7 @@ def test_a_server_with_a_given_certificate_or_none_has_no_authority(tmp_path):
 
 
 def test_the_whole_roost_over_https(tmp_path):
-    """Session, page, static file, upload, stream and WebSocket, by clients that trust nothing but the authority."""
+    """Session, page, static file, upload, stream and WebSocket, by clients that trust only the authority."""
     roost = RunningRoost(tmp_path, fake_strategy("Birds sit."), tls=True, lan=True, token=TOKEN)
     made: Certificates = roost.app.extensions["certificates"]
     trusting = ssl.create_default_context(cafile=made.authority_path)

@@ -1,4 +1,5 @@
-"""Tokens for programs: made and shown once, kept as a hash, held to their scopes in every dialect, revoked at once."""
+"""API tokens: created and shown once, stored as a hash, limited to their scopes in every dialect, revoked
+immediately."""
 
 import contextlib
 import re
@@ -113,7 +114,7 @@ def test_anthropics_header_does_as_well(app):
 
 
 def test_a_revoked_token_and_one_that_never_was_are_refused(app):
-    """Where no proof is asked for, too: who shows one does not mean to come in without."""
+    """Even if no proof is required: a client that sends a token does not expect access without one."""
     token, tokens = made(app, "chat"), app.extensions["api_tokens"]
     assert ask(app, "/v1/models", token).status_code == 200
     tokens.revoke(tokens.find(token).id)
@@ -131,8 +132,8 @@ def test_a_token_goes_with_its_person(app):
 
 
 def test_slots_are_shared_between_tokens_as_between_people(app, monkeypatch):
-    """Two programs of the owner's are two, those of one guest are that guest, and programs with the server's token or
-    none are told apart by address."""
+    """Two programs of the owner count as two; those of a guest count as that guest; programs with the server's token or
+    none are distinguished by address."""
     guest, asked, limit = app.extensions["people"].add(kind="guest", name="Ada"), [], app.extensions["api_limit"]
     enter = limit.enter
     monkeypatch.setattr(limit, "enter", lambda client: asked.append(client) or enter(client))

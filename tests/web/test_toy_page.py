@@ -1,4 +1,5 @@
-"""A new page is a blueprint, a template, a row of PAGES, a row of the roles and its words: nothing else knows it."""
+"""A new page is a blueprint, a template, a row of PAGES, a row of the roles and its texts; nothing else refers to
+it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Third-party scripts are the published files, unchanged, and each is accounted for."""
+"""Third-party scripts are the published files, unchanged, and each is documented."""
 
 import hashlib
 import re
@@ -30,7 +30,7 @@ def test_nothing_is_here_without_a_row_and_a_licence():
 
 
 def test_no_script_names_another_host():
-    """But for mermaid's notices: it runs only in a frame without a network (tests/browser/test_preview.py)."""
+    """Except in mermaid's notices: it runs only in a frame without a network (tests/browser/test_preview.py)."""
     for path in VENDOR.glob("*.min.js"):
         text = path.read_text(encoding="utf-8")
         assert "https://" not in text and "sourceMappingURL" not in text, path.name

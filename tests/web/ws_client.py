@@ -1,4 +1,4 @@
-"""A small WebSocket client for tests that must also misbehave: it sends any bytes at any moment."""
+"""A small WebSocket client for tests that must also violate the protocol: it sends any bytes at any time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def handshake(path, host="test", extra=""):
 
 
 def frame(payload, opcode=TEXT):
-    """One whole, masked frame (RFC 6455, 5.2)."""
+    """One complete, masked frame (RFC 6455, 5.2)."""
     data = payload.encode() if isinstance(payload, str) else payload
     if len(data) < 126:
         length = struct.pack("!B", 0x80 | len(data))
@@ -42,7 +42,7 @@ class RawClient:
     """A TCP connection that can read lines of HTTP and frames."""
 
     def __init__(self, port, timeout=60.0, tls=None):
-        """``tls``: the context of a client that speaks it."""
+        """``tls``: the TLS context, if any."""
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
@@ -84,7 +84,7 @@ class RawClient:
         return first & 15, self.read(length)
 
     def reset(self):
-        """Ends with RST rather than FIN."""
+        """Ends with RST instead of FIN."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -93,7 +93,7 @@ class RawClient:
 
 
 class WebSocketClient(RawClient):
-    """Connected after the constructor, or :class:`Refused`."""
+    """Connected after the constructor; otherwise it raises :class:`Refused`."""
 
     def __init__(self, port, path, extra="", timeout=60.0, tls=None):
         super().__init__(port, timeout, tls)
@@ -107,7 +107,7 @@ class WebSocketClient(RawClient):
         self.send_bytes(frame(payload, opcode))
 
     def receive(self):
-        """The next message's text; pings are answered, a close frame raises ConnectionError."""
+        """The next message's text; answers pings, raises ConnectionError for a close frame."""
         opcode, data = self.read_frame()
         if opcode == PING:
             self.send(data, PONG)
@@ -124,7 +124,7 @@ class WebSocketClient(RawClient):
         return struct.unpack("!H", data[:2])[0]
 
     def close(self):
-        """An orderly end: our close frame, the answer, then the socket."""
+        """A normal end: our close frame, the reply, then the socket."""
         with contextlib.suppress(OSError):
             self.send(struct.pack("!H", 1000), CLOSE)
             self.close_code()

@@ -40,13 +40,13 @@ def convert(source: Path, out: Path, target: str, strategy: str = "") -> dict[st
 
 
 def cpu_seconds() -> float:
-    """Of the programs run so far."""
+    """Of all programs run so far."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def load(path: Path, strategy: str, logits: Path) -> dict[str, Any]:
-    """In a process of its own; the file was read just before, so it comes from the system's memory for all alike."""
+    """In a separate process; the file was read just before, so it is in the system's cache for all."""
     found: dict[str, Any] = json.loads(run("-m", __spec__.name, "--load", str(path), strategy, str(logits)).stdout)
     return found
 
@@ -73,7 +73,7 @@ def load_here(path: str, strategy: str, logits: str) -> None:
 
 
 def killed_midway(source: Path, out: Path) -> dict[str, Any]:
-    """kill -9 at half of the bytes, then what is left, then a conversion that goes through."""
+    """kill -9 at half of the bytes, then the leftovers, then a complete conversion."""
     command = [sys.executable, "-m", "webapp.cli", "convert", str(source), str(out), "--to", "st", "--progress-json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

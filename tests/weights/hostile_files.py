@@ -1,7 +1,7 @@
-"""Files made to crash, freeze or bloat whoever reads them, each a few kilobytes unless its size is the point.
+"""Files that try to crash or freeze their reader or fill its memory, each a few kilobytes unless its size matters.
 
-:data:`HOSTILE` maps a file's name to a function that returns its bytes. No reader may take a second over one of them,
-and every one of them ends in a typed error. :data:`ODD` are strange too, but can be described without harm.
+:data:`HOSTILE` maps a file's name to a function that returns its bytes. No reader may need a second for one of them,
+and each gives a typed error. :data:`ODD` are unusual too, but can be described safely.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def table(items: dict[str, bytes]) -> bytes:
 
 
 def pth(pickled: bytes, data: bytes = bytes(4), more: Iterable[tuple[str, bytes]] = (), packed: bool = False) -> bytes:
-    """A zip with ``pickled`` (whose opcodes need no beginning and no end) and one storage."""
+    """A zip with ``pickled`` (whose opcodes need no start and no end) and one storage."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", PROTO + pickled + END)
@@ -96,7 +96,7 @@ def _colliding(count: int) -> bytes:
 
 
 def _list_copied_again_and_again() -> bytes:
-    """A list of 40,000, made a ``torch.Size`` 40,000 times."""
+    """A list of 40,000, converted to a ``torch.Size`` 40,000 times."""
     many = b"](" + b"K\x01" * 40_000 + b"eq\x01"
     return many + b"ctorch\nSize\nq\x02" + b"h\x02h\x01\x85R0" * 40_000
 
@@ -107,7 +107,7 @@ def _rebuilt_inside_rebuilt(depth: int) -> bytes:
 
 
 def _untyped(numel: int) -> bytes:
-    """One float32 in a storage of so many bytes."""
+    """One float32 in a storage of this many bytes."""
     one = tuple_of(number(1))
     stored = storage(numel=numel, kind="UntypedStorage")
     return rebuild("v3", stored, b"K\0", one, one, b"\x89", DICT, b"ctorch\nfloat32\n", DICT)
@@ -128,7 +128,7 @@ def _zip_of_many_members() -> bytes:
 
 
 def _same_bytes_twice() -> bytes:
-    """Two members whose directory entries point to one place."""
+    """Two members whose directory entries point to the same place."""
     raw = bytearray(pth(table({"a": tensor(), "b": tensor(stored=storage("1"))}), more=[("archive/data/1", bytes(4))]))
     entries = [at for at in range(len(raw)) if raw.startswith(b"PK\x01\x02", at)]
     raw[entries[2] + 42 : entries[2] + 46] = raw[entries[1] + 42 : entries[1] + 46]
@@ -141,7 +141,7 @@ def _two_of_one_name() -> bytes:
 
 
 def _directory(change: Callable[[bytearray, int], None]) -> bytes:
-    """A good file whose last record is changed; ``change`` gets the file and the record's byte."""
+    """A good file with a changed last record; ``change`` gets the file and the record's position."""
     raw = bytearray(pth(table({"a": tensor()})))
     change(raw, raw.rindex(b"PK\x05\x06"))
     return bytes(raw)
@@ -157,7 +157,7 @@ def _locator_to_nowhere(raw: bytearray, record: int) -> None:
 
 
 def _changed(name: bytes, value: bytes) -> bytes:
-    """A tensor whose description is set anew after it was checked."""
+    """A tensor whose description is set again after it was checked."""
     return table({"blocks.0.att.time_state": tensor() + DICT + text(name) + value + b"sb"})
 
 

@@ -25,7 +25,7 @@ V7_RANKS = {"w": 96, "a": 96, "v": 64, "g": 256}  # RWKV-7 World 1.5B
 
 @dataclass(frozen=True)
 class Drawn:
-    """A tensor that is not made yet: normal around 0 (``spread`` its deviation) or uniform from ``low`` on."""
+    """A tensor that is not generated yet: normal around 0 (with deviation ``spread``) or uniform from ``low``."""
 
     shape: tuple[int, ...]
     spread: float
@@ -48,7 +48,7 @@ class Drawn:
 
 
 class _DrawingMaker(make_checkpoints.Maker):
-    """Says what would be drawn. The names of what it returns are those of numpy arrays for nobody but the dict."""
+    """Returns what would be generated, instead of arrays; only the dict uses its results."""
 
     def normal(self, name: str, shape: tuple[int, ...], scale: float) -> Any:
         return Drawn(shape, scale)
@@ -77,8 +77,8 @@ def _with_real_rank(architecture: str, name: str, drawn: Drawn) -> Drawn:
 def write_big_checkpoint(
     path: Path, architecture: str, *, n_layer: int = 24, n_embd: int = 2048, vocab_size: int = 65536
 ) -> None:
-    """torch lays the file out without data (the tensors' memory is never touched), then each tensor is drawn into it.
-    The checksums of its zip stay those of no data, which torch does not read."""
+    """torch writes the file without data (the tensors' memory is never touched), then each tensor is generated into it.
+    The zip's checksums remain those of the empty file; torch does not read them."""
     import torch
 
     drawn = drawn_tensors(architecture, n_layer, n_embd, vocab_size)

@@ -2,8 +2,8 @@
 
 Shapes follow the training code as the ``rwkv`` package 0.8.32 loads it (model.py, ``RWKV.__init__`` and
 ``RWKV_x070``). Values are scaled so that logits stay finite and of order one, and every mechanism (decay, bonus,
-token shift, LoRA, gate) matters in them. A tensor's values depend on its name, the seed and its shape alone, not on
-the order in which tensors are made.
+token shift, LoRA, gate) matters in them. A tensor's values depend only on its name, the seed and its shape, not on the
+order of tensors.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def write_checkpoint(
 def write_tensors(
     path: str | Path, arrays: Arrays, dtype: str = "float32", metadata: dict[str, str] | None = None
 ) -> Arrays:
-    """Save arrays by the ending of ``path``; returns them as float32 after rounding to ``dtype``. Uses torch."""
+    """Saves arrays in the format of ``path``'s extension; returns them as float32 after rounding to ``dtype``. Uses
+    torch."""
     import torch
 
     tensors = {name: torch.from_numpy(array.copy()).to(getattr(torch, dtype)) for name, array in arrays.items()}
@@ -67,12 +68,12 @@ def write_tensors(
 def write_state(
     path: str | Path, n_layer: int = 2, n_head: int = 2, head_size: int = 64, seed: int = 0, dtype: str = "float32"
 ) -> Arrays:
-    """A state file as state tuning writes it: ``blocks.N.att.time_state`` and nothing else."""
+    """A state file like those of state tuning: only ``blocks.N.att.time_state``."""
     return write_tensors(path, make_time_state(n_layer, n_head, head_size, seed), dtype)
 
 
 def make_time_state(n_layer: int, n_head: int, head_size: int, seed: int = 0) -> Arrays:
-    """float32 ``(n_head, head_size, head_size)`` per layer, of the size a trained state has (about 0.1)."""
+    """float32 ``(n_head, head_size, head_size)`` per layer, with values as large as a trained state's (about 0.1)."""
     make = Maker(seed)
     return {
         name: make.normal(name, (n_head, head_size, head_size), 0.1)
@@ -89,7 +90,7 @@ def make_tensors(
     seed: int = 0,
     maker: Maker | None = None,
 ) -> Arrays:
-    """Every tensor of a model, float32, official names. ``maker`` draws them in place of the usual one."""
+    """Every tensor of a model, float32, official names. ``maker`` replaces the usual generator."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}")
     if n_embd % head_size:
@@ -130,7 +131,7 @@ class Maker:
         return self.uniform(name, (width,), 0.8, 1.2)
 
     def matrix(self, name: str, n_out: int, n_in: int) -> np.ndarray:
-        """``(n_out, n_in)`` like ``nn.Linear``; keeps a vector of unit variance at unit variance."""
+        """``(n_out, n_in)`` like ``nn.Linear``; keeps the unit variance of a vector."""
         return self.normal(name, (n_out, n_in), 1 / math.sqrt(n_in))
 
 
@@ -158,7 +159,7 @@ def _attention_v4_v5(
         out[f"{att}time_mix_{letter}"] = make.uniform(f"{att}time_mix_{letter}", (1, 1, width), 0, 1)
     shape = {"4": (width,), "5.2": (n_head, head_size)}.get(architecture, (n_head,))
     out[f"{att}time_decay"] = make.uniform(f"{att}time_decay", shape, -5, 1)
-    # time_first is a logarithm in v4 and v5.0; from v5.1 on the file holds the factor itself, as time_faaaa.
+    # time_first is a logarithm in v4 and v5.0; from v5.1 the file contains the factor itself, as time_faaaa.
     bonus = "time_first" if architecture in ("4", "5.0") else "time_faaaa"
     out[att + bonus] = make.uniform(att + bonus, shape, -1, 1)
 

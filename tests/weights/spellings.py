@@ -1,5 +1,5 @@
-"""Random checkpoints written as other projects write them: each function here goes from the official names and shapes
-to one spelling, the way that project's converter does, and knows nothing of how Roost reads it back."""
+"""Random checkpoints in the spellings of other projects: each function converts official names and shapes to one
+spelling, like that project's converter, independent of Roost's code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def official(architecture: str, dtype: torch.dtype = torch.bfloat16, **sizes: in
 
 
 def prefixed(prefix: str, bare: str = "\0") -> Callable[[Tensors], Tensors]:
-    """All names but those that begin with ``bare``."""
+    """Adds a prefix to all names except those that begin with ``bare``."""
     return lambda tensors: {n if n.startswith(bare) else prefix + n: tensor for n, tensor in tensors.items()}
 
 
 def hf(tensors: Tensors) -> Tensors:
-    """transformers, models/rwkv/convert_rwkv_checkpoint_to_hf.py, and the RWKV-5 and 6 repositories made alike."""
+    """transformers, models/rwkv/convert_rwkv_checkpoint_to_hf.py, and the RWKV-5 and 6 repositories with the same
+    names."""
     out = {}
     for name, tensor in tensors.items():
         for old, new in (
@@ -45,7 +46,7 @@ def hf(tensors: Tensors) -> Tensors:
 
 
 def rwkv_rs(tensors: Tensors) -> Tensors:
-    """rwkv-rs' converter for its own transformers: everything squeezed, no value residual in layer 0."""
+    """rwkv-rs' converter for transformers: everything squeezed, no value residual in layer 0."""
     rows = (
         (r"^emb\.", "model.embed_tokens."),
         (r"^head\.", "lm_head."),
@@ -66,7 +67,7 @@ def rwkv_rs(tensors: Tensors) -> Tensors:
 
 
 def fla(tensors: Tensors) -> Tensors:
-    """flash-linear-attention's convert_from_rwkv7.py: low-rank matrices as nn.Linear has them."""
+    """flash-linear-attention's convert_from_rwkv7.py: low-rank matrices as in nn.Linear."""
     rows = (
         (r"^emb\.", "model.embeddings."),
         (r"^head\.", "lm_head."),
@@ -118,7 +119,7 @@ def web_rwkv(tensors: Tensors) -> Tensors:
 
 
 def write_folder(folder: Path, tensors: Tensors, shards: int = 2, **documents: object) -> Path:
-    """As ``save_pretrained`` leaves a model: shards, an index and config.json."""
+    """As ``save_pretrained`` writes a model: shards, an index and config.json."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
@@ -150,4 +151,4 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, Callable[[Tensors], Tensors]]] 
     "fla": (("7",), "fla", fla),
     "web-rwkv": (("5.2", "6", "7"), "web-rwkv", web_rwkv),
 }
-"""Spelling to the versions that are published in it, the name Roost gives it, and its writer."""
+"""Spelling to the versions published in it, its name in Roost, and its writer."""

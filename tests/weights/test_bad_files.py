@@ -1,4 +1,4 @@
-"""Every way a file can be bad is an error of its own, and nothing in a file is ever run."""
+"""Each way in which a file can be bad has its own error, and nothing in a file is ever run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_unreadable_as_the_system_says_it(tmp_path, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    catalogue()  # read before nothing can be
+    catalogue()  # read before open() is replaced
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with raises_code("file_unreadable", match="Permission denied"):
         inspect(tmp_path / "m.pth")
@@ -255,7 +255,7 @@ def test_an_oversized_safetensors_header(tmp_path):
 
 
 def test_errors_have_their_order(tmp_path):
-    """A torn file with a wrong name is torn first; a pickle with code is refused under any name."""
+    """A truncated file with a wrong name is reported as truncated; a pickle with code is refused under any name."""
     write_tensors(tmp_path / "m.safetensors", {"a": np.zeros(100, np.float32)})
     data = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "m.pth").write_bytes(data[:-1])

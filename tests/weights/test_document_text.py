@@ -1,4 +1,5 @@
-"""Documents become text in the reader's process: what a reader sees, or why there is none; hostile ones are bounded."""
+"""Documents become text in the reader process: the visible text, or the reason why there is none; malicious ones are
+limited."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def reader():
 
 
 def pdf(*objects: bytes, root: int = 1) -> bytes:
-    """A PDF of these objects, numbered from 1."""
+    """A PDF with these objects, numbered from 1."""
     out, places = b"%PDF-1.7\n", []
     for number, content in enumerate(objects, 1):
         places.append(len(out))
@@ -39,7 +40,7 @@ def stream(content: bytes, extra: bytes = b"") -> bytes:
 
 
 def pages(*contents: bytes, count: int | None = None) -> bytes:
-    """A page for each content."""
+    """One page for each content."""
     kids = b" ".join(b"%d 0 R" % (4 + 2 * n) for n in range(len(contents)))
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>"]
     objects.append(b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, len(contents) if count is None else count))
@@ -114,7 +115,7 @@ HOSTILE = {
     "wrong sizes": pages(b"<< /Length 999999999999 >>\nstream\nx\nendstream"),
     "a lie about pages": pages(says("")[:10], count=1 << 31),
 }
-"""Those that take a second to make are functions: every worker reads this."""
+"""Slow ones are functions, because every worker imports this."""
 
 
 @needs_pypdf

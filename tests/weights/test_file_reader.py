@@ -1,4 +1,4 @@
-"""Files are read in a process of their own: the same answers and errors, and no file ends or freezes who asks."""
+"""Files are read in a separate process: the same results and errors, and no file crashes or freezes the caller."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from webapp.weights.inspection import inspect
 from webapp.weights.state_file import merged_state, open_state, read_state_file
 from webapp.weights.state_sheet import sheet_of
 
-# Operations that no file reaches: what a fault in a reader would do.
+# Operations that no file can trigger; they simulate errors in a reader.
 BOOT = """
 import sys; sys.path[:] = sys.argv[1:]
 import ctypes, os, time
@@ -82,7 +82,7 @@ def ask(reader, operation, path, *arguments, limits=None, answer=int):
 
 
 def ended(pid):
-    """Within a while; also for a child nobody has waited for."""
+    """Waits for its end; also for a child process that nobody has waited for."""
     wait_until(lambda: is_gone(pid))
     return True
 
@@ -171,14 +171,14 @@ def test_a_process_that_was_killed_is_started_again(process, file):
     ],
 )
 def test_what_beats_the_readers_is_told_and_remembered(process, file, tmp_path, monkeypatch, operation, key):
-    monkeypatch.setattr(file_reader, "WAITING_FACTOR", 1000)  # on a busy machine too it is the work that ends it
+    monkeypatch.setattr(file_reader, "WAITING_FACTOR", 1000)  # so that CPU time is the limit, also on a busy machine
     memory = tmp_path / "memory.json"
     reader = FileReader(memory, process)
     for _ in range(2):
         with pytest.raises(FileReadingFailed) as caught:
             ask(reader, operation, file, limits=Limits(0.3 if operation == "spin" else 60))
         assert caught.value.params["reason"].key == key and caught.value.params["path"] == str(file)
-    with pytest.raises(FileReadingFailed):  # also after a restart, and for whatever is asked of the file
+    with pytest.raises(FileReadingFailed):  # also after a restart, and for every operation on the file
         FileReader(memory, process).inspect(file)
     assert FileReader(memory, process).inspect(file, again=True).kind == "model"
     assert FileReader(memory, process).inspect(file).kind == "model"
@@ -243,7 +243,7 @@ def test_many_threads_at_once(process, tmp_path):
 
 @pytest.mark.parametrize("busy", ["", "sleep", "spin", "hold_the_lock"])
 def test_it_ends_with_the_process_that_asked(file, busy):
-    """Killed without a word, also in the middle of a request, also while the request holds Python's lock."""
+    """Killed without a message, also during a request, also while the request holds Python's lock."""
     code = f"""
 import sys, threading
 from webapp.weights import file_reader
@@ -259,7 +259,7 @@ sys.stdin.read()
     asker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid = int(asker.stdout.readline())
     assert psutil.pid_exists(pid)
-    time.sleep(0.3)  # the request of the thread is under way
+    time.sleep(0.3)  # the thread's request is running
     asker.kill()
     asker.communicate()
     assert ended(pid)
@@ -325,7 +325,7 @@ for _ in range(20):
 
 
 def test_two_pages_that_ask_for_the_first_time_at_once_do_not_crash_the_server():
-    """They did: msgspec looks into a type once, and another thread met it half done."""
+    """They did: msgspec analyses a type at first use, and another thread saw it incomplete."""
     assert subprocess.run([sys.executable, "-c", FIRST_AT_ONCE]).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""A file can only ever be described or refused: no time, no memory, no code, no view beyond its bytes."""
+"""A file can only be described or refused: limited time and memory, no code is run, and no view exceeds its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspect(): what a file is, from its tensors and headers alone."""
+"""inspect(): what a file is, only from its tensors and headers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_merged_state_is_seen(tmp_path):
 @pytest.mark.parametrize(
     "architecture, seen, naming",
     [
-        ("4", "4", "official"),  # nothing is renamed or turned in v4
+        ("4", "4", "official"),  # v4 has no renamed or transposed tensors
         ("5.1", "5.2", "web-rwkv"),
         ("5.2", "5.2", "web-rwkv"),
         ("6", "6", "web-rwkv"),
@@ -91,7 +91,7 @@ def test_web_rwkv_files_have_right_sizes(tmp_path, architecture, seen, naming):
 
 
 def convert_as_the_package_does(path, strategy):
-    """Runs the rwkv package's own conversion, in a process of its own because it ends with exit(0)."""
+    """Runs the rwkv package's own conversion, in a separate process because it ends with exit(0)."""
     code = f"from rwkv.model import RWKV; RWKV({str(path)!r}, {strategy!r}, False, {str(path) + '-fast'!r})"
     environment = {"RWKV_JIT_ON": "0", "RWKV_V7_ON": "0", "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
@@ -109,7 +109,7 @@ def test_a_file_converted_for_one_strategy(tmp_path, architecture, strategy):
 
     assert (found.converted_strategy, found.converted_version, found.naming) == (strategy, "0.7", "official")
     assert found.config == plain.config
-    assert found.parameters == plain.parameters - 2 * 128  # ln0 is folded into the embedding
+    assert found.parameters == plain.parameters - 2 * 128  # ln0 is merged into the embedding
     assert found.dtype == "uint8"
 
 

@@ -1,4 +1,4 @@
-"""The models speed is measured with are as sparse as they were asked to be."""
+"""The models for speed measurements have the requested sparsity."""
 
 from __future__ import annotations
 

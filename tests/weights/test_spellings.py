@@ -48,7 +48,7 @@ def logits(path: Path) -> np.ndarray:
 def test_a_spelling_has_the_tensors_of_the_official_file(
     spelling: str, architecture: str, form: str, tmp_path: Path
 ) -> None:
-    """Equal tensors of equal shape and strides: whatever computes with them computes the same."""
+    """Equal tensors with equal shapes and strides: every computation with them gives the same result."""
     expected = official(architecture)
     path = write(tmp_path, SPELLINGS[spelling][2](expected), form)
     found = inspect(path)
@@ -60,7 +60,8 @@ def test_a_spelling_has_the_tensors_of_the_official_file(
             read = checkpoint.tensor(name)
             assert (read.dtype, read.stride()) == (tensor.dtype, tensor.stride()), name
             if name in VALUE_RESIDUAL and not torch.equal(read, tensor):
-                assert spelling in ("fla", "rwkv-rs") and not read.any()  # left out there, and no program uses it
+                # left out in these spellings, and no program uses it
+                assert spelling in ("fla", "rwkv-rs") and not read.any()
             else:
                 assert torch.equal(read, tensor), name
             assert np.array_equal(checkpoint.array(name), read.float().numpy()), name
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_a_trainer_is_unwrapped(wrapper: str, tmp_path: Path) ->
 def test_the_old_form_of_torch_is_read(content: str, tmp_path: Path) -> None:
     tensors = official("7", torch.float32)
     tensors["blocks.0.att.key.weight"] = tensors["blocks.0.att.key.weight"].t()
-    tensors["head.weight"] = tensors["emb.weight"]  # one storage for two
+    tensors["head.weight"] = tensors["emb.weight"]  # one storage for both
     whole = {
         "tensors": tensors,
         "wrapped": {"model": tensors},
@@ -114,7 +115,7 @@ def test_an_old_file_that_was_cut_off_is_told(tmp_path: Path) -> None:
 
 
 def test_a_square_low_rank_matrix_is_turned_as_its_spelling_says(tmp_path: Path) -> None:
-    """Where rank and width are equal no shape tells."""
+    """If rank and width are equal, the shape does not show the orientation."""
     tensors = official("7", n_embd=32, head_size=16)
     with open_checkpoint(write(tmp_path, fla(tensors), "safetensors")) as checkpoint:
         assert torch.equal(checkpoint.tensor("blocks.1.att.w1"), tensors["blocks.1.att.w1"])
@@ -183,7 +184,7 @@ def test_a_folder_of_one_file_and_one_of_any_name(tmp_path: Path) -> None:
 
 
 def test_a_header_of_640_bytes_is_no_pickle(tmp_path: Path) -> None:
-    """Its length, 0x280, begins as a pickle does."""
+    """Its length, 0x280, begins like a pickle."""
     for size in range(400, 700):
         save_file({"a" * 400: torch.zeros(1)}, tmp_path / "m.safetensors", {"x": "y" * (size - 400)})
         if (tmp_path / "m.safetensors").read_bytes()[:2] == b"\x80\x02":
@@ -260,7 +261,7 @@ def test_states_as_others_save_them(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["6", "7"])
 def test_a_running_state_of_the_package_goes_on_where_it_stopped(architecture: str, tmp_path: Path) -> None:
-    """Its whole state, saved with torch as a list: the next token's logits are those of the chat that was left."""
+    """Its complete state, saved with torch as a list: the next token's logits are those of the original chat."""
     torch.save(official(architecture, torch.float32), tmp_path / "m.pth")
     backend = load_backend(tmp_path / "m.pth", "cpu fp32")
     slot = backend.new_slot()
@@ -269,7 +270,7 @@ def test_a_running_state_of_the_package_goes_on_where_it_stopped(architecture: s
     running = []
     for layer in range(2):
         matrices = arrays["att_kv"][layer]
-        turned = matrices.swapaxes(-1, -2).copy() if architecture == "6" else matrices  # as its code holds them
+        turned = matrices.swapaxes(-1, -2).copy() if architecture == "6" else matrices  # as its code stores them
         running += [arrays["att_x_prev"][layer], turned, arrays["ffn_x_prev"][layer]]
     torch.save([torch.from_numpy(array) for array in running], tmp_path / "left.pth")
 

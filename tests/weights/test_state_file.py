@@ -1,4 +1,4 @@
-"""read_state_file(): a state that fits is read exactly; one that does not is refused with expected and found."""
+"""read_state_file(): a state that fits is read exactly; others are refused with expected and found values."""
 
 from __future__ import annotations
 

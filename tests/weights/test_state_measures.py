@@ -56,7 +56,7 @@ def test_against_nothing_there_is_no_angle():
 
 
 def test_the_scale_of_version_4_does_not_count():
-    """Its sums are kept relative to a running maximum: the same memory may be written with any."""
+    """Its sums are relative to a running maximum: the same memory may be written with any maximum."""
     arrays = state("4").arrays
     scaled = {**arrays, "att_aa": arrays["att_aa"] * 8, "att_bb": arrays["att_bb"] * 8}
     assert measure(arrays, scaled).difference == 0
@@ -68,7 +68,7 @@ def test_a_state_of_another_shape_is_refused():
 
 
 def test_a_large_state_is_looked_at_a_layer_at_a_time():
-    """61 layers of 64 heads of 64, as of the largest model (64 MB): the copies in float64 are of one layer."""
+    """61 layers of 64 heads of 64, as in the largest model (64 MB): the copies in float64 are of one layer."""
     import tracemalloc
 
     large = {"att_kv": np.ones((61, 64, 64, 64), np.float32)}

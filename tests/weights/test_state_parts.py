@@ -1,4 +1,4 @@
-"""Where a state comes from, how it is written, and what a blend of several is."""
+"""The origin of a state, how it is written, and blends of several."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from webapp.weights.state_sheet import Origin, origin_of, write_state_file
         ("RWKV-6-World-7B-mine.pth", "6"),
         ("my_rwkv_v5_state.pth", "5"),
         ("x052-story.pth", "5"),
-        ("poet-v6.pth", ""),  # the sixth try, perhaps
-        ("rwkv-x060-for-rwkv7.pth", ""),  # says both
+        ("poet-v6.pth", ""),  # perhaps the sixth attempt
+        ("rwkv-x060-for-rwkv7.pth", ""),  # contains both versions
         ("rwkv-70m.pth", ""),
         ("box0601.pth", ""),
         ("poet.pth", ""),

@@ -27,9 +27,9 @@ def address(url, name="far", **fields):
 
 
 class HttpServer:
-    """The tiny server at an address of its own; can be stopped and begun again there.
+    """The tiny server at a separate address, where it can be stopped and started again.
 
-    The socket is ours and stays open, so that nothing else is given its port while no server runs."""
+    The socket belongs to the test and stays open, so that no other program gets its port while no server runs."""
 
     def __init__(self):
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -40,7 +40,7 @@ class HttpServer:
         number = self._listening.fileno()
         command = [sys.executable, str(FOLDER / "server.py"), "http", str(number)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[number])
-        self._process.stdout.readline()  # it has imported all it needs
+        self._process.stdout.readline()  # it has finished its imports
 
     def stop(self):
         self._process.kill()
@@ -53,7 +53,7 @@ class HttpServer:
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers every POST with ``status``, ``headers`` and ``body``; ``asked`` are the paths and headers it saw."""
+    """Answers every POST with ``status``, ``headers`` and ``body``; ``asked`` are the paths and headers of requests."""
 
     status, headers_sent, body = 200, (), b""
 
@@ -75,7 +75,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web_server():
-    """web_server(status, body, **headers) -> a server that says that to everything; ``.url`` and ``.asked``."""
+    """web_server(status, body, **headers) -> a server with this response to everything; ``.url`` and ``.asked``."""
     made = []
 
     def start(status=200, body=b"", **headers):
@@ -95,7 +95,7 @@ def web_server():
 
 @pytest.fixture(scope="module")
 def client():
-    """One for a module: what is imported and connected once is there for all."""
+    """One per module, so that imports and connections are shared."""
     pytest.importorskip("mcp", reason="needs the MCP SDK (pip install -e '.[mcp]')")
     made = McpClient(connect_timeout_s=60)
     made.listed = []

@@ -1,4 +1,4 @@
-"""What calls itself an MCP server and is none, or only just: ``python raw_server.py WAY``. Needs no package."""
+"""Programs that claim to be MCP servers but are not, or only barely: ``python raw_server.py WAY``. Needs no package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ META = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
 
 
 def modern(request: dict) -> None:
-    """A server of the newest protocol only: it knows no handshake."""
+    """A server with only the newest protocol, without a handshake."""
     method = request["method"]
     if method == "initialize":
         error = {"code": -32022, "message": "unsupported", "data": {"supported": [MODERN], "requested": "old"}}
@@ -40,7 +40,7 @@ def called(name: str) -> str:
 
 
 def many(request: dict) -> None:
-    """Shakes hands, and lists more than anybody can read, on pages that never end."""
+    """Completes the handshake, and lists an endless number of tools on endless pages."""
     if request["method"] == "tools/list":
         first = int(request["params"].get("cursor", 0)) if "params" in request else 0
         tools = [{"name": f"tool_{first + n}", "inputSchema": {"type": "object"}} for n in range(90)]
@@ -50,7 +50,7 @@ def many(request: dict) -> None:
 
 
 def malformed(request: dict) -> None:
-    """Shakes hands as it should, and lists what are no tools."""
+    """Completes the handshake, and lists invalid tools."""
     if request["method"] == "initialize":
         info = {"name": "odd", "version": "1"}
         version = request["params"]["protocolVersion"]
@@ -72,7 +72,7 @@ if __name__ == "__main__":
         sys.exit(2)
     if WAY == "rubbish":
         print("Welcome to the weather service!", flush=True)
-    if WAY == "deaf":  # does not end when its input does
+    if WAY == "deaf":  # does not end when its input ends
         print("ready", file=sys.stderr, flush=True)
         while True:
             time.sleep(1)

@@ -1,7 +1,7 @@
 """A real MCP server for tests, made with the official SDK: ``python server.py [http SOCKET] [MODE]``.
 
-``stdio`` by default. ``http`` answers at a socket that it got open and listening, by its number. The tools are those of
-:data:`TOOLS`, five a page; calls named for what a hostile or clumsy server may do do that.
+``stdio`` by default. ``http`` uses a listening socket, given by its number. The tools are those of :data:`TOOLS`, five
+per page; some simulate malicious or faulty servers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ inside: list[asyncio.Event] = []
 
 
 async def gathered() -> None:
-    """Returns once so many calls of it run side by side."""
+    """Returns when this many calls of it run at the same time."""
     inside.append(asyncio.Event())
     if len(inside) == AT_ONCE:
         for event in inside:

@@ -1,4 +1,4 @@
-"""What server.py, which is a program of its own, and its tests both know."""
+"""Constants shared by server.py, which is a separate program, and its tests."""
 
 AT_ONCE = 8
 HTML = "<script>alert(1)</script><b>bold</b> & done"

@@ -1,4 +1,4 @@
-"""A real server over both transports: its tools are listed and called, and whatever it does wrong has its words."""
+"""A real server over both transports: its tools are listed and called, and each of its errors has its own message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def http_server():
 
 @pytest.fixture(params=["stdio", "http"])
 def tiny(request, client, http_server):
-    """call(tool, **arguments) of the tiny server, which stays connected from test to test."""
+    """call(tool, **arguments) of the tiny server, which stays connected between tests."""
     config = program() if request.param == "stdio" else address(http_server.url)
 
     def call(tool, **arguments):
@@ -39,7 +39,7 @@ def tiny(request, client, http_server):
 
 
 def programs():
-    """The ids of the raw servers that run: other tests of this process may have children too."""
+    """The process ids of running raw servers; other tests of this process may have child processes too."""
     children = psutil.Process().children(recursive=True)
     return {child.pid for child in children if not is_gone(child.pid) and "raw_server.py" in " ".join(words_of(child))}
 
@@ -47,7 +47,7 @@ def programs():
 def words_of(process):
     try:
         return process.cmdline()
-    except psutil.Error:  # it ended just now
+    except psutil.Error:  # it has just ended
         return []
 
 

@@ -1,4 +1,4 @@
-"""What a person says about a server is checked, and keeps its secrets."""
+"""The configuration of a server is checked, and its secrets stay hidden."""
 
 from __future__ import annotations
 

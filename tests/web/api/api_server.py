@@ -1,4 +1,4 @@
-"""The real app on a real port, spoken to by the official clients; only the model is fake: it says its script."""
+"""The real app on a real port, used by the official clients; only the model is fake and writes a script."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL = "roost-starter-v7.safetensors"
 
 
 class ApiServer:
-    """``url`` is its address. The World vocabulary; one byte of the script is one token."""
+    """``url`` is its address. Uses the World vocabulary; one byte of the script is one token."""
 
     def __init__(
         self, data_dir: Path, strategy: str, start_engine: Any = start_engine_in_thread, **changes: Any
@@ -55,7 +55,7 @@ class ApiServer:
         return openai.OpenAI(base_url=self.url + path, max_retries=0, timeout=60, **{"api_key": "none", **options})
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-        """(status, JSON); ``body`` bytes go out as they are."""
+        """(status, JSON); a ``body`` of bytes is sent unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {
             "Content-Type": "application/json",
@@ -68,7 +68,7 @@ class ApiServer:
         return self._ask(urllib.request.Request(self.url + path, headers=given))
 
     def events(self, path: str, body: Any) -> list[Any]:
-        """The data of every server-sent event, "[DONE]" as it is."""
+        """The data of every server-sent event, "[DONE]" unchanged."""
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

@@ -13,7 +13,7 @@ Lazily("openai")
 
 @pytest.fixture(scope="package", autouse=True)
 def authorities_are_read_once():
-    """Each client reads those of the whole web, 20 ms, although no address here has TLS."""
+    """Each client would load all certificate authorities, 20 ms, although no address here uses TLS."""
     default = pytest.importorskip("httpx._transports.default")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
@@ -22,7 +22,7 @@ def authorities_are_read_once():
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory):
-    """One server for all tests that want no other answer and change nothing."""
+    """One server for all tests that need no other answer and change nothing."""
     server = ApiServer(tmp_path_factory.mktemp("api"), fake_strategy(ANSWER, slots=16))
     yield server
     server.stop()
@@ -30,7 +30,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def serve(tmp_path):
-    """serve(answer, **settings) -> ApiServer of its own; ``options``: of the fake backend."""
+    """serve(answer, **settings) -> a separate ApiServer; ``options``: of the fake backend."""
     started = []
 
     def serve(answer=ANSWER, options=None, strategy=None, **changes):

@@ -1,5 +1,5 @@
-"""A library of typed agents, unchanged but for address and key: each of its ways to speak to Roost, through a whole
-turn with a tool. The model's next words are loaded when the tool is called, so it answers as a good model would."""
+"""A library of typed agents, unchanged except for address and key: each of its API modes with Roost, through a whole
+turn with a tool. The model's next text is set when the tool is called, so it answers like a good model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_turn_with_a_tool_ends_in_text_or_in_the_form(serve, library, way, has
 
 @WAYS
 def test_a_form_asked_for_as_a_call(serve, library, way):
-    """The library's own default: the answer is the call of a tool, which is demanded."""
+    """The library's default: the answer is a required call of a tool."""
     found = library.agent(serve(strategy="fake slots=8"), way, output_type=library.Weather, retries=0).run_sync("Hello")
     assert isinstance(found.output, library.Weather)
 

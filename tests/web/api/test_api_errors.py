@@ -1,4 +1,4 @@
-"""What is refused, how it is said in each dialect, and that nothing that breaks is passed over."""
+"""What is refused, how each dialect reports it, and that no error is ignored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 
 def refused(server, body, path=CHAT):
     status, found = server.post(path, body)
-    keys = set(found["error"]) - {"n_prompt_tokens", "n_ctx"}  # of a prompt that is too long
+    keys = set(found["error"]) - {"n_prompt_tokens", "n_ctx"}  # for a prompt that is too long
     assert set(found) == {"error"} and keys == {"message", "type", "code", "param"}, found
     return status, found["error"]["code"], found["error"]["param"]
 
@@ -130,7 +130,7 @@ def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog, is_split):
     ):
         client.sendall(head.encode() + (b"" if is_split else b"x" * 3000))
         assert client.recv(100).startswith(b"HTTP/1.1 413")
-        wait_until(lambda: any(record.name == "roost.api" for record in caplog.records))  # once the answer is sent
+        wait_until(lambda: any(record.name == "roost.api" for record in caplog.records))  # after the response was sent
     [line] = [json.loads(record.getMessage()) for record in caplog.records if record.name == "roost.api"]
     assert (line["status"], line["error"]) == (413, "too_large")
     assert 'route="POST /v1/chat/completions",status="413"' in server.get("/metrics")[1]

@@ -1,4 +1,5 @@
-"""Arguments come as they are written: over every API the pieces join to what the whole answer has, cut off or not."""
+"""Arguments are streamed as they are written: in every API the pieces join to those of the whole answer, also if it is
+cut off."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def test_arguments_come_in_pieces_that_join_to_the_whole_in_every_dialect(serve,
 
 @pytest.mark.parametrize("limit", [16, 20, 26])
 def test_a_call_the_limit_cuts_off_is_what_was_written_of_it(serve, limit):
-    """As OpenAI does it: the reason says that the arguments are not whole."""
+    """As with OpenAI: the reason says that the arguments are incomplete."""
     client = serve(strategy=spoken(BOTH)).openai()
     options = {"tools": [WEATHER, TIME], "max_tokens": limit}
     [choice] = ask(client, **options).choices
@@ -94,7 +95,7 @@ def test_anthropics_input_comes_in_pieces(serve):
 
 
 def test_anthropics_choices_are_kept(serve):
-    """One call where several are written, none where none may be, and nothing that is no choice."""
+    """One call although several are written, none if none is allowed, and invalid choices are refused."""
     server = serve(strategy=spoken(f"\n{BOTH}"))
     tools = [
         {"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in (WEATHER, TIME)

@@ -1,4 +1,5 @@
-"""Many at once: each is a sequence, who leaves frees its slot, who is too many is told, nobody gets another's words."""
+"""Many requests at once: each is one sequence; a client that disconnects frees its slot; too many are refused; nobody
+gets another's text."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def body(text="Hello", **options):
 
 
 class RawClient:
-    """A connection that can vanish at any moment."""
+    """A connection that can be dropped at any moment."""
 
     def __init__(self, server, asked, path=CHAT):
         host, _, port = server.url.removeprefix("http://").partition(":")
@@ -66,7 +67,7 @@ ANY_WRITING = {**ALL_LIMITS, "options": {"num_predict": 100_000}, "input_suffix"
 
 
 def test_who_leaves_frees_the_slot_at_every_address_that_writes(serve):
-    """Each ends only because its client is gone: the answers have no end."""
+    """The answers never end by themselves, only because the client has left."""
     server = serve(options=ENDLESS)
     writing = [op for op in OPERATIONS if op.generates and op.stream]
     assert {op.group for op in writing} == {"openai", "states", "anthropic", "ollama", "llama_cpp"}
@@ -180,7 +181,7 @@ def test_the_places_of_all_leave_threads_for_pages(serve):
     wait_until(lambda: len(server.server.line) == 1)
     refused = RawClient(server, body())
     text = refused.read_some().decode()
-    while "server_busy" not in text and (more := refused.read_some()):  # the head may come before the body
+    while "server_busy" not in text and (more := refused.read_some()):  # the header may arrive before the body
         text += more.decode()
     assert "503 SERVICE UNAVAILABLE" in text and "Retry-After: 2" in text and "server_busy" in text
     assert server.get("/health")[0] == 200
@@ -190,7 +191,7 @@ def test_the_places_of_all_leave_threads_for_pages(serve):
 
 
 def test_more_than_there_are_places_for_wait_without_a_thread(serve):
-    """Also those whose clients leave, and pages are answered meanwhile."""
+    """Also those whose clients leave; pages are answered meanwhile."""
     server = serve(options={**ENDLESS, "repeat": 1}, http_threads=6)
     gone = [RawClient(server, body()) for _ in range(2)]
     with ThreadPoolExecutor(24) as pool:
@@ -217,7 +218,7 @@ def test_a_full_queue_is_said(serve):
 
 
 def test_nobody_gets_anothers_words(serve):
-    """Each continues its own prompt: the script goes on from where a prompt ends with its beginning."""
+    """Each continues its own prompt: the script continues from the place with which the prompt ends."""
     script = "".join(f"<{number:02d}|{'x' * (number % 7)}{number * 37:04d}>" for number in range(100))
     server = serve(script, options={"slots": 8})
 

@@ -1,4 +1,4 @@
-"""The page at /docs: in both languages, complete, and made without anything from elsewhere."""
+"""The page /docs: in both languages, complete, and without anything from other hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_operation_is_shown_in_the_readers_language(server, locale):
 
 
 def test_an_example_names_the_model_that_is_served(server):
-    """What is sent as it stands has to work, and one who asks for a model's description must know its name."""
+    """An example must work as it is, and users need the model's name to request its description."""
     page = html.unescape(server.get("/docs")[1])
     bodies = [json.loads(text) for text in re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)]
     assert {body.get("model") for body in bodies} == {None, MODEL, "models/RWKV-x070-World-0.1B.pth"}
@@ -40,7 +40,7 @@ def test_the_token_itself_is_not_on_the_page(serve):
 
 
 def test_every_field_a_person_may_send_has_its_words(server):
-    """A new field without words would show an empty cell."""
+    """A new field without a text would have an empty cell."""
     for locale in ("en", "zh"):
         for op in DOCUMENTED:
             if not (op.body or op.query):

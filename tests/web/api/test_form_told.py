@@ -1,4 +1,4 @@
-"""The schema of an answer's form stands in the prompt, once, in every dialect."""
+"""The schema of a required answer is in the prompt, once, in every dialect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's own addresses, with the fields its server gives and takes."""
+"""llama.cpp's endpoints, with the fields that its server accepts and returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.tokenizer import load_tokenizer
 
 SIZE = len(ANSWER.encode()) + 1
-"""Tokens of the scripted answer, the end among them."""
+"""Tokens of the scripted answer, including the end."""
 
 
 def complete(server, **body):
@@ -94,8 +94,8 @@ def test_a_chats_last_piece_has_the_timings(server):
 
 @pytest.mark.parametrize("name", ["rwkv7-g1c-0.1b-20260110-ctx8192", "rwkv7-g1h-0.1b-20260710-ctx10240"])
 def test_a_gap_is_filled_where_the_model_can(serve, tmp_path, monkeypatch, name):
-    """In the format of those models: the engine reads these very tokens, and the mark that parts the texts ends the
-    filling, streamed too."""
+    """In the format of these models: the engine gets exactly these tokens, and the mark between the texts ends the
+    answer, also streamed."""
     folder = tmp_path / "models"
     folder.mkdir()
     write_checkpoint(folder / f"{name}.safetensors", "7", n_layer=1, n_embd=64, vocab_size=65536)
@@ -148,7 +148,7 @@ def test_tokens_with_pieces_are_llama_cpps_for_its_field(server):
 
 
 def test_an_answer_may_be_told_not_to_end(serve):
-    """The script ends after "Yes."; the fake then writes what is likely next, and never token 0."""
+    """The script ends after "Yes."; then the fake model writes likely tokens, never token 0."""
     server = serve("Yes.")
     for path, body in (("/completion", {"prompt": "x"}), ("/v1/completions", {"prompt": "x"})):
         counted = server.post(path, {**body, "n_predict": 12, "ignore_eos": True})[1]

@@ -1,4 +1,4 @@
-"""Where requests choose their model, each is answered by the one it names, and nobody's answer ends for another's."""
+"""If requests choose their model, each is answered by its model, and no answer is ended for another request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def two_models(tmp_path):
 
 
 def test_requests_for_two_models_at_once_are_all_answered(serve, two_models):
-    """No grace for running answers: one that ran while the model was changed would be lost."""
+    """Without a grace period, an answer that runs during a change of models would be lost."""
     server = serve(api_switch_models=True, models_dir=two_models, swap_grace_s=0, options={"delay_ms": 2})
     asked = [MODEL, OTHER.removesuffix(".safetensors")] * 4
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -78,7 +78,7 @@ def test_who_waits_longest_comes_next():
         order.append(model)
         turns.leave()
 
-    for model in ("b", "a", "c"):  # "a" may not pass "b", though it is a's turn
+    for model in ("b", "a", "c"):  # "a" must not overtake "b", although a's model is loaded
         begun.append(threading.Thread(target=come, args=(model,), daemon=True))
         begun[-1].start()
         wait_until(lambda: len(turns._waiting) == len(begun))
@@ -107,7 +107,7 @@ def test_who_gives_up_waiting_lets_the_others_in():
 
 
 def test_a_model_is_known_by_the_name_the_library_prints(serve, tmp_path):
-    """In a folder below the models folder, and beside another of the same base name."""
+    """In a subfolder of the models folder, and next to another one with the same base name."""
     folder = tmp_path / "models"
     for name in ("r1", "r2"):
         (folder / name).mkdir(parents=True)

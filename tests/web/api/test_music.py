@@ -1,4 +1,4 @@
-"""RWKV-Runner's addresses for music, and chats that a music model is no use for."""
+"""RWKV-Runner's endpoints for music, and chats, which a music model cannot answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat, generate and what is here, with the official client."""
+"""Chat, generate and the lists, with the official client."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_options_are_used(client):
 
 
 def test_what_ollama_itself_takes_is_taken(server):
-    """Numbers as Go writes them, a top_k of -1, and null for what there is none of."""
+    """Numbers as Go writes them, a top_k of -1, and null for missing values."""
     messages = [
         *HELLO,
         {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
@@ -66,7 +66,7 @@ def test_what_ollama_itself_takes_is_taken(server):
 
 
 def test_more_than_there_is_is_all_there_is(serve):
-    """A top_k beyond the vocabulary, and so many tokens that the server's limit counts."""
+    """A top_k above the vocabulary's size, and so many tokens that the server's limit applies."""
     server = serve(max_tokens_limit=5)
     body = {"model": "m", "messages": HELLO, "stream": False, "options": {"top_k": 100_000, "num_predict": 10**9}}
     status, found = server.post("/api/chat", body)
@@ -78,7 +78,7 @@ def test_more_than_there_is_is_all_there_is(serve):
 
 @pytest.mark.parametrize("keep_alive", [0, "0", "0s", 0.0])
 def test_a_model_that_is_not_kept_alive_is_unloaded(serve, keep_alive):
-    """`ollama stop` asks so, and Open WebUI's button."""
+    """As `ollama stop` and Open WebUI's button request it."""
     server = serve()
     server.post("/api/generate", {"model": "m", "prompt": ""})
     server.manager.wait_ready(60)

@@ -41,7 +41,7 @@ def test_an_answer_has_every_field(client):
     assert (written["refusal"], written["annotations"]) == (None, [])
     usage = found.usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert usage.completion_tokens == len(ANSWER.encode()) + 1  # and the end of the text
+    assert usage.completion_tokens == len(ANSWER.encode()) + 1  # plus the end of the text
 
 
 def test_ids_differ(client):
@@ -81,7 +81,7 @@ def test_a_length_limit_is_said(client, name):
 
 
 def test_a_character_cut_by_the_limit_is_left_out(client):
-    assert ask(client, max_tokens=8).choices[0].message.content == "Birds"  # two of the four bytes of the bird
+    assert ask(client, max_tokens=8).choices[0].message.content == "Birds"  # two of the bird's four bytes
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_character_cut_by_the_limit_is_left_out(client):
         ("鸟儿", "Birds 🐦 sit on wires.\n\n"),
         (["Birds"], ""),
         (["not there"], ANSWER),
-        (["wires.\n\n鸟儿很安全。!"], ANSWER),  # nearly all of it comes
+        (["wires.\n\n鸟儿很安全。!"], ANSWER),  # nearly all of it is returned
     ],
 )
 def test_stops_end_the_text_and_never_leak(client, stop, expected):
@@ -186,7 +186,8 @@ def test_a_call_made_before_is_read_as_g1_was_trained_to(server):
 
 
 def test_an_answer_may_be_begun_by_the_client(serve):
-    """What follows goes on from the last letter: its leading blank belongs to it, and the beginning is not repeated."""
+    """The answer continues after the last character: a leading space belongs to it, and the beginning is not
+    repeated."""
     client = serve(" and south.").openai()
     begun = [*HELLO, {"role": "assistant", "content": "Birds fly east", "prefix": True}]
     found = ask(client, begun)
@@ -206,7 +207,7 @@ def test_an_answer_may_be_begun_by_the_client(serve):
     ],
 )
 def test_who_opens_a_thought_in_the_content_reads_it_there(serve, begun, content, thought):
-    """RWKV-Runner's page begins with the tag and looks for its end; DeepSeek's way names the thought."""
+    """RWKV-Runner's page begins with the tag and searches for its end; DeepSeek's API has a field for thinking."""
     message = {"role": "assistant", "prefix": True, **begun}
     [choice] = ask(serve("\nHm.\n</think>\nYes.").openai(), [*HELLO, message]).choices
     found = (choice.message.content, getattr(choice.message, "reasoning_content", None))
@@ -247,7 +248,7 @@ def test_efforts_are_think_forms(serve, effort, opening, suffix):
 
 
 def test_a_seed_decides_everything(serve):
-    """Without a script the fake model's tokens are noise, drawn."""
+    """Without a script, the fake model's tokens are sampled noise."""
     client = serve(strategy="fake slots=8").openai()
 
     def texts(seed):
@@ -263,7 +264,7 @@ def test_a_bias_forces_and_forbids_tokens(serve):
     token = 66  # "A": the byte's value plus one
     found = ask(client, logit_bias={token: 100}, max_tokens=4, frequency_penalty=0, temperature=0)
     assert found.choices[0].message.content == "AAAA"
-    pairs = {"logit_bias": [[token, 100]]}  # as llama.cpp's programs write them
+    pairs = {"logit_bias": [[token, 100]]}  # as programs for llama.cpp write them
     found = ask(client, extra_body=pairs, max_tokens=4, frequency_penalty=0, temperature=0)
     assert found.choices[0].message.content == "AAAA"
     assert ask(client, extra_body={"logit_bias": []}, max_tokens=1).usage.completion_tokens == 1
@@ -297,7 +298,7 @@ def test_an_unknown_model_is_any_unless_names_are_strict(serve):
 
 
 def test_null_is_as_if_left_out(server):
-    """Clients write out their empty fields."""
+    """Clients send their empty fields."""
     names = (
         "model", "temperature", "top_p", "top_k", "n", "seed", "stop", "stream", "stream_options", "max_tokens",
         "max_completion_tokens", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty",
@@ -313,7 +314,7 @@ def test_null_is_as_if_left_out(server):
 
 
 def test_a_whole_number_may_be_written_with_a_point(server):
-    """As JSON Schema has it, and as languages without integers write them."""
+    """As in JSON Schema, and in languages without integers."""
     asked = b'{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5.0, "n": 2.0, "temperature": 0.5}'
     status, found = server.post("/v1/chat/completions", asked)
     assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
@@ -322,7 +323,7 @@ def test_a_whole_number_may_be_written_with_a_point(server):
 
 
 def test_values_written_as_text_are_read(server):
-    """Forms and templates know only text."""
+    """Forms and templates only have text."""
     asked = {"messages": HELLO, "max_tokens": "5", "temperature": "0.5", "stream": "false", "n": "2"}
     status, found = server.post("/v1/chat/completions", asked)
     assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
@@ -342,7 +343,7 @@ def test_an_empty_stop_is_none(client):
     ],
 )
 def test_histories_are_read_as_clients_replay_them(server, call, result):
-    """Null and missing ids, arguments as an object, null contents: the same prompt as the plain form."""
+    """Null and missing ids, arguments as an object, null contents: the same prompt as for the plain form."""
 
     def count(call, result, arguments, content, empty):
         messages = [

@@ -116,7 +116,7 @@ BEFORE, BEHIND = "def f(x):\n    return ", "\n\nprint(f(1))"
 
 @pytest.fixture
 def fill(serve, tmp_path):
-    """fill(model's name, what it writes) -> server; the file is the tiny one."""
+    """fill(model's name, its output) -> server; the file is the tiny one."""
 
     def start(name, writes):
         write_checkpoint(tmp_path / name, "7", n_layer=1, n_embd=64, vocab_size=65536)
@@ -140,7 +140,7 @@ def test_a_gap_is_filled_from_both_sides_and_ends_at_the_flower(fill):
     assert complete(client, BEFORE, suffix="").usage.prompt_tokens < asked
     both = complete(client, [BEFORE, "a"], suffix=BEHIND)
     assert [choice.text for choice in both.choices] == ["x + 1", "x + 1"]
-    with pytest.raises(openai.BadRequestError) as error:  # ids cannot be put around a gap
+    with pytest.raises(openai.BadRequestError) as error:  # ids cannot surround a gap
         complete(client, [33, 44], suffix=BEHIND)
     assert error.value.param == "suffix"
 
@@ -160,7 +160,7 @@ def test_a_token_id_beyond_the_vocabulary_is_refused(client):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A tiny random model, really run: the fake one has no activations."""
+    """A tiny random model on a real backend, because the fake one has no activations."""
     server = ApiServer(tmp_path_factory.mktemp("real"), "cpu fp32")
     yield server.openai()
     server.stop()
@@ -177,7 +177,7 @@ def test_embeddings_have_one_size_and_length(real):
 
 
 def test_base64_is_the_same_numbers(real):
-    """The client asks for base64 by itself and decodes it."""
+    """The client requests base64 by default and decodes it."""
     numbers = real.embeddings.create(model="any", input="a bird", encoding_format="float").data[0].embedding
     assert real.embeddings.create(model="any", input="a bird").data[0].embedding == pytest.approx(numbers, rel=1e-6)
     raw = real.post("/embeddings", body={"input": "a bird", "encoding_format": "base64"}, cast_to=dict)

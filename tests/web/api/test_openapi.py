@@ -1,4 +1,4 @@
-"""The document says what the server does: every route is in it, and a fuzzer finds neither a 5xx nor another shape."""
+"""The document matches the server: every route is in it, and a fuzzer finds neither a 5xx nor another schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from webapp.engine.sampling_params import PARAMETERS
 from webapp.web.api.operations import DOCUMENTED, OPERATIONS
 
 NOT_FUZZED = {"/switch-model", "/exit", "/api/delete"}
-"""They would leave no model, or no server, for the others."""
+"""They would unload the model or end the server for the other tests."""
 FUZZED = sorted({op.path for op in DOCUMENTED} - NOT_FUZZED)
 EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "5"))
 
@@ -42,7 +42,7 @@ def test_its_words_are_the_readers(server):
 
 
 def numbers_in(schema, components):
-    """Values for a field: its every whole number, bare or in lists, beyond what 64 bits hold."""
+    """Values for a field, with every integer, alone or in lists, beyond 64 bits."""
     schema = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     if schema.get("type") == "integer":
         yield from (10**30, -(10**30))
@@ -71,7 +71,7 @@ def test_a_number_beyond_64_bits_is_refused_or_passed_over(server):
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
-    """A queue that holds all the answers one request may ask for: a full one is a 503, and rightly."""
+    """A queue for all answers that one request may request: a full one correctly gives 503."""
     limits = {"api_max_choices": 1024, "max_queue": 2048, "max_tokens_limit": 16}
     server = ApiServer(tmp_path_factory.mktemp("fuzz"), fake_strategy("Yes.", slots=16), **limits)
     yield server
@@ -79,7 +79,7 @@ def fuzzed(tmp_path_factory):
 
 
 def name_for(server, path):
-    """One that is there: of an answer, a state or a model."""
+    """An existing id or name of an answer, a state or a model."""
     if path.startswith("/v1/models"):
         return server.get("/v1/models")[1]["data"][0]["id"]
     asked = {"input": "Hello", "return_state": True, "max_output_tokens": 4}
@@ -90,7 +90,7 @@ def name_for(server, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FUZZED)
 def test_a_fuzzer_finds_nothing(fuzzed, path):
-    """Requests that fit the document, and requests that do not; half of the names are of things that are there."""
+    """Requests that follow the document, and others; half of the names exist."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install -e '.[dev]')")
     import hypothesis
     from hypothesis import strategies

@@ -1,4 +1,4 @@
-"""Requests that start from a prefix, in each dialect: nothing of it is read, and the usage counts it as cached."""
+"""Requests that start from a prefix, in each dialect: it is not prefilled again, and the usage counts it as cached."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_prefix_that_is_none_and_two_beginnings_are_refused(server):
 
 
 def test_requests_with_and_without_it_do_not_meet(server):
-    """A, B and A again: what one remembers is never the other's."""
+    """A, B and A again: each knows only its own text."""
     path, body = "/v1/chat/completions", {"messages": HELLO, "temperature": 0}
     found = [
         openai_usage(server.post(path, {**body, **start})[1])

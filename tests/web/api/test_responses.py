@@ -26,7 +26,7 @@ def ask(client, given="Hello", **options):
 
 
 def whole_of(events):
-    """What the events of a stream add up to, by their deltas alone: kind, text or arguments of each item."""
+    """The sum of a stream's deltas: kind, text or arguments of each item."""
     items = []
     for event in events:
         if event["type"] == "response.output_item.added":
@@ -45,7 +45,8 @@ def items_of(response):
 
 
 def streamed(server, body):
-    """Its events: each is the answer's next, ends say what came before them, and the last has it all."""
+    """Its events: sequence numbers increase, end events repeat the content before them, and the last one contains
+    everything."""
     events = server.events(RESPONSES, {**body, "stream": True})
     assert events.pop() == "[DONE]"
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -135,7 +136,7 @@ def test_the_clients_own_accumulation_reads_the_stream(serve):
 
 
 def test_a_turn_goes_on_with_the_items_of_the_one_before(serve):
-    """As agents do: what came is sent back, with results; every item stands where chat completions have it."""
+    """As agents do: the output is sent back with results; every item has the same place as in chat completions."""
     server = serve(strategy=spoken(f"Let me see.\n{BOTH}"))
     client = server.openai()
     first = ask(client, HELLO, tools=FLAT)
@@ -268,7 +269,7 @@ def test_what_is_wrong_is_named(server, changes, code, param):
 
 
 def test_an_answer_goes_on_by_its_id_and_only_what_is_new_is_read(serve):
-    """By the ids it was sampled as: the snapshot at its end fits, so no turn reads an earlier one again."""
+    """With its sampled ids: the snapshot at its end fits, so no turn prefills an earlier one again."""
     server = serve("Yes.", options={"repeat": 1})
     client, last, read = server.openai(), None, []
     for turn in range(6):
@@ -290,7 +291,7 @@ def test_instructions_count_for_one_answer(client):
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_items_are_referred_to_by_their_ids(serve, is_stream):
-    """As Vercel's library does from the second turn on."""
+    """As Vercel's library does from the second turn."""
     server = serve(strategy=spoken(f"Let me see.\n{PARIS}"))
     body = {"input": "Weather?", "tools": FLAT}
     first = streamed(server, body)[-1]["response"] if is_stream else server.post(RESPONSES, body)[1]
@@ -344,7 +345,7 @@ def test_a_conversation_goes_on_after_a_restart_and_reads_only_what_is_new(serve
 
 
 def test_a_kept_answer_tells_its_events_again(serve):
-    """Thinking, words and calls: the same items, of the same ids, as the stream that told them first."""
+    """Thinking, content and calls: the same items with the same ids as in the original stream."""
     server = serve(strategy=spoken(f">\nI look.\n</think>\nLet me see.\n{PARIS}"))
     body = {"input": "Weather?", "tools": FLAT, "reasoning": {"effort": "high"}, "include": [LOGPROBS]}
     first = streamed(server, body)

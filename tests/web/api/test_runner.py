@@ -1,4 +1,4 @@
-"""The routes of RWKV-Runner that scripts and deployments use, with its bodies and answers."""
+"""The routes of RWKV-Runner that scripts and deployments use, with its request and response bodies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_model_is_switched_and_the_status_tells(serve):
 
 
 def test_the_deployment_scripts_of_its_manual_go_on_working(serve):
-    """deploy-examples/*/setup.sh and setup.bat: "deploy" is text there."""
+    """deploy-examples/*/setup.sh and setup.bat send "deploy" as text."""
     server = serve()
     asked = {"model": f"./models/{MODEL}", "strategy": fake_strategy("Other."), "deploy": "true"}
     assert server.post("/switch-model", asked) == (200, "success") and say(server) == "Other."
@@ -41,7 +41,7 @@ def test_the_deployment_scripts_of_its_manual_go_on_working(serve):
 
 
 def test_a_longest_answer_beyond_the_servers_is_as_long_as_the_server_allows(serve):
-    """In every dialect: requests that name none go on being answered."""
+    """In every dialect: requests without a value are still answered."""
     server = serve(max_tokens_limit=6)
     assert server.post("/update-config", {"max_tokens": 100_000}) == (200, "success")
     assert server.post("/chat/completions", HELLO)[1]["usage"]["completion_tokens"] == 6
@@ -131,7 +131,7 @@ def test_there_is_nothing_to_pay_and_somebody_is_there(server):
 def test_exit_ends_the_server(serve):
     server = serve()
     key = {"Authorization": f"Bearer {(server.settings.data_dir / 'owner.key').read_text().strip()}"}
-    assert server.post("/exit", b"", **key)[0] == 503  # not begun by roost serve
+    assert server.post("/exit", b"", **key)[0] == 503  # not started by roost serve
     ended = []
     server.app.extensions["stop"] = lambda: ended.append(True)
     assert server.post("/exit", b"")[0] == 403, "another account of this machine"

@@ -1,4 +1,4 @@
-"""States by id, for programs; and the addresses of rwkv_lightning."""
+"""States by id, for programs; and the endpoints of rwkv_lightning."""
 
 import urllib.request
 

@@ -1,4 +1,5 @@
-"""80 seeded requests, streamed and whole: same text, thinking, reason, counts, logprobs. What a stream writes at once.
+"""80 seeded requests, streamed and whole: same text, thinking, reason, counts, logprobs. And what a stream writes at
+once.
 
 ``ROOST_STREAM_CASES=200`` makes more of them."""
 
@@ -41,7 +42,7 @@ def case(number):
 
 
 def added_up(events):
-    """Chunks as the choices of a whole answer."""
+    """Chunks combined to the choices of a whole answer."""
     found = {}
     for event in events[:-1]:
         for choice in event["choices"]:
@@ -84,7 +85,7 @@ def same(server, asked):
 
 @pytest.mark.parametrize("answer", [None, *TEXTS], ids=["noise", "1", "2", "3"])
 def test_streamed_and_whole_answers_are_the_same(serve, answer):
-    """``noise``: tokens drawn from all of the vocabulary, so that characters are cut and stops come anywhere."""
+    """``noise``: tokens sampled from the whole vocabulary, so that characters are split and stops are anywhere."""
     server = serve(strategy="fake slots=16") if answer is None else serve(answer)
     with ThreadPoolExecutor(4) as pool:
         count = CASES // 2 if answer is None else CASES // 6
@@ -105,7 +106,7 @@ class Plain(StreamWriter):
 
 
 class Scripted:
-    """An answering of rows (text, whether another event is there at once); None is a look without news."""
+    """A source of rows (text, whether another event is available); None means no news."""
 
     def __init__(self, *rows):
         self.rows, self.completion, self.has_more = rows, self, False
@@ -128,7 +129,7 @@ class Scripted:
     ("rows", "writes", "is_gone"),
     [
         ([("a", False), ("b", True), ("c", True), ("d", False), ("e", False)], ["a", "bcd", "e", "[end]"], False),
-        ([("a", True), None, ("b", False)], ["a", "b", "[end]"], False),  # the other one was told to nobody
+        ([("a", True), None, ("b", False)], ["a", "b", "[end]"], False),  # the other one was not sent
         ([("a", False), ("b", True)], ["a", "b[end]"], False),
         ([("a", False), ("b", True), EngineCrashed(reason="x")], ["a", "b[engine_crashed]"], False),
         ([("a", False), ("b", True), ClientGone()], ["a"], True),

@@ -1,4 +1,4 @@
-"""Calls and forms over the APIs: whole and streamed the same, always of a known tool, always valid JSON."""
+"""Calls and schemas over the APIs: whole and streamed are the same, calls are of known tools, and the JSON is valid."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_tools_that_are_not_to_be_used_are_not_offered(server, client):
 
 
 def rounds(count):
-    """A question and ``count`` calls of the same with the same result."""
+    """A question and ``count`` equal calls with equal results."""
     messages = [{"role": "user", "content": "Weather?"}]
     for number in range(count):
         call = {"id": f"c{number}", "type": "function"}
@@ -114,7 +114,7 @@ def test_a_model_that_goes_round_in_circles_is_offered_no_call_unless_one_is_dem
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
 def test_a_call_can_be_demanded_of_a_model_that_says_anything(serve, choice):
-    """Without a script the fake model's tokens are noise: only the constraint makes a call of them."""
+    """Without a script, the fake model's tokens are noise: only the constraint makes a call of them."""
     client = serve(strategy="fake slots=8").openai()
     tools = [TIME] if choice == "required" else [WEATHER, TIME]
     for seed in range(3):
@@ -159,7 +159,7 @@ def form_of(schema):
 
 @pytest.mark.parametrize("dialect", (G1X_JSON, RUNNER_LEGACY), ids=lambda row: row.name)
 def test_an_answer_is_a_call_or_has_the_form(serve, dialect):
-    """A form is JSON too, and may even read like a call: only what begins as calls do is one."""
+    """The required answer is JSON too, and may even look like a call: only text that begins like a call is one."""
     call = dialect.calls([ToolCall("", "get_weather", '{"city": "Paris"}')])
     said = '{"name":"get_weather","arguments":{"city":"Paris"}}'
     options = {"tools": [WEATHER], "response_format": form_of(CALL_LIKE), "extra_body": {"tool_dialect": dialect.name}}
@@ -241,7 +241,7 @@ def test_forms_are_kept_in_everybodys_words(noise, asked, allowed):
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """Its model says anything."""
+    """Its model writes random tokens."""
     server = ApiServer(tmp_path_factory.mktemp("noise"), "fake slots=8")
     yield server
     server.stop()
@@ -265,7 +265,7 @@ def test_a_form_that_cannot_be_kept_is_refused(server, asked, code, param):
     assert (status, found["error"]["code"], found["error"]["param"]) == (400, code, param)
 
 
-LOOKAHEAD = r"^(?!\.)(?!.*\.\.)[A-Za-z]+@([a-z]+\.)+[a-z]{2,}$"  # as Zod 4 writes an e-mail address
+LOOKAHEAD = r"^(?!\.)(?!.*\.\.)[A-Za-z]+@([a-z]+\.)+[a-z]{2,}$"  # Zod 4's pattern for e-mail addresses
 ODD = {
     "lookahead": {"type": "string", "format": "email", "pattern": LOOKAHEAD},
     "back-reference": {"type": "string", "pattern": r"(a)\1"},
@@ -291,7 +291,7 @@ ODD = {
 
 @pytest.mark.parametrize("part", ODD.values(), ids=ODD)
 def test_an_odd_parameter_never_costs_the_request(noise, part):
-    """Whatever is left out of the field, the call is still made, and has it."""
+    """Whatever is removed from the field, the call is still made and contains it."""
     parameters = {"type": "object", "properties": {"a": part, "b": {"enum": ["x"]}}, "required": ["a", "b"]}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     asked = {"messages": HELLO, "tools": [tool], "tool_choice": "required", "max_tokens": 300, "temperature": 0}

@@ -1,4 +1,4 @@
-"""The real app on a real port; only the model is fake: it says what a script tells it to."""
+"""The real app on a real port; only the model is fake and writes a script."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def fake_strategy(answer: str = ANSWER, **options: object) -> str:
 
 
 PAGE = {"Accept": "text/html"}
-"""As a browser asks for a page; a program that names no type gets a wrong address told in JSON."""
+"""Headers of a browser that requests a page; a program without a type gets errors as JSON."""
 
 
 class RunningRoost:
-    """``url`` is its address, ``owner`` the cookie (name, value) of the owner's session, which every request here has.
-    :meth:`restart` keeps the port and the data."""
+    """``url`` is its address, ``owner`` the cookie (name, value) of the owner's session, which every request here
+    sends. :meth:`restart` keeps the port and the data."""
 
     at_port: ClassVar[dict[int, RunningRoost]] = {}
 
@@ -108,7 +108,7 @@ class RunningRoost:
             return answer.read().decode()
 
     def weight(self, path: str) -> int:
-        """Bytes of a page with everything it loads, as a browser gets them; 150 KB are the most a page may have."""
+        """Bytes of a page with everything it loads, as transferred; a page may have at most 150 KB."""
         page = self.get(path)
         todo = re.findall(r'(?:href|src)="(/static/[^"#]+)', page)
         sizes: dict[str, int] = {}
@@ -125,7 +125,7 @@ class RunningRoost:
         return len(page.encode()) + sum(sizes.values())
 
     def post(self, path: str, **fields: str) -> tuple[str, str]:
-        """(final address, page) after following the redirect, as a browser without scripts would."""
+        """(final address, page) after the redirect, like a browser without scripts."""
         body = urllib.parse.urlencode(fields).encode()
         with urllib.request.urlopen(self.request(path, body, Origin=self.url)) as answer:
             return answer.url.removeprefix(self.url), answer.read().decode()
@@ -134,7 +134,7 @@ class RunningRoost:
         return PageClient(self)
 
     def answered(self, text: str = "Hello", chat_id: str = "") -> str:
-        """A chat whose answer is complete; its id."""
+        """The id of a chat with a complete answer."""
         chat_id = chat_id or self.store.create(title=text).id
         turn = self.turns.send(chat_id, text)
         assert turn.wait_finished(60)
@@ -142,7 +142,7 @@ class RunningRoost:
 
 
 class PageClient:
-    """A page's socket without a page."""
+    """The socket of a page, without a page."""
 
     def __init__(self, roost: RunningRoost) -> None:
         head = f"Origin: {roost.url}\r\nCookie: {roost.cookie}\r\n"
@@ -155,7 +155,7 @@ class PageClient:
         self.send(do="open", chat=chat_id, shown=[list(row) for row in shown])
 
     def until(self, is_wanted: object) -> list[object]:
-        """Everything up to and with the first frame (dict) or fragment (str) for which ``is_wanted`` is true."""
+        """Everything up to and including the first frame (dict) or fragment (str) for which ``is_wanted`` is true."""
         found: list[object] = []
         while not found or not is_wanted(found[-1]):  # type: ignore[operator]
             text = self.client.receive()
@@ -170,7 +170,7 @@ class PageClient:
 
 
 def shown_text(frames: list[object], channel: str = "content") -> str:
-    """The HTML a page would show after these text frames."""
+    """The HTML that a page would show after these text frames."""
     final = tail = ""
     for frame in frames:
         if isinstance(frame, dict) and frame["type"] == "text" and frame["channel"] == channel:

@@ -1,4 +1,4 @@
-"""Files over the wire: attached by a script or a form, shown escaped, given back, and whatever is hostile bounded."""
+"""Files over HTTP: attached by a script or a form, shown escaped, downloaded, and malicious ones limited."""
 
 import re
 import urllib.error
@@ -28,7 +28,7 @@ def multipart(files, fields):
 
 
 def post(roost, path, files, headers=None, **fields):
-    """(status, headers, body), also of a refusal."""
+    """(status, headers, body), also for a refusal."""
     told = {"Origin": roost.url, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **(headers or {})}
     request = urllib.request.Request(roost.url + path, multipart(files, fields), told)
     try:

@@ -1,4 +1,4 @@
-"""A call that failed says why in the reader's language, as it was recorded with its message."""
+"""A failed call shows its reason in the user's language, from the data stored with its message."""
 
 import json
 

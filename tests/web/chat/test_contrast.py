@@ -1,4 +1,4 @@
-"""Every pair of ink and ground the pages use is readable (WCAG AA), in both themes."""
+"""Every pair of text and background colours is readable (WCAG AA), in both themes."""
 
 import re
 

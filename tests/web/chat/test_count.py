@@ -1,4 +1,4 @@
-"""The tokens of what is typed and of the chat, beside what the model was trained on."""
+"""The number of tokens in the input and in the chat, compared with the model's training."""
 
 import re
 

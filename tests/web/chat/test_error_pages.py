@@ -1,4 +1,4 @@
-"""What a person sees who followed an old link or mistyped an address: the shell, in their language, and a way back."""
+"""The page for an old link or a mistyped address: the shell, in the user's language, with a link back."""
 
 import json
 import urllib.error

@@ -1,4 +1,4 @@
-"""A chat's title becomes a file name, in any script, through a header that knows Latin-1 alone."""
+"""A chat's title becomes a file name, in any script, in a header that allows only Latin-1."""
 
 import pytest
 

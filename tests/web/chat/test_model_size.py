@@ -1,4 +1,4 @@
-"""A model's size is said in the same words wherever it is said."""
+"""A model's size has the same form everywhere."""
 
 import pytest
 

@@ -54,7 +54,7 @@ def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monke
 
 
 def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for_the_next(roost, monkeypatch):
-    """A page once got them 15 s later: it had looked a moment before the list might be drawn again."""
+    """Once, a page got them 15 s later: it had checked a moment before the list could be rendered again."""
     monkeypatch.setattr("webapp.web.chat.viewer.LIST_INTERVAL_S", IDLE_WAIT_S)
     with roost.app.test_request_context():
         viewer = Viewer(roost.app, "en", lambda text: None)
@@ -76,7 +76,8 @@ def test_what_a_command_tells_while_the_page_is_brought_up_to_date_is_sent_whate
 
         def show_chat():
             telling.start()
-            telling.join(0.1)  # it waits for the lock; without one it would be over by now, its frame among the unsent
+            # it waits for the lock; without the lock it would be finished, and its frame among the unsent ones
+            telling.join(0.1)
             raise RuntimeError("the reading broke")
 
         monkeypatch.setattr(viewer, "_show_chat", show_chat)

@@ -1,4 +1,4 @@
-"""The panel beside a chat: its preset, its own values, and what other pages see of them."""
+"""The panel of a chat: its preset, its own values, and their display on other pages."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_a_new_chat_can_begin_with_a_preset(roost, preset):
 
 
 def test_a_page_drawn_before_the_preset_changed_keeps_no_old_value(roost, preset):
-    """It shows temperature 1 as the preset's; only the top_p it moved is the chat's own."""
+    """It shows temperature 1 as the preset's; only the changed top_p belongs to the chat."""
     chat = roost.store.create(preset_id=preset.id)
     roost.post("/chat/do", do="options", chat=chat.id, base=base(), temperature="1", top_p="0.5")
     assert roost.store.get(chat.id).sampling == {"top_p": 0.5}
@@ -121,7 +121,7 @@ def test_choosing_a_preset_draws_the_panel_anew_and_moving_a_slider_does_not(roo
 
 
 def test_the_first_message_of_a_chat_draws_no_panel(roost):
-    """The page shows it already; all that is new is which chat its form belongs to, which the page writes itself."""
+    """The page shows it already; only the chat of its form is new, which the page sets itself."""
     shown = re.search(r'data-fingerprint="(\w+)"', roost.get("/"))[1]
     page = roost.socket()
     page.send(do="open", chat="", shown=[], panel=shown)
@@ -185,7 +185,7 @@ def armed(roost, tools):
 
 
 def tool_form(page):
-    """What the page's form would send about tools."""
+    """The fields about tools that the page's form would send."""
     shown = re.search(r'name="tools_form" value="(\w+)"', page)[1]
     names = re.findall(r'name="(tool:\w+)" value="1" checked', page)
     on = {"tools_on": "1"} if re.search(r'name="tools_on"[^>]* checked', page) else {}

@@ -1,4 +1,4 @@
-"""The chat page's frames over requests: all of them once and in order, whatever is lost on the way."""
+"""The chat page's frames over HTTP requests: all of them once and in order, even if requests are lost."""
 
 import json
 import urllib.error
@@ -78,7 +78,7 @@ def test_what_is_no_list_of_frames_is_refused(frames):
 
 
 class PollingClient:
-    """A page that asks over and over."""
+    """A page that polls."""
 
     def __init__(self, roost):
         self.roost = roost

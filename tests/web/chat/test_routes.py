@@ -1,4 +1,4 @@
-"""The page without its socket: everything is readable, every command is a form."""
+"""The page without its socket: everything can be read, and every command is a form."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form)
         assert own("seen=&coming=1")[0] == 204 and own()[0] == 200
         if form == "file":
             write_checkpoint(models / "mine.pth", "7")
-            os.utime(models / "mine.pth", (1, 1))  # as a copy that keeps its date
+            os.utime(models / "mine.pth", (1, 1))  # like a copy that keeps the date
         else:
             write_folder(models / "mine", official("7"))
         name = "mine.pth" if form == "file" else "mine"
@@ -56,7 +56,7 @@ def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form)
         roost.post("/models/load", name=name)
         wait_until(lambda: roost.app.extensions["model_manager"].status().model == name)
         status, fragment = own(f"seen={name}")
-        assert status == 200 and "hx-get" not in fragment  # it is in use, and nothing is asked for any more
+        assert status == 200 and "hx-get" not in fragment  # it is in use, and nothing is requested
     finally:
         roost.stop()
 
@@ -155,7 +155,7 @@ def test_a_hit_in_a_tools_result_leads_to_its_place(roost):
     result = roost.store.add_message(chat_id, answer.id, Message(Role.TOOL, "A kingfisher", tool_call_id="c"))
     page = roost.get(f"/chat/{chat_id}?at={result.id}")
     place = re.search(rf'<div[^>]*id="m-{result.id}"[^>]*>', page)
-    assert place and "hidden" not in place[0]  # what is hidden cannot be scrolled to
+    assert place and "hidden" not in place[0]  # hidden elements cannot be scrolled to
 
 
 def test_a_hit_in_a_version_that_is_not_shown_offers_to_show_it(roost):

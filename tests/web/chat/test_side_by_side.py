@@ -1,4 +1,4 @@
-"""The commands about answers side by side, as a page posts them; what the walks in a browser do not reach."""
+"""The commands for answers side by side, as a page posts them; parts that browser tests do not cover."""
 
 import re
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from webapp.web.roles import Role
 
 @pytest.fixture
 def chat(start):
-    """``perform(do, role, **fields)`` is a command; ``written()`` waits for the answers and gives their rows."""
+    """``perform(do, role, **fields)`` is a command; ``written()`` waits for the answers and returns their rows."""
     roost = start(fake_strategy(" Hi.", slots=9))
     chat_id = roost.store.create().id
 

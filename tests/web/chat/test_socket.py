@@ -1,4 +1,4 @@
-"""One page's socket: commands in, differences out."""
+"""The socket of one page: commands in, differences out."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ def is_frame(kind, **values):
 
 
 def asked(roost):
-    """A page that has asked its first question, and the chat that began."""
+    """A page that has sent its first question, and the new chat."""
     page = roost.socket()
     page.open()
     page.send(do="send", chat="", text="Why?")
@@ -197,7 +197,7 @@ def test_a_chat_that_has_not_begun_introduces_the_model_just_chosen(start):
 
 
 def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, monkeypatch):
-    """The branch is read where the question and its answer appear, and not again when the answer ends."""
+    """The branch is read when question and answer appear, but not when the answer ends."""
     roost = start(fake_strategy())
     chat_id = roost.answered()
     page = roost.socket()
@@ -221,7 +221,7 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
 
 
 def test_a_message_draws_itself_its_answers_foot_the_list_and_the_strip(start):
-    """Nothing of the branch that stands already, and nothing of the panel."""
+    """Nothing of the existing branch, and nothing of the panel."""
     roost = start(fake_strategy(delay_ms=2))
     chat_id = roost.answered()
     page = roost.socket()

@@ -1,4 +1,4 @@
-"""The conversion page without a browser: what it offers, refuses, shows and keeps."""
+"""The conversion page without a browser: its choices, refusals, display and results."""
 
 from __future__ import annotations
 

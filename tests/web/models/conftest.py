@@ -1,4 +1,4 @@
-"""An app over a folder of its own; requests come as a browser on this machine would send them."""
+"""An app with its own folder; requests are like those of a browser on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HTMX = {**OWN, "HX-Request": "true"}
 
 @dataclass
 class Browser:
-    """``get`` and ``post`` answer with (status, text); ``part`` and ``act`` are the same by htmx."""
+    """``get`` and ``post`` return (status, text); ``part`` and ``act`` do the same with htmx."""
 
     client: FlaskClient
     folder: Path
@@ -38,7 +38,7 @@ class Browser:
         return self.get(path, **HTMX)
 
     def post(self, url: str, **form: str) -> tuple[int, str]:
-        """After the redirect, as a browser without scripts."""
+        """After the redirect, like a browser without scripts."""
         answer = self.client.post(url, base_url="http://127.0.0.1", headers=OWN, data=form, follow_redirects=True)
         return answer.status_code, answer.get_data(as_text=True)
 
@@ -62,7 +62,8 @@ class Browser:
 
 @pytest.fixture
 def open_browser(tmp_path: Path):
-    """open_browser(strategy, **settings) -> Browser; models/ has a good one, a torn one and one that is not RWKV."""
+    """open_browser(strategy, **settings) -> Browser; models/ has a good file, a truncated one and one that is not
+    RWKV."""
     apps = []
 
     def make(strategy: str = "fake", **settings: Any) -> Browser:

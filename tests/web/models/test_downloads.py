@@ -1,4 +1,4 @@
-"""Downloads on the Models page, from a hub on this machine: offered, fetched, followed, used."""
+"""Downloads on the Models page, from a local hub: offered, downloaded, shown, used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models pages as a browser with and without scripts sees them."""
+"""The models pages for a browser with and without scripts."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_a_strategy_that_cannot_run_here_is_said_of_every_model(open_browser):
 
 
 def test_load_takes_a_strategy_the_file_can_be_run_with(open_browser, monkeypatch):
-    """Int8 in use, and a model of RWKV-7, for which there is none: its row says what Load takes, and Load takes it."""
+    """Int8 is in use, which does not support RWKV-7: the row of such a model shows the strategy that Load uses."""
     browser = open_browser("cpu fp32i8 -> cpu fp32 *1")
     taken = []
     monkeypatch.setattr(browser.manager, "load", lambda **given: taken.append(given))

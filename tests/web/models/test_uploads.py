@@ -1,4 +1,4 @@
-"""Slices by HTTP: any size of file through bodies of a few MiB, and every way it can go wrong."""
+"""Slices over HTTP: files of any size in bodies of a few MiB, and all errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app with two tiny models and a fake engine; requests come as a browser on this machine would send them."""
+"""An app with two tiny models and a fake engine; requests are like those of a browser on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Browser:
         return unescape(answer.get_data(as_text=True))
 
     def post(self, path: str, **form: Any) -> tuple[int, str, str]:
-        """(status, where it leads, page): not followed, so that a test sees what a save answers."""
+        """(status, redirect, page): redirects are not followed, so that a test sees the response to a save."""
         answer = self.client.post(path, base_url=BASE, headers=OWN, data=form)
         return answer.status_code, answer.headers.get("Location", ""), unescape(answer.get_data(as_text=True))
 

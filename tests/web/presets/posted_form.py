@@ -1,4 +1,4 @@
-"""What a browser without scripts would post from a page's form as it stands."""
+"""The fields that a browser without scripts would post from a page's form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 
 class PostedForm(HTMLParser):
-    """``fields``: name to the list of its values, of the form with this id, buttons left out."""
+    """``fields``: name to the list of its values, of the form with this id, without buttons."""
 
     def __init__(self, form_id: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The strategy builder: what can be chosen here, the string that results, what is wrong with one written by hand."""
+"""The strategy builder: the choices here, the resulting strategy, and errors in one written by hand."""
 
 import re
 import sys

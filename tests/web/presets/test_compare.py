@@ -1,4 +1,4 @@
-"""The manual's tables, and that no figure of ours is made up."""
+"""The manual's tables, and that all of Roost's figures are real."""
 
 import pytest
 

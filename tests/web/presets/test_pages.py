@@ -1,4 +1,4 @@
-"""The pages of presets: what they show, what a posted form changes, and that nothing typed is lost."""
+"""The preset pages: their content, the effect of a posted form, and that no input is lost."""
 
 import json
 import re
@@ -334,7 +334,7 @@ def test_tools_are_ticked_by_name_and_one_that_is_not_there_is_kept(browser):
 
 @pytest.mark.parametrize("do", ["save", "preview"])
 def test_defaults_follow_the_model_that_is_chosen_in_the_form(browser, monkeypatch, do):
-    """The frequency penalty of the small starter must not stick to the large model someone chooses next."""
+    """The frequency penalty of the small starter must not remain for a large model that is chosen next."""
     sizes = {entry.inspection.parameters: entry.name for entry in browser.manager.library.list()}
     small, large = sizes[min(sizes)], sizes[max(sizes)]
     monkeypatch.setattr("webapp.services.presets.presets.TINY_PARAMETERS", max(sizes))

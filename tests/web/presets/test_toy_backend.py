@@ -1,6 +1,6 @@
-"""A new backend is one class and one row of the registry: pages, presets, command line, fit estimate and bench find it.
+"""A new backend is one class and one row of the registry: pages, presets, command line, fit estimate and bench use it.
 
-The class stands in this file and the row is added by the fixture; nothing else knows either.
+The class is in this file and the fixture adds the row; nothing else refers to them.
 """
 
 import json
@@ -26,7 +26,7 @@ GB = 10**9
 
 
 class ToyBackend(FakeBackend):
-    """Answers as the fake backend does."""
+    """Answers like the fake backend."""
 
     OPTIONS = (
         BackendOption("colour", "choice", "plain", ("plain", "red"), label="Colour", help="What it is painted with."),
@@ -116,7 +116,7 @@ def test_the_command_line_says_how_its_strategies_are_written(capsys, command):
 
 @pytest.fixture
 def bench(models, tmp_path, capsys, monkeypatch):
-    """bench(strategy) -> (exit code, the document or None, what was said beside it); the engine runs in a thread."""
+    """bench(strategy) -> (exit code, the document or None, other output); the engine runs in a thread."""
     in_thread = lambda settings, _, library: ModelManager(settings, start_engine_in_thread, library)  # noqa: E731
     monkeypatch.setattr(speed, "ModelManager", in_thread)
 

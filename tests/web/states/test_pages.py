@@ -1,4 +1,4 @@
-"""The states pages as a browser without scripts meets them: each action is a form, and the next page says what came."""
+"""The states pages without scripts: each action is a form, and the next page reports the result."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_list_says_what_each_state_is_and_whether_it_fits(browser):
     page = browser.get("/states")
     assert "poet.pth" in page and says(page, "states.badge.unknown") and "RWKV-6" in page
     assert page.count('<svg class="chart"') == 3 and "style=" not in page
-    assert len(re.findall(r'action="/states/use"', page)) == 1  # of the three only poet.pth fits
+    assert len(re.findall(r'action="/states/use"', page)) == 1  # only poet.pth of the three fits
     assert text("states.here", "zh") in browser.get("/states?lang=zh")
 
 
@@ -226,7 +226,7 @@ def test_kept_states_of_chats_are_shown_and_cleared(browser, tmp_path):
 
 
 def bakes(browser, path="/states/bake", **form) -> str:
-    """The list once what was asked for is read."""
+    """The list after the requested prefills."""
     browser.post(path, **form)
     jobs = browser.client.application.extensions["jobs"]
     jobs.wait(jobs.jobs("state")[0].id, 20)
@@ -300,7 +300,7 @@ def test_a_document_that_cannot_be_read_says_why_and_leaves_nothing(browser, nam
     assert sorted(browser.states.iterdir()) == before
 
 
-# the look inside
+# views of a state
 
 
 def test_a_files_page_draws_each_layer_and_head_and_holds_another_against_it(browser):

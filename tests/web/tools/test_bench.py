@@ -1,4 +1,5 @@
-"""The pages of the tool bench: cases are made, written, brought in and taken out; a run is started, seen and kept."""
+"""The pages of the tool bench: cases are generated, written, imported and deleted; a run is started, shown and
+stored."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def app(tmp_path_factory):
 
 @pytest.fixture
 def browser(app, monkeypatch):
-    """The model answers every prompt with CALL, in the tokens a grammar expects."""
+    """The model answers every prompt with CALL, in the tokens that a grammar expects."""
     script = load_tokenizer(65536).encode(CALL)
     monkeypatch.setattr(
         FakeBackend, "_script_token", lambda self, position: script[position] if position < len(script) else 0
@@ -191,7 +192,7 @@ def test_a_run_shows_figures_confusion_and_what_was_read_and_written(browser: Br
 
 
 def test_a_run_is_followed_and_stopped(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeBackend, "_script_token", lambda self, position: 33)  # never comes to an end
+    monkeypatch.setattr(FakeBackend, "_script_token", lambda self, position: 33)  # never ends
     for number in range(3):
         browser.post("/cases", **{**PARIS, "prompt": f"Weather {number}"})
     _, where, _ = browser.post("/runs", tool=["get_weather"], mode="free")

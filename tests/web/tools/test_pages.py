@@ -1,4 +1,4 @@
-"""Tools are made, changed, tried and brought in through the pages; what is wrong is said at its field."""
+"""Tools are created, changed, tested and imported through the pages; errors are shown at their fields."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_json_beside_the_form_goes_both_ways(browser: Browser) -> None:
     assert 'value="other"' in page and re.search(r'name="0:name" value="n"', page)
     _, _, page = browser.post("/tools/form", htmx=True, **WEATHER, do="json", json="{")
     assert re.search(r'has-error"[^>]*data-error="json"', page) and 'value="get_weather"' in page
-    assert re.search(r'id="tool-json"[^>]*>\s*{</textarea>', page)  # to be mended, not typed again
+    assert re.search(r'id="tool-json"[^>]*>\s*{</textarea>', page)  # to be corrected, not typed again
     _, _, page = browser.post("/tools/form", htmx=True, **{**WEATHER, "name": "a b"}, do="add:", json='{"kept": 1}')
     assert '{"kept": 1}</textarea>' in page
 

@@ -1,4 +1,4 @@
-"""MCP servers are added, looked at, changed and removed through their pages; secrets only ever go in."""
+"""MCP servers are added, shown, changed and removed through their pages; secrets are never shown."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def form_of(way: str = "modern", **fields: str) -> dict[str, str]:
 
 
 def added(browser: Browser, **fields: str) -> str:
-    """The id of a server that was added in the form."""
+    """The id of a server that was added with the form."""
     status, where, _ = browser.post("/tools/servers", **form_of(**fields))
     assert status == 303
     return where.partition("?")[0].rpartition("/")[2]

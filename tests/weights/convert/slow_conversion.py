@@ -1,4 +1,4 @@
-"""Run as a program: converts IN to OUT, says so when it is midway, and waits there to be killed."""
+"""A program that converts IN to OUT, reports when it is halfway, and waits there to be killed."""
 
 from __future__ import annotations
 

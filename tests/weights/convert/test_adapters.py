@@ -1,4 +1,4 @@
-"""Adapters merged into a model: what each kind computes, and every file whose merge would be wrong or empty."""
+"""Adapters merged into a model: the result of each kind, and all files whose merge would be wrong or empty."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_pissa_needs_the_file_it_began_with(model: dict, tmp_path: Path) -> No
 @pytest.mark.parametrize("ending", ["bone", "disha"])
 @pytest.mark.parametrize(("name", "rank"), [(KEY, 8), (VALUE, 8), (KEY, 48)])
 def test_disha_is_added_by_columns(ending: str, name: str, rank: int, model: dict, tmp_path: Path) -> None:
-    """As RWKV-PEFT's layer computes: the input's groups of ``rank`` are summed, then projected."""
+    """As in RWKV-PEFT's layer: the input's groups of ``rank`` are summed, then projected."""
     disha = torch.randn(rank, WIDTH) * 0.1
     torch.save({f"{name}.{ending}": disha}, tmp_path / "d.pth")
     before = model[f"{name}.weight"]
@@ -134,7 +134,7 @@ def test_disha_is_added_by_columns(ending: str, name: str, rank: int, model: dic
 
 @pytest.mark.parametrize("name", [KEY, VALUE])
 def test_bone_multiplies_blocks(name: str, model: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As RWKV-PEFT's merge: every block of rank x rank of the matrix times its own, plus it."""
+    """As in RWKV-PEFT's merge: every block of rank x rank of the matrix is multiplied by its own, and added."""
     monkeypatch.setattr("webapp.weights.adapter.BLOCK_BYTES", 4096)
     before = model[f"{name}.weight"]
     out, inner = before.shape

@@ -1,4 +1,4 @@
-"""Conversions there and back: the same tensors, the same logits, and nothing half."""
+"""Conversions in both directions: the same tensors, the same logits, and no incomplete file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS = [1, 2, 3, 250, 7]
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny tensors go through in several blocks, too."""
+    """Tiny tensors are processed in several blocks too."""
     from webapp.backends.rwkv_pip import layout
 
     monkeypatch.setattr(source.Source.blocks, "__defaults__", (10_000,))
@@ -62,7 +62,7 @@ def test_an_st_file_loads_with_identical_logits(architecture: str, tmp_path: Pat
 
 
 def test_names_and_turns_are_those_of_web_rwkv(tmp_path: Path) -> None:
-    """As RWKV-Runner's convert_safetensors.py has them."""
+    """As in RWKV-Runner's convert_safetensors.py."""
     write_checkpoint(tmp_path / "raw.pth", "6", dtype="float16", time_state=True)
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     original = state_dict(tmp_path / "raw.pth")
@@ -127,7 +127,7 @@ def test_a_fast_file_gives_the_very_same_logits(
 
 
 def convert_by_package(raw: Path, converted: Path, strategy: str) -> None:
-    """The embedding goes in widened, as Roost normalises it: the package would do so in bf16."""
+    """The embedding is widened first, as Roost normalises it: the package would do it in bf16."""
     from webapp.backends.rwkv_pip import model_loader
 
     widened = {
@@ -373,7 +373,7 @@ def test_only_models_are_converted(tmp_path: Path) -> None:
 
 
 def test_a_result_that_reads_back_differently_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that loses a byte, and a writer that mixes up two tensors of one shape."""
+    """A disk that loses a byte, and a writer that exchanges two tensors of the same shape."""
     from webapp.weights.convert import writers
 
     write_checkpoint(tmp_path / "raw.pth", "6")

@@ -1,4 +1,4 @@
-"""Files of rwkv.cpp: made, read back, and wrong in every way one can be."""
+"""rwkv.cpp's files: written, read, and wrong in every possible way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_bin_computes_what_the_model_computes_and_can_be_made_a_pth_again(arch
 def test_a_model_converted_while_it_is_loaded_is_the_one_converted_beforehand(
     architecture: str, type_name: str, tmp_path: Path
 ) -> None:
-    """ggml's own quantiser in the one, numpy in the other; only exponentials may round differently."""
+    """One uses ggml's own quantiser, the other numpy; only exponentials may round differently."""
     needs_ggml()
     path, _ = make_bin(tmp_path, architecture, type_name, n_layer=1)
     rows = []
@@ -80,7 +80,7 @@ def test_a_model_converted_while_it_is_loaded_is_the_one_converted_beforehand(
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="rwkv.cpp's models are not in ../shared (set ROOST_SHARED)")
 @pytest.mark.parametrize("name", ("4v0-660K", "5v1-730K", "5v2-730K", "7v0-834K"))
 def test_the_bytes_are_those_of_rwkv_cpps_own_quantiser(name: str) -> None:
-    """It made its Q5_1 file of its FP32 file, the same tensors in the same order."""
+    """It made its Q5_1 file from its FP32 file, with the same tensors in the same order."""
     paths = [FOLDER / f"tiny-rwkv-{name}-{kind}.bin" for kind in ("FP32", "Q5_1")]
     (exact, data), (theirs, other) = ((read_contents(path).tensors, path.read_bytes()) for path in paths)
     assert list(exact) == list(theirs)
@@ -126,7 +126,7 @@ def test_another_backend_refuses_it_and_names_the_one_that_reads_it(tmp_path: Pa
 
 
 def wrong_files(data: bytes) -> dict[str, bytes]:
-    """Ways a .bin can be wrong."""
+    """Ways in which a .bin can be wrong."""
     header = list(struct.unpack("<6I", data[:24]))
 
     def with_header(place: int, value: int) -> bytes:
@@ -182,7 +182,7 @@ BACK = {name: gguf for gguf, name in ggml_model.GGUF_NAMES.items()}
 
 
 def as_gguf(path: Path, target: Path) -> None:
-    """The tensors of a .bin as llama.cpp names them, with the keys it wants; v6's five shifts one by one."""
+    """The tensors of a .bin with llama.cpp's names and keys; v6's five shifts separately."""
     contents, data = read_contents(path), path.read_bytes()
     config = inspect(path).config
     assert config is not None

@@ -1,4 +1,5 @@
-"""GGUF files: names, shapes and keys as llama.cpp's loader wants them, the same model inside, and the way back."""
+"""GGUF files: names, shapes and keys as llama.cpp's loader requires, the same model inside, and the reverse
+conversion."""
 
 from __future__ import annotations
 
@@ -57,11 +58,11 @@ WANTED = {
         **{f"time_mix_{x}2.weight": (RANK, D) for x in "wavg"},
     },
 }
-"""``create_tensor`` calls of llama.cpp's src/models/rwkv6.cpp and rwkv7.cpp, which want them all and no other."""
+"""``create_tensor`` calls of llama.cpp's src/models/rwkv6.cpp and rwkv7.cpp, which require exactly these tensors."""
 
 
 def make_gguf(folder: Path, architecture: str, type_name: str, **options: object) -> tuple[Path, Arrays]:
-    """Of a model with a vocabulary of its own beside it."""
+    """From a model with its own vocabulary next to it."""
     sizes = {"n_embd": D, "head_size": SIZE, "vocab_size": V} | options
     weights = write_checkpoint(folder / "m.pth", architecture, **sizes)
     lines = [f"{byte + 1} {bytes([byte])!r} 1" for byte in range(256)]
@@ -102,7 +103,7 @@ def test_it_has_the_tensors_and_keys_that_llama_cpp_wants(architecture: str, tmp
 @pytest.mark.parametrize("type_name", GGUF_TYPES)
 @pytest.mark.parametrize("architecture", WANTED)
 def test_it_is_the_same_model(architecture: str, type_name: str, tmp_path: Path) -> None:
-    """Random weights exaggerate what quantising costs."""
+    """Random weights exaggerate the error of quantisation."""
     needs_ggml()
     path, weights = make_gguf(tmp_path, architecture, type_name)
     ids = [5, 80, 3, 200]
@@ -210,7 +211,7 @@ print(json.dumps([[row["id"], row["logprob"], row["bytes"]] for row in found]))
 @pytest.mark.parametrize("type_name", ("f32", "bf16", "q8_0", "q5_1"))
 @pytest.mark.parametrize("architecture", WANTED)
 def test_llama_cpp_loads_it_and_gives_the_logits(architecture: str, type_name: str, tmp_path: Path) -> None:
-    """Log-probabilities of all tokens: in floats against the reference, in the other types against this ggml."""
+    """Log-probabilities of all tokens: in floats compared with the reference, in other types with this ggml."""
     path, weights = make_gguf(tmp_path, architecture, type_name)
     ids = [5, 80, 3, 200]
     command = [sys.executable, "-c", LLAMA_CPP, str(path), str(V), json.dumps(ids)]
@@ -236,7 +237,7 @@ def test_llama_cpp_loads_it_and_gives_the_logits(architecture: str, type_name: s
 
 
 def wrong_files(data: bytes) -> dict[str, bytes]:
-    """Ways a .gguf of RWKV-7 in Q5_1 can be wrong."""
+    """Ways in which a .gguf of RWKV-7 in Q5_1 can be wrong."""
     contents_end = data.index(b"tokenizer.chat_template")
     found = {f"torn-{part}": data[: len(data) * part // 10] for part in range(1, 10)}
     found |= {"torn-by-1": data[:-33], "header-only": data[:24], "half-a-header": data[:15], "no-lists": data[:3000]}

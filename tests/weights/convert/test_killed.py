@@ -1,4 +1,4 @@
-"""A conversion that is killed leaves no half file, and its rest is cleared away."""
+"""A killed conversion leaves no incomplete file, and its leftovers are removed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_running_it_keeps_its_file_and_killed_midway_it_leaves_no_half_one(phase
     assert [entry.name for entry in ModelLibrary(tmp_path, tmp_path / "none").list()] == ["raw.pth"]
     assert len(list(tmp_path.glob(".model.st.*"))) == 1
 
-    if phase == "verify":  # else the next conversion does it
+    if phase == "verify":  # otherwise the next conversion removes it
         assert remove_abandoned(tmp_path) == 1
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.st", "raw.pth"]

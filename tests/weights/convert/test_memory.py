@@ -13,11 +13,11 @@ import pytest
 from tests.weights.make_checkpoints import Maker, make_tensors, write_tensors
 
 ROOT = Path(__file__).resolve().parents[3]
-MOST_GROWTH_BYTES = 170e6  # 120 MB measured; more than the model when the check of the result kept its pages
+MOST_GROWTH_BYTES = 170e6  # 120 MB measured; more than the model's size when the check of the result kept its pages
 
 
 class Constant(Maker):
-    """Random numbers of this many weights take 4 s."""
+    """Random numbers for this many weights take 4 s."""
 
     def normal(self, name: str, shape: tuple[int, ...], scale: float) -> np.ndarray:
         return np.full(shape, scale, np.float32)
@@ -36,7 +36,7 @@ for raw in sys.argv[1:]:
 
 
 def peaks_bytes(*raws: Path) -> list[int]:
-    """Of one process that converts them in turn, after each: the most it ever took."""
+    """Peak memory after each conversion, in one process that runs them in turn."""
     command = [sys.executable, "-c", CONVERT, *map(str, raws)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
     return [json.loads(line)["peak_rss_bytes"] for line in done.stdout.splitlines()]
@@ -44,7 +44,7 @@ def peaks_bytes(*raws: Path) -> list[int]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak")
 def test_a_larger_model_takes_no_more(tmp_path: Path) -> None:
-    """230 MB of tensors against almost none; the blocks are of 32 MB."""
+    """230 MB of tensors compared with almost none; blocks have 32 MB."""
     write_model(tmp_path / "small.pth", 1, 64, 256)
     write_model(tmp_path / "large.pth", 8, 1024, 8192)
     assert (tmp_path / "large.pth").stat().st_size > 200e6
