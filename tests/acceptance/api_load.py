@@ -1,9 +1,9 @@
-"""Many streams at `roost serve` at once, leaving at random: each asks for a word of its own and must get nothing else.
+"""Many simultaneous streams of `roost serve` that disconnect at random: each must get only the word it asked for.
 
     python -m tests.acceptance.api_load --seconds 300 --streams 64
 
-A word is asked for by a bias that makes its token certain, so every backend and model will do. Beside the streams a
-prompt of 4,000 tokens is read now and then, and pages are asked for all the time. The last line is one JSON document.
+A bias makes the word's token certain, so every backend and model works. Meanwhile, a prompt of 4,000 tokens is
+prefilled now and then, and pages are requested continuously. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tests.acceptance.served_roost import ServedRoost
 FAKE = "fake slots=32 delay_ms=4"
 WORDS = [chr(65 + number // 26) + chr(97 + number % 26) for number in range(26 * 26)]
 LIMITS = ("--api-streams-per-client", "70", "--api-streams", "70", "--http-threads", "96", "--state-cache-bytes", "16M")
-"""Room for streams that reconnect and the long prompt; a small cache is full soon, so memory tells about leaks."""
+"""Room for streams that reconnect and the long prompt. A small cache is full soon, so growing memory shows a leak."""
 PAGES = ("/status", "/health", "/")
 
 
 class Load:
-    """Runs until :meth:`stop`; ``counts`` and ``latencies`` (page -> seconds) are what happened."""
+    """Runs until :meth:`stop`; ``counts`` and ``latencies`` (page -> seconds) are the results."""
 
     def __init__(self, roost: ServedRoost, streams: int, prompt_tokens: int) -> None:
         self.roost = roost
@@ -49,7 +49,7 @@ class Load:
         self._jobs = jobs
 
     def run(self, seconds: float, is_enough: Callable[[Counter[str]], bool] = lambda counts: True) -> None:
-        """For so long at least, and as long as it is not enough, up to a minute."""
+        """Runs for this time, and up to a minute longer until ``is_enough``."""
         times = PageTimes(self.roost.host, *PAGES)
         for job in self._jobs:
             job.start()
@@ -128,7 +128,7 @@ def post(roost: ServedRoost, path: str, asked: dict[str, Any]) -> tuple[int, Any
 
 
 def single_tokens(roost: ServedRoost, count: int) -> list[tuple[str, int]]:
-    """Two-letter words that are one token each, and one the model may write (those it never saw are ruled out)."""
+    """Two-letter words that are one token each and that the model may write (tokens it never saw are banned)."""
     found = []
     for word in WORDS:
         tokens = post(roost, "/v1/tokenize", {"text": word})[1]["tokens"]
@@ -173,7 +173,7 @@ def p99_ms(seconds: list[float]) -> float:
 
 def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_dir: Path, **more: Any) -> dict[str, Any]:
     with ServedRoost(data_dir, "--strategy", strategy, *LIMITS) as roost:
-        post(roost, "/v1/completions", {"prompt": "a", "max_tokens": 1})  # the model is loaded
+        post(roost, "/v1/completions", {"prompt": "a", "max_tokens": 1})  # loads the model
         load = Load(roost, streams, prompt_tokens)
         warm = min(10.0, seconds / 4)
         memory: list[float] = []
@@ -194,7 +194,7 @@ def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_di
 
 
 def rss_mb(roost: ServedRoost) -> float:
-    """Web process and engine."""
+    """Of the web process and the engine."""
     process = psutil.Process(roost.process.pid)
     return round(sum(p.memory_info().rss for p in (process, *process.children())) / 1e6, 1)
 

@@ -1,4 +1,4 @@
-"""What HTTP and the process hop add to the bare engine: to the first token, and to the tokens per second.
+"""The overhead of HTTP and the engine process over the engine alone: time to the first token, and tokens per second.
 
     python -m tests.acceptance.api_overhead [--strategy auto]
 

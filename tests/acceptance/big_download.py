@@ -1,9 +1,9 @@
-"""A 2 GB download through the real server, killed halfway: does it go on, is the hash right, what does it cost?
+"""A 2 GB download through the real server, killed halfway: does it resume, is the hash right, what does it cost?
 
     python -m tests.acceptance.big_download [--gigabytes 2]
 
-A hub on this machine serves a sparse file; the server is `roost serve` in a process of its own, killed with SIGKILL at
-half and started again. Pages are asked for all the while. The last line is one JSON document.
+A local hub serves a sparse file; the server is `roost serve` in its own process, killed with SIGKILL halfway and
+started again. Pages are requested all the time. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAGES = ("/models", "/presets", "/jobs", "/health")
 
 
 def write_sparse_model(path: Path, size_bytes: int) -> str:
-    """A tiny RWKV-7 with one more tensor of zeros, a hole in the file; its sha256."""
+    """A tiny RWKV-7 with one more tensor of zeros, a hole in the file. Returns its sha256."""
     tensors = make_tensors("7", 1, 64, 64, 256)
     header: dict[str, Any] = {}
     offset = 0
@@ -85,7 +85,7 @@ def serve_hub(path: Path, digest: str) -> tuple[ThreadingHTTPServer, list[str]]:
         daemon_threads = True
 
         def handle_error(self, *args: Any) -> None:
-            pass  # the client is killed, that is the test
+            pass  # the test kills the client
 
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -93,7 +93,7 @@ def serve_hub(path: Path, digest: str) -> tuple[ThreadingHTTPServer, list[str]]:
 
 
 class Served:
-    """`roost serve` and its owner's browser."""
+    """`roost serve` and the browser of its owner."""
 
     def __init__(self, folder: Path, hub_url: str) -> None:
         with socket.socket() as free:
@@ -140,7 +140,7 @@ def until(claim: Any, timeout_s: float = 600.0) -> None:
 
 
 class Watch(threading.Thread):
-    """Times pages and the server's memory while the download runs."""
+    """Measures response times of pages and the server's memory during the download."""
 
     def __init__(self, served: Served) -> None:
         super().__init__(daemon=True)

@@ -1,10 +1,10 @@
-"""A chat as a file: size, seconds to save and to open, and what the first answer reads on the machine it came to.
+"""A chat as a file: its size, seconds to save and open it, and how many tokens the first answer on the other machine
 
     python -m tests.acceptance.chat_file [--messages 5000] [--strategy S]
 
-Two data folders and two models folders stand for two machines, each with an engine process of its own; the model is the
-starter, under another name on the second. The messages are made up, but for the last ones, which the model answers, so
-that there is a state to take along; the whole chat is read once for it. Prints the figures as one JSON document.
+Two data folders and two models folders represent two machines, each with its own engine process; the model is the
+starter, with another name on the second. The messages are generated, except the last ones, which the model answers, so
+that there is a state to move; the whole chat is prefilled once for it. Prints the figures as one JSON document.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from webapp.storage.records import StoredMessage
 
 
 class Place:
-    """A machine: its folders, and the services over them."""
+    """A machine: its folders and services."""
 
     def __init__(self, folder: Path, model_name: str, strategy: str) -> None:
         (folder / "models").mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""Real model and state files with seeded damage: bits flipped, pieces cut, moved or repeated, numbers made extreme,
-opcodes spliced into the pickle and values into the header. Each is inspected and read through the reader's process, and
-every tensor it still claims to have is looked into in this process, which would die of a view beyond the file.
+"""Real model and state files with seeded damage: flipped bits, removed, moved or repeated pieces, extreme numbers,
+opcodes inserted into the pickle and values into the header. Each is inspected and read by the reader process, and every
+tensor that it still claims to have is read in this process, which a view beyond the file would crash.
 
     python -m tests.acceptance.file_mutations --count 2000 --seed 1
 
-Prints one JSON document: how many were read and how many refused by which code, ends of the reader's process, files it
-gave up on (too long, too much memory), the slowest file in seconds. Exits with 1 when it ended or gave up at all.
+Prints one JSON document: how many were read and refused, by code; crashes of the reader process; files that took too
+long or too much memory; the slowest file in seconds. Exits with 1 if there was a crash or such a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from webapp.weights.file_reader import FileReader, ReaderProcess
 FAULT = "its reader failed ({error})"
 NAMES = ("model.pth", "model.safetensors", "web-rwkv.st", "state.pth", "state.safetensors")
 EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
-# Whole instructions and halves of some: each leaves the stack in another way.
+# Whole and incomplete instructions; each changes the stack in another way.
 OPCODES = [
     *(bytes([code]) for code in b"(.012NQR])abdehjlopqrstu}\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x95"),
     *(number(value) for value in (0, -1, 64, 2**31, 2**62, 2**63, 2**70, -(2**63))),
@@ -70,7 +70,7 @@ def mutated(name: str, original: bytes, rng: random.Random) -> bytes:
 
 
 def _place(data: bytes, rng: random.Random) -> int:
-    """More often where headers, pickles and directories are than in the values between."""
+    """Headers, pickles and directories are chosen more often than the values between them."""
     edge = min(len(data), 6000)
     return rng.choice((rng.randrange(edge), len(data) - 1 - rng.randrange(edge), rng.randrange(len(data))))
 
@@ -83,7 +83,7 @@ def _flip(data: bytes, rng: random.Random) -> bytes:
 
 
 def _cut(data: bytes, rng: random.Random) -> bytes:
-    """The end, or a piece out of the middle; something stays."""
+    """Removes the end or a piece in the middle; never everything."""
     start = max(16, _place(data, rng))
     return data[:start] if rng.random() < 0.5 else data[:start] + data[start + rng.choice((1, 4, 64, 5000)) :]
 
@@ -102,7 +102,7 @@ def _extreme(data: bytes, rng: random.Random) -> bytes:
 
 
 def _splice_pickle(data: bytes, rng: random.Random) -> bytes:
-    """Into ``data.pkl``, with a whole zip around it again; a file that is no whole zip any more stays as it is."""
+    """Changes ``data.pkl`` and writes a new zip around it; a file that is no longer a zip is unchanged."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -120,7 +120,7 @@ def _splice_pickle(data: bytes, rng: random.Random) -> bytes:
 
 
 def _splice_header(data: bytes, rng: random.Random) -> bytes:
-    """A value of the JSON made another, and the length right again."""
+    """Changes a value in the JSON and corrects the length."""
     length = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + length]
     places = list(re.finditer(rb'[0-9]+|"[A-Z0-9_]+"|\[[0-9,]*\]', header[: 1 << 16]))
@@ -141,7 +141,7 @@ class Outcome:
 
 
 def run(folder: Path, count: int, seed: int, kept: Path | None = None) -> Outcome:
-    """``kept``: a folder for the files the reader gave up on."""
+    """``kept``: a folder for the files that took too long or too much memory."""
     write_originals(folder)
     originals = {name: (folder / name).read_bytes() for name in NAMES}
     process = ReaderProcess()

@@ -1,9 +1,9 @@
-"""From Enter to the first words of an answer in real Chromium, on a server that has loaded no model yet.
+"""The time from Enter to the first words of an answer, in real Chromium, on a server that has not loaded a model.
 
     python -m tests.acceptance.first_answer [--runs N] [--strategy S]
 
-Every run is a new server with a new data folder; the page stands for two seconds before the question is sent. Then the
-same once more, with the model loaded. Prints the seconds of each run and, as the last line, one JSON document.
+Every run is a new server with a new data folder; the page is open for two seconds before the question is sent. Then
+the same again with the model loaded. Prints the seconds of each run and, as the last line, one JSON document.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a stranger without a token can take from the server, and what others notice of it.
+"""How much of the server a client without a token can occupy, and whether others notice.
 
     python -m tests.acceptance.front_door [--idle 400] [--bodies 8] [--megabytes 60]
 
 Starts `roost serve` with a token. One address (127.0.0.1) opens idle connections, half of them with an unfinished
-header, and then sends large bodies without a token; another address (127.0.0.2) asks for /health meanwhile. Prints the
+header, and then sends large bodies without a token; another address (127.0.0.2) requests /health meanwhile. Prints the
 times of /health, the bytes the server held in temporary files, and its memory; the last line is one JSON document.
 Linux only: it reads /proc and needs the whole of 127.0.0.0/8.
 """
@@ -34,7 +34,7 @@ PATIENCE_S = 5.0
 
 
 def health(port: int) -> float | None:
-    """Seconds from connect to the whole answer, from the other address; None when there was none in time."""
+    """Seconds from connect to the complete response, from the other address; None if there was none in time."""
     began = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S, source_address=(OTHER, 0))
     try:
@@ -49,11 +49,11 @@ def health(port: int) -> float | None:
 
 
 def probe(port: int, requests: int, pause_s: float = 0.01) -> dict[str, Any]:
-    """p50, p99 and the worst of /health in milliseconds, and how many were not answered within the patience."""
+    """p50, p99 and maximum of /health in milliseconds, and how many requests were not answered in time."""
     times = []
     for _ in range(requests):
         times.append(health(port))
-        if times[-5:] == [None] * 5:  # locked out; the rest would only wait as well
+        if times[-5:] == [None] * 5:  # blocked; the others would time out too
             break
         time.sleep(pause_s)
     answered = sorted(value * 1000 for value in times if value is not None)
@@ -65,7 +65,7 @@ def probe(port: int, requests: int, pause_s: float = 0.01) -> dict[str, Any]:
 
 
 def open_idle(port: int, count: int) -> tuple[list[socket.socket], int]:
-    """Connections of the stranger, and how many of them could be made at all."""
+    """The stranger's connections, and how many could be opened."""
     held = []
     for number in range(count):
         with contextlib.suppress(OSError):
@@ -77,7 +77,7 @@ def open_idle(port: int, count: int) -> tuple[list[socket.socket], int]:
 
 
 def still_open(held: list[socket.socket]) -> int:
-    """How many the server neither answered nor closed."""
+    """How many connections the server has neither answered nor closed."""
     count = 0
     for sock in held:
         sock.setblocking(False)
@@ -91,7 +91,7 @@ def still_open(held: list[socket.socket]) -> int:
 
 
 def send_body(port: int, size: int, outcome: Counter[str]) -> None:
-    """A body without a token. It is sent to the end whatever the server says, as simple clients do."""
+    """Sends a body without a token to the end, whatever the server responds, as simple clients do."""
     chunk = b"x" * 65536
     with socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(STRANGER, 0)) as sock:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {size}\r\n"
@@ -121,7 +121,7 @@ def temporary_bytes(pid: int) -> int:
 
 
 class Watch(threading.Thread):
-    """The most bytes in temporary files and the most memory while it runs."""
+    """The maximum of bytes in temporary files and of memory during the run."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)

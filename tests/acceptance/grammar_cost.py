@@ -1,4 +1,4 @@
-"""What holding an answer to a JSON schema costs on the bundled model, and what compiling schemas does.
+"""The cost of constraining an answer to a JSON schema on the bundled model, and of compiling schemas.
 
     python -m tests.acceptance.grammar_cost
 
@@ -51,7 +51,7 @@ ENDLESS = {
 
 
 def speed(manager: ModelManager, tokens: int, schema: Mapping[str, Any] | None, seed: int) -> float:
-    """Tokens/s of writing. Without a schema the end of text is banned, so the length is the same."""
+    """Decoded tokens/s. Without a schema, the end of text is banned, so that the length is the same."""
     bias = {} if schema else {"logit_bias": {0: -100.0}}
     params = SamplingParams(max_tokens=tokens, temperature=1.0, stop_token_ids=(), seed=seed, **bias)
     constraint = {"kind": "json_schema", "schema": schema} if schema else None
@@ -90,7 +90,7 @@ def speeds(tokens: int, repeat: int) -> dict[str, Any]:
 
 
 def long_schema(lines: int) -> dict[str, Any]:
-    """At least so many lines when indented, as a person would keep it."""
+    """At least this many lines when indented as people write it."""
     rng, properties = random.Random("long"), {}
     while len(json.dumps(_object(properties), indent=2).splitlines()) < lines:
         properties[f"field_{len(properties)}"] = random_schema(rng, 2)

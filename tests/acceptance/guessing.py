@@ -1,11 +1,11 @@
-"""What guessing ahead brings (docs/native.md): tokens a second of processor time, with it and without, in turns.
+"""The gain of drafts (docs/native.md): tokens per second of CPU time, alternately with and without them.
 
     python -m tests.acceptance.guessing [--strategy "native q4"] [--drafts 0 8 15] [--at-once 4] [--only WORD] [--small]
 
-The bundled model is widened from 6 x 192 to 12 x 768 (``--small``: it stays as it is): every channel four
-times, matrices divided by four, each layer followed by its copy that adds nothing. It writes the text of the small one
-at the cost of 0.19B. Lists, records and repeated words it writes itself, as it was trained to; other answers are
-replayed: each token is computed and drawn, then the given one takes its place. One thread. Fails where a text differs.
+The bundled model is widened from 6 x 192 to 12 x 768 (not with ``--small``): every channel four times, matrices divided
+by four, each layer followed by a copy that adds nothing. It writes the same text as the small one at the cost of 0.19B.
+It writes lists, records and repeated words itself, as in its training; other answers are replayed: each token is
+computed and sampled, then replaced with the given one. One thread. Fails if a text differs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def widened(arrays: Arrays) -> Arrays:
 
 
 def tasks() -> dict[str, list[tuple[str, str]]]:
-    """Prompts and answers, "" where the model writes it."""
+    """Prompts and answers; "" if the model writes the answer."""
     words, rng = Words(random.Random(1), held_out=True), random.Random(2)
 
     def longest(make: Any) -> list[tuple[str, str]]:
@@ -106,7 +106,7 @@ def tasks() -> dict[str, list[tuple[str, str]]]:
 
 
 class Replaying:
-    """A backend of which the tokens drawn are those of ``answers``, by seed and position."""
+    """A backend whose sampled tokens are those of ``answers``, by seed and position."""
 
     def __init__(self, backend: Any, answers: list[list[int]], draft_tokens: int) -> None:
         self._backend, self._answers, self.draft_tokens = backend, answers, draft_tokens
@@ -129,7 +129,7 @@ class Replaying:
 
 
 def run(backend: Any, asked: list[tuple[list[int], list[int]]], draft: int) -> tuple[list[list[int]], float, float]:
-    """The answers, and tokens and processor seconds after the last prompt."""
+    """The answers; tokens and CPU seconds after the last prompt."""
     replaying: Any = Replaying(backend, [answer for _, answer in asked], draft)
     engine = LLMEngine(replaying, max_sequences=len(asked), state_cache_bytes=0)
     for number, (prompt, answer) in enumerate(asked):

@@ -1,13 +1,13 @@
-"""Files made to crash, freeze or bloat their reader, on every way into a running server.
+"""Files that try to crash or freeze their reader or fill its memory, on every way into a running server.
 
     python -m tests.acceptance.hostile_files
-    python -m tests.acceptance.hostile_files --files FOLDER     (files of someone else's instead of ours)
+    python -m tests.acceptance.hostile_files --files FOLDER     (other files instead of ours)
 
-`roost serve` runs in a process of its own, on the starter. Each file is uploaded, then put into the models folder and
-the page of models asked for, then into the folder of states and that page asked for, then given to `roost inspect`.
-Meanwhile another client asks for `/health` a hundred times a second. Prints a row a file (seconds and the error's code;
-`roost inspect` has an exit code), and last one JSON document: the slowest of each way, what was not refused, the web
-process's resident memory before, at most and after, and how late `/health` was.
+`roost serve` runs in its own process, with the starter. Each file is uploaded, then put into the models folder and
+listed on the models page, then put into the states folder and listed on its page, then given to `roost inspect`.
+Meanwhile another client requests `/health` a hundred times per second. Prints one row per file (seconds and the error's
+code; `roost inspect` has an exit code), and at the end one JSON document: the slowest file of each way, files that were
+not refused, the web process's resident memory before, at its maximum and after, and the delays of `/health`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from webapp.services.access import KEY_NAME
 WAYS = ("upload", "models", "states", "inspect")
 BOUND_S = 2.0
 QUIET_S = 20.0
-"""What `/health` takes on this machine with nobody attacking, for comparison."""
+"""The duration of `/health` on this machine without an attack, for comparison."""
 SLICE_BYTES = 8 << 20
 
 
 @dataclass
 class Row:
-    """``codes`` and ``seconds`` by way. A code of "" is a file that was not refused."""
+    """``codes`` and ``seconds`` by way. The code "" means that the file was not refused."""
 
     name: str
     codes: dict[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Row:
 
 
 class HealthWatch:
-    """Asks for /health on one connection, every 10 ms; ``seconds`` of each answer."""
+    """Requests /health on one connection every 10 ms; ``seconds`` of each response."""
 
     def __init__(self, host: str) -> None:
         self.seconds: list[float] = []
@@ -112,7 +112,7 @@ class Attack:
         return row
 
     def _upload(self, name: str, content: bytes) -> str:
-        """As the page's script does it: begin, slice by slice, and the last one answers what the file is."""
+        """As the page's script does: start, slice by slice; the response to the last one says what the file is."""
         about = urllib.parse.urlencode({"name": name, "size": len(content)}).encode()
         told = self._ask("POST", "/models/uploads", about)
         while "error" not in told and not told.get("is_done"):
@@ -138,7 +138,7 @@ class Attack:
                 return dict(json.loads(exc.read()))
 
     def _listed(self, page: str, name: str) -> str:
-        """The code in the file's row; "not listed" for a name that is no state's on the page of states."""
+        """The code in the file's row; "not listed" for a name that the states page does not accept."""
         found = self.roost.get(page + urllib.parse.quote(name)).decode()
         rows = re.findall(r'<li class="row [^>]*>.*?</li>', found, re.DOTALL)
         own = [row for row in rows if f">{name}</a>" in row]
@@ -193,7 +193,7 @@ def main() -> int:
 
 
 def _delays(seconds: list[float]) -> dict[str, float]:
-    """In ms; "over_200" counts the answers that took longer than that."""
+    """In ms; "over_200" counts responses that took longer."""
     found = sorted(seconds)
     p99, latest = (round(1000 * one, 1) for one in (found[int(len(found) * 0.99)], found[-1]))
     over = sum(one > 0.2 for one in found)

@@ -1,4 +1,5 @@
-"""HTML where a model, a server or a definition can put it, on every page that shows it: text, and never markup."""
+"""HTML in every place that a model, a server or a definition controls, on every page that shows it: it must be text,
+never markup."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def shown(*pages: str) -> int:
-    """How often the text stands there; AssertionError where it is markup, or is not there at all."""
+    """How often the text is on the page; AssertionError if it is markup or missing."""
     for page in pages:
         assert not any(mark in page for mark in EVIL), page[:2_000]
     found = sum(page.count("&lt;script&gt;alert(") for page in pages)
@@ -38,7 +39,7 @@ def shown(*pages: str) -> int:
 
 @contextmanager
 def waiting_call(site: Site) -> Iterator[tuple[ChatStore, str]]:
-    """(the chats, the id of an answer whose call `c1` waits for a person's result)."""
+    """(the chats, the id of an answer whose call `c1` waits for a user's result)."""
     database = site.server.app.extensions["database"]
     store, tools = ChatStore(database), ToolStore(database)
     stored = tools.create(ToolDefinition("asks", behaviour=Behaviour.ASK))
@@ -53,14 +54,14 @@ def waiting_call(site: Site) -> Iterator[tuple[ChatStore, str]]:
 
 
 def said_in(page: str) -> str:
-    """The words of the toast of a page that came back."""
+    """The text of the toast on a page."""
     found = re.search(r'role="alert"[^>]*>(.*?)</(?:div|li)>', page, re.DOTALL)
     assert found, "nothing is said"
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", found[1])).split())
 
 
 def html_in_a_call(site: Site) -> str:
-    """Cards of a chat: a call that waits, one that is done, one of a tool nobody knows."""
+    """Cards of a chat: a call that waits, a finished one, one of an unknown tool."""
     database = site.server.app.extensions["database"]
     store = ChatStore(database)
     chat = store.create(title=HTML)
@@ -76,7 +77,7 @@ def html_in_a_call(site: Site) -> str:
 
 
 def html_in_definitions(site: Site) -> str:
-    """The list, the form, its preview, a trial, and what an import says."""
+    """The list, the form, its preview, a test call, and the message of an import."""
     tools = ToolStore(site.server.app.extensions["database"])
     definition = ToolDefinition("evil", HTML, SCHEMA, fixed_value=HTML)
     stored = tools.create(definition)
@@ -96,7 +97,7 @@ def html_in_definitions(site: Site) -> str:
 
 
 def html_from_servers(site: Site) -> str:
-    """What an MCP server calls its tools, on the server's page and among the servers."""
+    """An MCP server's names of tools, on the server's page and in the list of servers."""
     store = McpServerStore(site.server.app.extensions["database"])
     [server] = store.create_all([ServerConfig("evil", ServerKind.HTTP, url="http://127.0.0.1:9/mcp")], is_on=False)
     refused = (("name", HTML), (HTML, "reason"))
@@ -108,7 +109,7 @@ def html_from_servers(site: Site) -> str:
 
 
 def html_in_the_bench(site: Site) -> str:
-    """Prompts and expected calls, and what the model answered, in the report of a run."""
+    """Prompts, expected calls and the model's answers, in the report of a run."""
     tools, bench = ToolStore(site.server.app.extensions["database"]), BenchStore(site.server.app.extensions["database"])
     stored = tools.create(ToolDefinition("evil", HTML, SCHEMA, fixed_value=HTML))
     [case] = bench.add_cases([BenchCase(HTML, (ExpectedCall("evil", {HTML: HTML}),))])
@@ -128,7 +129,7 @@ def html_in_the_bench(site: Site) -> str:
 
 
 def html_in_names(site: Site) -> str:
-    """A tool cannot be named so; what was typed comes back as text with the reason beside it."""
+    """Not allowed in a tool's name; the input is shown as text, with the reason."""
     status, page = site.form("/tools", name=HTML, behaviour="fixed", approval="never")
     assert status == 422 and shown(page)
     status, answer = site.ask(tools=[{"type": "function", "function": {"name": HTML}}])

@@ -1,4 +1,4 @@
-"""A Roost to be attacked: the real app on a real port, whose fake model says what it is made to, and a bad server."""
+"""A Roost to attack: the real app on a real port, whose fake model writes a given text, and a malicious server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIG = 5_000_000
 
 
 class Site:
-    """``post`` speaks as a program, ``form`` as the owner's page."""
+    """``post`` acts as a program, ``form`` as the owner's page."""
 
     def __init__(self, folder: Path) -> None:
         self.outside = ThreadingHTTPServer(("127.0.0.1", 0), _Bad)
@@ -39,7 +39,7 @@ class Site:
         self.outside.server_close()
 
     def force(self, text: str) -> None:
-        """The model says this from now on; "" lets it say anything."""
+        """The model writes this from now on; "" allows any text."""
         ids = ",".join(map(str, load_tokenizer(65536).encode(text)))
         self.server.manager.load(strategy=f"fake slots=8{f' script={ids}' if text else ''}")
         self.server.manager.wait_ready()
@@ -52,7 +52,7 @@ class Site:
         return status == 200 and answer["usage"]["completion_tokens"] >= 1
 
     def form(self, path: str, **fields: str | list[str]) -> tuple[int, str]:
-        """(status, page); redirects are followed."""
+        """(status, page), after redirects."""
         data = urllib.parse.urlencode(fields, doseq=True).encode()
         headers = {"Origin": self.server.url, "Cookie": self.cookie}
         request = urllib.request.Request(self.server.url + path, data, headers)
@@ -69,18 +69,18 @@ class Site:
             return str(answer.read().decode())
 
     def call_address(self, url: str) -> str:
-        """What a call of an HTTP tool with this address gives, tried from the tool's form."""
+        """The result of an HTTP tool with this address, tested from the tool's form."""
         fields = {"name": "f", "behaviour": "http", "url": url, "method": "GET", "timeout_s": "2", "approval": "always"}
         return result_of(self.form("/tools/try", **fields, arguments="{}")[1])
 
     def check_arguments(self, schema: dict[str, Any], arguments: str) -> str:
-        """What comes of a call with these arguments, tried from the form of a tool with this schema."""
+        """The result of a call with these arguments, tested from the form of a tool with this schema."""
         fields = form_of(schema)
         return result_of(self.form("/tools/try", **fields, arguments=arguments)[1])
 
 
 def form_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """The form's fields of a tool with a fixed result: every parameter as its own JSON."""
+    """The form's fields for a tool with a fixed result; every parameter as JSON."""
     rows = list(schema.get("properties", {}).items())
     fields: dict[str, Any] = {"name": "f", "behaviour": "fixed", "fixed_value": "done", "approval": "never"}
     fields["row"] = [str(number) for number in range(len(rows))]
@@ -91,7 +91,7 @@ def form_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def result_of(page: str) -> str:
-    """The text in the form's result box, or the first error that is shown."""
+    """The text in the form's result box, or the first error."""
     from html import unescape
     from re import DOTALL, search
 
@@ -102,7 +102,7 @@ def result_of(page: str) -> str:
 
 
 class _Bad(BaseHTTPRequestHandler):
-    """What an address a tool asks may answer."""
+    """Responses of an address that a tool requests."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/redirect"):

@@ -1,8 +1,10 @@
-"""Requests, definitions, results and addresses made to hurt, end to end: each is refused or bounded, soon and in words.
+"""Malicious requests, definitions, results and addresses, end to end: each is refused or limited, soon and with a
+reason.
 
     python -m tests.acceptance.hostile_tools
 
-Prints a table as Markdown; `test_hostile_tools.py` runs the same cases. After each the server is asked something plain.
+Prints a table as Markdown; `test_hostile_tools.py` runs the same cases. After each case the server must answer an
+ordinary request.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ from tests.wording import pattern, says
 from webapp.tools.runner import MAX_RESULT_CHARS
 
 BOUND_S = 60.0
-"""For a case as a whole, on a slow machine that is busy otherwise; what has no bound takes longer on any."""
+"""For a whole case, on a slow and busy machine; a case without a limit would take longer on any machine."""
 Told = str
-"""What becomes of a case: "refused: …", "bounded: …" or "works: …", with the server's own words."""
+"""The outcome of a case: "refused: …", "bounded: …" or "works: …", with the server's text."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def refused_tool(parameters: Any, param: str = "tools[0]") -> Callable[[Site], T
 
 
 def loosened(parameters: Any, param: str = "tools[0]", name: str = "f") -> Callable[[Site], Told]:
-    """What no grammar takes is left free, and the answer ends; a tool that says ``strict`` is refused for it."""
+    """Parts that a grammar cannot express are left out, and the answer ends; a tool with ``strict`` is refused for
+    them."""
 
     def run(site: Site) -> Told:
         status, answer = site.ask(tools=[tool(parameters, name)], tool_choice="required")
@@ -78,7 +81,7 @@ def loosened(parameters: Any, param: str = "tools[0]", name: str = "f") -> Calla
 
 
 def named(name: str) -> Callable[[Site], Told]:
-    """A name that no API documents, but that does no harm: it is called by it."""
+    """A name that no API documents, but that is harmless: the tool is called by it."""
 
     def run(site: Site) -> Told:
         status, answer = site.ask(tools=[tool({}, name)], tool_choice="required", parallel_tool_calls=False)
@@ -92,8 +95,8 @@ def named(name: str) -> Callable[[Site], Told]:
 
 
 def called(parameters: Any, written: str = "", plain: Any = None) -> Callable[[Site], Told]:
-    """A model that says anything is held to the schema, and what it calls fits. ``plain`` is a schema that means the
-    same and can be checked by anyone."""
+    """A model that writes anything is constrained to the schema, and its call is valid. ``plain`` is an equivalent
+    schema that can be checked easily."""
 
     def run(site: Site) -> Told:
         site.force(f"```json\n{written}\n```" if written else "")
@@ -111,7 +114,7 @@ def called(parameters: Any, written: str = "", plain: Any = None) -> Callable[[S
 
 
 def endless(site: Site) -> Told:
-    """Every node needs another one: no finite text fits."""
+    """Every node needs another one: no finite text is valid."""
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": ["next"]}
     parameters = {"$defs": {"node": node}, **schema(next={"$ref": "#/$defs/node"})}
     _, answer = site.ask(tools=[tool(parameters)], tool_choice="required")
@@ -132,12 +135,12 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def says_one(said: str, key: str) -> bool:
-    """Whether it says that text of the catalogue, whatever its values."""
+    """Whether it contains that text of the catalogue, with any values."""
     return re.search(pattern(key), said) is not None
 
 
 def checked(parameters: dict[str, Any], arguments: Any, key: str) -> Callable[[Site], Told]:
-    """A call of a tool of this chat's, tried from its form: Roost's own check of the arguments."""
+    """A call of a tool of this chat, tested from its form: Roost's own check of the arguments."""
 
     def run(site: Site) -> Told:
         said = site.check_arguments(parameters, json.dumps(arguments))
@@ -157,7 +160,7 @@ def address(url: str, key: str) -> Callable[[Site], Told]:
 
 
 def name_leading_inside(site: Site) -> Told:
-    """As if a public name were pointed at this network."""
+    """As if a public name resolved to an address in this network."""
     rows = [(2, 1, 6, "", ("169.254.169.254", 80)), (10, 1, 6, "", ("::ffff:10.0.0.1", 80, 0, 0))]
     resolve = socket.getaddrinfo
 
@@ -191,7 +194,7 @@ def result_message(content: str, call_id: str = "c1") -> dict[str, Any]:
 
 
 def odd_history(arguments: str) -> Callable[[Site], Told]:
-    """Whatever a client kept as arguments is written back into the prompt."""
+    """Arguments that a client stored are written back into the prompt."""
 
     def run(site: Site) -> Told:
         messages = [{"role": "user", "content": "Hello"}, call_message(arguments), result_message("r")]
@@ -217,7 +220,7 @@ def other_apis(site: Site) -> Told:
 
 
 def typed_result(length: int) -> Callable[[Site], Told]:
-    """A person, or a script in their name, gives it for a call that waits in a chat."""
+    """The user, or a script with the user's rights, enters it for a call that waits in a chat."""
 
     def run(site: Site) -> Told:
         site.force("Thank you.")

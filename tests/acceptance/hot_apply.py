@@ -1,10 +1,10 @@
-"""How long from choosing a state to the first token that begins with it. Prints one JSON document.
+"""The time from choosing a state to the first token that starts from it. Prints one JSON document.
 
     python -m tests.acceptance.hot_apply [--models DIR] [--model NAME] [--strategy auto] [--repeat 20]
 
-A real engine process with the model, two states made of texts, and the very form a page posts. ``apply_ms`` is until
-that form is answered, ``first_token_ms`` from posting it to the first token of an answer that was asked for right
-after. Another answer is being written all the time: ``running_kept_its_state`` says that it never changed.
+Uses a real engine process with the model, two states made from texts, and the form of the page. ``apply_ms`` is the
+time until the response to that form, ``first_token_ms`` the time from posting it to the first token of an answer
+requested right after. Another answer is generated all the time: ``running_kept_its_state`` means that it never changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The states go into a folder of their own; the model is only read."""
+    """The states get their own folder; the model is only read."""
     settings = Settings(
         data_dir=folder, models_dir=folder, model=args.model, strategy=args.strategy, requests_per_s=1e6, threads=1
     )
@@ -76,7 +76,7 @@ def run(manager: ModelManager, browser: Any, repeat: int) -> dict[str, Any]:
         answer = browser.post("/states/use", base_url="http://127.0.0.1", headers=OWN, data={"name": name})
         assert answer.status_code == 303, answer.get_data(as_text=True)
         applied.append(1000 * (time.perf_counter() - started))
-        # a token of its own before each prompt: what was read from this state before is not to help
+        # a different token before each prompt, so that cached states from earlier prompts do not help
         handle = manager.submit(request((turn + 1, *ids), 1))
         first_token(handle)
         first.append(1000 * (time.perf_counter() - started))

@@ -1,10 +1,10 @@
-"""Measures the shape of the code and the way of a request through it.
+"""Measures the structure of the code and the path of a request through it.
 
     python -m tests.acceptance.house [--skip-speed]
 
-Prints a table and, as the last line, one JSON document; docs/architecture.md keeps the figures. The trips run on the
-fake backend inside the web process, so that every thread and every call can be seen; the profiler slows them down and
-no time is taken from them. Speed is measured apart, without it.
+Prints a table and, as the last line, one JSON document; docs/architecture.md lists the figures. The requests run on the
+fake backend inside the web process, so that every thread and every call is visible; the profiler slows them down, so
+they are not timed. Speed is measured separately, without it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BATCH_SIZES = (1, 8, 32, 128)
 
 
 def code_size() -> dict[str, int]:
-    """Lines and modules of the package, and the small modules that one other module imports."""
+    """Lines and modules of the package, and the small modules with only one importer."""
     paths = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
     lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in paths.items()}
     importers: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def module_name(path: Path) -> str:
 
 
 def imported_modules(path: Path, name: str, known: Any) -> set[str]:
-    """The package's modules that ``path`` imports, anywhere in it; ``from package import module`` counts the module."""
+    """The package's modules that ``path`` imports anywhere; ``from package import module`` counts the module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -75,11 +75,11 @@ def imported_modules(path: Path, name: str, known: Any) -> set[str]:
 
 
 BEATS = ("roost-engine-watch", "roost-engine-heart")
-"""Threads that look for signs of life every second, whether or not something is asked: no trip passes through them."""
+"""Threads that check for heartbeats every second, independent of requests; they are not counted."""
 
 
 class CallTracer:
-    """Counts what runs of the package, in all threads started after it was made, but for :data:`BEATS`."""
+    """Counts the package's code that runs in all threads started after its creation, except :data:`BEATS`."""
 
     def __init__(self) -> None:
         self._is_on = False
@@ -100,11 +100,11 @@ class CallTracer:
             self._calls += 1
 
     def count(self, trip: Callable[[], object]) -> dict[str, int]:
-        """Takes the trip once to warm up (caches, imports) and once counted."""
+        """Runs the request once to warm up (caches, imports) and once counted."""
         for self._is_on in (False, True):
             self._files, self._threads, self._calls, self._transactions = set(), set(), 0, 0
             trip()
-            time.sleep(0.5)  # what follows the last frame, such as the journal's last row
+            time.sleep(0.5)  # waits for work after the last frame, such as the journal's last row
         self._is_on = False
         return {
             "files": len(self._files),
@@ -115,7 +115,7 @@ class CallTracer:
 
 
 def trips() -> dict[str, dict[str, int]]:
-    """What one chat message, one streamed API answer and one preset's page pass through."""
+    """The paths of one chat message, one streamed API answer and one preset page."""
     from tests.web.chat.running_roost import RunningRoost, fake_strategy
 
     tracer = CallTracer()
@@ -129,7 +129,7 @@ def trips() -> dict[str, dict[str, int]]:
             page.open(chat_id)
             page.until_type("answering")
             message = tracer.count(lambda: send_message(page, chat_id))
-            page.close()  # an open page draws the status of every answer, an API's too
+            page.close()  # an open page shows the status of every answer, also of an API's
             time.sleep(1.0)
             return {
                 "chat_message": message,
@@ -144,7 +144,7 @@ def trips() -> dict[str, dict[str, int]]:
 
 @contextlib.contextmanager
 def database_traced(tracer: CallTracer) -> Iterator[None]:
-    """Every database opened inside tells the tracer its statements."""
+    """Every database opened inside reports its statements to the tracer."""
     plain = Database.__init__
     Database.__init__ = partialmethod(plain, trace=tracer.on_statement)  # type: ignore[assignment]
     try:
@@ -175,7 +175,7 @@ def fake_backend(batch_size: int) -> Backend:
 
 
 def native_backend(batch_size: int) -> Backend:
-    """The bundled model on one thread, nothing guessed ahead."""
+    """The bundled model on one thread, without drafts."""
     from webapp.engine.registry import resolve_strategy
     from webapp.weights.inspection import inspect
 
@@ -187,7 +187,7 @@ def native_backend(batch_size: int) -> Backend:
 
 
 def engine_speed(backend: Backend, batch_size: int, tokens: int = 120) -> float:
-    """Microseconds of processor time a token of engine and sampler, without the backend's own model (65,536 logits)."""
+    """Microseconds of CPU time per token of engine and sampler, without the backend's model (65,536 logits)."""
     from webapp.engine.llm_engine import LLMEngine
     from webapp.engine.outputs import GenerationRequest, TokenOutput
     from webapp.engine.sampling_params import SamplingParams
@@ -199,7 +199,7 @@ def engine_speed(backend: Backend, batch_size: int, tokens: int = 120) -> float:
         began = time.process_time()
         try:
             logits = run(*args)
-            logits.to_numpy([])  # where they are computed when they are asked for
+            logits.to_numpy([])  # for backends that compute them lazily
             return logits
         finally:
             spent += time.process_time() - began
@@ -210,7 +210,7 @@ def engine_speed(backend: Backend, batch_size: int, tokens: int = 120) -> float:
     for number in range(batch_size):
         engine.add_request(GenerationRequest(str(number), (number + 1, 2, 3), params))
     while sum(isinstance(event, TokenOutput) for event in engine.step()) < batch_size:
-        pass  # all are read and decode together
+        pass  # all are prefilled and decode together
     spent, produced, began = 0.0, 0, time.process_time()
     while engine.has_work():
         produced += sum(len(event.token_ids) for event in engine.step() if isinstance(event, TokenOutput))
@@ -220,7 +220,7 @@ def engine_speed(backend: Backend, batch_size: int, tokens: int = 120) -> float:
 
 
 def import_seconds(statement: str, repeat: int = 7) -> float:
-    """The median of fresh interpreters."""
+    """The median of new interpreters."""
     code = f"import time; began = time.perf_counter(); {statement}; print(time.perf_counter() - began)"
     command = [sys.executable, "-c", code]
     found = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(repeat)]

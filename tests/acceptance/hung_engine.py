@@ -1,4 +1,4 @@
-"""An engine that hangs: how soon the page says so, how soon the next message works. Prints one JSON document.
+"""An engine that hangs: the time until the page says so, and until the next message works. Prints one JSON document.
 
     python -m tests.acceptance.hung_engine [--limit 60] [--rows decode,load,pause]
 
@@ -9,7 +9,7 @@ writes an answer (``decode``) or loads the model (``load``). All times are secon
 * ``failed_s``: the answer ended, with ``error``; ``kept_chars`` of its text are stored
 * ``next_text_s``: the first text of a message sent right after that
 
-``pause`` lets the engine go on after ten seconds (less with a short limit): the answer goes on as if nothing had been.
+``pause`` continues the engine after ten seconds (less with a short limit): the answer continues normally.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUESTION = "Count from 1 to 300."
 
 
 class Watched:
-    """Everything a page is told, with the time it came."""
+    """All frames of a page, with the time of each."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -40,7 +40,7 @@ class Watched:
         self.message_at: float | None = None
 
     def until(self, is_wanted: Callable[[dict[str, Any]], bool], patience_s: float) -> dict[str, Any]:
-        """The first frame that is wanted."""
+        """The first frame that matches."""
         end = time.monotonic() + patience_s
         while (left := end - time.monotonic()) > 0:
             data = self.page.socket.receive(timeout=left)
@@ -69,7 +69,7 @@ def is_end(frame: dict[str, Any]) -> bool:
 
 
 def stop_engine(roost: ServedRoost, watched: Watched, phase: str) -> Any:
-    """The engine's process, stopped when it is in that phase."""
+    """Stops the engine process in that phase."""
     if phase == "load":
         end = time.monotonic() + PATIENCE_S
         while (engine := roost.engine()) is None:

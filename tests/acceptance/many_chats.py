@@ -1,14 +1,14 @@
-"""How many tokens a second `roost serve` brings to many readers at once, over the pages' socket and over the API.
+"""How many tokens per second `roost serve` sends to many readers at once, over the pages' socket and over the API.
 
     python -m tests.acceptance.many_chats [--at-once 1,16,32,64] [--seconds 8] [--model FILE] [--strategy S] [--ways W]
         [--pages /,/models]
 
-Each reader asks again as soon as its answer is complete, so reading prompts is part of it: by ``chat`` in the same chat
-over one socket, by ``new chats`` each time in a chat and on a socket of its own, by ``sse`` of the API. ``share`` is of
-what `roost bench` writes with as many at once (measured before, on the same file). ``fairness``: what the reader that
-got least got over what the one that got most did, in characters of HTML or, by ``sse``, in events.
-Pages are asked for all the time by a process of its own; what they cost is part of the server's share. Prints a line a
-measurement and, as the last line, one JSON document.
+Each reader asks again when its answer is complete, so prefill is included: with ``chat`` in the same chat on one
+socket, with ``new chats`` each time in a new chat on its own socket, with ``sse`` over the API. ``share`` compares with
+the speed of `roost bench` for the same number (measured before, with the same file). ``fairness``: the amount that the
+slowest reader received divided by that of the fastest, in characters of HTML or, with ``sse``, in events. A separate
+process requests pages all the time; their cost is part of the server's share. Prints one line per measurement and, as
+the last line, one JSON document.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SERVER = (
 
 
 class Reader(threading.Thread):
-    """Asks, reads, asks again. ``firsts``: seconds to each answer's first words; ``got``: how much it was sent."""
+    """Asks, reads, asks again. ``firsts``: seconds to each answer's first words; ``got``: amount received."""
 
     def __init__(self, number: int, ask: Callable[[str, Reader], None]) -> None:
         super().__init__(daemon=True)
@@ -108,7 +108,7 @@ def measure(roost: ServedRoost, way: str, at_once: int, seconds: float, paths: l
 
 
 def written_tokens(roost: ServedRoost) -> float:
-    """By all answers so far, those that go on included."""
+    """Of all answers so far, including running ones."""
     for line in roost.get("/metrics").decode().splitlines():
         if line.startswith("roost_engine_decoded_tokens_total"):
             return float(line.rsplit(" ", 1)[1])
@@ -116,7 +116,7 @@ def written_tokens(roost: ServedRoost) -> float:
 
 
 def socket_reader(roost: ServedRoost, is_new_each_time: bool) -> Callable[[str, Reader], None]:
-    """What comes is read as a browser's script reads it."""
+    """Reads frames as a browser's script does."""
     pages: list[Page] = []
 
     def ask(question: str, reader: Reader) -> None:
@@ -205,10 +205,10 @@ def main() -> None:
     ):  # fmt: skip
         page = roost.page()
         page.send("Hello", max_tokens="4", **QUIET)
-        page.frames(120)  # the model is loaded now
+        page.frames(120)  # loads the model
         page.close()
         for path in paths:
-            roost.get(path)  # the templates are compiled now
+            roost.get(path)  # compiles the templates
         for at_once in counts:
             for way in args.ways.split(","):
                 row = measure(roost, way, at_once, args.seconds, paths)

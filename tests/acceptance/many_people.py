@@ -1,11 +1,11 @@
-"""A hundred guests with the page open, all of whom send at the same moment.
+"""A hundred guests with an open page, who all send a message at the same moment.
 
     python -m tests.acceptance.many_people [--people 100] [--rounds 3] [--tokens 20] [--tls]
 
-Each logs in for itself, so each is a person with chats of its own, and has a WebSocket. ``confirmed_ms`` is from the
-send to the page's word that it is stored; ``first_words_ms`` to the first of the answer, and so mostly the wait for a
-slot. ``web_mib`` is the memory of the web process: at rest, with all pages open, and the most. The clients run in this
-process, on the same machine. The last line is one JSON document.
+Each logs in separately, so each is a person with separate chats, and has a WebSocket. ``confirmed_ms`` is the time
+until the page reports that the message is stored; ``first_words_ms`` until the answer's first words, which is mostly
+the wait for a slot. ``web_mib`` is the memory of the web process: idle, with all pages open, and the maximum. The
+clients run in this process, on the same machine. The last line is one JSON document.
 """
 
 from __future__ import annotations

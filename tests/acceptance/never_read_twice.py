@@ -1,15 +1,17 @@
-"""What a chat reads again, and how long its next answer takes to begin: warm, after a restart, after another model.
+"""How much a chat prefills again, and the time to the next answer's first words: warm, after a restart, after another
+model.
 
     python -m tests.acceptance.never_read_twice [--parked 1000] [--long-tokens 26000] [--walks 0] [--only-responses]
     python -m tests.acceptance.never_read_twice --model FILE --only-messages
     python -m tests.acceptance.never_read_twice --soak 10
 
-The turns are those of the page, over an engine process of its own, which a restart ends; times are from the request to
-the first words of the answer, on a model that is loaded. `full` is the same answer with nothing kept: all is read.
+The turns are those of the page, with a separate engine process, which a restart ends; times are from the request to the
+first words of the answer, with a loaded model. `full` is the same answer without stored states.
+
 ``--walks N``: N random sequences of edits, branches, undone messages, stops and restarts, each answer compared with one
-written from the start (on the fake backend). ``--soak N``: for N minutes 50 chats are asked and answered anew at once,
-with room for the states of a few on disk; memory and disk every ten seconds. Prints a line a measurement and, as the
-last line, one JSON document.
+generated from the start (on the fake backend). ``--soak N``: for N minutes, 50 chats ask and regenerate at once, with
+disk space for the states of a few; memory and disk every ten seconds. Prints one line per measurement and, as the last
+line, one JSON document.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ PATIENCE_S = 300.0
 
 
 class Roost:
-    """The services of a server over one data folder, without its sockets."""
+    """The services of a server with one data folder, without its sockets."""
 
     def __init__(self, folder: Path, strategy: str, model: str = STARTER.name, **settings: Any) -> None:
         self.settings = Settings(
@@ -92,7 +94,7 @@ class Roost:
         self.load(self.settings.model, self.strategy)
 
     def forget(self) -> None:
-        """A restart without anything kept."""
+        """A restart without stored states."""
         self.close()
         shutil.rmtree(self.settings.snapshot_dir, ignore_errors=True)
         self._open()
@@ -166,7 +168,7 @@ def eighty_messages(roost: Roost) -> dict[str, Any]:
         ("swap and back", roost.swap_and_back),
     ):
         print(f"-- {name}", flush=True)
-        if name == "warm":  # what full reading has thrown away
+        if name == "warm":  # loaded again after the full prefill
             timed(lambda: roost.turns.regenerate(tip))
             for place in (19, 41):
                 timed(partial(roost.turns.regenerate, branch[place].id))
@@ -176,7 +178,7 @@ def eighty_messages(roost: Roost) -> dict[str, Any]:
 
 
 def _undo(roost: Roost, chat_id: str, tip: str, rng: random.Random) -> LiveTurn:
-    """Takes the last exchange of the chat back and asks something else."""
+    """Undoes the last exchange of the chat and asks something else."""
     question = roost.store.message(tip).parent_id
     assert question is not None
     roost.store.select_version(tip)
@@ -270,7 +272,7 @@ def many_answers(roost: Roost, answers: int, tokens: int) -> dict[str, Any]:
 
 
 def fifty_responses(roost: Roost, turns: int = 50) -> dict[str, Any]:
-    """A conversation of ``/v1/responses`` by ``previous_response_id``, with a restart in its middle."""
+    """A conversation of ``/v1/responses`` by ``previous_response_id``, with a restart in the middle."""
     rng, last, read, asked = random.Random(5), None, [], []
     for turn in range(turns):
         if turn == turns // 2:
@@ -291,7 +293,7 @@ SOAK_CHATS = 50
 
 
 def soak(roost: Roost, minutes: float) -> dict[str, Any]:
-    """Many chats at once for a long time: what grows."""
+    """Many chats at once for a long time, to find growth."""
     end = time.monotonic() + 60 * minutes
     answers, faults, lock = 0, [], threading.Lock()
 
@@ -308,7 +310,7 @@ def soak(roost: Roost, minutes: float) -> dict[str, Any]:
                     begin = partial(roost.turns.regenerate, last)
                 try:
                     last = timed(begin)["message_id"]
-                except Exception as exc:  # counted; the soak goes on
+                except Exception as exc:  # counted; the run continues
                     faults.append(repr(exc))
                 with lock:
                     answers += 1
@@ -339,7 +341,7 @@ def soak(roost: Roost, minutes: float) -> dict[str, Any]:
 
 
 def create_app_over(roost: Roost) -> Flask:
-    """The API over the manager and database that are open."""
+    """The API with the open manager and database."""
     app = Flask("webapp")
     app.extensions.update(
         settings=roost.settings, database=roost.database, model_manager=roost.manager, presets=roost.presets

@@ -1,9 +1,9 @@
-"""How long a server takes to answer a page, asked over and over in a process of its own: where one process measures and
-also makes the load, the load's threads are part of what it measures.
+"""Response times of pages, requested again and again in a separate process: a process that also generates the load
+would measure its own threads.
 
     python -m tests.acceptance.page_times HOST PATH...
 
-Ends when its standard input does; then prints one JSON document: path -> seconds of each answer.
+Ends when its standard input ends; then prints one JSON document: path -> seconds of each answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BETWEEN_S = 0.05
 
 
 class PageTimes:
-    """Begins at once; :meth:`stop` gives the seconds by path."""
+    """Starts immediately; :meth:`stop` returns the seconds by path."""
 
     def __init__(self, host: str, *paths: str) -> None:
         command = [sys.executable, "-m", __spec__.name, host, *paths]

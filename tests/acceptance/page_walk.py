@@ -1,10 +1,10 @@
-"""A picture of every page at three widths, light and dark, in English and Chinese: to lay side by side with those of
-another day.
+"""A picture of every page at three widths, light and dark, in English and Chinese, to compare with those of another
+day.
 
     python -m tests.acceptance.page_walk FOLDER               walks the pages of a new server, with a scripted model
     python -m tests.acceptance.page_walk FOLDER --than OTHER  compares two folders: lists what differs (needs Pillow)
 
-What changes by itself (figures of an answer, dates, folders' names) is covered.
+Parts that always change (figures of an answer, dates, names of folders) are covered.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def walk(folder: Path) -> None:
 
 
 def visit(browser: Any, roost: ServedRoost, data: Path, locale: str, theme: str) -> Any:
-    """A page of the owner's, in a browser of its own."""
+    """A page of the owner, in a separate browser."""
     context = browser.new_context(reduced_motion="reduce")
     context.add_cookies([{"name": "roost_theme", "value": theme, "url": roost.url}])
     command = [sys.executable, "-m", "webapp.cli", "open", "--print", "--data", str(data)]
@@ -100,7 +100,7 @@ def visit(browser: Any, roost: ServedRoost, data: Path, locale: str, theme: str)
 
 
 def send(page: Any, roost: ServedRoost) -> str:
-    """A message and its answer; the path of the chat."""
+    """Sends a message and waits for the answer; returns the chat's path."""
     page.wait_for_selector("body.is-live")
     page.fill("#prompt", "Why do birds sit on wires?")
     page.press("#prompt", "Enter")

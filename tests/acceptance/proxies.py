@@ -1,5 +1,5 @@
-"""The chat in Chromium behind nginx: as it should be set up, without Upgrade, with nginx's own Host, below a path; and
-with nginx gone for a while in mid-answer.
+"""The chat in Chromium behind nginx: configured as recommended, without Upgrade, with nginx's own Host, below a path;
+and with nginx stopped for a while during an answer.
 
     python -m tests.acceptance.proxies [--away 60] [--images FOLDER]
 
@@ -47,7 +47,7 @@ def free_port():
 
 
 def says_parts(seconds):
-    """From now on every answer counts to PARTS, and takes a little longer than ``seconds``."""
+    """From now on, every answer counts to PARTS and takes a little longer than ``seconds``."""
     script = load_tokenizer(65536).encode(" ".join(f"part {number}" for number in range(PARTS)))
     step = FakeBackend.step
 
@@ -61,7 +61,7 @@ def says_parts(seconds):
 
 @contextmanager
 def nginx(folder, servers):
-    """Runs until the block ends; yields what stops and starts it."""
+    """Runs until the block ends; yields functions that stop and start it."""
     path = folder / "nginx.conf"
     path.write_text(CONFIGURATION.format(servers="\n  ".join(servers)))
     process = None
@@ -88,7 +88,7 @@ def server(port, roost_port, path="/", target="", *lines):
 
 
 def walk(page):
-    """Ask, ask again, rename by a command, open the page anew, search, leave for another page and come back."""
+    """Ask, ask again, rename by a command, reload the page, search, open another page and come back."""
     wait_ready(page)
     send(page, "Why can birds sit on wires?")
     wait_done(page)
@@ -113,7 +113,7 @@ def refusal(page):
 
 
 def away(page, seconds, start, stop):
-    """nginx stops in mid-answer and comes back; the answer is whole in the end."""
+    """nginx stops during an answer and starts again; the answer is complete in the end."""
     wait_ready(page)
     send(page, "Tell me much")
     page.wait_for_selector(f"{ANSWER} [data-channel=content]:has-text('part 3 '), {ANSWER} .tail:has-text('part 3 ')")

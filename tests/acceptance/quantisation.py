@@ -1,16 +1,16 @@
-"""What each number format costs in quality: KL divergence, same best token and perplexity, on a trained model.
+"""The quality loss of each number format: KL divergence, same best token and perplexity, on a trained model.
 
     python -m tests.acceptance.quantisation [MODEL] [--cases 24] [--only WORDS] [--llama]
 
-Reads held-out cases of ``roost eval``, which the bundled model was not trained on, and looks at the answers alone: a
-model trained on dialogues does not learn the prompts. An answer is the expected call, which the perplexity is of, and
-elsewhere what ``native f32`` writes. The divergence is that of each format's distribution from ``native f32``'s over
-the tokens that may be drawn, the mean of all positions.
+Uses held-out cases of ``roost eval``, which are not in the bundled model's training data, and measures only the
+answers, because a model trained on dialogues does not learn the prompts. An answer is the expected call, for which the
+perplexity is computed, otherwise the text that ``native f32`` writes. The divergence is that of each format's
+distribution from ``native f32``'s over the usable tokens, the mean of all positions.
 
 ``--llama`` adds llama.cpp's formats: its own quantiser (package ``xllamacpp``) packs head and matrices, the package
-``gguf`` unpacks them, and the result runs in ``native f32``, so without the error of 8-bit activations and with small
-matrices and embedding as in the file, which flatters it. Rows of Q4_K, Q5_K and Q6_K are multiples of 256: narrower
-ones are laid end to end. Ends in one JSON document.
+``gguf`` unpacks them, and the result runs in ``native f32``. So it has no error from 8-bit activations, and small
+matrices and the embedding are as in the file, which favours it. Rows of Q4_K, Q5_K and Q6_K are multiples of 256:
+narrower ones are joined. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ NATIVE = (
     *("q4 head=q6", "q4 head=q6 scales=fitted"),
 )
 LLAMA = {"Q8_0": 8, "Q6_K": 14, "Q5_1": 7, "Q5_K": 13, "Q4_1": 3, "Q4_K": 12, "Q4_0": 2}
-"""Numbers of ggml_type."""
+"""The numbers of ggml_type."""
 ANSWER_TOKENS = 60
 NOTHING, LAST, ALL = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """``is_given``: the expected one, not what the model wrote."""
+    """``is_given``: the expected answer, not one that the model wrote."""
 
     prompt: list[int]
     ids: list[int]
@@ -151,7 +151,7 @@ class Measurement:
 
 
 class LlamaFormats:
-    """llama.cpp's quantiser, there and back again."""
+    """Quantises with llama.cpp and back."""
 
     def __init__(self) -> None:
         import gguf

@@ -1,12 +1,12 @@
-"""Calls as the bundled model writes them when nothing holds it: many prompts, dialects, seeds and temperatures.
+"""Calls as the bundled model writes them without a constraint: many prompts, dialects, seeds and temperatures.
 
     python -m tests.acceptance.record_calls --count 600 > calls.jsonl
 
-A JSON line for each different shape: what was asked, and the text exactly as it was sampled. The rows of
-``tests/chat/recorded_calls.json`` were chosen from these, and their readings checked by hand.
+One JSON line for each different shape: the question, and the text exactly as sampled. The rows of
+``tests/chat/recorded_calls.json`` were chosen from these, and their parsed calls were checked by hand.
 
-By itself the bundled model opens its calls with a fence or in Runner's form only. So for some prompts the first words
-of its answer are given: the opening of another wrapper, or of a call without one. All that follows is the model's.
+On its own, the bundled model begins its calls only with a fence or in Runner's form. So for some prompts the answer's
+first words are given: the opening of another wrapper, or of a call without one. The model writes the rest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TEMPERATURES = (0.6, 1.0, 1.3, 1.6)
 
 
 def shape_of(text: str) -> str:
-    """The text without what a call is about, to tell shapes apart."""
+    """The text without the call's content, to distinguish shapes."""
     bare = re.sub(r'"(?:[^"\\]|\\.)*"(?=\s*:)', "K", text)
     return re.sub(r"\s+", " ", re.sub(r'"(?:[^"\\\n]|\\.)*"|[\d.-]+|\w+', "V", bare))
 

@@ -1,10 +1,10 @@
-"""What RWKV-Runner v1.9.11 makes of 14 forced model outputs, and what Roost makes of them in each of its dialects.
+"""How RWKV-Runner v1.9.11 parses 14 forced model outputs, and how Roost parses them in each dialect.
 
     python -m tests.acceptance.runner_rows
 
-Prints the table as Markdown; `test_runner_rows.py` holds every cell of it. Each output is forced twice: as a careless
-model writes it, with `tool_decoding: free`, and in the dialect's own spelling with the grammar holding it; each time
-the answer comes whole and as a stream over `POST /v1/chat/completions`.
+Prints the table as Markdown; `test_runner_rows.py` checks every cell. Each output is forced twice: as a careless model
+writes it, with `tool_decoding: free`, and in the dialect's own form, constrained by the grammar; each time the answer
+is requested whole and as a stream from `POST /v1/chat/completions`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Calls = tuple[tuple[str, dict[str, Any]], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """``keywords`` are the arguments as a legacy model writes them, ``json`` as one of a JSON dialect does; ``runner``
-    what RWKV-Runner was seen to make of them: (whole, streamed)."""
+    """``keywords``: the arguments as a legacy model writes them; ``json``: as a model of a JSON dialect does;
+    ``runner``: what RWKV-Runner returned (whole, streamed)."""
 
     title: str
     runner: tuple[str, str]
@@ -45,11 +45,11 @@ class Row:
 
     @property
     def text(self) -> str:
-        """The answer's text beside the calls."""
+        """The answer's text besides the calls."""
         return self.before.strip()
 
     def expected(self, name: str, is_free: bool) -> Calls:
-        """The legacy dialect's grammar allows one call an answer, as its models were taught."""
+        """The legacy dialect's grammar allows one call per answer, like the training of its models."""
         return self.calls[:1] if name == LEGACY and not is_free else self.calls
 
 
@@ -89,17 +89,17 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one answer, whole or streamed."""
+    """The result for one answer, whole or streamed."""
 
     text: str
     calls: Calls
     reason: str
     is_same: bool
-    """Streamed as whole, down to the letters of the arguments."""
+    """Streamed and whole answers are equal, including the text of the arguments."""
 
 
 def careless(found: Row, name: str) -> str:
-    """What the model is made to write."""
+    """The text that the model is forced to write."""
     if name == LEGACY:
         made = [
             f"{called}\n```python\ntool_call({keywords})\n```"
@@ -118,13 +118,13 @@ def careless(found: Row, name: str) -> str:
 
 
 def exact(found: Row, how: ToolDialect) -> str:
-    """The dialect's own spelling."""
+    """The dialect's own form."""
     made = [ToolCall("", name, json.dumps(arguments)) for name, arguments in found.calls]
     return found.before + (how.calls(made) if made else "")
 
 
 def tools_of(found: Row) -> list[dict[str, Any]]:
-    """The row's tools and one nobody calls; any value is allowed."""
+    """The row's tools and one that is never called; any value is allowed."""
     called = found.calls or ((NAME, {"location": ""}),)
     return [
         {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": parameters}}}
@@ -133,8 +133,8 @@ def tools_of(found: Row) -> list[dict[str, Any]]:
 
 
 class ForcedServer(ApiServer):
-    """Its fake model says what it is told to, in the tokenizer's own tokens, which a grammar expects. The model stays
-    loaded: loading one for each text took most of the time, for the grammars of all tools were made anew."""
+    """Its fake model writes the given text in the tokenizer's own tokens, which a grammar expects. The model stays
+    loaded, because loading it for each text would compile the grammars of all tools again."""
 
     def __init__(self, data_dir: Path) -> None:
         self._script: list[int] = []
@@ -190,7 +190,7 @@ def is_right(found: Row, name: str, is_free: bool, made: Outcome) -> bool:
 
 
 def cell(server: ForcedServer, found: Row, name: str) -> str:
-    """How the row goes in this dialect: "free / constrained"."""
+    """The result of the row in this dialect: "free / constrained"."""
     rights = [is_right(found, name, is_free, outcome(server, found, name, is_free)) for is_free in (True, False)]
     note = ", first only" if found.expected(name, False) != found.calls else ""
     return " / ".join("OK" if right else "WRONG" for right in rights) + note

@@ -1,4 +1,4 @@
-"""`roost serve` as a person starts it: a process of its own, the bundled model, real sockets."""
+"""`roost serve` as a user starts it: a separate process, the bundled model, real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = {"temperature": "0", "frequency_penalty": "0", "presence_penalty": "0"}
 
 
 class ServedRoost:
-    """Starts at once; ``url`` when its page is there. Ends with :meth:`stop`, or with ``with``."""
+    """Starts immediately; ``url`` is set when its page is available. Ends with :meth:`stop`, or with ``with``."""
 
     def __init__(self, data_dir: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "webapp.cli", "serve", "--port", "0", "--no-browser", "--data", str(data_dir)]
@@ -70,7 +70,7 @@ class ServedRoost:
         return found
 
     def engine(self) -> psutil.Process | None:
-        """The engine process; the server may have another child, which reads files."""
+        """The engine process; the server may have another child process, which reads files."""
         children = psutil.Process(self.process.pid).children()
         return next((child for child in children if "webapp.manager.loop" in " ".join(child.cmdline())), None)
 
@@ -82,7 +82,7 @@ class ServedRoost:
 
 
 class Page:
-    """One browser's socket, without the browser."""
+    """The socket of one browser, without the browser."""
 
     def __init__(self, roost: ServedRoost) -> None:
         self.roost = roost
@@ -92,7 +92,7 @@ class Page:
         self.socket.send(json.dumps({"do": "open", "chat": "", "shown": []}))
 
     def send(self, text: str, **options: str) -> None:
-        """A message in this page's chat; the first begins it, with ``options`` as the panel has them."""
+        """Sends a message in this page's chat; the first one creates it, with ``options`` as in the panel."""
         self.socket.send(json.dumps({"do": "send", "chat": self.chat_id, "text": text, **options}))
 
     def frames(self, seconds: float) -> list[dict[str, Any]]:
@@ -111,12 +111,12 @@ class Page:
         return found
 
     def answer(self) -> dict[str, Any]:
-        """The last message of the chat as stored."""
+        """The last stored message of the chat."""
         message: dict[str, Any] = self.roost.export(self.chat_id)["messages"][-1]
         return message
 
     def tokens(self) -> int:
-        """Tokens of all answers of the chat so far, the one being written included."""
+        """Tokens of all answers of the chat so far, including the running one."""
         return sum(len(message["token_ids"]) for message in self.roost.export(self.chat_id)["messages"])
 
     def stop(self) -> None:
@@ -126,6 +126,6 @@ class Page:
         self.socket.close()
 
     def vanish(self) -> None:
-        """Gone without a goodbye. Closing alone would leave the connection to the thread that reads from it."""
+        """Ends the connection without a close frame. close() alone would leave it to the thread that reads from it."""
         self.socket.sock.shutdown(socket.SHUT_RDWR)
         self.socket.sock.close()

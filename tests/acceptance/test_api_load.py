@@ -1,4 +1,4 @@
-"""The load of api_load.py, small enough for every run of the tests."""
+"""The load test of api_load.py, small enough to run with the other tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Eight people at the bundled model: nobody starves, nobody gets another's words, a dead engine harms no chat."""
+"""Eight people use the bundled model at once: nobody starves, nobody gets another's text, a crashed engine harms no
+chat."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not STARTER.exists(), reason="the bundled model models/roost-starter-v7.safetensors is missing"),
 ]
 TOKENS = 300
-"""At 100 a second. Those of the first to ask before the last has asked are few beside them, on a busy machine too."""
+"""At 100 per second. Those of the first answer before the last is requested are few in comparison, even on a busy
+machine."""
 QUESTIONS = [
     "Hello, who are you?",
     "How do I load my own model in Roost?",
@@ -38,7 +40,7 @@ def roost(tmp_path_factory: pytest.TempPathFactory):
     with ServedRoost(tmp_path_factory.mktemp("data")) as served:
         page = served.page()
         page.send("Hello", max_tokens="4", **QUIET)
-        page.frames(120)  # the model is loaded now
+        page.frames(120)  # loads the model
         page.close()
         yield served
 
@@ -66,14 +68,14 @@ def test_eight_at_once_read_what_each_would_alone(roost: ServedRoost):
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory):
-    """Its answers have no end: those of the bundled model are so short that some are complete before all have begun."""
+    """Answers never end: those of the bundled model are so short that some would be complete before all have begun."""
     strategy = fake_strategy("Herons wade. ", repeat=0, delay_ms=10)
     with ServedRoost(tmp_path_factory.mktemp("endless"), "--strategy", strategy) as served:
         yield served
 
 
 def ask_all(roost: ServedRoost) -> list[Page]:
-    """Eight pages whose answers have begun, and go on."""
+    """Eight pages whose answers have begun and continue."""
     pages = [ask(roost, question, max_tokens="6000") for question in QUESTIONS]
     while not all(has_begun(page) for page in pages):
         for page in pages:
@@ -82,7 +84,7 @@ def ask_all(roost: ServedRoost) -> list[Page]:
 
 
 def test_nobody_starves(endless: ServedRoost, record_property):
-    """Eight answers that run at once get about as many tokens each."""
+    """Eight simultaneous answers get about the same number of tokens."""
     pages = ask_all(endless)
     wait_until(lambda: min(page.tokens() for page in pages) >= TOKENS)
     earlier = [page.tokens() for page in pages]
@@ -95,7 +97,7 @@ def test_nobody_starves(endless: ServedRoost, record_property):
 
 
 def has_begun(page: Page) -> bool:
-    """There are words of its answer: the text of a first token may be held back."""
+    """Its answer has text; the text of a first token may be held back."""
     return page.chat_id != "" and page.tokens() > 0 and page.answer()["content"] != ""
 
 
@@ -115,7 +117,8 @@ def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(end
 
 def test_visitors_who_vanish_leave_nothing_behind(roost: ServedRoost, record_property):
     visits = int(os.environ.get("ROOST_VISITS", "40"))
-    crowd = [ask(roost, question, max_tokens="8") for question in QUESTIONS * 4]  # fills the pools that are kept
+    # fills the thread and connection pools
+    crowd = [ask(roost, question, max_tokens="8") for question in QUESTIONS * 4]
     for page in crowd:
         page.frames(0.2)
         page.close()

@@ -1,4 +1,4 @@
-"""The short form of :mod:`.file_mutations`; the whole is 2,000 files."""
+"""The short form of :mod:`.file_mutations`; the long form has 2,000 files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made to hurt is refused or bounded, soon and in words, and the server goes on; see `hostile_tools.py`."""
+"""Malicious input is refused or limited, soon and with a reason, and the server continues; see `hostile_tools.py`."""
 
 from __future__ import annotations
 

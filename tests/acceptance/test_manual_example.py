@@ -1,4 +1,4 @@
-"""The function-calling program of RWKV-Runner's manual, unchanged but for the port, and its streamed sister."""
+"""The function-calling program in RWKV-Runner's manual, unchanged except for the port, and its streaming version."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ STREAMED_LAST = '        return "".join(chunk.choices[0].delta.content or "" for
 
 
 def streamed(program: str) -> str:
-    """As RWKV-Runner's function_call_stream.py: both answers are read piece by piece."""
+    """As in RWKV-Runner's function_call_stream.py: both answers are read in pieces."""
     for before, after in (
         (FIRST_CALL, STREAMED_CALL),
         (LAST, STREAMED_LAST),
@@ -159,7 +159,8 @@ def streamed(program: str) -> str:
 
 
 def letters(text: str) -> str:
-    """All but blank space, which the reference has partly lost, and the width of punctuation: it is a page's text."""
+    """All characters except whitespace, part of which is missing in the reference, and with normalised punctuation: it
+    is a page's text."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
@@ -178,7 +179,7 @@ def roost(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("program", [MANUAL, streamed(MANUAL)], ids=["whole", "streamed"])
 def test_the_manuals_program_prints_the_tools_temperature(roost: ServedRoost, tmp_path: Path, program: str):
-    """With the API's own sampling, several times over: what the manual shows is no matter of luck."""
+    """With the API's own sampling, several times, so that success is not a coincidence."""
     assert program.count(PORT) == 1
     path = tmp_path / "function_call.py"
     path.write_text(program.replace(PORT, roost.host), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The outputs RWKV-Runner loses or breaks, in every dialect, whole and streamed, over the API."""
+"""Outputs that RWKV-Runner loses or breaks, in every dialect, whole and streamed, over the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The starter model with a state made of a text knows what the text said; running answers and the measurement hold."""
+"""With a state made from a text, the starter model knows the text's content; running answers keep their state, and the
+measurement is correct."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ ASKED = "User: What is my name?\n\nAssistant: Your name is"
 
 @needs_starter
 def test_a_state_made_of_a_text_visibly_changes_the_starters_answers(tmp_path):
-    """ " Anna" becomes at least e^3 times as likely, and is what it says first."""
+    """The first word, " Anna", becomes at least e^3 times as likely."""
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, threads=1)
     manager = ModelManager(settings, library=ModelLibrary(tmp_path, resource_dir("models")))
     try:

@@ -1,5 +1,5 @@
-"""Every constrained call of the bundled model is valid, streamed or not; ``python -m tests.acceptance.tool_calls`` asks
-for many more."""
+"""Every constrained call of the bundled model is valid, streamed or not; ``python -m tests.acceptance.tool_calls``
+tests many more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_constrained_calls_are_valid_and_stream_the_same(tmp_path):
 
     server = bundled_server(tmp_path)
     try:
-        found = measure(server, CASES, free_count=1)  # nothing is claimed of free decoding
+        found = measure(server, CASES, free_count=1)  # free decoding is not checked
     finally:
         server.stop()
     print(found)

@@ -1,8 +1,8 @@
-"""Calls of generated tools by the bundled model: held to their schemas over the API, whole and streamed, and free.
+"""Calls of generated tools by the bundled model over the API: constrained, whole and streamed, and free.
 
     python -m tests.acceptance.tool_calls --cases 200
 
-Prints one JSON document. A call counts as valid when its arguments parse and `jsonschema` finds nothing wrong.
+Prints one JSON document. A call counts as valid if its arguments can be parsed and `jsonschema` accepts them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Trial:
-    """Asks the bundled model behind a real server, in this process so that free decoding is at hand too."""
+    """Tests the bundled model behind a real server, in this process, so that free decoding can be called directly."""
 
     def __init__(self, server: ApiServer) -> None:
         self.manager = server.manager
@@ -71,7 +71,7 @@ class Trial:
         return Answer(content, tuple(calls[index] for index in sorted(calls)), reason)
 
     def free(self, number: int, case: Case) -> Answer:
-        """The same prompt without a grammar. It cannot demand a call."""
+        """The same prompt without a grammar. It cannot require a call."""
         info = self.manager.model_info()
         assert info.config is not None
         offered = OfferedTools(dialect_of("", info), tuple(tool["function"] for tool in case.tools))
@@ -90,7 +90,7 @@ def _request(number: int, case: Case) -> dict[str, Any]:
 
 
 def problem(case: Case, call: tuple[str, str]) -> str:
-    """What is wrong with a call; "" for nothing."""
+    """The problem of a call; "" if there is none."""
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in case.tools}
     name, arguments = call
     if name not in schemas:
@@ -103,8 +103,8 @@ def problem(case: Case, call: tuple[str, str]) -> str:
 
 
 def figures(asked: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Any]:
-    """``unreadable``: answers that began a call nobody could read. ``cut``: answers the limit of tokens ended; the last
-    call of one is not whole, and is not judged."""
+    """``unreadable``: answers with a call that could not be parsed. ``cut``: answers ended by the token limit; their
+    last call is incomplete and not checked."""
     counts: Counter[str] = Counter()
     problems = []
     for case, answer in zip(asked, answers, strict=True):
@@ -122,7 +122,7 @@ def figures(asked: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def measure(server: ApiServer, count: int, free_count: int) -> dict[str, Any]:
-    """The document: constrained, streamed against whole, and the first ``free_count`` free."""
+    """The document: constrained, streamed compared with whole, and the first ``free_count`` free."""
     asked, trial = cases(count), Trial(server)
 
     def answers(ask: Any, count: int = count) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""Tool sets nobody has seen, with a request each: half as a person would define them, half schemas of every kind."""
+"""New tool sets, with one request each: half as people would define them, half with random schemas."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Case:
 
 
 def cases(count: int, seed: int = 1) -> list[Case]:
-    """Even ones let the model choose among tools like those it was trained for; odd ones demand a call of a schema made
-    at random."""
+    """Even cases let the model choose among tools like those in its training; odd ones require a call with a random
+    schema."""
     rng = random.Random(f"tool calls {seed}")
     natural = tool_cases(2 * count + 20)
     rng.shuffle(natural)
@@ -42,7 +42,7 @@ def cases(count: int, seed: int = 1) -> list[Case]:
 
 
 def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
-    """Bounded everywhere, so that an answer of bounded length can fulfil it."""
+    """Limited everywhere, so that an answer of limited length can satisfy it."""
     kinds = ["string", "integer", "number", "boolean", "enum", "const", "pattern", "null"]
     if depth < MAX_DEPTH:
         kinds += ["object", "array", "anyOf", "ref"]

@@ -10,14 +10,14 @@ from webapp.backends.webgpu.device import CPU_VARIABLE
 
 @pytest.fixture(autouse=True)
 def own_packed_files(tmp_path, monkeypatch):
-    """Not the user's."""
+    """Does not use the user's folder."""
     monkeypatch.setattr(packed_file, "folder", lambda: tmp_path / "packed")
 
 
 @pytest.fixture(autouse=True)
 def software_graphics_adapters(monkeypatch):
-    """A machine without a graphics card runs WebGPU's shaders on lavapipe, where that is installed; all tests of a
-    process on one device, for its pipelines take longer to compile than a tiny model to run."""
+    """Without a graphics card, WebGPU's shaders run on lavapipe, if it is installed. All tests of a process share one
+    device, because compiling its pipelines takes longer than running a tiny model."""
     monkeypatch.setenv(CPU_VARIABLE, "1")
     if importlib.util.find_spec(device.PACKAGE) is not None:
         from webapp.backends.webgpu import model

@@ -1,4 +1,4 @@
-"""Runs a backend and the numpy reference on the same random model and says how far apart they are."""
+"""Runs a backend and the numpy reference on the same random model and returns the differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from webapp.weights.checkpoint import inspect
 
 ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 CHUNKS = (16, 1, 23)
-"""A prompt's chunks; 40 tokens in all."""
+"""The chunks of a prompt; 40 tokens in total."""
 SHORT = (10, 1, 9)
 
 STRATEGIES = {
@@ -32,18 +32,18 @@ STRATEGIES = {
     "rwkv_pip": "cpu fp32",
     "webgpu": "webgpu fp32",
 }
-"""Backend -> the strategy under which it computes in float32. A new backend adds its row."""
+"""Backend -> its strategy with float32 computation. Add a row for a new backend."""
 
 ROUNDING = {"torch": 1e-5}
-"""Backend -> how far logits may be from those of a run alone: torch multiplies by another kernel, which sums in another
-order, where more rows travel together. The others give the same bits."""
+"""Backend -> how much logits may differ from those of a separate run: with more rows, torch uses another kernel, which
+sums in another order. Other backends give identical bits."""
 
 NO_REFERENCE = ("fake",)
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Largest absolute differences to the reference. ``continued``: from a state written into a fresh slot."""
+    """Largest absolute differences from the reference. ``continued``: from a state written into a new slot."""
 
     chunks: float
     single_tokens: float
@@ -55,7 +55,7 @@ class Differences:
 
 
 def told_and_loaded(folder: Path, architecture: str, strategy: str) -> tuple[Footprint, Any]:
-    """What the backend says a model will take, and the model loaded."""
+    """The backend's estimate for a model, and the loaded model."""
     path = folder / "model.safetensors"
     write_checkpoint(path, architecture, n_embd=256, vocab_size=4096, n_layer=3)
     backend, options = resolve_strategy(strategy)
@@ -65,8 +65,8 @@ def told_and_loaded(folder: Path, architecture: str, strategy: str) -> tuple[Foo
 def random_steps(
     rng: np.random.Generator, model: Any, fork: Callable[[int], int], vocab_size: int = 256
 ) -> Iterator[tuple[list[int], list[list[int]], list[tuple[int, ...]]]]:
-    """Sequences join, leave, fork, are saved and put back, in 120 moves; for each that is a step its slots, the tokens
-    each is to take, and all that each will have taken then."""
+    """Sequences join, leave, fork, are saved and restored, in 120 moves. For each step: its slots, the tokens for each,
+    and all tokens that each has processed afterwards."""
     running: dict[int, tuple[int, ...]] = {}
     saved: list[tuple[tuple[int, ...], Any]] = []
     for _ in range(120):
@@ -100,7 +100,7 @@ def entries() -> list[BackendEntry]:
 
 
 def _marked(entry: BackendEntry) -> ParameterSet:
-    """Shaders on a processor take too long for every run of the tests; ``test_webgpu`` has a short part that is."""
+    """Shaders on a CPU are too slow for every test run; ``test_webgpu`` has a short part that is not."""
     return pytest.param(entry, id=entry.name, marks=[pytest.mark.graphics] if entry.name == "webgpu" else [])
 
 
@@ -108,7 +108,7 @@ every_backend = pytest.mark.parametrize("entry", [_marked(entry) for entry in en
 
 
 def load_or_skip(entry: BackendEntry, path: Path, strategy: str) -> Backend:
-    """Skips, with the backend's own words, what this machine or this backend cannot run."""
+    """Skips, with the backend's own reason, if this machine or backend cannot run it."""
     backend_class = entry.load_class()
     found = backend_class.availability()
     if not found.is_available:
@@ -163,7 +163,7 @@ def state_difference(found: RecurrentState, expected: RecurrentState) -> float:
 def make_pair(
     entry: BackendEntry, folder: Path, architecture: str, strategy: str, file: str = "model.pth", **options: object
 ) -> tuple[Backend, NumpyRwkv]:
-    """A backend and the reference on one random model; ``options`` go to ``write_checkpoint``."""
+    """A backend and the reference with one random model; ``options`` are passed to ``write_checkpoint``."""
     path = folder / file
     weights = write_checkpoint(path, architecture, **options)
     backend = load_or_skip(entry, path, strategy)

@@ -15,7 +15,7 @@ from tests.backends.parity import ARCHITECTURES, STRATEGIES, Differences, entrie
 from webapp.engine.registry import BackendEntry, resolve_strategy
 
 WIDTH = 256
-"""Of the models in types: K types take rows of 256 only."""
+"""For models with quantised types: K types need rows that are multiples of 256."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""An adapter beside a model: every engine computes exactly what it computes from the merged file."""
+"""A model with an adapter: every engine computes exactly the same as with the merged file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDS = [1, 7, 3, 250]
 
 
 def write_lora(path: Path, scale: float = 1.0) -> str:
-    """Pairs for a matrix and for the head, and a norm that was trained along."""
+    """Pairs for a matrix and for the head, and a norm that was trained as well."""
     make = torch.Generator().manual_seed(3)
     shapes = {"blocks.0.att.key": (128, 128), "blocks.1.ffn.value": (128, 512), "head": (256, 128)}
     tensors = {"ln_out.bias": torch.full((128,), 0.1)} if scale else {}
@@ -69,7 +69,7 @@ def test_an_adapter_that_changes_nothing_fails_the_load(entry: BackendEntry, tmp
 
 
 def test_no_strategy_spells_an_adapter() -> None:
-    """It would name a file anywhere on the disk."""
+    """A strategy with an adapter could name any file on the disk."""
     with raises_code("strategy_invalid"):
         resolve_strategy("native q8 adapter_file=/etc/hostname")
 

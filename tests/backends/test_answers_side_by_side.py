@@ -1,5 +1,4 @@
-"""Several answers to one message, as a client of the API asks for them, on every way to run a model that writes them at
-once."""
+"""Several answers to one message, requested over the API, with every backend that generates them together."""
 
 from __future__ import annotations
 

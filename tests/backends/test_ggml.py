@@ -1,4 +1,5 @@
-"""ggml: ragged steps, states that travel, wrong input that must not end the process, and a missing or foreign ggml."""
+"""ggml: ragged steps, portable states, wrong input that must not crash the process, and a missing or incompatible
+ggml."""
 
 from __future__ import annotations
 
@@ -67,7 +68,7 @@ def test_a_ragged_step_gives_each_row_what_it_gets_alone(architecture: str, tmp_
     untouched = backend.read_state(slots[3]).digest()
     logits = backend.step(batch)
     assert len(logits) == len(expected)
-    # llamafile's kernels take several tokens at once, and add up in another order.
+    # llamafile's kernels process several tokens at once and sum in another order.
     most = 1e-5 if library.load().has("ggml_cpu_has_llamafile") else 0
     assert difference(logits.to_numpy(range(len(logits))), np.stack(expected)) <= most
     for row in batch:
@@ -174,9 +175,9 @@ def test_a_missing_or_misshapen_tensor_of_a_checkpoint_is_an_error(tmp_path: Pat
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="rwkv.cpp's models are not in ../shared (set ROOST_SHARED)")
 @pytest.mark.parametrize("name", (*MODELS, "6v0-3m"))
 def test_the_models_of_rwkv_cpps_own_tests_give_its_logits(name: str) -> None:
-    """From its .bin as they are. In Q5_1 they are off by what quantising costs, as rwkv.cpp's are (reference: 0.28 for
-    5v1 and 0.39 for 5v2). rwkv.cpp normalises RWKV-5's heads with an epsilon of 1e-5, its models were trained with
-    64e-5, which is what Roost takes."""
+    """Runs its .bin files directly. In Q5_1 they differ by the quantisation error, like rwkv.cpp's own (reference: 0.28
+    for 5v1 and 0.39 for 5v2). rwkv.cpp normalises RWKV-5's heads with an epsilon of 1e-5; its models were trained with
+    64e-5, which Roost uses."""
     expected = np.fromfile(FOLDER / f"expected-logits-{name}.bin", np.float32)
     for kind, most in (("FP32", 1e-5), ("Q5_1", 0.5)):
         path = FOLDER / f"tiny-rwkv-{name}-{kind}.bin"
@@ -225,7 +226,7 @@ def test_a_ggml_made_for_another_processor_is_never_run(monkeypatch: pytest.Monk
 def test_threads_of_openmp_wait_awake_for_a_moment_unless_a_person_said_how_long(
     own: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """libgomp reads the variable while it is loaded; torch's, which comes later, is to find what was there before."""
+    """libgomp reads the variable when it is loaded. torch, which is loaded later, must find the original value."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     if own:
         monkeypatch.setenv("GOMP_SPINCOUNT", own)
@@ -253,7 +254,7 @@ def test_a_path_that_was_set_is_taken_and_nothing_else(tmp_path: Path, monkeypat
 
 
 class Library:
-    """A ggml that was opened, as far as the choice among several looks at it."""
+    """An opened ggml, with the attributes used to choose among several."""
 
     def __init__(self, source: str, *words: str) -> None:
         self.source, self.words, self.paths = source, words, (Path(source),)
@@ -313,7 +314,7 @@ def test_layers_on_a_graphics_card_need_a_ggml_that_has_one(tmp_path: Path) -> N
         assert caught.value.params["reason"].key == "reason.backends.ggml_without_gpu"
     sizes = [GgmlBackend.footprint(model, {**options, "gpu_layers": count}).weights for count in (0, 1, 999)]
     assert sizes[0].keys() == {"ram"} and len({sum(each.values()) for each in sizes}) == 1
-    assert 0 < sizes[1]["gpu"] < sizes[2]["gpu"] and sizes[2]["ram"] > 0  # the embedding stays
+    assert 0 < sizes[1]["gpu"] < sizes[2]["gpu"] and sizes[2]["ram"] > 0  # the embedding stays in RAM
     assert GgmlBackend.builder("ggml", {"gpu_layers": 3}, None).strategy == "rwkv.cpp gpu_layers=3"
 
 
@@ -341,13 +342,13 @@ def test_a_ggml_whose_driver_fails_tells_no_size(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("architecture", ("6", "7"))
 @pytest.mark.parametrize("gpu_layers", (1, 999))
 def test_layers_on_a_graphics_card_give_the_same_answers(architecture: str, gpu_layers: int, tmp_path: Path) -> None:
-    """Vulkan multiplies several tokens at a time with 16-bit numbers."""
+    """Vulkan multiplies several tokens at a time in 16 bits."""
     if not library.load().has_gpu_backend() or library.load().gpu() is None:
         pytest.skip(f"no ggml with a GPU backend and a card for it: set {library.PATH_VARIABLE}")
     backends = [
         loaded(tmp_path, architecture, f"rwkv.cpp f32 threads=1{more}") for more in ("", f" gpu_layers={gpu_layers}")
     ]
-    slots = [[backend.new_slot() for _ in range(6)] for backend in backends]  # memory of the states grows once
+    slots = [[backend.new_slot() for _ in range(6)] for backend in backends]  # the states' memory grows once
     rows = []
     for backend, (first, second, *_) in zip(backends, slots, strict=True):
         forward(backend, [second], [[9]])

@@ -1,4 +1,4 @@
-"""Products with int8 matrices on a CPU: the package's numbers, at a fraction of its memory and time."""
+"""Products with int8 matrices on a CPU: the same values as the package, with much less memory and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webapp.backends.rwkv_pip.layout import quantize
 
 
 def int8_matrix(n_in: int, n_out: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """``(w, mx, rx, my, ry)`` as the package keeps them."""
+    """``(w, mx, rx, my, ry)`` as in the package."""
     rows = torch.randn((n_out, n_in), generator=torch.Generator().manual_seed(n_in)) / n_in**0.5
     made = quantize(lambda: [(0, rows)], n_in, n_out)
     return made.data, *(t.to(dtype) for t in (made.mx, made.rx / 16, made.my[:, None], made.ry[:, None] / 16))

@@ -19,7 +19,7 @@ from webapp.backends.rwkv_pip.layout import rescale_layer
 from webapp.engine.registry import BackendEntry
 
 TOLERANCE = 2e-3
-"""As of test_parity, for logits of standard deviation 1; those of a trained model are several times as large."""
+"""That of test_parity is for logits with standard deviation 1; those of a trained model are several times larger."""
 
 
 @pytest.mark.parametrize("kind", ["midi", "abc"])

@@ -128,7 +128,7 @@ def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
 def test_a_b_a_in_one_slot_leaves_nothing_of_one_answer_in_the_next(
     entry: BackendEntry, architecture: str, tmp_path: Path
 ) -> None:
-    """Nothing is remembered, so that each answer is made of its prompt alone, in the slot the one before it had."""
+    """Without snapshots, each answer is computed from its prompt alone, in the slot that the previous one used."""
     backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
     engine = LLMEngine(backend, max_sequences=1, state_cache_bytes=0, checks_states=True)
     a, b = [5, 6, 7, 8, 9, 10] * 4, [200, 5, 6] * 5

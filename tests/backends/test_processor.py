@@ -1,5 +1,4 @@
-"""Threads that spin while they wait are only started where processors are free; seconds are given, nothing is waited
-for."""
+"""Threads that spin while waiting start only if CPUs are free. The clock is simulated, so the tests do not wait."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ PROCESSORS = 4
 
 
 class Machine:
-    """Four processors; ``others`` of them are kept busy by other programs."""
+    """Four CPUs; ``others`` of them are used by other programs."""
 
     def __init__(self, most: int) -> None:
         self.moment = self.busy = self.own = 0.0
@@ -28,7 +27,7 @@ class Machine:
         self.busy += self.others * seconds
 
     def steps(self, count: int = 10, seconds: float = WATCHED_S / 4) -> int:
-        """So many steps; the threads of the last one."""
+        """Runs this many steps; returns the number of threads of the last one."""
         for _ in range(count):
             used = self.threads.begin()
             self.rest(seconds)
@@ -77,7 +76,7 @@ def test_what_happened_between_answers_says_nothing_about_the_next() -> None:
     assert machine.steps() == 1
     machine.others = 0
     machine.rest(2 * IDLE_S)
-    assert machine.steps(count=1) == 1  # until there is news, as it was
+    assert machine.steps(count=1) == 1  # unchanged until the next measurement
     assert machine.steps() == 2
 
 
@@ -92,4 +91,4 @@ def test_the_machine_counts_the_work_of_this_process() -> None:
     while time.process_time() - began < 0.1:
         pass
     after, _ = busy_seconds()
-    assert processors >= 1 and after - before >= 0.05  # it counts in steps of 10 ms
+    assert processors >= 1 and after - before >= 0.05  # the clock has a resolution of 10 ms

@@ -68,7 +68,7 @@ def test_fp16_halves_its_activations_every_six_layers(tmp_path: Path) -> None:
 
 
 def test_torchscript_computes_the_same(tmp_path: Path) -> None:
-    """In a process of its own: torch decides at its import whether it compiles, and here it does not."""
+    """In a separate process: torch decides at import whether it compiles, and in this one it does not."""
     code = (
         "import sys, torch, numpy as np; from tests.engine.driving import forward, load_backend\n"
         "for model_path in sys.argv[1:]:\n"
@@ -206,7 +206,7 @@ def package_module(path: Path, strategy: str):
 
 
 def widened(raw: Path) -> Path:
-    """A copy whose embedding and its norm are float32, as Roost has them before RWKV-7."""
+    """A copy with embedding and its norm in float32, as Roost uses them before RWKV-7."""
     weights = torch.load(raw, weights_only=True)
     for name in ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias"):
         weights[name] = weights[name].float()
@@ -215,7 +215,7 @@ def widened(raw: Path) -> Path:
 
 
 def convert(raw: Path, converted: Path, strategy: str) -> None:
-    """As the package's own converter saves it."""
+    """With the package's own converter."""
     with pytest.raises(SystemExit):
         package_module(raw, strategy).RWKV(str(widened(raw)), strategy, convert_and_save_and_exit=str(converted))
 

@@ -1,6 +1,6 @@
 """The tiny trained models of rwkv.cpp's own tests, through the reference and the package.
 
-``ROOST_SHARED`` names the folder that holds ``fixtures/rwkv.cpp``; by default it is sought beside the repository. The
+``ROOST_SHARED`` is the folder with ``fixtures/rwkv.cpp``; by default it is next to the repository. The
 expected logits are rwkv.cpp's, after the bytes ``"in``. Two traps: it normalises RWKV-5's heads with epsilon 1e-5 where
 BlinkDL's code and models have 64e-5, and the RWKV-4 model's feed-forward was zeroed in training.
 """

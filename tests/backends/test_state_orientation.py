@@ -1,4 +1,5 @@
-"""A state file means the same to Roost, to the reference and to the rwkv package: in v5 and v6 turned, in v7 not."""
+"""A state file has the same meaning for Roost, the reference and the rwkv package: transposed in v5 and v6, not in
+v7."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ pytest.importorskip("rwkv", reason="the rwkv package is not installed")
 IDS = [5, 80, 3, 200, 17, 9]
 LAYERS, WIDTH, HEAD = 2, 64, 32
 TOLERANCE = 2e-4
-"""float32 against float64 over six tokens of a two-layer model; a state turned the wrong way is off by far more."""
+"""float32 against float64 over six tokens of a two-layer model; a wrongly transposed state differs much more."""
 
 
 def model_and_state(folder: Path, architecture: str) -> tuple[Path, Path, ModelConfig]:
@@ -60,8 +61,8 @@ def test_a_model_started_from_a_state_file_follows_the_reference(tmp_path, archi
 
 @pytest.mark.parametrize("architecture", ["5.2", "6", "7"])
 def test_the_reference_started_from_a_state_file_does_as_the_package_itself(tmp_path, architecture):
-    """v5 and v6: the package's own code for a state merged in the model. v7, where it ignores such a state: the file's
-    tensors put into its state list as they are, which is how RWKV-Runner's rwkv.py loads v7 states."""
+    """v5 and v6: the package's own code for a state merged in the model. v7, where the package ignores such a state:
+    the file's tensors are put into its state list unchanged, as RWKV-Runner's rwkv.py loads v7 states."""
     import torch
 
     _, state_path, config = model_and_state(tmp_path, architecture)

@@ -1,4 +1,4 @@
-"""What a strategy string says, and which ones are refused before anything is loaded."""
+"""Parsing strategies, and which ones are refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.engine.state import ModelConfig
 
 V6 = ModelConfig("6", 32, 2560, 2560, 8960, 40, 64, 65536)
 V7 = ModelConfig("7", 32, 2560, 2560, 10240, 40, 64, 65536)
-# STRATEGY_REGEX of rwkv 0.8.32, model.py: what is accepted here must pass there.
+# STRATEGY_REGEX of rwkv 0.8.32, model.py, must match every accepted strategy.
 PACKAGE_REGEX = r"^(?:(?:^|->) *(?:cuda(?::[\d]+)?|cpu|mps|dml) (?:fp(?:16|32)|bf16)(?:i8|i4|i3)?(?: \*[\d]+\+?)? *)+$"
 
 
@@ -27,7 +27,7 @@ def check(config: ModelConfig, strategy: str) -> None:
 
 
 def counts(strategy: str, n_layer: int) -> list[tuple[str, int, int]]:
-    """(device and precision, layers, of them streamed), neighbours with equal ones counted together."""
+    """(device and precision, layers, how many of them streamed); equal neighbours are combined."""
     out: list[tuple[str, int, int]] = []
     for place in place_layers(strategy, n_layer):
         name = f"{place.device} {place.dtype}{'i8' if place.is_int8 else ''}"

@@ -1,5 +1,5 @@
-"""What is WebGPU's own: how weights are packed, strategies are read, adapters chosen; and, where an adapter is found
-(lavapipe will do), sizes and batches that a kernel could get wrong, and what happens when files or the device fail."""
+"""Tests only for WebGPU: packing of weights, parsing of strategies, choice of adapters; and, if there is an adapter
+(lavapipe is enough), difficult sizes and batches for kernels, and failures of files and of the device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from webapp.services.strategy.hardware import probe
 from webapp.weights.checkpoint import inspect, open_checkpoint
 
 TOLERANCE = 1e-4
-"""On logits of standard deviation 1; the kernels sum in float32."""
+"""For logits with standard deviation 1; the kernels sum in float32."""
 ENTRY = next(entry for entry in entries() if entry.name == "webgpu")
 CONFIG = ModelConfig("7", n_layer=24, n_embd=1024, n_att=1024, n_ffn=4096, n_head=16, head_size=64, vocab_size=65536)
 CARD = Adapter("Arc A770", "discrete", "Vulkan")
@@ -92,7 +92,7 @@ def test_what_fp16_cannot_hold_is_not_made_infinite() -> None:
 
 
 class Memory:
-    """As much of a Gpu as reading needs."""
+    """The part of a Gpu that reading needs."""
 
     def buffer(self, nbytes: int, is_uniform: bool = False) -> bytearray:
         return bytearray(nbytes)
@@ -105,7 +105,7 @@ class Memory:
 
 
 def sent(path: Path, format: str = "nf4", layers: int = 1) -> tuple[dict[str, bytes], list[str], bool]:
-    """The bytes of the quantised matrices of a file, sent in two parts; the load's steps; whether they were kept."""
+    """The bytes of the quantised matrices of a file, sent in two parts; the load's steps; whether they were stored."""
     steps: list[str] = []
     layout = Layout(format, layers, has_packed_file=True)
     found, is_kept = {}, False
@@ -187,7 +187,7 @@ def test_what_a_killed_load_left_goes_with_the_next_file(tmp_path: Path, packed:
 
 
 def test_other_packing_takes_another_version() -> None:
-    """Packed files hold what is packed here: where this changes, packing.VERSION has to."""
+    """Packed files contain this format: if it changes, packing.VERSION must change too."""
     rows = (np.arange(4096) * 2531 % 4096 - 2048).astype(np.float32).reshape(32, 128) / 2048
     parts = b"".join(part for kind in packing.BLOCK for part in packing.pack(kind, rows))
     assert (packing.VERSION, zlib.crc32(parts)) == (1, 3213204543)
@@ -310,7 +310,7 @@ def test_a_card_that_is_not_there_is_refused_with_those_that_are(
 def test_a_model_that_a_card_cannot_hold_is_told_before_it_is_loaded(
     card: Adapter, devices: set[str], verdict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """How much of a card is free nobody tells, so that the best that is said is that it may fit."""
+    """The free memory of a card is unknown, so the best answer is that the model may fit."""
     write_checkpoint(tmp_path / "model.st", "7", n_layer=1, dtype="float16")
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(device, "listed", lambda: (card,))
@@ -343,7 +343,7 @@ def test_a_driver_that_ends_the_child_does_not_end_this_process(monkeypatch: pyt
         device.listed.cache_clear()
 
 
-# drawing where the logits are
+# sampling on the device
 
 
 def own_gpu_or_skip() -> device.Gpu:
@@ -354,7 +354,7 @@ def own_gpu_or_skip() -> device.Gpu:
 
 
 def sampler_or_skip(logits: np.ndarray, cut: int, lines: int = 40) -> GpuSampler:
-    """Of logits that lie on the card in two parts, cut before a token id that is a multiple of 4."""
+    """For logits on the card in two parts, split before a token id that is a multiple of 4."""
     found = WebgpuBackend.availability()
     if not found.is_available:
         pytest.skip(f"{found.reason}; {found.way_out}")
@@ -381,7 +381,7 @@ def test_the_card_draws_what_the_definition_draws(vocab_size: int) -> None:
         if number % 3 == 0:
             masks[number] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
     batch = batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
-    sampler = sampler_or_skip(logits, 100, lines=7)  # several looks a batch
+    sampler = sampler_or_skip(logits, 100, lines=7)  # several rounds per batch
     for line, row in enumerate(logits):
         expected = [plain_sampler.sample(row, batch, i) for i in range(len(batch))]
         assert sampler.sample([line] * len(batch), batch).token_ids.tolist() == expected
@@ -425,7 +425,7 @@ def test_a_usual_draw_reads_a_hundredth_of_the_logits() -> None:
 
 
 def test_a_model_of_the_newest_version_computes_what_the_reference_does(tmp_path: Path) -> None:
-    """The others, and every format: ``-m graphics``."""
+    """Other versions, and all formats: ``-m graphics``."""
     backend, reference = make_pair(ENTRY, tmp_path, "7", "webgpu fp16")
     assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
     backend.close()
@@ -448,7 +448,7 @@ def test_quantised_layers_compute_what_their_unpacked_weights_do(kind: str, arch
 @pytest.mark.graphics
 @pytest.mark.parametrize(("architecture", "vocab_size"), [("4", 20095), ("5.2", 127)])
 def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path) -> None:
-    """Those of RWKV-Runner: MIDI and ABC."""
+    """The formats of RWKV-Runner: MIDI and ABC."""
     options = {"n_layer": 1, "vocab_size": vocab_size, "dtype": "float16"}
     backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu_python fp16", "model.st", **options)
     assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
@@ -462,7 +462,7 @@ def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path)
 def test_the_estimate_covers_what_is_allocated(
     architecture: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Adapter, "uses_main_memory", False)  # so that it is counted by itself
+    monkeypatch.setattr(Adapter, "uses_main_memory", False)  # so that it is counted separately
     path, options = tmp_path / "model.st", resolve_strategy(strategy)[1]
     write_checkpoint(path, architecture, n_embd=256, vocab_size=8192, dtype="float16")
     expected = WebgpuBackend.footprint(inspect(path), options)
@@ -501,7 +501,7 @@ def test_matrices_are_split_where_one_binding_cannot_hold_them(tmp_path: Path, m
 
 @pytest.mark.graphics
 def test_a_row_computes_the_same_alone_and_among_others(tmp_path: Path) -> None:
-    """Bit for bit, whatever passes the others make: more tokens than fit one, and more lines than the GPU keeps."""
+    """Bit for bit, with any division into passes: more tokens than fit in one, and more rows than the GPU holds."""
     backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp16 chunk=16")
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, 256, length).tolist() for length in (1, 40, 3, 9, 1, 8, 17)]
@@ -533,7 +533,7 @@ def test_a_state_goes_on_on_another_backend(architecture: str, tmp_path: Path) -
     back = backend.fork(slot)
     backend.write_state(back, other.read_state(there))
     expected = reference.forward([1, 2, 3, 4, 5, 6])[0][-1]
-    # The package norms the embedding in the file's precision for RWKV-4 to 6.
+    # For RWKV-4 to 6, the package normalises the embedding in the file's precision.
     assert difference(forward(backend, [back], [[6]])[0], expected) <= 2e-2
     assert difference(forward(backend, [slot], [[4, 5, 6]])[0], expected) <= TOLERANCE
     backend.close()
@@ -563,13 +563,13 @@ def test_a_lost_device_ends_the_engine_with_a_reason() -> None:
 @pytest.mark.graphics
 @pytest.mark.parametrize("architecture", ["5.2", "7"])
 def test_a_wrong_file_is_refused_with_the_tensor_that_is_wrong(architecture: str, tmp_path: Path) -> None:
-    """Each tensor of a model with a NaN at its end, missing, or of twice its rows, in turn."""
+    """Each tensor of a model in turn: with a NaN at its end, missing, or with twice its rows."""
     good = make_tensors(architecture, n_layer=1)
     path = tmp_path / "wrong.safetensors"
     write_tensors(path, good)
     load_or_skip(ENTRY, path, "webgpu fp16").close()
     config, options = inspect(path).config, resolve_strategy("webgpu fp16")[1]
-    optional = {f"blocks.0.att.v{i}" for i in range(3)} | {"head.weight"}  # a head that is missing is the embedding
+    optional = {f"blocks.0.att.v{i}" for i in range(3)} | {"head.weight"}  # a missing head is the embedding
     names = sorted(good.keys() - optional)
     for index, name in enumerate(names):
         broken = good[name].copy()

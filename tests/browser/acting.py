@@ -1,4 +1,4 @@
-"""What a person does on the chat page, in a line each."""
+"""Actions of a user on the chat page, one line each."""
 
 import functools
 import re
@@ -12,12 +12,12 @@ CARD = "#messages .call"
 
 
 def wait_ready(page):
-    """The socket is open: commands travel over it from now on."""
+    """The socket is open, so commands are sent over it."""
     page.wait_for_selector("body.is-live")
 
 
 def send(page, text):
-    """On a touch screen Enter alone begins a line."""
+    """On a touch screen, Enter starts a new line."""
     page.fill("#prompt", text)
     page.press("#prompt", "Control+Enter" if page.evaluate("matchMedia('(pointer: coarse)').matches") else "Enter")
 
@@ -32,7 +32,7 @@ def until(page, expression):
 
 
 def holds(page, expression):
-    """False also while the page gives way to the next."""
+    """Also False while the page is being replaced by the next one."""
     try:
         return page.evaluate(expression)
     except Exception as exc:
@@ -42,17 +42,17 @@ def holds(page, expression):
 
 
 def until_true(page, claim, what="it did not come to that"):
-    """For what the test itself sees; the page goes on meanwhile."""
+    """For values in the test itself; the page continues meanwhile."""
     wait_until(claim, what, pause=lambda: page.wait_for_timeout(30))
 
 
 def at_end(page):
-    """The newest text is in sight."""
+    """The newest text is visible."""
     until(page, "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
 
 
 class Expected:
-    """Playwright's assertions about ``actual``: each asks until it holds, and one that never does is WaitRanOut."""
+    """Playwright's assertions about ``actual``: each retries until it is true, otherwise raises WaitRanOut."""
 
     def __init__(self, actual):
         from playwright import sync_api
@@ -74,32 +74,33 @@ class Expected:
 
 def expect(actual, selector=""):
     """expect(page, ".card").to_have_count(0), expect(locator).to_have_value("1"), expect(page).to_have_title("Roost"):
-    about a page whose scripts listen. What held before the act shows nothing: wait for the act's own sign first."""
+    about a page whose scripts are ready. If the assertion was true before the action, first wait for a sign of the
+    action."""
     located = actual.locator(selector) if selector else actual
     getattr(located, "page", located).wait_for_load_state()
     return Expected(located)
 
 
 def until_there(page, found):
-    """Until the list holds something; what routes put there comes while the page is waited for."""
+    """Waits until the list is not empty; routes add to it while the page is awaited."""
     until_true(page, lambda: found, "nothing came")
 
 
 def wait_done(page):
-    """The answer is complete and its foot is there."""
+    """The answer is complete and has its footer."""
     page.wait_for_selector(f"{ANSWER}:not(.is-streaming) .stats > :last-child")
     page.wait_for_selector("#composer:not([data-answering])")
 
 
 def wait_answer(page, text):
-    """The answer that ends a round of calls, complete; nothing is left to press and no card is drawn anew any more."""
+    """The answer that ends a round of calls is complete; no button is left and no card will be rendered again."""
     wait_streaming(page, text)
     wait_done(page)
     page.wait_for_selector(".call-left", state="detached")
 
 
 def ask(page, text="Why can birds sit on wires?"):
-    """An earlier answer of the chat is not taken for its own."""
+    """Ignores earlier answers of the chat."""
     wait_ready(page)
     before = page.locator(SENT).count()
     send(page, text)
@@ -108,7 +109,7 @@ def ask(page, text="Why can birds sit on wires?"):
 
 
 def open_model_menu(page):
-    """It is asked for anew each time: what it held before would take a click nowhere."""
+    """The menu is loaded each time: a click on its old content would have no effect."""
     page.evaluate("document.getElementById('model-menu-body').dataset.old = '1'")
     page.click(".strip-button")
     until(page, "!document.getElementById('model-menu-body').dataset.old")
@@ -119,13 +120,13 @@ def answer_text(page):
 
 
 def act(page, selector, button):
-    """Presses a button of a message, which shows on hover: ``[data-edit]``, or what its value begins with."""
+    """Presses a button of a message, which appears on hover: ``[data-edit]``, or one whose value begins with it."""
     page.hover(selector)
     page.click(f"{selector} .actions {button}")
 
 
 def told(page, selector, key, locale="en", **params):
-    """Waits until the page says that text of the catalogue there, whatever values of it are not given."""
+    """Waits until the page shows that text of the catalogue; values that are not given match anything."""
     words = wording.pattern(key, locale, **params)
     until_true(page, lambda: any(re.search(words, found) for found in page.locator(selector).all_inner_texts()), key)
 

@@ -1,7 +1,8 @@
-"""One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host.
+"""One Chromium for all tests here. Every page is checked for errors, violations of its policy and requests to other
+hosts.
 
-A test acts on a page only when its scripts listen: see :func:`acts_wait_for_scripts`. With ROOST_TEST_SLOW=8 every page
-is that of a slow reader: a processor of an eighth of the speed, and each script half a second late.
+A test acts on a page only when its scripts are ready: see :func:`acts_wait_for_scripts`. ROOST_TEST_SLOW=8 simulates a
+slow machine: an eighth of the CPU speed, and each script is half a second late.
 """
 
 import functools
@@ -28,7 +29,7 @@ CHROMIUM = next(
     None,
 )
 """First the one without windows: it takes a quarter less processor time."""
-# roost.test stands for a name on the network: plain http there is no secure context, as on a phone.
+# roost.test is a name on the network: with plain http it is not a secure context, as on a phone.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -38,7 +39,7 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP roost.test 127.0.0.1",
 ]
 OWN_HOSTS = ("127.0.0.1", "roost.test")
-# Nothing moves: what is in motion is drawn anew 60 times a second, an eighth of the processor's time of a walk.
+# No animations: they are rendered 60 times a second, an eighth of a test's CPU time.
 OPTIONS = {"viewport": {"width": 1440, "height": 900}, "service_workers": "block", "reduced_motion": "reduce"}
 WATCH_POLICY = """document.addEventListener("securitypolicyviolation",
     event => console.error("policy: " + event.violatedDirective + " " + event.blockedURI));"""
@@ -54,7 +55,7 @@ def pytest_collection_modifyitems(items):
 
 
 def launched():
-    """A Chromium, until the generator goes on."""
+    """A Chromium, until the generator continues."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -76,8 +77,8 @@ READS += ("is_checked", "count", "all_inner_texts")
 
 @pytest.fixture(scope="package", autouse=True)
 def acts_wait_for_scripts():
-    """A click may open another page, and its elements are there before its scripts: what a test did to them then went
-    nowhere, now and then. So whatever it does or reads waits for the element, then for the page that it stands on."""
+    """After a click on a link, the next page's elements exist before its scripts, and an action on them was sometimes
+    lost. So every action and read waits for the element, then for the scripts of its page."""
     sync_api = pytest.importorskip("playwright.sync_api")
 
     def once_loaded(act, is_read):
@@ -101,7 +102,7 @@ def acts_wait_for_scripts():
 
 
 def late_scripts(create_app):
-    """Each page waits for its scripts, for those that the browser would have kept too."""
+    """Delays the scripts of every page, including cached ones."""
 
     def late(response):
         if flask.request.path.endswith(".js"):
@@ -119,26 +120,26 @@ def late_scripts(create_app):
 
 @pytest.fixture(scope="package")
 def roost(tmp_path_factory):
-    """One server for all tests that do not need another answer; it comes to hold many chats."""
+    """One server for all tests that do not need another answer; it gets many chats."""
     roost = RunningRoost(tmp_path_factory.mktemp("roost"), fake_strategy(), allow_hosts=("roost.test",))
     yield roost
     roost.stop()
 
 
 class Pace:
-    """How long every token of every fake model takes from now on; a test makes an answer last as long as it needs, on a
-    slow machine too: :meth:`hold` once the words it waits for are there."""
+    """The time per token of every fake model from now on, so that a test can make an answer last as long as needed,
+    also on a slow machine: call :meth:`hold` when the expected words are there."""
 
     token_s = 0.0
 
     def hold(self):
-        """What is being written takes minutes from here on, and is stopped at once."""
+        """From now on, running answers take minutes; they can still be stopped immediately."""
         self.token_s = 0.3
 
 
 @pytest.fixture
 def pace(monkeypatch):
-    monkeypatch.setattr(presets, "CHAT_MAX_TOKENS", 100_000)  # an endless answer does not end by its length
+    monkeypatch.setattr(presets, "CHAT_MAX_TOKENS", 100_000)  # an endless answer must not end at its length limit
     pace, step = Pace(), FakeBackend.step
 
     def paced(self, batch):
@@ -151,7 +152,8 @@ def pace(monkeypatch):
 
 @pytest.fixture
 def says(monkeypatch):
-    """says(text): what every fake model answers from now on, in the tokenizer's own tokens, which a grammar expects."""
+    """says(text): the answer of every fake model from now on, in the tokenizer's own tokens, which a grammar
+    expects."""
     script = []
     monkeypatch.setattr(
         FakeBackend, "_script_token", lambda self, position: script[position] if position < len(script) else 0
@@ -165,7 +167,7 @@ def says(monkeypatch):
 
 @pytest.fixture
 def own_roost(tmp_path, says):
-    """A server for one test, that says what it is told to."""
+    """A separate server for one test, with a given answer."""
     roost = RunningRoost(tmp_path / "data", fake_strategy("x"))
     yield roost
     roost.stop()
@@ -173,23 +175,23 @@ def own_roost(tmp_path, says):
 
 @pytest.fixture(scope="package")
 def anchor(browser):
-    """A page of the context that tests share, one after the other. It keeps the process that draws their pages: a new
-    context or a first page takes a new one, and with it a second of the processor."""
+    """A page in the context that tests share one after the other. It keeps the renderer process: a new context or a
+    first page starts another one, which costs a second of CPU time."""
     page = browser.new_context(**OPTIONS).new_page()
     yield page
     page.context.close()
 
 
 REPLACED = ("htmx:afterRequest", "htmx:sendAbort")
-"""htmx tells as errors that a newer question took the place of one on its way. One that failed says htmx:sendError."""
+"""htmx reports an error if a newer request replaced one that was running. A failed request reports htmx:sendError."""
 
 
 @pytest.fixture
 def visit(browser, anchor):
-    """visit(url, **context options) -> page, with cookies and storage of its own or those of another ``page``.
+    """visit(url, **context options) -> page, with separate cookies and storage, or those of another ``page``.
 
     It is the owner's browser unless ``is_owner`` is False.
-    ``expected`` on the page is a list to which a test adds parts of console errors that belong to it.
+    ``expected`` on the page is a list to which a test adds parts of console errors that it expects.
     """
     pages, seen = [], []
 
@@ -221,13 +223,13 @@ def visit(browser, anchor):
     yield visit
     told = [text for page, text in seen if not any(part in text for part in (*page.expected, *REPLACED))]
     for context in {page.context for page in pages} - {anchor.context}:
-        context.close()  # which cuts what is being asked
+        context.close()  # which aborts running requests
     leave_nothing(anchor)
     assert told == []
 
 
 def leave_nothing(anchor):
-    """Closes the other pages of its context and clears what they kept."""
+    """Closes the other pages of its context and clears their data."""
     session = anchor.context.new_cdp_session(anchor)
     for page in set(anchor.context.pages) - {anchor}:
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(page.url))
@@ -239,7 +241,7 @@ def leave_nothing(anchor):
 
 
 def owner_cookies(url):
-    """The session of the owner of the RunningRoost at ``url``; none where another kind of server is."""
+    """The session of the owner of the RunningRoost at ``url``; none for another kind of server."""
     parts = urlsplit(url)
     found = RunningRoost.at_port.get(parts.port)
     if found is None:

@@ -1,4 +1,4 @@
-"""Text files in a chat, as a person attaches them."""
+"""Text files in a chat, as a user attaches them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Code, tables and formulas in messages: what can be done with them, and what is copied."""
+"""Code, tables and formulas in messages: their buttons, and what is copied."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def page(own_roost, visit, says):
 
 
 def clipboard(page, selector):
-    """What is there after a press on that button."""
+    """The clipboard after a press on that button."""
     page.evaluate("navigator.clipboard.writeText('')")
     page.click(selector)
     until(page, "navigator.clipboard.readText()")

@@ -1,4 +1,4 @@
-"""Chats that come and go as files, as a person meets them."""
+"""Saving chats to files and opening them, as a user does."""
 
 import json
 

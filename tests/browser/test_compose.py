@@ -1,4 +1,5 @@
-"""Compose in a browser: a piece is heard and seen while it is written, begins anew from a bar, is changed and saved."""
+"""Compose in a browser: a piece plays and appears while it is generated, is regenerated from a bar, edited and
+saved."""
 
 import json
 import re
@@ -39,7 +40,7 @@ def has_notes(page, count):
 
 
 def drop(page, name, data):
-    """A file that is dragged into the page."""
+    """Drops a file on the page."""
     page.evaluate(
         """([name, data]) => {
           const dataTransfer = new DataTransfer();
@@ -56,17 +57,17 @@ def test_a_piece_is_heard_and_seen_goes_on_from_a_bar_and_is_saved(studio, visit
     page.wait_for_selector("#compose[data-ready]")
     page.fill("#field-seconds", "8")
     page.select_option("[name=variations]", "2")
-    page.click("[data-do=loop]")  # it goes on sounding, however late the test looks
+    page.click("[data-do=loop]")  # it keeps playing, however late the test checks
     page.click("[data-do=write]")
     page.wait_for_selector("#compose[data-playing]")
     until(page, "roostMusic.player.level > 0.01")
     until(page, "roostMusic.roll.latencies.length > 5")
-    page.evaluate("roostMusic.player.pause()")  # what sounds is drawn 60 times a second
+    page.evaluate("roostMusic.player.pause()")  # the sounding notes are drawn 60 times a second
     written(page, 1)
     expect(page, "#pieces button").to_have_count(2)
     page.click("#pieces button:nth-child(2)")
     expect(page, "#pieces button:nth-child(2)").to_have_attribute("aria-pressed", "true")
-    # anew from the third bar: what comes before it stays, and nothing of it is read again
+    # again from the third bar: the part before it is kept, and nothing of it is prefilled
     page.evaluate("roostMusic.player.seek(4.5)")
     page.select_option("[name=variations]", "1")
     notes_before = "roostMusic.piece().notes.filter((note) => note.start < 3.9).map((note) => note.pitch)"
@@ -76,12 +77,12 @@ def test_a_piece_is_heard_and_seen_goes_on_from_a_bar_and_is_saved(studio, visit
     assert before  # at once: it was written before
     until(page, f"JSON.stringify({notes_before}) === '{json.dumps(before, separators=(',', ':'))}'")
     expect(page, "#compose").to_have_attribute("data-read", "0")
-    # a file of it has the same notes
+    # its file has the same notes
     with page.expect_download() as download:
         page.click(".compose-files [value='.mid']")
     notes = notes_of(read_midi(download.value.path().read_bytes()))
     has_notes(page, len(notes))
-    # a note that is removed by hand, and brought back; a reload keeps the piece
+    # a note is removed by hand, and restored; after a reload the piece is still there
     count = len(notes)
     page.evaluate("roostMusic.player.pause(); roostMusic.roll.selected = roostMusic.piece().notes[0]")
     page.focus("#roll")
@@ -95,7 +96,7 @@ def test_a_piece_is_heard_and_seen_goes_on_from_a_bar_and_is_saved(studio, visit
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 844})
         until(page, f"document.documentElement.scrollWidth <= {width}")
-    # a file that is dragged in, a note of it drawn two rows up, and on from there
+    # a file is dropped, a note of it moved up by two rows, and the piece continued
     drop(page, "start.txt", "pi:3c:a t50 pi:3c:0 pi:40:a t50 pi:40:0")
     has_notes(page, 2)
     page.locator("#roll").scroll_into_view_if_needed()
@@ -145,7 +146,7 @@ def test_a_tune_is_a_score_begins_anew_at_a_bar_and_takes_what_is_played(studio,
     written(page, 1)
     expect(page, "#compose-text").to_have_value(re.compile(r"^(?!.*cBAG FEDC\|CEGc).*CDEF GABc\|", re.S))
     until(page, "roostMusic.piece().notes.length > 8")
-    # two notes of a MIDI keyboard and one of the computer's, behind a tune that is dragged in
+    # two notes from a MIDI keyboard and one from the computer's, after a dropped tune
     drop(page, "tune.abc", "X:1\nT:Two\nL:1/8\nM:4/4\nK:C\nC4 G4|")
     has_notes(page, 2)
     page.evaluate(MIDI_KEYBOARD)

@@ -1,4 +1,4 @@
-"""First run in a browser: the best model is offered, fetched from a hub on this machine, used, and chatted with."""
+"""First use in a browser: the best model is offered, downloaded from a local hub, loaded, and used for a chat."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ NAME = "rwkv7-g1k-tiny-20260930-ctx25600.pth"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Whose one model is the one the catalogue lists; it sends half of it, and the rest when it is let."""
+    """The catalogue lists its only model; it sends half of it, and the rest when the test allows it."""
     write_checkpoint(tmp_path / NAME, "7", n_layer=1, n_embd=64, vocab_size=65536)
     content = (tmp_path / NAME).read_bytes()
     row = {

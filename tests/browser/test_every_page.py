@@ -1,4 +1,4 @@
-"""What holds for each page: it fits a phone in both languages, and its words are its own."""
+"""Checks for every page: it fits a phone in both languages, and its texts are translated."""
 
 import re
 
@@ -8,10 +8,10 @@ from tests.browser.acting import expect, until, until_there, until_true, wait_re
 from tests.wording import text
 
 MOST_BYTES = 150_000
-"""With everything it loads, as it travels."""
+"""With everything it loads, as transferred."""
 PHONES = ((390, 844), (360, 740), (320, 568))
 SCROLLS = "[popover], .table-scroll, pre, .unseen, .skip, .chats, .panel, .tabs, .docs-tabs, .docs-contents"
-"""What scrolls inside itself."""
+"""Elements that scroll inside."""
 SIDEWAYS = """() => {
   const wide = [...document.querySelectorAll("body *")]
     .filter(node => node.checkVisibility() && !node.closest("SCROLLS"))
@@ -47,7 +47,7 @@ def pages(roost):
 
 
 def until_none(page, search, path):
-    """Until that search finds nothing; what a page fetches once it is there may still move it."""
+    """Waits until the search finds nothing; content that the page loads later may still change its layout."""
     found = {}
 
     def is_none():
@@ -90,7 +90,7 @@ def test_a_low_window_leads_to_every_page(roost, visit, width, height):
 def test_an_empty_chat_is_read_from_its_top(roost, visit):
     page = visit(roost.url, viewport={"width": 360, "height": 560})
     wait_ready(page)
-    until(page, "scroller.scrollHeight > scroller.clientHeight")  # else this shows nothing
+    until(page, "scroller.scrollHeight > scroller.clientHeight")  # otherwise this tests nothing
     until(page, "scroller.scrollTop === 0")
     expect(page, "#jump").to_be_hidden()
 

@@ -1,4 +1,4 @@
-"""https with the certificate made here: from the warning's way out to a chat over wss."""
+"""https with the certificate created by Roost: from the browser's warning to a chat over wss."""
 
 import base64
 import hashlib
@@ -16,8 +16,8 @@ pytest.importorskip("cryptography")
 
 
 def trusting_chromium(browser, home, made):
-    """A Chromium of its own. Where NSS' certutil is there it trusts the authority, as a person's would; else it takes
-    the key of the server's certificate, and the chain goes unchecked."""
+    """A separate Chromium. With NSS' certutil it trusts the authority, as a user's would; otherwise it accepts the key
+    of the server's certificate, and the chain is not checked."""
     arguments = [*ARGUMENTS, "--host-resolver-rules=MAP roost.local 127.0.0.1"]
     if shutil.which("certutil"):
         store = home / ".pki" / "nssdb"

@@ -1,4 +1,4 @@
-"""Roost as an app of the browser: its manifest, and a page of its own while the server is away."""
+"""Roost as a web app: its manifest, and its own page while the server is offline."""
 
 import json
 

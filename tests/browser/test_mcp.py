@@ -1,4 +1,4 @@
-"""A server as a person meets it: added in its form, its tool called in a chat, stopped while it runs."""
+"""An MCP server as a user sees it: added in its form, its tool called in a chat, stopped during a call."""
 
 import shlex
 import time
@@ -25,7 +25,7 @@ def needs_the_sdk():
 
 
 def add(page, url, way):
-    """Leaves the page of a server that is connected."""
+    """Ends on the page of a connected server."""
     page.goto(f"{url}/tools/servers")
     page.click(".empty .button-main")
     page.fill("#field-name", "Tiny")

@@ -1,4 +1,4 @@
-"""The models page in a browser: files come up in slices, the page follows the folder, actions can be taken back."""
+"""The models page in a browser: files are uploaded in slices, the page follows the folder, actions can be undone."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_a_file_comes_up_in_slices_although_one_is_lost_on_the_way(roost, visit,
     choose(page, tmp_path / "new.safetensors")
     page.get_by_text("new.safetensors uploaded.").wait_for()
     row(page, "new.safetensors").get_by_role("button", name="Load new.safetensors").wait_for()
-    assert (roost.folder / "new.safetensors").read_bytes() == good_bytes()  # it is listed once it is whole
+    assert (roost.folder / "new.safetensors").read_bytes() == good_bytes()  # it is listed when it is complete
     assert len(sent) >= 7 and sent[1] == sent[2]
 
 
@@ -89,7 +89,7 @@ def test_deleted_and_taken_back_with_the_keyboard(roost, visit):
     page = visit(f"{roost.url}/models")
     row(page, "here.safetensors").get_by_role("button", name=text("models.menu", name="here.safetensors")).focus()
     page.keyboard.press("Enter")
-    until(page, "document.activeElement.closest('.row-menu')")  # the menu takes the focus when it is open
+    until(page, "document.activeElement.closest('.row-menu')")  # the open menu has the focus
     page.get_by_role("button", name="Delete").focus()
     page.keyboard.press("Enter")
     page.get_by_text(text("models.said.deleted", name="here.safetensors")).wait_for()

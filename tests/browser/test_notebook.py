@@ -1,4 +1,4 @@
-"""The notebook in a browser: one story from the first word to a fork, with a reload and a server that is away."""
+"""The notebook in a browser: one story from the first word to a fork, with a reload and an unreachable server."""
 
 from tests.browser.acting import expect, told, until, until_true
 from tests.web.chat.running_roost import fake_strategy
@@ -25,7 +25,7 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     page.wait_for_selector("#undo:not([disabled])")
     expect(page, "#notebook-text").to_have_value(f"In spring {ANSWER}")
     told(page, "#said", "notebook.read.other")
-    # its tokens, what else could have stood there, and on from another
+    # its tokens, their alternatives, and continuing from one of them
     page.click(".choices label:has([value=tokens])")
     page.wait_for_selector(".token[name=at]")
     expect(page, "#tokens .typed").to_have_text("In spring")
@@ -38,7 +38,7 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     page.click("#undo")
     until(page, f"document.querySelector('#notebook-text').value === 'In spring {ANSWER}'")
     page.wait_for_selector("#tokens:not(:has(.token-4[name=at]))")
-    # stopped in the middle: what is there stays
+    # stopped in the middle: the text so far is kept
     page.click(".choices label:has([value=text])")
     pace.token_s = 1.0
     page.fill("#notebook-text", "In autumn ")
@@ -50,7 +50,7 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     kept = page.input_value("#notebook-text")  # at once: the writing is over
     assert kept.startswith("In autumn the") and len(kept) < len(f"In autumn {ANSWER}")
     until_true(page, lambda: store.get(notebook).draft.text == kept)
-    # the server is away: what is typed stands in this browser
+    # the server is unreachable: input is kept in this browser
     page.expected.append("ERR_FAILED")
     page.route("**/save", lambda route: route.abort())
     page.fill("#notebook-text", "typed meanwhile")

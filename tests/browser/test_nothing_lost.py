@@ -1,4 +1,4 @@
-"""What must not get lost or in the way: typed text, pressed buttons, a longer list, the focus."""
+"""Things that must not be lost or get in the way: typed text, pressed buttons, a longer list, the focus."""
 
 from tests.browser.acting import ANSWER, act, ask, expect, told, until, until_true, wait_done, wait_ready
 from tests.web.chat.running_roost import fake_strategy
@@ -36,7 +36,8 @@ def test_what_is_done_before_the_scripts_listen_counts(roost, visit):
     early(f"/presets/{mine.id}", ("#field-temperature", "fill", "0.4"))
     page.wait_for_selector("#preset[data-dirty]")
     told(page, "#save-text", "preset_page.bar.inactive")
-    page.evaluate("document.getElementById('preset').removeAttribute('data-dirty')")  # leaving it would ask
+    # otherwise leaving the page would ask
+    page.evaluate("document.getElementById('preset').removeAttribute('data-dirty')")
     chat_id = roost.answered("Early")
     early(
         f"/chat/{chat_id}",

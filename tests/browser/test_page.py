@@ -1,4 +1,4 @@
-"""The page around the conversation: list, panel, look, languages, sizes."""
+"""The page around the conversation: list, panel, appearance, languages, sizes."""
 
 from urllib.parse import urlsplit
 
@@ -46,9 +46,9 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
 
 
 def test_a_chat_that_was_answered_meanwhile_is_marked_until_it_is_opened(own_roost, says, pace, visit):
-    """A stopped answer is not, and of a chat that was deleted nothing is remembered."""
+    """A stopped answer is not marked, and nothing is stored about a deleted chat."""
     page = visit(f"{own_roost.url}/chat/{own_roost.answered('Grebe')}")
-    says("A heron. " * 100)  # none ends by itself while the pace is held
+    says("A heron. " * 100)  # no answer ends by itself while the pace is held
     wait_ready(page)
     other, stopped, deleted = (own_roost.store.create(title=name).id for name in ("Heron", "Egret", "Bittern"))
     row, stopped_row, deleted_row = (f".chat-item:has([href='/chat/{one}'])" for one in (other, stopped, deleted))

@@ -1,4 +1,4 @@
-"""The palette of commands (Ctrl+K) and the help on keys (?), on every page."""
+"""The command palette (Ctrl+K) and the help on shortcuts (?), on every page."""
 
 import pytest
 
@@ -84,7 +84,7 @@ def test_escape_in_the_palette_does_not_stop_an_answer(roost, visit, pace):
     page.keyboard.press("Escape")
     page.wait_for_selector("#palette", state="hidden")
     written = f"document.querySelector('{ANSWER} > .prose').textContent.length"
-    until(page, f"{written} > {page.evaluate(written) + 2}")  # it goes on
+    until(page, f"{written} > {page.evaluate(written) + 2}")  # the answer continues
     expect(page, "#composer[data-answering]").to_have_count(1)
 
 

@@ -1,4 +1,4 @@
-"""A household in four browsers: the owner, two guests by one link, and an account."""
+"""A household with four browsers: the owner, two guests with one link, and an account."""
 
 import pytest
 
@@ -11,14 +11,14 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture
 def shared_roost(tmp_path, says):
-    """One that asks for proof, as a shared one does; it says what it is told to."""
+    """A server that requires proof, like a shared one, with a given answer."""
     roost = RunningRoost(tmp_path / "data", fake_strategy("x"), token="a-token-for-tests")
     yield roost
     roost.stop()
 
 
 def new_link(page, **form):
-    """As the owner makes it."""
+    """Created by the owner."""
     page.fill("#link-name", form.pop("name", ""))
     for name, value in form.items():
         page.select_option(f".link-form [name={name}]", value)

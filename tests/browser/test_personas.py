@@ -1,4 +1,5 @@
-"""A persona from the first form to the last toast: made, talked to, brought along as a card, deleted and back."""
+"""A persona from its first form to the last toast: created, used in a chat, imported as a card, deleted and
+restored."""
 
 import json
 

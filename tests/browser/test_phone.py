@@ -1,4 +1,4 @@
-"""A phone: what Enter does, sheets, the keyboard, dictation, reading aloud; and the switcher in a chat's head."""
+"""A phone: Enter, sheets, the keyboard, dictation, reading aloud; and the switcher in a chat's header."""
 
 import pytest
 
@@ -89,7 +89,7 @@ def test_sheets_come_from_below_and_the_keyboard_covers_no_composer(roost, visit
     expect(page, ".rail").to_be_hidden()
     page.evaluate(KEYBOARD, 844)
     until(page, "document.getElementById('composer').getBoundingClientRect().bottom > 600")
-    page.set_viewport_size({"width": 390, "height": 430})  # Android makes the page smaller itself
+    page.set_viewport_size({"width": 390, "height": 430})  # Android itself makes the page smaller
     until(page, "document.getElementById('composer').getBoundingClientRect().bottom <= 430")
 
 

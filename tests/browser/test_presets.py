@@ -1,4 +1,4 @@
-"""A preset from a template to the next answer, in a real browser: what is saved is what the engine is given."""
+"""A preset from a template to the next answer, in a real browser: the engine gets the saved values."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def roost(tmp_path):
 
 @pytest.fixture
 def used(caplog):
-    """used() -> what the engine was given for the newest answer, from the log."""
+    """used() -> the engine's parameters for the newest answer, from the log."""
     caplog.set_level(logging.INFO, "webapp.requests")
 
     def used():
@@ -39,7 +39,7 @@ def used(caplog):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """One entry for each time a model was loaded."""
+    """One entry for each load of a model."""
     found = []
     load = FakeBackend.load
 

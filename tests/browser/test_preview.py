@@ -1,4 +1,4 @@
-"""HTML and SVG in an answer, shown live: they run, and reach neither the page nor a network."""
+"""HTML and SVG in an answer, in a live preview: they run, but cannot access the page or a network."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,7 @@ said.textContent = "ran, refused " + tried.join(" ");
 
 @pytest.fixture
 def elsewhere():
-    """(address, paths asked for) of a server that no preview may reach."""
+    """(address, requested paths) of a server that no preview may reach."""
     asked = []
 
     class Heard(BaseHTTPRequestHandler):
@@ -39,7 +39,7 @@ def elsewhere():
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Heard)  # Chromium also connects and asks for nothing
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Heard)  # Chromium also opens connections without a request
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", asked
@@ -65,7 +65,7 @@ def test_a_preview_runs_and_reaches_neither_the_page_nor_a_network(own_roost, vi
     frame.wait_for_selector("text=ran, refused cookie storage parent")
     expect(frame, "#said").to_have_css("color", "rgb(1, 2, 3)")
     frame.evaluate(f"setTimeout(() => {{ location = '{address}/away' }})")
-    # where the frame may not go it gets the browser's own error page; all else left or was refused before
+    # for a forbidden address, the frame shows the browser's own error page; everything else was left or refused before
     until_true(page, lambda: any(each.url.startswith("chrome-error") for each in page.frames))
     assert asked == [] and page.url.startswith(own_roost.url)  # at once: the frame has come to its end
     page.click(f"{ANSWER} .code-preview")

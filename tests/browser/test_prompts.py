@@ -1,4 +1,4 @@
-"""A saved prompt in the composer: found by its name, its variables asked for, sent."""
+"""A saved prompt in the composer: found by its name, its variables requested, sent."""
 
 from tests.browser.acting import SENT, expect, wait_done, wait_ready
 

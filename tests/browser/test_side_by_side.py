@@ -1,4 +1,4 @@
-"""Other answers than the one given: from a token of it on, several from one reading, of two presets."""
+"""Alternatives to an answer: from one of its tokens, several from one prefill, with two presets."""
 
 from tests.browser.acting import ANSWER, ask, expect, send, until, until_true, wait_done, wait_ready
 
@@ -42,7 +42,7 @@ def test_the_tokens_are_put_away_again_and_stand_in_a_page_of_their_own_without_
 
 
 def together(page, count=3, text="Why can birds sit on wires?"):
-    """A question to several answers, which stand in their grid."""
+    """A question with several answers in their grid."""
     wait_ready(page)
     page.select_option("#composer [name=answers]", str(count))
     send(page, text)

@@ -1,4 +1,4 @@
-"""A document dropped on the states page, the chat that starts from it, and the look into both states."""
+"""A document dropped on the states page, the chat that starts from it, and the views of both states."""
 
 import pytest
 

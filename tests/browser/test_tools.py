@@ -1,4 +1,4 @@
-"""Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
+"""Function calling as a user sees it: a tool created in its form, requested in a chat, approved, answered."""
 
 import re
 from dataclasses import replace
@@ -39,7 +39,7 @@ def offer(roost, **changes):
 
 
 def ask_for_weather(page, says, text="What's the weather like in Paris?"):
-    """Leaves the page with the card of the call, which came without a reload."""
+    """Ends on the page with the card of the call, which appeared without a reload."""
     wait_ready(page)
     page.click("#tool-switch label")
     says(CALL)
@@ -48,7 +48,7 @@ def ask_for_weather(page, says, text="What's the weather like in Paris?"):
 
 
 def last_result(roost):
-    """What the model was given for the newest call."""
+    """The model's input for the newest call."""
     store = roost.store
     chat = store.list()[0]
     rows = store.branch(chat.id)
@@ -83,11 +83,11 @@ def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
     page.fill(f"{CARD} [name=arguments]", '{"location": 5}')
     page.click(f"{CARD} .button-main")
     page.wait_for_selector(".toast:has-text('location')")
-    expect(page, f"{CARD}.call-waiting").to_be_visible()  # a call that does not fit still waits
+    expect(page, f"{CARD}.call-waiting").to_be_visible()  # an invalid call still waits
     says(REPLY)
     page.fill(f"{CARD} [name=arguments]", '{"location": "Tokyo"}')
     resize = "document.querySelector('.call [name=arguments]').style.height = '90px'"
-    page.evaluate(resize)  # as its corner does; swapping it afterwards must not trip over the policy on styles
+    page.evaluate(resize)  # as its corner does; replacing it afterwards must not violate the policy on styles
     page.click(f"{CARD} .button-main")
     wait_answer(page, REPLY)
     calls = [row.message.tool_calls for row in roost.store.branch(roost.store.list()[0].id) if row.message.tool_calls]
@@ -132,7 +132,7 @@ def test_a_wrong_type_is_shown_at_its_field(roost, visit):
     until(page, "document.querySelectorAll('.parameter').length === 2")
     page.evaluate("document.getElementById('tool-form').dataset.old = '1'")
     page.select_option("[name='0:kind']", "integer")
-    until(page, "!document.getElementById('tool-form').dataset.old")  # the form is drawn anew for the type
+    until(page, "!document.getElementById('tool-form').dataset.old")  # the form is rendered again for the type
     page.fill("[name='0:default']", "many")
     page.wait_for_selector("[data-error='0:default'].has-error .error-text:not(:empty)")
     expect(page, "#tool-preview .tool-problem >> nth=0").to_be_visible()
@@ -161,7 +161,7 @@ def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
     page.press("#field-name", "Tab")
     until_there(page, held)
     page.fill("#tool-json", page.input_value("#tool-json").replace('"location"', '"city"'))
-    page.press("#tool-json", "Tab")  # asks for the form, after the preview
+    page.press("#tool-json", "Tab")  # requests the form, after the preview
     held[0].continue_()
     until(page, "document.querySelector(\"[name='0:name']\").value === 'city'")
 

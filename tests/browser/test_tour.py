@@ -1,4 +1,4 @@
-"""The tour of a new browser."""
+"""The tour for a new browser."""
 
 from tests.browser.acting import expect, until, wait_ready
 from tests.wording import text

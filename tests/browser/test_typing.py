@@ -21,7 +21,7 @@ PRESS = """([code, composing]) => document.getElementById("prompt").dispatchEven
     {key: "Enter", keyCode: code, isComposing: composing, bubbles: true, cancelable: true}))"""
 
 CODE = "def current(voltage, resistance):\n    return"
-# A button says it for a moment.
+# A button shows it for a moment.
 KEEP_SAID = """new MutationObserver((changes) => {
     window.said = changes.map(({ target }) => target.dataset.said).find(Boolean) ?? said;
 }).observe(document.body, { subtree: true, attributeFilter: ["data-said"] })"""
@@ -44,7 +44,7 @@ def test_enter_that_ends_a_composition_does_not_send(roost, visit):
     page.fill("#prompt", "ni hao ma")
     page.evaluate(PRESS, [13, False])
     wait_done(page)
-    expect(page, ".bubble").to_have_text("ni hao ma")  # and nothing was sent before it
+    expect(page, ".bubble").to_have_text("ni hao ma")  # nothing was sent before
 
 
 def test_shift_enter_begins_a_line_and_the_composer_grows(roost, visit):

@@ -1,10 +1,10 @@
-"""Where no WebSocket gets through, the chat goes on over requests, and back again."""
+"""If WebSockets are blocked, the chat uses HTTP requests, and switches back later."""
 
 from tests.browser.acting import ANSWER, ask, expect, send, until, wait_done, wait_ready, wait_streaming
 from tests.wording import text
 
-# As behind a proxy that passes no Upgrade on: every handshake fails while `blocked` is set. Whether one gets through
-# by now is asked each half second instead of after 5 s and then each 30.
+# As behind a proxy that does not forward Upgrade: every handshake fails while `blocked` is set. A handshake is tried
+# every half second instead of after 5 s and then every 30 s.
 BLOCKED = """const Real = WebSocket, later = setTimeout;
 window.setTimeout = (act, after, ...more) => later(act, [5000, 30000].includes(after) ? 500 : after, ...more);
 window.blocked = true;
@@ -59,7 +59,7 @@ def test_an_answer_is_stopped_over_requests(roost, visit, pace):
 def test_a_send_that_is_not_confirmed_says_so_within_seconds(roost, visit):
     page = visit(roost.url)
     wait_ready(page)
-    page.route_web_socket("**/ws/chat", lambda socket: None)  # opens, and says nothing
+    page.route_web_socket("**/ws/chat", lambda socket: None)  # opens, but sends nothing
     page.expected += ["htmx:wsError", "WebSocket"]
     page.reload()
     wait_ready(page)

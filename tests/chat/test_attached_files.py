@@ -1,4 +1,4 @@
-"""How files stand in a prompt: below the question, in a fence nothing in them can end, and never like a turn."""
+"""Files in a prompt: below the question, in a fence that their content cannot end, and never like a turn."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Which format fits a model, and what a model of its family stops at."""
+"""Which format fits a model, and the stops of its family."""
 
 import pytest
 
@@ -78,7 +78,7 @@ RUNS_ON = " The sky is blue.✿\nUser✿And the sea?✿\nBot✿The sea too.✿"
 
 @pytest.mark.parametrize("row", [G1X, BOT, RAW], ids=lambda row: row.name)
 def test_an_answer_that_runs_on_as_the_next_turn_is_cut(row, world):
-    """As seen of G1h models that were asked in the older format."""
+    """Observed with G1h models in the older format."""
     cut = with_family_stops(row, "rwkv7-g1k-2.9b-20260930-ctx25600.pth")
     text = AnswerText(render(cut, [Message(Role.USER, "Why?")]), world)
     events = text.feed(world.encode(RUNS_ON)) + text.finish(is_cut=False)

@@ -1,6 +1,6 @@
-"""What a model must see, byte for byte: tests/chat/golden/<template>.<case>.txt.
+"""The exact prompts for the model: tests/chat/golden/<template>.<case>.txt.
 
-A new case is a row here and a file there; the file is the truth and follows the sources named in webapp.chat.formats.
+A new case needs a row here and a file there; the files follow the sources in webapp.chat.formats.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A chat template that a model brings along: what it writes, and what hostile ones come to."""
+"""A model's own chat template: its output, and the result of malicious ones."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_prefix_is_a_piece_of_its_own_where_the_prompt_begins_with_it():
     assert alone == PromptPiece("System: Notes.\n\n", is_boundary=True)
     rendered = render(template, ASKED, prefix="Notes.")
     assert rendered.pieces[0] == alone and rendered.text.endswith("Who are you?\n\nAssistant:")
-    both = render(template, ASKED, system="Be brief.", prefix="Notes.")  # templates know one
+    both = render(template, ASKED, system="Be brief.", prefix="Notes.")  # templates support only one
     assert both.text.startswith("System: Notes.\nBe brief.") and len(both.pieces) == 1
     refuses = own_template("{% if messages|length < 2 %}{{ raise_exception('alone') }}{% endif %}" + CHAT)
     assert len(render(refuses, ASKED, prefix="Notes.").pieces) == 1

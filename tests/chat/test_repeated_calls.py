@@ -1,4 +1,4 @@
-"""A conversation of a program whose model asks again for what it was just told."""
+"""A program's conversation whose model repeats a call that was just answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls are read whatever the model wrote around them, piece by piece as at once; and what is no call stays text."""
+"""Calls are parsed with any text around them, in pieces or at once; text that is not a call stays text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse(dialect: ToolDialect, pieces: list[str]) -> tuple[str, list[tuple[str,
 
 
 def parse_every_way(dialect: ToolDialect, text: str) -> tuple[str, list[tuple[str, dict]]]:
-    """At once, letter by letter and in random pieces: all the same."""
+    """At once, character by character and in random pieces: the results must be equal."""
     whole = parse(dialect, [text])
     assert parse(dialect, list(text)) == whole
     rng = random.Random(text)
@@ -44,7 +44,7 @@ def legacy(arguments: str, name: str = "weather", before: str = "") -> str:
     return f"{before}{name}\n```python\ntool_call({arguments})\n```"
 
 
-# As a model writes the arguments, and what they are. RWKV-Runner loses or breaks most of these in one of its modes.
+# Arguments as a model writes them, and their values. RWKV-Runner loses or breaks most of these in one of its modes.
 LEGACY_ROWS = {
     "two strings": ('"location"= "Paris", "unit"= "celsius"', {"location": "Paris", "unit": "celsius"}),
     "single quotes": ("'location'='Paris'", {"location": "Paris"}),

@@ -1,4 +1,4 @@
-"""What a model sees when tools are on, byte for byte, in each dialect."""
+"""The exact prompts with tools, in each dialect."""
 
 from __future__ import annotations
 

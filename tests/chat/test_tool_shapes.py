@@ -1,8 +1,8 @@
-"""Calls as models write them when nobody holds them: four wrappers, each with ten kinds of damage. Those of
-tool_shapes.json are written by hand; those of recorded_calls.json the bundled model wrote, at temperatures of 0.6 to
-1.6 (tests/acceptance/record_calls.py). It never opens a tag or a bare call by itself: those first words were given.
+"""Calls as models write them without a constraint: four wrappers, each with ten kinds of damage. Those in
+tool_shapes.json are written by hand; the bundled model wrote those in recorded_calls.json, at temperatures of 0.6 to
+1.6 (tests/acceptance/record_calls.py). It never begins a tag or a bare call by itself, so those first words were given.
 
-Each is read as the call that was meant, or stays text to the last character; never something in between.
+Each is parsed as the intended call, or stays text completely; never something in between.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_a_shape_is_the_call_that_was_meant_or_text(shape: dict, dialect: ToolDi
     expected = (shape["rest"], shape["calls"])
     assert read(dialect, [shape["text"]]) == expected
     assert read(dialect, list(shape["text"])) == expected
-    if shape["damage"] == "none":  # no grammar lets the others through
+    if shape["damage"] == "none":  # no grammar allows the others
         assert read(dialect, list(shape["text"]), is_held=True) == expected
 
 

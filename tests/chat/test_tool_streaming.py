@@ -1,5 +1,5 @@
-"""Where a grammar holds the model, arguments come as they are written, and their pieces join to the whole, in every
-dialect and however the answer is cut up."""
+"""With a grammar, arguments are streamed as they are written, and their pieces join to the whole, in every dialect and
+for any chunks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL = pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.nam
 
 
 def read(dialect: ToolDialect, pieces: list[str], is_held: bool = True) -> tuple[str, list[list[str]], list[Piece]]:
-    """(text, [id, name, arguments] of every call, the pieces as they came)."""
+    """(text, [id, name, arguments] of every call, the pieces in order)."""
     ids = itertools.count()
     parser = ToolCallParser(dialect.syntax, NAMES, lambda: f"call_{next(ids)}", is_held)
     found: list[Piece] = []
@@ -63,7 +63,7 @@ def value(rng: random.Random, depth: int = 0) -> object:
 
 
 def answer(dialect: ToolDialect, rng: random.Random) -> tuple[str, str, list[ToolCall]]:
-    """(what the model writes, its text, its calls): spacing as a grammar allows it."""
+    """(the model's output, its text, its calls): spacing as a grammar allows it."""
     made = [
         ToolCall("", rng.choice(NAMES), json.dumps({rng.choice(TEXTS): value(rng) for _ in range(rng.randint(0, 3))}))
         for _ in range(rng.randint(1, dialect.max_calls))
@@ -94,7 +94,7 @@ def test_pieces_join_to_the_whole_however_the_answer_is_cut(dialect: ToolDialect
 
 @ALL
 def test_nothing_of_arguments_is_held_back(dialect: ToolDialect) -> None:
-    """After each character inside the arguments, all that was written of them is out."""
+    """After each character inside the arguments, everything written so far has been released."""
     written = dialect.calls([ToolCall("", "weather", '{"city":"Paris is a long name of a city"}')])
     _, _, found = read(dialect, list(written))
     begun = next(place for place, event in enumerate(found) if is_begun(event))
@@ -104,7 +104,8 @@ def test_nothing_of_arguments_is_held_back(dialect: ToolDialect) -> None:
 
 @ALL
 def test_an_answer_cut_off_anywhere_loses_nothing(dialect: ToolDialect) -> None:
-    """What has begun as a call stays one, as far as it came; what has not is text. Streamed and at once the same."""
+    """A call that has begun stays a call, with its text so far; other text stays text. Streamed and whole answers are
+    equal."""
     rng = random.Random(f"cut {dialect.name}")
     for _ in range(30):
         written, _, _ = answer(dialect, rng)
@@ -131,7 +132,7 @@ def test_what_closes_a_call_is_no_text_where_the_answer_is_cut_off_in_it(is_held
 
 @pytest.mark.parametrize("dialect", [G1X_JSON, HERMES], ids=lambda row: row.name)
 def test_a_call_not_in_the_grammars_own_form_comes_whole(dialect: ToolDialect) -> None:
-    """Nothing holds the model to what it begins otherwise: it may yet turn out to be no call."""
+    """Other forms are not constrained, so it may turn out not to be a call."""
     for body in (
         "{'name': 'f', 'arguments': {'a': 1}}",
         '{"arguments": {"a": 1}, "name": "f"}',
@@ -169,7 +170,7 @@ def test_line_breaks_inside_a_string_are_escaped() -> None:
 @pytest.mark.parametrize("is_held", [True, False], ids=["held", "free"])
 @pytest.mark.parametrize("dialect", [G1X_JSON, HERMES, RUNNER_LEGACY], ids=lambda row: row.name)
 def test_a_megabyte_of_arguments_in_small_pieces_takes_linear_time(dialect: ToolDialect, is_held: bool) -> None:
-    """Each character is looked at once; looking at all again with each of the 1,000 pieces would take minutes."""
+    """Each character is processed once; processing all again for each of the 1,000 pieces would take minutes."""
     text = "it's (a [long] {text} = " * 42_000
     written = dialect.calls([ToolCall("", "f", json.dumps({"text": text}))])
     pieces = [written[at : at + 997] for at in range(0, len(written), 997)]

@@ -7,7 +7,7 @@ from webapp.backends.native import library
 
 @pytest.fixture(autouse=True, scope="session")
 def built_library() -> None:
-    """Built once; skips where there is no compiler."""
+    """Built once; skips if there is no compiler."""
     try:
         library.load()
     except library.NativeUnavailable as exc:

@@ -1,4 +1,4 @@
-"""Tiny models in the native engine, and what is fed to them."""
+"""Tiny models in the native engine, and their inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def usable_isas() -> list[str]:
 def make_model(
     folder: Path, architecture: str, format: str = "f32", isa: str = "", threads: int = 1, **options: Any
 ) -> tuple[NativeModel, Arrays]:
-    """``options`` go to ``write_checkpoint``; a model in the same folder is used again."""
+    """``options`` are passed to ``write_checkpoint``; a model in the same folder is reused."""
     path = folder / f"{architecture}.safetensors"
     weights = write_checkpoint(path, architecture, **options)
     return load_model(path, format, isa, threads), weights
@@ -57,5 +57,5 @@ def ids_of(model: NativeModel, count: int, seed: int = 0) -> list[int]:
 
 
 def one_by_one(model: NativeModel, slot: int, token_ids: list[int]) -> np.ndarray:
-    """Logits after each token, fed alone."""
+    """Logits after each token, processed one at a time."""
     return np.concatenate([model.step([slot], [[token]], [LAST]).copy() for token in token_ids])

@@ -1,4 +1,4 @@
-"""The native engine by the contract: options, footprint, sampling where the logits are, and no torch."""
+"""The native engine as a backend: options, footprint, sampling inside the engine, and no import of torch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, 
 @pytest.mark.parametrize("format", ("f32", "bf16", "f16", "q8", "q6", "q4"))
 @pytest.mark.parametrize("banned_count", (0, 5, 200, 291))
 def test_tokens_that_may_not_be_drawn_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
-    """Where most are banned the head is computed for the others alone: the same tokens as from all logits."""
+    """If most tokens are banned, the head is computed only for the others; the sampled tokens are the same as with all
+    logits."""
     backend = backend_with(tmp_path, f"native {format} threads=2", vocab_size=300)
     rng = np.random.default_rng(banned_count)
     banned = sorted(rng.permutation(300)[:banned_count].tolist())
@@ -97,7 +98,7 @@ def test_a_line_that_is_not_finite_or_has_no_token_left_costs_the_others_nothing
 
 def test_logprobs_are_the_models_own_best_first(tmp_path: Path) -> None:
     backend = backend_with(tmp_path, vocab_size=5021)
-    line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal ones
+    line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal values
     asked = [sequence(seed, logprobs=count) for seed, count in enumerate((0, 20, 3))]
     batch = batch_of(5021, *asked, sequence(9))
     found = lines_of(backend, line[None]).sample([0] * 4, batch)
@@ -189,7 +190,7 @@ def test_threads_are_at_most_the_cores_there_are(tmp_path: Path, monkeypatch: py
 def test_a_small_model_takes_a_second_thread_only_while_a_processor_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it takes, it computes the same."""
+    """With any number of threads, the result is the same."""
     backend = backend_with(tmp_path, "native f32 threads=2")
     spread, free = [], [2]
     monkeypatch.setattr(backend._free_threads, "begin", lambda: free[0])
@@ -217,7 +218,7 @@ def test_running_a_model_imports_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vocab_size", (40, 300, 1024))
 def test_lines_of_a_step_in_rounds_are_drawn_from_as_others(vocab_size: int, tmp_path: Path) -> None:
-    """More tokens than pass the layers together; what the head noted of its lines is that of the right ones."""
+    """More tokens than the layers take at once; the head's data about its rows must belong to the right ones."""
     backend = backend_with(tmp_path, "native q8 threads=2", vocab_size=vocab_size)
     slots = [backend.new_slot(), backend.new_slot()]
     fed = np.random.default_rng(0).integers(0, vocab_size, (2, 150)).tolist()

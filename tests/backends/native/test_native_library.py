@@ -1,4 +1,4 @@
-"""How the library is come by: a compiler, none, a broken one."""
+"""Getting the library: with a compiler, without one, with a broken one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No library in the cache, no compiler on the path; the path's folder."""
+    """No library in the cache, no compiler on the path. Returns the path's folder."""
     for name in (building.LIBRARY_VARIABLE, "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -59,7 +59,7 @@ def test_a_library_that_breaks_when_tried_out_is_not_kept(empty_machine: Path) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for a compiler")
 def test_two_processes_that_want_it_at_once_get_one_library(tmp_path: Path) -> None:
-    """Both wait for each other before they ask. The compiler notes its calls and hands out the library there is."""
+    """Both wait for each other before they request it. The compiler logs its calls and returns the existing library."""
     calls, built = tmp_path / "calls", building.find_library()
     compiler = tmp_path / "compiler"
     _script(compiler, f'echo "$*" >> {calls}; while [ "$1" != "-o" ]; do shift; done; cp {built} "$2"')
@@ -82,7 +82,7 @@ def test_two_processes_that_want_it_at_once_get_one_library(tmp_path: Path) -> N
 def test_a_wheels_library_needs_no_libcxx_and_a_dll_of_zig_is_no_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As C++ zig would compile libc++ before it links; with -static it made a .dll that nothing could load."""
+    """In C++ mode, zig would compile libc++ before linking; with -static it made a .dll that could not be loaded."""
     runs: list[tuple[list[str], float | None]] = []
 
     def noted(command: list[str], timeout_s: float | None = building.BUILD_TIMEOUT_S) -> str:
@@ -95,7 +95,8 @@ def test_a_wheels_library_needs_no_libcxx_and_a_dll_of_zig_is_no_archive(
     link = runs[-1][0]
     assert made.suffix == ".dll" and "-shared" in link and "-static" not in link and "c++" not in link
     assert {timeout_s for _, timeout_s in runs} == {None}
-    assert "-static" in building.link_flags(["c++"], building.SYSTEMS["windows-x86_64"])  # GCC's libraries go into it
+    # GCC's libraries are linked in
+    assert "-static" in building.link_flags(["c++"], building.SYSTEMS["windows-x86_64"])
 
 
 def test_the_best_instruction_set_is_chosen_and_any_other_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:

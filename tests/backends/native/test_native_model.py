@@ -1,4 +1,5 @@
-"""The native engine against the numpy reference, and against itself: whatever travels together, nothing changes."""
+"""The native engine compared with the numpy reference, and with itself: sequences in one step do not affect each
+other."""
 
 from __future__ import annotations
 
@@ -28,10 +29,10 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import OutOfMemory, WeightsError
 
 EXACT = 1e-4
-"""float32 against a float64 reference over 40 tokens: about 3e-6 is found, 2e-5 where a head has 8 channels."""
+"""float32 against a float64 reference over 40 tokens: measured 3e-6, and 2e-5 with 8 channels per head."""
 NOISE = {"q8": 0.10, "q6": 0.16, "q4": 0.45}
-"""Root mean square of the difference over that of the logits. Found at most: 0.05, 0.08 and 0.22, of which a good part
-is the 8-bit activations'; these nets are random, a trained one loses far less."""
+"""Root mean square of the difference, divided by that of the logits. Measured at most: 0.05, 0.08 and 0.22, a large
+part of it from 8-bit activations. These nets are random; a trained one loses much less."""
 
 
 RUNS = [
@@ -41,7 +42,8 @@ RUNS = [
     for a, architecture in enumerate(ARCHITECTURES)
     if (i + f + a) % 2 == 0
 ]
-"""Every second: on two instruction sets together each version meets each format, and on each set both meet all."""
+"""Every second combination: two instruction sets together cover each version with each format, and each set covers all
+versions and formats."""
 
 
 @pytest.mark.parametrize(("architecture", "format", "isa"), RUNS)
@@ -112,7 +114,8 @@ def test_batched_equals_single_and_a_chunk_equals_its_tokens_bit_for_bit(
     ("architecture", "format"), [("7", "q8"), ("7", "f32"), ("6", "q4"), ("5.2", "bf16"), ("4", "q8")]
 )
 def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, format: str, tmp_path: Path) -> None:
-    """Sequences join, leave, fork, are saved and put back, in steps of any shape; each line is that of a run alone."""
+    """Sequences join, leave, fork, are saved and restored, in steps of any shape; each row equals that of a separate
+    run."""
     model, _ = make_model(tmp_path, architecture, format, threads=2, n_embd=64)
     alone = _Alone(load_model(tmp_path / f"{architecture}.safetensors", format))
     rng = np.random.default_rng(7)
@@ -122,7 +125,8 @@ def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, for
         return copy
 
     for slots, fed, histories in random_steps(rng, model, fork, vocab_size=6):
-        model.spread(library.ALL_JOBS if rng.random() < 0.7 else library.NO_JOBS)  # threads come late to jobs of one
+        # threads start late for jobs of one row
+        model.spread(library.ALL_JOBS if rng.random() < 0.7 else library.NO_JOBS)
         lines = model.step(slots, fed, [LAST] * len(slots))
         for line, history in zip(lines, histories, strict=True):
             assert (line == alone.logits(history)).all()
@@ -131,7 +135,7 @@ def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, for
 
 
 class _Alone:
-    """Logits after a history, one token at a time in one slot; remembers every prefix."""
+    """Logits after a history, one token at a time in one slot; stores every prefix."""
 
     def __init__(self, model: NativeModel) -> None:
         self._model = model
@@ -229,7 +233,7 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_there_is_no_memory_for_is_told_and_takes_none() -> None:
-    """Its states alone would be 550 terabytes."""
+    """Its states alone would need 550 terabytes."""
     config = ModelConfig("7", 1024, 131072, 131072, 64, 128, 1024, 16)
     for _ in range(2):
         with pytest.raises(OutOfMemory):

@@ -1,4 +1,4 @@
-"""Packed weights on disk: mapped by the next load, and never believed."""
+"""Packed weights on disk: mapped by the next load, and always checked."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_mapped_model_answers_as_the_one_that_was_read(architecture: str, form
     mapped = load(path, format)
     assert is_mapped(mapped)
     assert mapped.weight_bytes > 0 and (answer(mapped) == expected).all()
-    threads = load(path, format, threads=2)  # blocks as another number of threads would have them
+    threads = load(path, format, threads=2)  # blocks for another number of threads
     assert is_mapped(threads) and (answer(threads) == expected).all()
 
 
@@ -107,7 +107,7 @@ def test_a_torn_or_damaged_file_is_read_anew(damage: str, tmp_path: Path, own_fo
         "words": None,
     }[damage]
     for place in range(2, 200, 3) if torn is None else [0]:
-        if torn is None:  # every number of the directory, one after another
+        if torn is None:  # every number in the directory, one after another
             changed = words.copy()
             changed[place] += 1 << 20
             kept.write_bytes(changed.tobytes() + whole[4096:])

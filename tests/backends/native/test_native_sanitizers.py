@@ -1,4 +1,4 @@
-"""The tests of model and sampler once more, in a build that watches memory and undefined behaviour."""
+"""The tests of model and sampler again, in a build that detects memory errors and undefined behaviour."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path)
         **os.environ,
         building.LIBRARY_VARIABLE: str(made),
         "LD_PRELOAD": runtime,
-        # The interpreter's own leaks are not ours; memory that there is not is refused, as it is without a watcher.
+        # The interpreter's own leaks are ignored; allocations that are too large are refused, as without a sanitizer.
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:allocator_may_return_null=1",
     }
     names = ("model", "backend", "calibration", "packed_file")
@@ -48,7 +48,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path)
 
 
 def _runtime(compiler: list[str]) -> str | None:
-    """The shared library of AddressSanitizer, which must be in the process before Python is."""
+    """The shared library of AddressSanitizer, which must be loaded before Python."""
     for name in ("libasan.so", f"libclang_rt.asan-{os.uname().machine}.so"):
         found = subprocess.run([*compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
         if os.path.isabs(found) and os.path.exists(found):

@@ -1,4 +1,4 @@
-"""The torch engine by the contract: strategies, footprint, and sampling where the logits are."""
+"""The torch engine as a backend: strategies, footprint, and sampling on the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def backend_with(folder: Path, text: str = "torch cpu f32", **made: object) -> T
 
 @pytest.mark.parametrize("vocab_size", (7, 300, 5021))
 def test_a_card_draws_what_the_definition_draws(vocab_size: int) -> None:
-    """The same operations, on a processor."""
+    """The same operations, on a CPU."""
     batch = many_lines(vocab_size)
     for kind, logits in kinds_of_logits(vocab_size).items():
         line = logits.astype(np.float32)
@@ -47,7 +47,7 @@ def test_a_card_draws_what_the_definition_draws(vocab_size: int) -> None:
 
 
 def test_logprobs_drawn_on_a_card_are_the_models_own_best_first() -> None:
-    line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal ones
+    line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal values
     batch = batch_of(5021, *[sequence(seed, logprobs=count) for seed, count in enumerate((0, 20, 3))], sequence(9))
     found = draw(torch.from_numpy(np.tile(line, (4, 1))), batch)
     expected, best = plain_sampler.logprobs(line), np.lexsort((np.arange(len(line)), -line))
@@ -172,7 +172,7 @@ def test_the_footprint_is_what_the_tensors_take(architecture: str, format: str, 
 
 
 def test_layers_with_different_formats_run_as_one_model(tmp_path: Path) -> None:
-    ids = [7, 8]  # few enough that bfloat16 is multiplied as such
+    ids = [7, 8]  # few enough for a multiplication in bfloat16
     lines = {}
     for text in ("torch cpu f32", "torch cpu f32 *1 -> cpu bf16 *1 -> cpu f32"):
         backend = backend_with(tmp_path, text, dtype="bfloat16")

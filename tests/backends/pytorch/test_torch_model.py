@@ -1,5 +1,5 @@
-"""The torch engine against the numpy reference, and against itself: whatever travels together, nothing changes but the
-last bits."""
+"""The torch engine compared with the numpy reference, and with itself: sequences in one step affect only the last bits
+of each other."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from webapp.errors import OutOfMemory, WeightsError
 from webapp.weights.checkpoint import inspect
 
 EXACT = 1e-4
-"""float32 against a float64 reference over 40 tokens: about 2e-6 is found, 2e-5 in states."""
+"""float32 against a float64 reference over 40 tokens: measured 2e-6, and 2e-5 in states."""
 NOISE = {"bf16": 0.05, "f16": 0.01, "q8": 0.08, "q4": 0.35}
-"""Root mean square of the difference over that of the logits, of random nets; a trained one loses far less."""
+"""Root mean square of the difference, divided by that of the logits, for random nets; a trained one loses much less."""
 
 
 def backend_of(
@@ -86,7 +86,7 @@ def test_sizes_that_fit_no_group_of_weights_are_run(architecture: str, sizes: di
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_of_any_length_travel_together(architecture: str, tmp_path: Path) -> None:
-    """Prompts of several chunks and single tokens, in the order of the batch, slots in any order."""
+    """Prompts of several chunks and single tokens, in the batch's order, with slots in any order."""
     backend, weights = backend_of(tmp_path, architecture, dtype="float32")
     reference = NumpyRwkv(backend.config, weights)
     slots = [backend.new_slot() for _ in range(7)]
@@ -107,9 +107,9 @@ def test_rows_of_any_length_travel_together(architecture: str, tmp_path: Path) -
 @pytest.mark.parametrize("strategy", ("torch cpu f32", "torch cpu q8"))
 @pytest.mark.parametrize("architecture", ("4", "5.2", "6", "7"))
 def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, strategy: str, tmp_path: Path) -> None:
-    """Sequences join, leave, fork, are saved and put back, in steps of any shape; each line is that of a run alone,
-    as far as rounding goes."""
-    most = 1e-3 if strategy.endswith("f32") else 0.5  # bfloat16 activations in one kernel, float32 in the other
+    """Sequences join, leave, fork, are saved and restored, in steps of any shape; each row equals that of a separate
+    run, except for rounding."""
+    most = 1e-3 if strategy.endswith("f32") else 0.5  # one kernel uses bfloat16 activations, the other float32
     backend, _ = backend_of(tmp_path, architecture, strategy, n_embd=64)
     rng = np.random.default_rng(7)
     checks: list[tuple[tuple[int, ...], np.ndarray]] = []
@@ -143,7 +143,7 @@ def test_a_step_that_fails_leaves_every_slot_as_it_was(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("decay", (-1e-4, -0.6, -8.0, -200.0), ids=str)
 def test_a_chunk_equals_its_tokens_whatever_the_decay(decay: float) -> None:
-    """RWKV-6 forgets within a token or never."""
+    """RWKV-6 may forget within a token, or never."""
     generator = torch.Generator().manual_seed(1)
     r, k, v, w = (torch.randn(2, 3, 45, 8, generator=generator) for _ in range(4))
     log_decay, bonus = decay * torch.exp(0.3 * w), torch.randn(3, 8, generator=generator)
@@ -157,7 +157,7 @@ def test_a_chunk_equals_its_tokens_whatever_the_decay(decay: float) -> None:
 
 
 def test_a_chunk_of_one_key_again_and_again_is_exact() -> None:
-    """RWKV-7's worst case: each token removes what the one before wrote, nothing decays."""
+    """RWKV-7's worst case: each token removes what the previous one wrote, and nothing decays."""
     shape = (1, 1, 64, 16)
     generator = torch.Generator().manual_seed(2)
     key = torch.nn.functional.normalize(torch.ones(shape), dim=-1)
@@ -272,7 +272,8 @@ MIXED = ("f32", "q8", "f16", "q4")
     [(architecture, MIXED[(n + m) % 4]) for n, architecture in enumerate(ARCHITECTURES) for m in (0, 1)],
 )
 def test_every_tensor_of_a_layer_is_on_its_device(architecture: str, format: str, tmp_path: Path) -> None:
-    """Stands for a card: ``meta`` tensors have a device and shapes but no values, and mix with no others."""
+    """``meta`` replaces a graphics card: its tensors have a device and shapes but no values, and cannot be mixed with
+    others."""
     write_checkpoint(path := tmp_path / "model.pth", architecture)
     config = inspect(path).config
     assert config is not None
@@ -295,7 +296,7 @@ def batch_lines(batch: list[Row]) -> list[int]:
 
 
 def test_what_is_recorded_once_is_replayed_for_any_rows(tmp_path: Path) -> None:
-    """CUDA graphs, with a recorder that runs the work again on a processor."""
+    """CUDA graphs, with a recorder that runs the operations again on a CPU."""
     backend, _ = backend_of(tmp_path, "7")
     other, _ = backend_of(tmp_path, "7")
     recorded: list[int] = []
@@ -320,9 +321,9 @@ def test_what_is_recorded_once_is_replayed_for_any_rows(tmp_path: Path) -> None:
         expected = forward(other, [theirs[i] for i in chosen], ids)
         assert difference(found, expected) <= 1e-5
     assert sorted(recorded) == [1, 2, 4, 8]
-    mine += [backend.new_slot() for _ in range(8)]  # the states move
+    mine += [backend.new_slot() for _ in range(8)]  # moves the states
     assert difference(forward(backend, mine[:2], [[1], [2]]), forward(other, theirs[:2], [[1], [2]])) <= 1e-5
-    forward(backend, mine[:1], [[1, 2, 3]])  # a prompt is run without
+    forward(backend, mine[:1], [[1, 2, 3]])  # a prompt runs without a graph
     assert len(recorded) == 5
 
 
