@@ -43,10 +43,7 @@ from webapp.weights.state_sheet import PROMPT
 prompts = Blueprint("prompts", __name__, url_prefix="/prompts")
 personas = Blueprint("personas", __name__, url_prefix="/personas")
 KINDS = {"prompts": "prompt", "personas": "persona"}
-SAID = {
-    "prompts": ("saved", "deleted", "restored", "imported"),
-    "personas": ("saved", "deleted", "restored", "imported", "baking"),
-}
+SAID = ("saved", "deleted", "restored", "imported")
 
 
 # the actions of both
@@ -64,7 +61,6 @@ def show(form: Values | None = None, error: RoostError | None = None, place: str
         "page_title": page.t(f"{name}.title"),
         "commands_url": url_for(".do"),
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
-        "toasts": page.done_toast(f"{name}.said", SAID[name]),
         **(prompts_page(page, form) if name == "prompts" else personas_page(page, form)),
     }
     return render_page(f"{name}/page.html", values, status=422 if error else 200)
@@ -117,6 +113,7 @@ WORDS = ("insert", "cancel", "fill", "none", "add", "list")
 
 def prompts_page(page: PageContext, form: Values | None) -> Values:
     return {
+        "toasts": page.done_toast("prompts.said", SAID),
         "rows": [{"id": item.id, "name": item.name, **item.body} for item in current_items().list()],
         "form": form or {"id": "", "seen": "", "name": "", "title": "", "content": ""},
     }
@@ -260,6 +257,7 @@ def personas_page(page: PageContext, form: Values | None) -> Values:
     if given["state"] and given["state"] not in states:
         states.append(given["state"])
     return {
+        "toasts": page.done_toast("personas.said", (*SAID, "baking")),
         "rows": [{**face(one), "text": one.body.get("system_prompt", "")} for one in personas_of(page).list()],
         "form": given,
         "face": face(item) if item else None,
