@@ -19,7 +19,7 @@ from models.starter.checkpoint import LATEST, RunConfig, load_checkpoint
 from models.starter.data.mixture import Mixture
 from models.starter.loop import Trainer
 from models.starter.workers import Workers, start_workers
-from webapp.tokenizer.world import world_tokenizer
+from webapp.tokenizer.loading import world_tokenizer
 from webapp.training import operations
 
 CHANGEABLE = ("batch", "learning_rate")

@@ -18,7 +18,7 @@ from webapp.chat.formats import (
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.prompts import render
 from webapp.services.generation.generation import AnswerText
-from webapp.tokenizer.world import world_tokenizer
+from webapp.tokenizer.loading import world_tokenizer
 
 
 @pytest.fixture(scope="module")

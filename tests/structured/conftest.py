@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+from webapp.tokenizer.loading import WorldTokenizer, world_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from webapp.engine.sampler import Constraint
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer.world import WorldTokenizer
+from webapp.tokenizer.loading import WorldTokenizer
 
 SCHEMA = {
     "type": "object",

@@ -17,7 +17,7 @@ from webapp.chat.tool_grammars import ToolRules, held
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.structured.grammar import check, form_rules
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer.world import WorldTokenizer
+from webapp.tokenizer.loading import WorldTokenizer
 
 WEATHER = {
     "name": "get_weather",

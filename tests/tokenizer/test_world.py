@@ -10,7 +10,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.errors import FileMissing
-from webapp.tokenizer.world import WorldTokenizer, official_vocabulary_path, world_tokenizer
+from webapp.tokenizer.loading import WorldTokenizer, official_vocabulary_path, world_tokenizer
 
 SAMPLES = [
     "",

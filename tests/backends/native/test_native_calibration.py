@@ -12,7 +12,7 @@ from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write
 from webapp.backends.native.backend import MAX_COLUMNS, MOST_TOKENS, calibration_ids
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
-from webapp.tokenizer.world import world_tokenizer
+from webapp.tokenizer.loading import world_tokenizer
 
 PIECES = [np.random.default_rng(seed).integers(0, 256, 24).tolist() for seed in range(6)]
 

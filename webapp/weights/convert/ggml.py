@@ -14,8 +14,7 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import ConversionError, WeightsError
 from webapp.i18n import Text
 from webapp.tokenizer import Tokenizer
-from webapp.tokenizer.loading import ByteTokenizer
-from webapp.tokenizer.world import WorldTokenizer
+from webapp.tokenizer.loading import ByteTokenizer, WorldTokenizer
 from webapp.weights import ggml_blocks
 from webapp.weights.convert.plan import ConversionOptions, Plan, PlannedTensor, conversion_to
 from webapp.weights.convert.source import BLOCK_BYTES, Source, kept_marks
