@@ -12,17 +12,8 @@ import pytest
 from tests.engine.driving import GREEDY, engine, request, run
 from tests.waiting import PATIENCE_S
 from webapp.backends.fake import fake_config
-from webapp.engine.snapshot_store import (
-    BLOCK,
-    Snapshot,
-    SnapshotFolder,
-    SnapshotStore,
-    clear_folder,
-    folder_use,
-    read_snapshot,
-    write_snapshot,
-)
-from webapp.engine.state import ARCHITECTURES, DamagedFile, RecurrentState
+from webapp.engine.snapshot_store import BLOCK, SnapshotFolder, SnapshotStore, clear_folder, folder_use
+from webapp.engine.state import ARCHITECTURES, DamagedFile, RecurrentState, Snapshot, read_snapshot, write_snapshot
 
 NAME = f"{'ab' * 16}-7-{'cd' * 16}"
 

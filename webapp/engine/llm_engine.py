@@ -41,9 +41,8 @@ from webapp.engine.scheduler import (
     TokenIds,
     keyed_digest,
 )
-from webapp.engine.sequence_snapshots import SequenceSnapshots, put_back, slot_of
-from webapp.engine.snapshot_store import Snapshot, SnapshotStore
-from webapp.engine.state import RecurrentState
+from webapp.engine.snapshot_store import SequenceSnapshots, SnapshotStore, put_back, slot_of
+from webapp.engine.state import RecurrentState, Snapshot
 from webapp.errors import EngineCrashed, ModelError, RequestError, as_roost_error
 from webapp.i18n import Text
 
@@ -316,7 +315,7 @@ class LLMEngine:
         logits, sequence.first_logits = NumpyLogits(sequence.first_logits[None].copy()), None
         self.scheduler.start_decoding(sequence)
         self._sample([sequence], logits, [0])
-        if sequence.releasable and sequence.status is SequenceStatus.DECODING:
+        if sequence.releasable and sequence.is_decoding:
             self._tell(sequence)
 
     def _decoding_piece(self, sequence: Sequence, beside: int) -> Piece:
@@ -378,7 +377,7 @@ class LLMEngine:
             drawing = [(piece, line + 1) for piece, line in drawing if self._holds(piece, held)]
             held += 1
         for piece in pieces:
-            if piece.sequence.releasable and piece.sequence.status is SequenceStatus.DECODING:
+            if piece.sequence.releasable and piece.sequence.is_decoding:
                 self._tell(piece.sequence)
             self._keeping.on_the_way(piece.sequence, before.get(id(piece.sequence)))
 

@@ -14,8 +14,7 @@ from webapp.engine.backend import Backend, Row, Want, line_starts
 from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampler import log_probabilities
 from webapp.engine.scheduler import TokenIds
-from webapp.engine.snapshot_store import Snapshot
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import RecurrentState, Snapshot
 from webapp.errors import ModelError
 
 FloatArray = NDArray[np.float32]

@@ -259,6 +259,10 @@ class Sequence:
         return self.completion_token_ids[self.position - self.prompt_length :]
 
     @property
+    def is_decoding(self) -> bool:
+        return self.status is SequenceStatus.DECODING
+
+    @property
     def must_go_on(self) -> bool:
         return len(self.completion_token_ids) < self.params.least_tokens
 
@@ -514,7 +518,7 @@ class Scheduler:
         return order
 
     def plan(self) -> StepPlan:
-        decoding = [sequence for sequence in self.running if sequence.status is SequenceStatus.DECODING]
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
         return StepPlan(decoding, self._plan_prefill())
 
     def start_decoding(self, sequence: Sequence) -> None:

@@ -1,4 +1,5 @@
-"""Snapshots: states found by the tokens that made them, in memory up to a budget and in a folder up to a quota.
+"""Snapshots: states found by the tokens that made them, in memory up to a budget and in a folder up to a quota; and
+when the state of a running sequence becomes one.
 
 A recurrent state cannot be truncated, so a prompt can only start from a snapshot taken exactly at one of its prefixes.
 A snapshot's key covers everything that made it: the model and the options that change its numbers (``identity``), the
@@ -19,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
 import os
 import re
 import shutil
@@ -28,33 +28,25 @@ import time
 from array import array
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from webapp.engine.state import (
-    DamagedFile,
-    ModelConfig,
-    RecurrentState,
-    narrowest,
-    packed,
-    state_shapes,
-    unpacked,
-    widened,
-)
-from webapp.errors import WeightsError
+from webapp.engine.backend import Backend, Row
+from webapp.engine.state import LOGITS, PART_ENDING, DamagedFile, ModelConfig, Snapshot, read_snapshot, write_snapshot
+from webapp.errors import OutOfMemory
 
 if TYPE_CHECKING:  # the web process asks for the folder's size and must start without numpy
     import numpy as np
     from numpy.typing import NDArray
 
+    from webapp.engine.scheduler import Sequence as RunningSequence
+
     FloatArray = NDArray[np.float32]
 
 BLOCK = 64
-ENDING, PART_ENDING = ".snapshot", ".part"
-LOGITS = "logits"
-HEADER_BYTES, MOST_HEADER_BYTES = 1 << 10, 1 << 14
-"""The largest header of a valid snapshot, and the largest header that is read from any file."""
+ENDING = ".snapshot"
+HEADER_BYTES = 1 << 10
+"""The largest header of a valid snapshot."""
 MOST_UNWRITTEN_BYTES = 128 << 20
 """If more than this waits to be written, the oldest are dropped: a slow disk costs snapshots."""
 MOST_SYNCED = 4
@@ -70,18 +62,6 @@ CLOSE_S = 2.0
 _KEY_BYTES = 200
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Read-only. ``logits (vocab_size,)`` are those after its last token, if an answer begins there."""
-
-    state: RecurrentState
-    logits: FloatArray | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.state.nbytes + (0 if self.logits is None else self.logits.nbytes)
 
 
 class Key(NamedTuple):
@@ -240,6 +220,98 @@ class SnapshotStore:
 
 def _tail(block: bytes, ids: array[int]) -> bytes:
     return hashlib.blake2b(ids.tobytes(), digest_size=16, key=block).digest()
+
+
+SNAPSHOT_EVERY = 256
+"""Tokens of a long answer between two snapshots."""
+PARTS_SHARE = 4
+"""The snapshots before parts of one answer use at most 1 / this of the memory for all snapshots."""
+WORTH_LASTING = 512
+"""A prefill of this many tokens is worth a file, for any request."""
+
+
+class SequenceSnapshots:
+    """When the state of a running sequence is saved as a snapshot, and for how long: where its prompt pauses, during a
+    long answer, before each part of an answer, and at its end. A failure costs the snapshot, not the answer."""
+
+    def __init__(self, backend: Backend, store: SnapshotStore) -> None:
+        self._backend, self._store = backend, store
+        self._config = backend.config
+
+    def at_end(self, sequence: RunningSequence) -> None:
+        """Saves the state at an answer's end, after all but its last token. An answer that ends inside a draft needs
+        one more step for that."""
+        try:
+            put_back(self._backend, sequence)
+            late = tuple(sequence.pending_token_ids[:-1]) if sequence.is_decoding else ()
+            if late and self._store.limit_bytes:
+                self._backend.step([Row(slot_of(sequence), late, "nothing")])
+                sequence.position += len(late)
+        except Exception:
+            log.warning("the state at an answer's end could not be kept", exc_info=True)
+        else:
+            self.keep(sequence)
+
+    def on_the_way(self, sequence: RunningSequence, logits: FloatArray | None) -> None:
+        """Saves snapshots of a long answer, so that little is processed again if the engine stops before it ends; and
+        one where a part begins, with the state's ``logits``."""
+        written = sequence.position - sequence.prompt_length
+        is_due = sequence.request.is_kept and written >= sequence.snapshot_after + SNAPSHOT_EVERY
+        if is_due and sequence.is_decoding and sequence.before_draft is None:
+            sequence.snapshot_after = written
+            self.keep(sequence)
+        parts = sequence.sampling.parts
+        if parts is not None and parts.begins_part and sequence.is_decoding:
+            self._keep_part(sequence, logits)
+
+    def _keep_part(self, sequence: RunningSequence, logits: FloatArray | None) -> None:
+        """In memory only. If there are more than :data:`PARTS_SHARE` allows, every second one is removed again."""
+        sequence.parts_begun += 1
+        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
+        if sequence.parts_begun % sequence.part_stride or self._store.contains(digest, token_ids, True):
+            return
+        self.keep(sequence, logits, lasts=False)
+        sequence.parts.append(self._store.name(digest, token_ids))
+        size = self._config.state_bytes() + 4 * self._config.vocab_size
+        if len(sequence.parts) > max(1, self._store.limit_bytes // PARTS_SHARE // size):
+            self._store.forget(sequence.parts[::2], in_memory=True)
+            sequence.parts = sequence.parts[1::2]
+            sequence.part_stride *= 2
+
+    def keep(self, sequence: RunningSequence, logits: FloatArray | None = None, lasts: bool = True) -> None:
+        """Saves the slot's state under the tokens that made it, and the ``logits (vocab_size,)`` after them if given. A
+        failure costs the snapshot, not the answer; if memory is the reason, all snapshots in memory are dropped. A
+        snapshot that ``lasts`` is also written to disk, for a kept request or a long prefill."""
+        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
+        is_useless = self._store.limit_bytes < self._config.state_bytes()
+        if is_useless:
+            return
+        if sequence.request.is_kept and lasts:
+            sequence.snapshots.append(self._store.name(digest, token_ids))
+        if self._store.contains(digest, token_ids, logits is not None):
+            return
+        is_long = len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
+        is_lasting = lasts and (sequence.request.is_kept or is_long)
+        try:
+            snapshot = Snapshot(self._backend.read_state(slot_of(sequence)), logits)
+            self._store.put(digest, token_ids, snapshot, is_lasting)
+        except (MemoryError, OutOfMemory):
+            self._store.clear()
+        except Exception:
+            log.warning("a snapshot after %d tokens could not be kept", len(token_ids), exc_info=True)
+
+
+def put_back(backend: Backend, sequence: RunningSequence) -> None:
+    """Restores the state without draft tokens."""
+    if sequence.before_draft is not None:
+        sequence.position, saved = sequence.before_draft
+        sequence.before_draft = None
+        backend.restore(slot_of(sequence), saved)
+
+
+def slot_of(sequence: RunningSequence) -> int:
+    assert sequence.slot is not None, "a running sequence holds a slot"
+    return sequence.slot
 
 
 class SnapshotFolder:
@@ -498,9 +570,6 @@ def delete_snapshots(path: Path, names: Collection[str]) -> None:
                     os.unlink(path / (name_of(named[0], has_logits) + ENDING))
 
 
-# one file
-
-
 def name_of(key: Key, has_logits: bool) -> str:
     return f"{key.block.hex()}-{key.length}-{key.tail.hex()}" + (f"-{LOGITS}" if has_logits else "")
 
@@ -513,60 +582,3 @@ def key_of(file_name: str) -> tuple[Key, bool] | None:
     if match is None:
         return None
     return Key(bytes.fromhex(match[1]), int(match[2]), bytes.fromhex(match[3])), match[4] is not None
-
-
-def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> int:
-    """Returns the file's size in bytes; the header repeats the name. Raises OSError and never leaves a partial file
-    under the name. A file that was not synced may be torn after a power failure; its digest detects that."""
-    arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
-    if snapshot.logits is not None:
-        arrays[LOGITS] = snapshot.logits
-    about = {"format": "roost-snapshot-1", "of": path.stem, "architecture": snapshot.state.architecture}
-    pieces = packed(about, {name: narrowest(values) for name, values in arrays.items()})
-    size = sum(piece.nbytes for piece in pieces)
-    part = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}{PART_ENDING}")
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
-        with open(os.open(part, flags, 0o600), "wb", buffering=0) as file:
-            for piece in pieces:
-                while piece:
-                    piece = piece[file.write(piece) :]
-            if is_synced:
-                os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return size
-
-
-def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
-    """Raises OSError, or DamagedFile unless it is a complete snapshot with the file's name and for this model.
-    Allocates no more than the file's size, and does not read a file that is larger than a snapshot can be."""
-    expected = state_shapes(config)
-    if path.stem.endswith(LOGITS):
-        expected[LOGITS] = (config.vocab_size,)
-    most = MOST_HEADER_BYTES + 8 + 4 * sum(math.prod(shape) for shape in expected.values())
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if not 8 < size <= most:
-            raise DamagedFile(f"{size} bytes")
-        content = bytearray(size)
-        if file.readinto(content) != size:
-            raise DamagedFile("it is cut off")
-    about, tensors = unpacked(content, MOST_HEADER_BYTES)
-    if about != {"format": "roost-snapshot-1", "of": path.stem, "architecture": config.architecture}:
-        raise DamagedFile("it is of something else")
-    if tensors.keys() != expected.keys():
-        raise DamagedFile("it has other arrays")
-    for name, stored in tensors.items():
-        if stored.shape != expected[name]:
-            raise DamagedFile(f"{name} has another size")
-    arrays = {name: widened(stored) for name, stored in tensors.items()}
-    logits = arrays.pop(LOGITS, None)
-    state = RecurrentState(config.architecture, arrays)
-    try:
-        state.check(config)
-    except WeightsError as exc:
-        raise DamagedFile(str(exc)) from exc
-    return Snapshot(state, logits)

@@ -1,5 +1,5 @@
 """The sizes of a model, the recurrent state of one sequence as a value (named arrays in a fixed layout, portable
-between backends), and the file of states in snapshots and chat files.
+between backends), a state as a snapshot with its logits, and the file of states in snapshots and chat files.
 
 The file is safetensors with the digest of all its bytes in the header, written and read as a whole. It is accepted only
 if all sizes add up and the digest matches. Reading allocates nothing beyond the file's own bytes.
@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from webapp.errors import WeightsError
@@ -166,6 +169,22 @@ def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {"att_x_prev": row, "att_kv": matrices, "ffn_x_prev": row}
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Read-only. ``logits (vocab_size,)`` are those after its last token, if an answer begins there."""
+
+    state: RecurrentState
+    logits: FloatArray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.nbytes + (0 if self.logits is None else self.logits.nbytes)
+
+
+PART_ENDING = ".part"
+LOGITS = "logits"
+MOST_HEADER_BYTES = 1 << 14
+"""The largest header of a snapshot that is read."""
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 DIGEST_HEX = 64
 MOST_TENSORS, MOST_DIMENSIONS = 4096, 8
@@ -279,3 +298,60 @@ def widened(stored: Stored) -> FloatArray:
 
 def _bytes(array: NDArray[Any]) -> memoryview:
     return array.data.cast("B")
+
+
+def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> int:
+    """Returns the file's size in bytes; the header repeats the name. Raises OSError and never leaves a partial file
+    under the name. A file that was not synced may be torn after a power failure; its digest detects that."""
+    arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
+    if snapshot.logits is not None:
+        arrays[LOGITS] = snapshot.logits
+    about = {"format": "roost-snapshot-1", "of": path.stem, "architecture": snapshot.state.architecture}
+    pieces = packed(about, {name: narrowest(values) for name, values in arrays.items()})
+    size = sum(piece.nbytes for piece in pieces)
+    part = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}{PART_ENDING}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
+        with open(os.open(part, flags, 0o600), "wb", buffering=0) as file:
+            for piece in pieces:
+                while piece:
+                    piece = piece[file.write(piece) :]
+            if is_synced:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return size
+
+
+def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
+    """Raises OSError, or DamagedFile unless it is a complete snapshot with the file's name and for this model.
+    Allocates no more than the file's size, and does not read a file that is larger than a snapshot can be."""
+    expected = state_shapes(config)
+    if path.stem.endswith(LOGITS):
+        expected[LOGITS] = (config.vocab_size,)
+    most = MOST_HEADER_BYTES + 8 + 4 * sum(math.prod(shape) for shape in expected.values())
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not 8 < size <= most:
+            raise DamagedFile(f"{size} bytes")
+        content = bytearray(size)
+        if file.readinto(content) != size:
+            raise DamagedFile("it is cut off")
+    about, tensors = unpacked(content, MOST_HEADER_BYTES)
+    if about != {"format": "roost-snapshot-1", "of": path.stem, "architecture": config.architecture}:
+        raise DamagedFile("it is of something else")
+    if tensors.keys() != expected.keys():
+        raise DamagedFile("it has other arrays")
+    for name, stored in tensors.items():
+        if stored.shape != expected[name]:
+            raise DamagedFile(f"{name} has another size")
+    arrays = {name: widened(stored) for name, stored in tensors.items()}
+    logits = arrays.pop(LOGITS, None)
+    state = RecurrentState(config.architecture, arrays)
+    try:
+        state.check(config)
+    except WeightsError as exc:
+        raise DamagedFile(str(exc)) from exc
+    return Snapshot(state, logits)

@@ -32,8 +32,8 @@ from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats
 from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampler import ConstraintFactory
-from webapp.engine.snapshot_store import Snapshot, SnapshotFolder, SnapshotStore
-from webapp.engine.state import RecurrentState
+from webapp.engine.snapshot_store import SnapshotFolder, SnapshotStore
+from webapp.engine.state import RecurrentState, Snapshot
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager import messages

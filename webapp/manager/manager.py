@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
-from webapp.engine.snapshot_store import Snapshot, delete_snapshots
-from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.engine.snapshot_store import delete_snapshots
+from webapp.engine.state import ModelConfig, RecurrentState, Snapshot
 from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.automatic import AutomaticEngine

@@ -60,7 +60,7 @@ SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 class Wish:
     """``prompt``: text of the model's kind that the music continues; ``token_ids`` instead continues from exactly these
     tokens. Only the part after the last snapshot is prefilled: the engine keeps snapshots at the beginnings of bars,
-    within their memory limit (``PARTS_SHARE`` in :mod:`webapp.engine.sequence_snapshots`), every 256 tokens and at the
+    within their memory limit (``PARTS_SHARE`` in :mod:`webapp.engine.snapshot_store`), every 256 tokens and at the
     end. ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind and the time before; ``sampling``:
     SamplingParams that differ from the author's."""
 

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 
 from webapp.chat.messages import Role
 from webapp.engine.sampling_params import SamplingParams
-from webapp.engine.snapshot_store import Snapshot
 from webapp.engine.state import (
     DamagedFile,
     ModelConfig,
     RecurrentState,
+    Snapshot,
     Stored,
     narrowest,
     packed,

@@ -35,8 +35,7 @@ from webapp.storage.records import StoredMessage
 from webapp.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from webapp.engine.snapshot_store import Snapshot
-    from webapp.engine.state import RecurrentState
+    from webapp.engine.state import RecurrentState, Snapshot
 
 
 WINDOW = 256
