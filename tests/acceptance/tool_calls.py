@@ -28,7 +28,7 @@ from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.client import start_engine_process
+from webapp.manager.client import ProcessEngineClient
 from webapp.services.generation.generation import generate
 from webapp.services.generation.request import dialect_of
 
@@ -138,7 +138,7 @@ def measure(server: ApiServer, count: int, free_count: int) -> dict[str, Any]:
 
 
 def bundled_server(data_dir: Path) -> ApiServer:
-    return ApiServer(data_dir, "auto", start_engine_process, models_dir=ROOT / "models")
+    return ApiServer(data_dir, "auto", ProcessEngineClient, models_dir=ROOT / "models")
 
 
 def main() -> None:

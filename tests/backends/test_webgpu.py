@@ -33,7 +33,7 @@ from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
-from webapp.manager.health import shortfall
+from webapp.manager.memory import shortfall
 from webapp.manager.target import Choice, Target
 from webapp.services.strategy.choice import estimate
 from webapp.services.strategy.hardware import probe

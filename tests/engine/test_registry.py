@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from webapp.engine import registry
+from webapp.engine import options, registry
 from webapp.engine.backend import RAM, Availability, Backend, Footprint, ModelSizes, Suggestion
 from webapp.errors import BackendUnavailable, StrategyError
 
@@ -82,4 +82,4 @@ def test_a_backend_that_is_not_available_suggests_nothing_and_runs_nothing(monke
 
 @pytest.mark.parametrize(("text", "is_automatic"), [("", True), (" Auto ", True), ("cpu fp32", False)])
 def test_no_strategy_and_auto_leave_it_to_roost(text, is_automatic):
-    assert registry.is_automatic(text) is is_automatic
+    assert options.is_automatic(text) is is_automatic

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S, WaitRanOut
 from tests.weights.make_checkpoints import make_tensors, make_time_state
 from webapp.backends.fake import FakeBackend
@@ -18,12 +19,11 @@ from webapp.engine.backend import LoadProgress, Options, ProgressCallback
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig
-from webapp.manager.client import EngineClient, OnExit, OnMessage, start_engine_in_thread
+from webapp.manager.client import EngineClient, OnExit, OnMessage
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
-from webapp.manager.status import ModelStatus
-from webapp.manager.target import Target
+from webapp.manager.target import ModelStatus, Target
 from webapp.settings import Settings
 
 ENDLESS = "fake script=ab repeat=0 delay_ms=2"

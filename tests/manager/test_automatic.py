@@ -13,7 +13,7 @@ from webapp.backends.fake import FakeBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability, Suggestion
 from webapp.errors import BackendUnavailable
-from webapp.manager import automatic
+from webapp.manager import memory
 
 SLOW = "fake script=ab repeat=0 delay_ms=2"
 
@@ -155,7 +155,7 @@ def count_asked(monkeypatch, backend) -> list[str]:
 
 
 def test_who_asks_for_the_status_again_makes_no_backend_look_again(make_manager, monkeypatch):
-    monkeypatch.setattr(automatic, "REMEMBERED_S", float("inf"))
+    monkeypatch.setattr(memory, "REMEMBERED_S", float("inf"))
     monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
     of_better, of_slow = count_asked(monkeypatch, Better), count_asked(monkeypatch, Slow)
     manager = make_manager("auto")
@@ -171,7 +171,7 @@ def test_who_asks_for_the_status_again_makes_no_backend_look_again(make_manager,
 
 @pytest.mark.parametrize("loads", [False, True])
 def test_a_load_and_time_make_the_backends_look_again(loads, make_manager, monkeypatch):
-    monkeypatch.setattr(automatic, "REMEMBERED_S", float("inf") if loads else -1.0)
+    monkeypatch.setattr(memory, "REMEMBERED_S", float("inf") if loads else -1.0)
     monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
     manager = make_manager("auto")
     assert manager.status().strategy == SLOW

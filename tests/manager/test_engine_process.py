@@ -20,7 +20,7 @@ from tests.errors import keys_in, raises_code, tells
 from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
 from tests.waiting import is_gone, wait_until
 from webapp.engine.outputs import FinishReason
-from webapp.manager.client import start_engine_process
+from webapp.manager.client import ProcessEngineClient
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -30,7 +30,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks i
 @pytest.fixture
 def make(make_manager):
     def make_one(strategy: str = "fake", **changes):
-        return make_manager(strategy, start_engine=start_engine_process, **changes)
+        return make_manager(strategy, start_engine=ProcessEngineClient, **changes)
 
     return make_one
 

@@ -19,7 +19,7 @@ from webapp.manager.messages import LoadModel
 
 def commands_of(monkeypatch) -> list[LoadModel]:
     """Every LoadModel that an engine in a thread receives from now on."""
-    from webapp.manager.client import ThreadEngineClient
+    from tests.manager.thread_engine import ThreadEngineClient
 
     seen: list[LoadModel] = []
     send = ThreadEngineClient.send

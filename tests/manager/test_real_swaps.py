@@ -12,9 +12,9 @@ from tests.waiting import wait_until
 from tests.weights.make_checkpoints import make_tensors
 from webapp.engine.outputs import FinishReason
 from webapp.errors import StrategyError
-from webapp.manager.client import start_engine_process
-from webapp.manager.health import has_room_beside
+from webapp.manager.client import ProcessEngineClient
 from webapp.manager.manager import ModelManager
+from webapp.manager.memory import has_room_beside
 from webapp.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def make(real_models):
 
     def make(has_room):
         settings = Settings(data_dir=real_models, models_dir=real_models, model="v4.safetensors", threads=1)
-        made.append(ModelManager(settings, start_engine_process, has_room=has_room))
+        made.append(ModelManager(settings, ProcessEngineClient, has_room=has_room))
         return made[-1]
 
     yield make

@@ -26,11 +26,11 @@ from webapp.engine.outputs import (
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
-from webapp.manager import health
+from webapp.manager import memory
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
-from webapp.manager.health import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.library import ModelLibrary
 from webapp.manager.loop import EngineLoop
+from webapp.manager.memory import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.messages import (
     LoadFailed,
     Loading,
@@ -39,15 +39,13 @@ from webapp.manager.messages import (
     Reply,
     State,
     Submit,
-    as_read,
     pack,
     printable,
     read_command,
     read_message,
 )
 from webapp.manager.session import banned_token_ids, penalty_exempt_token_ids
-from webapp.manager.status import ModelStatus, StatusBoard
-from webapp.manager.target import Choice, TargetResolver
+from webapp.manager.target import Choice, ModelStatus, StatusBoard, TargetResolver
 from webapp.tokenizer import load_tokenizer
 from webapp.weights.child_process import write_frame
 from webapp.weights.inspection import USED_TOKENS_KEY
@@ -145,12 +143,13 @@ def test_what_is_no_message_is_refused_and_nothing_is_run(payload):
 def test_what_is_no_text_and_numbers_of_any_size_cross_too():
     path = os.fsdecode(b"/models/\xff.pth")
     command = LoadModel(os.fsencode(path), ModelConfig("7", 1, 1, 1, 1, 1, 1, 1), "fake", 1, 1, 1)
-    assert as_read(command).path == path
+    assert read_command(io.BytesIO(pack(command))).path == path
     schema = {"type": "integer", "maximum": 10**40, "title": path}
     params = SamplingParams(logit_bias={5: -1.5}, stop_token_sequences=((1, 2), (3,)), seed=2**53 - 1)
     request = GenerationRequest("r", (1, 2), params, (1,), "me", constraint=schema)
-    assert as_read(Submit.of(request, "d")).request() == replace(request, initial_state_digest="d")
-    failed = as_read(LoadFailed(printable(FileMissing(path=path).to_dict())))
+    submitted = read_command(io.BytesIO(pack(Submit.of(request, "d"))))
+    assert submitted.request() == replace(request, initial_state_digest="d")
+    failed = read_message(io.BytesIO(pack(LoadFailed(printable(FileMissing(path=path).to_dict())))))
     assert failed.error["code"] == "file_not_found" and "?" in failed.error["message"]
 
 
@@ -206,10 +205,10 @@ def test_the_need_of_a_load_follows_the_strategy(target):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for VmHWM in /proc")
 def test_the_most_memory_is_in_bytes_where_the_system_counts_in_others(monkeypatch):
     resource = pytest.importorskip("resource")
-    kept = health.peak_bytes(os.getpid())
-    monkeypatch.setattr(health, "open", lambda *_, **__: io.StringIO("VmRSS: 1 kB\n"), raising=False)
+    kept = memory.peak_bytes(os.getpid())
+    monkeypatch.setattr(memory, "open", lambda *_, **__: io.StringIO("VmRSS: 1 kB\n"), raising=False)
     counted = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for platform, unit in (("freebsd", 1024), ("darwin", 1)):
         monkeypatch.setattr(sys, "platform", platform)
-        assert counted * unit <= health.peak_bytes(os.getpid()) < 2 * counted * unit
-    assert kept is not None and health.peak_bytes(os.getppid()) is None
+        assert counted * unit <= memory.peak_bytes(os.getpid()) < 2 * counted * unit
+    assert kept is not None and memory.peak_bytes(os.getppid()) is None

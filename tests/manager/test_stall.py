@@ -14,7 +14,7 @@ from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_out
 from tests.waiting import wait_until
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason
-from webapp.manager.client import start_engine_process
+from webapp.manager.client import ProcessEngineClient
 from webapp.manager.handles import EngineSilent
 from webapp.manager.health import StallLimits
 from webapp.manager.messages import Heartbeat, Loading
@@ -150,7 +150,7 @@ def wait_silent(manager) -> None:
 def test_a_stopped_engine_process_is_ended_and_the_next_message_works(make_manager, strategy):
     # patient with starts on a busy machine
     patient = StallLimits(silent_s=600, step_s=600, notice_s=1, look_every_s=0.1)
-    manager = make_manager(strategy, start_engine=start_engine_process, stall_limits=patient)
+    manager = make_manager(strategy, start_engine=ProcessEngineClient, stall_limits=patient)
     handle = manager.submit(request(max_tokens=100_000))
     if strategy == ENDLESS:
         first_token(handle)

@@ -171,7 +171,7 @@ def test_a_state_of_a_request_is_checked_at_once(make_manager):
 
 
 def test_a_state_crosses_to_the_engine_once_and_not_with_each_request(make_manager, monkeypatch):
-    from webapp.manager.client import ThreadEngineClient
+    from tests.manager.thread_engine import ThreadEngineClient
 
     sent = []
     send = ThreadEngineClient.send

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from tests.manager.conftest import last_output, request
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.manager.wrong_states import HEADS, LAYERS, SIZE, TITLES, TRACE, good, write_wrong
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.engine.outputs import FinishReason
 from webapp.errors import WeightsError, translate_error
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings

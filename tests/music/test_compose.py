@@ -13,12 +13,12 @@ import pytest
 
 from models.music.tunes import abc_tune, midi_tune
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.music.models import music_model
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import ContentDelta
 from webapp.chat.messages import Message, Role
 from webapp.cli import main
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import count_bars, read_abc
 from webapp.music.events import Note, NoteDecoder, bar_places, events_of, notes_of, read_text, write_text

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from webapp.engine.outputs import FinishReason, SequenceStats, TokenOutput
 from webapp.errors import FileMissing, ModelError
-from webapp.manager.status import ModelStatus
+from webapp.manager.target import ModelStatus
 
 STATS = SequenceStats(prompt_tokens=3, prefilled_tokens=3, decoded_tokens=5, decode_s=2.0, seed=42)
 HANG = object()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from safetensors.numpy import save_file
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.weights.make_checkpoints import make_tensors
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.models.conftest import OWN
 from tests.web.owner import owner_client
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.batch import KIND, filled, table_in
 from webapp.settings import Settings

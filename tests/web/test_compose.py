@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.music.models import music_model
 from tests.web.owner import owner_client
 from webapp.engine.state import ModelConfig
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.events import notes_of, read_text
 from webapp.music.midi_file import read_midi

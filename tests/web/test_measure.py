@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.measurements import KIND, Measurements
 from webapp.settings import Settings

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import Finished
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.notebook import known_tokens
 from webapp.settings import Settings

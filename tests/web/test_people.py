@@ -7,12 +7,12 @@ from io import BytesIO
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
 from webapp.chat.messages import Message, ReadMode, ToolCall, attached_metadata
 from webapp.chat.messages import Role as Speaker
 from webapp.errors import ChatNotFound
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import ROOM
 from webapp.services.chat.turn_writer import chosen_tools

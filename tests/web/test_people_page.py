@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
 from tests.wording import says, text
 from webapp.errors import ModelError
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.batch import KIND as BATCH
 from webapp.services.jobs import PAUSED

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from webapp.chat.events import ContentDelta, Waiting
 from webapp.engine.scheduler import Scheduler
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.limits import Limits, person_of
 from webapp.settings import Settings

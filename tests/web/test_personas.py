@@ -9,11 +9,11 @@ import zlib
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.models.conftest import OWN, Browser
 from tests.web.owner import owner_client
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.saved_items import SavedItems

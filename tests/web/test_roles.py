@@ -3,9 +3,9 @@ tested."""
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web import guard

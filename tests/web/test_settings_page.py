@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.wording import says
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import SETTINGS, load_settings
 from webapp.web.app import create_app

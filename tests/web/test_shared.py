@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import models_dir
 from tests.web.hostile_markdown import HOSTILE
 from tests.web.owner import owner_client
 from tests.wording import says
 from webapp.chat.messages import Message, Role
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore

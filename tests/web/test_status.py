@@ -13,8 +13,8 @@ from webapp.backends.native.backend import NativeBackend
 from webapp.chat.events import Waiting
 from webapp.engine.backend import Availability
 from webapp.i18n import translate
-from webapp.manager import health, nvidia
-from webapp.manager.status import ModelStatus
+from webapp.manager import memory
+from webapp.manager.target import ModelStatus
 from webapp.web.chat.views import waiting_text
 from webapp.web.status import strip
 
@@ -57,7 +57,7 @@ def test_what_keeps_a_better_engine_away_is_said_where_the_engine_was_chosen_by_
     over = threading.Event()
     monkeypatch.setattr(NativeBackend, "availability", lambda: NOTES[note])
     monkeypatch.setattr(NativeBackend, "prepare", lambda: over.wait(60))
-    monkeypatch.setattr(nvidia, "read_gpus", lambda: ())
+    monkeypatch.setattr(memory, "read_gpus", lambda: ())
     roost = RunningRoost(tmp_path, "auto")
     try:
         for locale in ("en", "zh"):
@@ -82,7 +82,7 @@ def posted(roost: RunningRoost, body: bytes) -> str:
 def test_a_model_that_does_not_fit_is_asked_about_in_the_menu(tmp_path, monkeypatch):
     roost = RunningRoost(tmp_path, fake_strategy())
     try:
-        monkeypatch.setattr(health, "available_bytes", lambda: 0)
+        monkeypatch.setattr(memory, "available_bytes", lambda: 0)
         refused = posted(roost, b"model=roost-starter-v7.safetensors")
         assert 'name="anyway"' in refused and 'name="anyway"' in roost.get("/models")
         assert 'name="anyway"' not in posted(roost, b"anyway=1")

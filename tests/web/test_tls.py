@@ -7,11 +7,11 @@ import urllib.request
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.bridge_app import RunningServer, tls_pair
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from tests.web.owner import owner_client
 from tests.web.ws_client import PING, RawClient, WebSocketClient, frame, handshake
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.access import OwnerProof
 from webapp.services.certificates import Certificates

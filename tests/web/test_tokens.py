@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.credentials import MOST_TOKENS, PREFIX, ApiTokens

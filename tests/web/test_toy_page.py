@@ -7,8 +7,8 @@ import pytest
 from flask import Blueprint
 from jinja2 import ChoiceLoader, DictLoader
 
+from tests.manager.thread_engine import start_engine_in_thread
 from webapp.i18n import translation
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web import app as app_module

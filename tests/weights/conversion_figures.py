@@ -53,7 +53,7 @@ def load(path: Path, strategy: str, logits: Path) -> dict[str, Any]:
 
 def load_here(path: str, strategy: str, logits: str) -> None:
     from tests.engine.driving import forward, load_backend
-    from webapp.manager.health import peak_bytes
+    from webapp.manager.memory import peak_bytes
 
     with open(path, "rb") as file:
         while file.read(16 << 20):

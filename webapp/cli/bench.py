@@ -20,7 +20,8 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.kernels import make_ready
 from webapp.cli.options import add_model_options, output_file, settings_from, stored
 from webapp.cli.parser import pad
-from webapp.engine.registry import backend_names, is_automatic, usual_strategy
+from webapp.engine.options import is_automatic
+from webapp.engine.registry import backend_names, usual_strategy
 from webapp.errors import BenchCaseInvalid, BenchRefused, RequestError, RoostError, ToolInvalid
 from webapp.i18n import LOCALES, Text, say, text_from_plain
 from webapp.i18n.terminal import t, terminal_locale

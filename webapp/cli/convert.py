@@ -18,8 +18,8 @@ from typing import Any
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n.terminal import t
-from webapp.manager.health import peak_bytes
 from webapp.manager.library import ModelLibrary
+from webapp.manager.memory import peak_bytes
 from webapp.weights.convert.conversion import Converted, convert
 from webapp.weights.convert.plan import CONVERSIONS, ConversionOptions, ConversionProgress, default_name
 from webapp.weights.model_folder import is_model_folder_at

@@ -84,6 +84,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+AUTOMATIC = "auto"
+"""The strategy that lets Roost choose, as an empty one does (:class:`.registry.Candidates`)."""
+
+
+def is_automatic(strategy: str) -> bool:
+    """Whether the strategy lets Roost choose."""
+    return strategy.strip().lower() in ("", AUTOMATIC)
+
+
 OptionValue = str | int | float | bool
 Options = Mapping[str, OptionValue]
 """Values by option name. A backend's classmethods and ``load`` receive every declared option, checked."""

@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
-from webapp.engine.options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
+from webapp.engine.options import AUTOMATIC, BY_STRATEGY, BackendKind, Builder, Options, OptionValue
 from webapp.engine.state import ModelConfig
 from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
 
-AUTOMATIC = "auto"
-"""The strategy that lets Roost choose, as an empty one does: :class:`Candidates`."""
 SPARE_BYTES = 256 << 20
 """Must stay free on a device besides a model that is chosen automatically: the machine runs other programs too."""
 
@@ -167,11 +165,6 @@ def suggestions(model: ModelFile) -> list[Suggestion]:
         if state.is_available:
             found += [(not state.is_ready, one) for one in backend.suggestions(model)]
     return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].rank))]
-
-
-def is_automatic(strategy: str) -> bool:
-    """Whether the strategy lets Roost choose."""
-    return strategy.strip().lower() in ("", AUTOMATIC)
 
 
 class Candidates:

@@ -1,7 +1,7 @@
-"""Starts an engine and communicates with it: in its own process, or in a thread for tests.
+"""Starts an engine in its own process and communicates with it.
 
-Both forms look the same from outside. Messages arrive on a thread of the client; ``on_exit`` is called once, after the
-last message. No call blocks on the engine, except ``close``.
+Messages arrive on a thread of the client; ``on_exit`` is called once, after the last message. No call blocks on the
+engine, except ``close``.
 
 Deadlock is impossible by design: the web process always reads (its reader only fills queues without limit), the engine
 always reads (in its own thread), and the web process writes from a thread that no other thread waits for.
@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import logging
 import queue
-import signal
 import subprocess
 import threading
-import traceback
 from collections.abc import Callable
 from typing import IO, Protocol
 
 from webapp.manager.health import EngineExit
-from webapp.manager.messages import Command, Message, Shutdown, WarmUp, as_read, pack, read_message
+from webapp.manager.messages import Command, Message, Shutdown, WarmUp, pack, read_message
 from webapp.weights.child_process import close_pipes, start_process, write_frame
 
 LAST_WORDS_BYTES = 8192
@@ -59,18 +57,9 @@ cores wrote 3.6 tokens/s when spinning and 40 when sleeping (6 x 192 model). gli
 its heap by default: a load then peaks at 852 MB instead of 794 (RWKV-7, 4 x 768, fp32)."""
 
 
-def start_engine_process(on_message: OnMessage, on_exit: OnExit) -> EngineClient:
-    """A new interpreter that waits for its LoadModel."""
-    return ProcessEngineClient(on_message, on_exit)
-
-
-def start_engine_in_thread(on_message: OnMessage, on_exit: OnExit) -> EngineClient:
-    """The same loop in this process: for tests, and for backends that are light enough."""
-    return ThreadEngineClient(on_message, on_exit)
-
-
 class ProcessEngineClient:
-    """Three threads: one writes commands, one reads messages, one keeps the end of the engine's stderr."""
+    """A new interpreter that waits for its LoadModel. Three threads: one writes commands, one reads messages, one keeps
+    the end of the engine's stderr."""
 
     def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
         self._on_message, self._on_exit = on_message, on_exit
@@ -164,65 +153,13 @@ def _existing(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-class ThreadEngineClient:
-    """``kill`` can only abandon the thread: it reports the end like a killed process and drops later messages. Messages
-    are encoded and decoded as on a pipe."""
-
-    pid: int | None = None
-
-    def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
-        from webapp.manager.loop import EngineLoop
-
-        self._on_message, self._on_exit = on_message, on_exit
-        self._lock = threading.Lock()
-        self._has_ended = False
-        self._loop = EngineLoop(self._deliver)
-        self._thread = threading.Thread(target=self._run, name="roost-engine-thread", daemon=True)
-        self._thread.start()
-
-    def send(self, command: Command) -> None:
-        self._loop.put(as_read(command))
-
-    def is_alive(self) -> bool:
-        return not self._has_ended
-
-    def kill(self) -> None:
-        self._loop.put(Shutdown())
-        self._end(EngineExit(-getattr(signal, "SIGKILL", 9)))
-
-    def close(self, grace_s: float) -> None:
-        self._loop.put(Shutdown())
-        if self._thread is not threading.current_thread():
-            self._thread.join(grace_s + TERMINATE_GRACE_S)
-        self._end(EngineExit(0))
-
-    def _run(self) -> None:
-        try:
-            self._loop.run()
-            found = EngineExit(0)
-        except BaseException:
-            found = EngineExit(1, traceback.format_exc())
-        self._end(found)
-
-    def _deliver(self, message: Message) -> None:
-        if not self._has_ended:
-            self._on_message(as_read(message))
-
-    def _end(self, found: EngineExit) -> None:
-        with self._lock:
-            if self._has_ended:
-                return
-            self._has_ended = True
-        self._on_exit(found)
-
-
 class EngineAhead:
     """At most one engine that is started before it is needed, so that the first answer does not wait for an interpreter
     and its imports. It has no model (45 MB with numpy and the native library), and ends by itself if it is not used
     within ``kept_s``. Safe to use from any thread.
     """
 
-    def __init__(self, start: EngineStarter = start_engine_process, kept_s: float = AHEAD_KEPT_S) -> None:
+    def __init__(self, start: EngineStarter = ProcessEngineClient, kept_s: float = AHEAD_KEPT_S) -> None:
         self._start, self._kept_s = start, kept_s
         self._lock = threading.Lock()
         self._spare: _Spare | None = None

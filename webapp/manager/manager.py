@@ -26,13 +26,23 @@ from webapp.engine.snapshot_store import delete_snapshots
 from webapp.engine.state import ModelConfig, RecurrentState, Snapshot
 from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
-from webapp.manager.automatic import AutomaticEngine
 from webapp.manager.handles import Quota, RequestHandle
-from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
+from webapp.manager.health import StallLimits
 from webapp.manager.library import ModelLibrary
-from webapp.manager.status import ModelStatus, StatusBoard, described_target
+from webapp.manager.memory import AutomaticEngine, FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
 from webapp.manager.supervisor import Supervisor
-from webapp.manager.target import Choice, EngineOptions, Start, StateInfo, Target, TargetResolver, tokenizer_of
+from webapp.manager.target import (
+    Choice,
+    EngineOptions,
+    ModelStatus,
+    Start,
+    StateInfo,
+    StatusBoard,
+    Target,
+    TargetResolver,
+    described_target,
+    tokenizer_of,
+)
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.file_reader import MEMORY, FileReader

@@ -365,18 +365,11 @@ def read_message(pipe: Pipe) -> Message:
     return _messages.decode(read_frame(pipe))
 
 
-def as_read(message: Command | Message) -> Any:
-    """The message as the other end of the pipe would receive it."""
-    decoder: Any = _messages if isinstance(message, _MESSAGE_KINDS) else _commands
-    return decoder.decode(_encoder.encode(message))
-
-
 def _as_plain(value: Any) -> Any:
     """Converts numpy numbers; other values in an error's parameters are only displayed, so text is enough."""
     return value.item() if hasattr(value, "item") else str(value)
 
 
-_MESSAGE_KINDS = (Loading, Loaded, LoadFailed, Outputs, Reply, Heartbeat)
 _encoder = msgspec.msgpack.Encoder(enc_hook=_as_plain)
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 _messages: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

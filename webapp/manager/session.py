@@ -20,7 +20,8 @@ from webapp.i18n import Text
 from webapp.manager import messages
 from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
-from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, crash_error, memory_facts, oom_kills
+from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, crash_error
+from webapp.manager.memory import memory_facts, oom_kills
 from webapp.manager.target import Start, StateInfo, Target, tokenizer_or_none
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer

@@ -17,9 +17,9 @@ from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager.handles import EngineSilent, LoadingEvent, Quota, RequestHandle
-from webapp.manager.health import FitCheck, StallLimits
-from webapp.manager.status import ModelStatus, describe
-from webapp.manager.target import Target
+from webapp.manager.health import StallLimits
+from webapp.manager.memory import FitCheck
+from webapp.manager.target import ModelStatus, Target, describe
 from webapp.settings import Settings
 
 if TYPE_CHECKING:
@@ -383,14 +383,14 @@ class Supervisor:
 
     def _load(self, change: Change, target: Target) -> None:
         # Imports msgspec and subprocess, which a start does not need.
-        from webapp.manager.client import start_engine_process
+        from webapp.manager.client import ProcessEngineClient
         from webapp.manager.session import EngineSession, load_command
 
         with self.changed:
             if change.error is not None or change.target is None:
                 raise change.error or ModelError("model_unloaded")
             session = EngineSession(change.target, self.changed, self._session_changed, self._stall_limits)
-            ahead = self._ahead.take if self._ahead is not None else start_engine_process
+            ahead = self._ahead.take if self._ahead is not None else ProcessEngineClient
             session.start(self._start_engine or ahead)
             self.error, self._loading = None, session
             self._tell()

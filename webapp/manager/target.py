@@ -1,4 +1,5 @@
-"""What to load: a choice of names (Choice), and its resolved form with an inspected file and a state (Target)."""
+"""What to load: a choice of names (Choice), its resolved form with an inspected file and a state (Target), and the
+model's status for pages, with a board on which callers can wait for a change."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.engine.backend import Backend
-from webapp.engine.options import EngineOptions
-from webapp.engine.registry import AUTOMATIC, is_automatic, resolve_strategy, runnable
+from webapp.engine.options import AUTOMATIC, EngineOptions, is_automatic
+from webapp.engine.registry import resolve_strategy, runnable
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, RoostError, StrategyError, WeightsError
 from webapp.i18n import Text
@@ -23,6 +24,10 @@ from webapp.weights import inspection as inspections
 from webapp.weights.inspection import Inspection, require_model
 from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
+
+if TYPE_CHECKING:
+    from webapp.manager.session import EngineSession
+
 
 ZERO_STATE = "-"
 """The name for no initial state, even if one is merged in the model; no file has this name."""
@@ -46,69 +51,6 @@ class Start:
     state: RecurrentState | None = field(default=None, compare=False, repr=False)
 
 
-OWN_START = Start()
-_Key = tuple[str, int, int, ModelConfig]
-
-
-class StartReader:
-    """Reads each file once per change, caches the last used ones up to :data:`KEPT_BYTES`, and returns the same object.
-
-    ``trusted`` names may be anywhere on disk (see :class:`.target.TargetResolver`). Safe to use from any thread.
-    """
-
-    def __init__(self, library: ModelLibrary, trusted: frozenset[str]) -> None:
-        self._library = library
-        self._trusted = trusted
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[_Key, Start] = OrderedDict()
-
-    def start(self, name: str, config: ModelConfig) -> Start:
-        """The initial state for a name that a person enters. FileMissing, ``state_mismatch``, WeightsError."""
-        if not name:
-            return OWN_START
-        if name == ZERO_STATE:
-            zeros = RecurrentState.zeros(config)
-            return Start(StateInfo(ZERO_STATE, zeros.digest()), zeros)
-        path = self._library.find_state(name, allow_outside=name in self._trusted)
-        found = path.stat()
-        key = (str(path), found.st_mtime_ns, found.st_size, config)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        start = self._read(path, config)
-        self._keep(key, start)
-        return start
-
-    def _read(self, path: Path, config: ModelConfig) -> Start:
-        import numpy as np
-
-        digest, values = self._library.reader.read_state(path, config)
-        sizes = (config.n_layer, config.n_head, config.head_size, config.head_size)
-        found = np.frombuffer(values, np.float32)
-        count = math.prod(sizes)
-        state = RecurrentState.from_time_state(config, found[:count].reshape(sizes))
-        if len(found) > count:
-            attention, mix = found[count:].reshape(2, config.n_layer, config.n_embd)
-            state = replace(state, arrays={**state.arrays, "att_x_prev": attention, "ffn_x_prev": mix})
-        return Start(StateInfo(self._name_of(path), digest), state)
-
-    def _name_of(self, path: Path) -> str:
-        states = self._library.models_dir.absolute() / STATES
-        return path.relative_to(states).as_posix() if path.is_relative_to(states) else path.name
-
-    def _keep(self, key: _Key, start: Start) -> None:
-        with self._lock:
-            self._kept[key] = start
-            while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-
-
-def _size(start: Start) -> int:
-    return start.state.nbytes if start.state else 0
-
-
-__all__ = ["ZERO_STATE", "Choice", "EngineOptions", "Start", "StateInfo", "Target", "TargetResolver", "tokenizer_of"]
 BUILT_IN_TOKENIZERS = ("world", "byte")
 
 
@@ -193,6 +135,111 @@ class Target:
     def is_same_start(self, other: Target) -> bool:
         is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
         return is_same_file and self.choice.state == other.choice.state
+
+
+PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """The status at one moment. ``revision`` increases by one with every change.
+
+    ``model``, ``model_path``, ``strategy``, ``adapter`` (a file name) and ``state`` describe what is loaded or loading,
+    otherwise what is chosen. ``error`` (a RoostError's dict) is the error of the last load or of the engine. It may
+    occur with phase ``ready`` if a model could not replace the loaded one. ``notice`` says why a state was dropped.
+    ``engine_bytes``: resident memory of the engine process at that time; its change alone makes no new revision.
+    ``silent_s``: seconds since the last sign of life of the engine or of a loading one; 0 while that is normal.
+    ``chosen_strategy`` is ``auto`` if ``auto`` chose ``strategy``; ``engine_note`` then says why it is not a faster
+    one, or "" (see :class:`.memory.AutomaticEngine`). ``step``, ``step_done``, ``step_total``: as in LoadProgress,
+    during a load.
+    """
+
+    revision: int = 0
+    phase: str = "empty"
+    model: str = ""
+    model_path: str = ""
+    strategy: str = ""
+    chosen_strategy: str = ""
+    adapter: str = ""
+    state: str = ""
+    state_digest: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_tensors: int = 0
+    total_tensors: int = 0
+    step: str = ""
+    step_done: int = 0
+    step_total: int = 0
+    error: dict[str, Any] | None = None
+    notice: dict[str, Any] | None = None
+    running: int = 0
+    waiting: int = 0
+    seats: int = 0
+    silent_s: int = 0
+    engine_note: str = ""
+    engine_bytes: int = field(default=0, compare=False)
+
+
+OWN_START = Start()
+_Key = tuple[str, int, int, ModelConfig]
+
+
+class StartReader:
+    """Reads each file once per change, caches the last used ones up to :data:`KEPT_BYTES`, and returns the same object.
+
+    ``trusted`` names may be anywhere on disk (see :class:`.target.TargetResolver`). Safe to use from any thread.
+    """
+
+    def __init__(self, library: ModelLibrary, trusted: frozenset[str]) -> None:
+        self._library = library
+        self._trusted = trusted
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[_Key, Start] = OrderedDict()
+
+    def start(self, name: str, config: ModelConfig) -> Start:
+        """The initial state for a name that a person enters. FileMissing, ``state_mismatch``, WeightsError."""
+        if not name:
+            return OWN_START
+        if name == ZERO_STATE:
+            zeros = RecurrentState.zeros(config)
+            return Start(StateInfo(ZERO_STATE, zeros.digest()), zeros)
+        path = self._library.find_state(name, allow_outside=name in self._trusted)
+        found = path.stat()
+        key = (str(path), found.st_mtime_ns, found.st_size, config)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        start = self._read(path, config)
+        self._keep(key, start)
+        return start
+
+    def _read(self, path: Path, config: ModelConfig) -> Start:
+        import numpy as np
+
+        digest, values = self._library.reader.read_state(path, config)
+        sizes = (config.n_layer, config.n_head, config.head_size, config.head_size)
+        found = np.frombuffer(values, np.float32)
+        count = math.prod(sizes)
+        state = RecurrentState.from_time_state(config, found[:count].reshape(sizes))
+        if len(found) > count:
+            attention, mix = found[count:].reshape(2, config.n_layer, config.n_embd)
+            state = replace(state, arrays={**state.arrays, "att_x_prev": attention, "ffn_x_prev": mix})
+        return Start(StateInfo(self._name_of(path), digest), state)
+
+    def _name_of(self, path: Path) -> str:
+        states = self._library.models_dir.absolute() / STATES
+        return path.relative_to(states).as_posix() if path.is_relative_to(states) else path.name
+
+    def _keep(self, key: _Key, start: Start) -> None:
+        with self._lock:
+            self._kept[key] = start
+            while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+
+
+def _size(start: Start) -> int:
+    return start.state.nbytes if start.state else 0
 
 
 class TargetResolver:
@@ -365,3 +412,91 @@ def tokenizer_or_none(target: Target) -> Tokenizer | None:
         return tokenizer_of(target)
     except RoostError:
         return None
+
+
+def describe(
+    phase: str,
+    goal: Target | None,
+    session: EngineSession | None,
+    loading: EngineSession | None,
+    held: int,
+    error: RoostError | None,
+) -> ModelStatus:
+    """The status for the supervisor's values; ``held`` requests wait for a model."""
+    names = described_target(goal) if goal else {}
+    progress: dict[str, Any] = vars(loading.progress) if loading else {}
+    counts: dict[str, Any] = {}
+    if session is not None:
+        waiting = session.waiting_count
+        counts = {"running": session.open_count - waiting, "seats": session.seats}
+        held += waiting
+    engines = [each for each in (session, loading) if each is not None]
+    if engines:
+        counts["engine_bytes"] = engines[0].engine_bytes
+    silent_s = max((each.silent_s for each in engines), default=0)
+    return ModelStatus(
+        phase=phase,
+        error=error.to_dict() if error else None,
+        waiting=held,
+        silent_s=silent_s,
+        **names,
+        **progress,
+        **counts,
+    )
+
+
+def described_target(target: Target) -> dict[str, Any]:
+    """The status fields that describe the choice."""
+    return {
+        "model": target.name,
+        "model_path": target.path,
+        "strategy": target.strategy,
+        "chosen_strategy": AUTOMATIC if target.automatic else target.choice.strategy,
+        "adapter": target.adapter,
+        "state": target.state_info.name,
+        "state_digest": target.state_info.digest,
+        "notice": target.notice,
+    }
+
+
+class StatusBoard:
+    """The newest status, for any number of readers."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._status = ModelStatus()
+        self._note = ""
+        self._listeners: tuple[Callable[[], object], ...] = ()
+
+    @property
+    def status(self) -> ModelStatus:
+        return self._status
+
+    def publish(self, status: ModelStatus) -> None:
+        """Sets the status's revision."""
+        with self._changed:
+            now = replace(status, revision=self._status.revision, engine_note=self._note)
+            is_new = now != self._status
+            self._status = replace(now, revision=now.revision + is_new)
+            self._changed.notify_all()
+        for listener in self._listeners if is_new else ():
+            listener()
+
+    def set_note(self, engine_note: str) -> None:
+        self._note = engine_note
+        self.publish(self._status)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Calls ``listener`` after every change, in the thread that made it; it must return at once."""
+        with self._changed:
+            self._listeners = (*self._listeners, listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
+    def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
+        """The status once its revision differs from ``revision``, or the current one after the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status.revision != revision, timeout_s)
+            return self._status

@@ -11,7 +11,8 @@ from itertools import groupby
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.engine.registry import AUTOMATIC, suggestions
+from webapp.engine.options import AUTOMATIC
+from webapp.engine.registry import suggestions
 from webapp.errors import RoostError
 from webapp.services.bench.measurements import KIND, PLANS
 from webapp.services.jobs import DONE, Job

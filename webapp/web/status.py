@@ -11,11 +11,11 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, current_app, has_request_context, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.engine.registry import AUTOMATIC
+from webapp.engine.options import AUTOMATIC
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import LOCALES, size_text
 from webapp.manager.library import ModelEntry
-from webapp.manager.status import ModelStatus
+from webapp.manager.target import ModelStatus
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs

@@ -5,12 +5,12 @@ import threading
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.bench.scripted import TIME, BenchManager, call
 from tests.services.scripted_manager import end
 from tests.waiting import wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import BenchRefused, EngineCrashed
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.tool_bench import BenchRequest, ToolBench
 from webapp.services.jobs import Jobs

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.chat.watching import text_of, watch
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.messages import AttachedFile, Message, ReadMode, Role, attached_metadata
 from webapp.engine.state import Stored, packed
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.chat_file import MOST_TIPS, ChatFiles, read_chat_file
 from webapp.services.chat.turns import REWRITTEN, ChatTurns

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.chat.watching import text_of, watch
 from tests.waiting import PATIENCE_S, WaitRanOut, wait_until
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.probes import ask_aside
 from webapp.services.chat.turns import ChatTurns

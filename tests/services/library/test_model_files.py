@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 from tests.weights.spellings import official, write_folder
 from webapp.errors import FileMissing, ModelNotFound
 from webapp.manager.library import ModelLibrary
-from webapp.manager.status import ModelStatus
+from webapp.manager.target import ModelStatus
 from webapp.resources import STARTER_MODEL
 from webapp.services.library import model_files, placing
 from webapp.services.library.model_files import ModelFiles

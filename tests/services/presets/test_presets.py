@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import PresetNotFound
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets

@@ -10,9 +10,9 @@ import pytest
 
 from tests.errors import raises_code
 from tests.manager.conftest import last_output, request
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.weights.make_checkpoints import make_time_state, write_checkpoint, write_state, write_tensors
 from webapp.errors import FileMissing
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.services.states import StateLibrary

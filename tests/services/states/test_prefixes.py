@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.errors import raises_code
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S, wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.messages import Message, Role
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.probes import state_of_chat

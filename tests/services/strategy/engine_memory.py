@@ -7,7 +7,7 @@ from pathlib import Path
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.client import start_engine_process
+from webapp.manager.client import ProcessEngineClient
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
@@ -27,7 +27,7 @@ class Measured:
 def measure(path: Path, strategy: str, folder: Path, sequences: int = 1) -> Measured:
     """Linux only. Starts the engine as the server does; ``folder`` is the manager's data folder."""
     settings = Settings(data_dir=folder, models_dir=path.parent, model=path.name, strategy=strategy, threads=1)
-    manager = ModelManager(settings, start_engine_process, ModelLibrary(path.parent, folder))
+    manager = ModelManager(settings, ProcessEngineClient, ModelLibrary(path.parent, folder))
     try:
         manager.load()
         manager.wait_ready(600)

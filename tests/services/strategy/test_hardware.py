@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from webapp.manager import nvidia
-from webapp.manager.nvidia import Gpu
+from webapp.manager import memory
+from webapp.manager.memory import Gpu
 from webapp.services.library.placing import free_bytes
 from webapp.services.strategy import hardware
 from webapp.services.strategy.hardware import Probe
@@ -47,9 +47,9 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.Monkey
         answer.wait(600)
         return (CARD,)
 
-    monkeypatch.setattr(nvidia, "read_gpus", slow)
-    monkeypatch.setattr(nvidia, "PATIENCE_S", 0.02)
-    gpus = nvidia.GpuReader()
+    monkeypatch.setattr(memory, "read_gpus", slow)
+    monkeypatch.setattr(memory, "PATIENCE_S", 0.02)
+    gpus = memory.GpuReader()
     assert gpus.read() == () == gpus.read() and len(readers) == 1, "one thread waits, the page does not"
     answer.set()
     gpus._thread.join(60)
@@ -101,7 +101,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = nvidia.read_gpus()
+    found = memory.read_gpus()
     assert [card.name for card in found] == names
     assert [card.index for card in found] == list(range(len(names)))
 
@@ -109,7 +109,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
 def test_an_older_package_answers_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(1, as_bytes=True))
-    assert nvidia.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0),)
+    assert memory.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0),)
 
 
 @pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
@@ -117,12 +117,12 @@ def test_a_broken_driver_is_no_card_and_no_error(broken: str, monkeypatch: pytes
     fake = FakeNvml(broken=broken)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert nvidia.read_gpus() == () and fake.is_open == 0
+    assert memory.read_gpus() == () and fake.is_open == 0
 
 
 def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvidia.read_gpus() == ()
+    assert memory.read_gpus() == ()
 
 
 def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:

@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import models_dir
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app

@@ -14,10 +14,10 @@ import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.owner import owner_cookie
 from tests.web.ws_client import WebSocketClient
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.test_conversion import run_here
 from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from tests.wording import pattern, says
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services import conversion
 from webapp.settings import Settings

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_tensors
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app

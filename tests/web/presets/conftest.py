@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.chat.running_roost import fake_strategy
 from tests.weights.make_checkpoints import write_checkpoint, write_state
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings

@@ -9,6 +9,7 @@ from html import unescape
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.presets.posted_form import form_of
 from webapp.backends.fake import FakeBackend, FakeOptions
 from webapp.cli import main
@@ -16,7 +17,6 @@ from webapp.engine import registry
 from webapp.engine.backend import RAM, Availability, BackendKind, BackendOption, Footprint, Suggestion
 from webapp.engine.registry import BackendEntry
 from webapp.errors import StrategyError
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench import speed
 from webapp.services.strategy import choice, hardware

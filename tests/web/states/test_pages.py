@@ -8,11 +8,11 @@ import re
 import pytest
 
 from tests.manager.conftest import last_output, request
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from tests.wording import is_refused, says, text
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import trained_context
 from webapp.settings import Settings

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import fake_strategy
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import error_text, says, text
 from webapp.backends.fake import FakeBackend
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import says
 from webapp.i18n import Text, translate
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore

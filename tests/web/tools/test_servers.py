@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.lazy_import import Lazily
+from tests.manager.thread_engine import start_engine_in_thread
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import error_text, pattern, says, text
-from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.tools import McpServers
 from webapp.settings import Settings

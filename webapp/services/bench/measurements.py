@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from webapp.engine.registry import AUTOMATIC, is_automatic, resolve_strategy
+from webapp.engine.options import AUTOMATIC, is_automatic
+from webapp.engine.registry import resolve_strategy
 from webapp.errors import ModelError, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs, Running

@@ -29,9 +29,9 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.client import EngineStarter
-from webapp.manager.health import peak_bytes, resident_bytes
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
+from webapp.manager.memory import peak_bytes, resident_bytes
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
 from webapp.services.strategy.choice import bytes_a_token

@@ -21,8 +21,8 @@ from typing import Any
 
 from webapp.chat.formats import writes_flowers
 from webapp.chat.messages import ThinkMode
-from webapp.engine.options import EngineOptions
-from webapp.engine.registry import backend_for, is_automatic
+from webapp.engine.options import EngineOptions, is_automatic
+from webapp.engine.registry import backend_for
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RequestError, RoostError
 from webapp.i18n import Text

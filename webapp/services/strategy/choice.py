@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import RAM, Footprint, ModelSizes, Suggestion
-from webapp.engine.options import BY_STRATEGY, PlacedRun
-from webapp.engine.registry import KindEntry, is_automatic, kinds, resolve_strategy, runnable, suggestions
+from webapp.engine.options import BY_STRATEGY, PlacedRun, is_automatic
+from webapp.engine.registry import KindEntry, kinds, resolve_strategy, runnable, suggestions
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
 from webapp.i18n import Text

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from webapp.engine.state import ModelConfig
-from webapp.manager.health import available_bytes
-from webapp.manager.nvidia import GPUS, Gpu
+from webapp.manager.memory import GPUS, Gpu, available_bytes
 from webapp.services.library.placing import free_bytes
 
 __all__ = ["Gpu", "Hardware", "Probe", "forget_answers", "kept", "probe"]

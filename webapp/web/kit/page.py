@@ -51,7 +51,7 @@ from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:
     from webapp.manager.manager import ModelManager
-    from webapp.manager.status import ModelStatus
+    from webapp.manager.target import ModelStatus
     from webapp.services.batch import BatchRuns
     from webapp.services.bench.measurements import Measurements
     from webapp.services.bench.tool_bench import ToolBench

@@ -17,11 +17,11 @@ from urllib.parse import urlencode
 
 from flask import current_app, url_for
 
-from webapp.engine.registry import is_automatic
+from webapp.engine.options import is_automatic
 from webapp.errors import WeightsError, error_from_dict
 from webapp.i18n import say, sentences, size_text
-from webapp.manager.automatic import COMPILING
 from webapp.manager.library import ModelEntry, ModelFile
+from webapp.manager.memory import COMPILING
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
 from webapp.services.library.model_files import HOLDS_A_MODEL, MODES
 from webapp.services.library.model_files import KIND as IMPORT

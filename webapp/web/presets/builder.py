@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.engine.backend import Availability
-from webapp.engine.options import BY_STRATEGY, BackendOption, Builder, PlacedRun
-from webapp.engine.registry import build, is_automatic, read_builder
+from webapp.engine.options import BY_STRATEGY, BackendOption, Builder, PlacedRun, is_automatic
+from webapp.engine.registry import build, read_builder
 from webapp.engine.state import ModelConfig
 from webapp.i18n import say, sentences, size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
