@@ -85,7 +85,7 @@ def test_the_subjects_of_services_import_each_other_one_way_only():
     graphlib.TopologicalSorter({folder: found - {folder} for folder, found in arrows.items()}).prepare()
 
 
-NOT_AT_START = MCP | {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "psutil", "msgspec", "llguidance"}
+NOT_AT_START = MCP | {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "psutil", "llguidance"}
 NOT_AT_START |= {"jsonschema"}
 
 

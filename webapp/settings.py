@@ -1,9 +1,10 @@
 """All settings of Roost in one table, and the function that reads them.
 
-The table is the :class:`Settings` dataclass: a field is a setting, its type defines the parsing of a value, its
-metadata contains the range, and its help is ``setting.<name>`` in the catalogues. :data:`SETTINGS` lists the same rows
-for the command line, which builds ``--help`` from them. The first existing value is used: command line, environment
-(``ROOST_<NAME>``), config file (TOML, flat), default. Imports nothing heavy, so ``roost --help`` is fast.
+The table is the class :class:`Settings`: a field is a setting, its type defines the parsing of a value, the
+:class:`Rule` in its type contains the range, and its help is ``setting.<name>`` in the catalogues. :data:`SETTINGS`
+lists the same rows for the command line, which builds ``--help`` from them. The first existing value is used: command
+line, environment (``ROOST_<NAME>``), config file (TOML, flat), default. Imports nothing heavy, so ``roost --help`` is
+fast.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin
+
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields, force_setattr
 
 from webapp.errors import RoostError
 from webapp.i18n import Text, system_reason
@@ -26,18 +29,13 @@ DATABASE_NAME = "roost.db"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
-def setting(
-    default: Any,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-    secret: bool = False,
-) -> Any:
-    """A row of the table; a callable default is called when a Settings is made."""
-    metadata = {"at_least": at_least, "at_most": at_most, "choices": choices, "secret": secret}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata, repr=not secret)
+class Rule(Struct, frozen=True):
+    """Which values a setting may have, as the metadata of its type. ``secret``: it is never shown."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
 
 
 def default_data_dir() -> Path:
@@ -63,8 +61,7 @@ def default_models_dir(data_dir: Path) -> Path:
     return data_dir / "models"
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where values came from: ``of`` says for each that is no default "flag", "environment" or "file"; ``path`` is the
     file, there or not."""
 
@@ -72,85 +69,88 @@ class Origin:
     of: Mapping[str, str]
 
 
-# ruff: noqa: RUF009 (setting() returns a dataclass field)
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """All settings, read and in range when made by :func:`load_settings`."""
 
-    host: str = setting("127.0.0.1")
-    port: int = setting(8000, 0, 65535)
-    data_dir: Path = setting(default_data_dir)
-    models_dir: Path = setting(Path)
-    extra_models_dirs: tuple[Path, ...] = setting(())
-    lan: bool = setting(False)
-    token: str = setting("", secret=True)
-    allow_hosts: tuple[str, ...] = setting(())
-    trusted_proxy: tuple[str, ...] = setting(())
-    lan_name: bool = setting(True)
-    base_path: str = setting("")
-    tls: bool = setting(False)
-    tls_cert: str = setting("")
-    tls_key: str = setting("")
-    api_only: bool = setting(False)
-    open_browser: bool = setting(True)
-    language: str = setting("auto", choices=("auto", "en", "zh"))
-    model: str = setting("")
-    strategy: str = setting("auto")
-    adapter: str = setting("")
-    adapter_alpha: float = setting(0.0, 0, 1e6)
-    adapter_start: str = setting("")
-    state: str = setting("")
-    preset: str = setting("")
-    max_prompt_tokens: int = setting(65536, 1, 1 << 30)
-    max_tokens_limit: int = setting(102400, 1, 1 << 30)
-    max_queue: int = setting(512, 0, 100_000)
-    max_sequences: int = setting(32, 1, 4096)
-    prefill_chunk: int = setting(0, 0, 65536)
-    state_cache_bytes: int = setting(256 * MIB, 0, 1 << 50)
-    snapshot_limit_bytes: int = setting(4096 * MIB, 0, 1 << 50)
-    response_days: float = setting(30.0, 0, 36_500)
-    idle_unload_s: float = setting(0.0, 0)
-    swap_grace_s: float = setting(5.0, 0)
-    load_timeout_s: float = setting(0.0, 0)
-    load_anyway: bool = setting(False)
-    stall_limit_s: float = setting(60.0, 0)
-    crash_tries: int = setting(3, 1, 100)
-    threads: int = setting(0, 0, 4096)
-    websocket_limit: int = setting(100, 1, 5000)
-    websockets_per_client: int = setting(32, 1, 5000)
-    ws_send_timeout_s: float = setting(30.0, 0.1, 3600)
-    connection_limit: int = setting(1024, 8, 20_000)
-    connections_per_client: int = setting(128, 1, 20_000)
-    http_threads: int = setting(80, 4, 1000)
-    requests_per_s: float = setting(50.0, 0.001, 1e6)
-    request_burst: int = setting(200, 1, 1_000_000)
-    max_body_bytes: int = setting(64 * MIB, 1024, 1 << 40)
-    api_streams: int = setting(64, 1, 1000)
-    api_streams_per_client: int = setting(64, 1, 1000)
-    api_max_body_bytes: int = setting(16 * MIB, 1024, 1 << 40)
-    api_max_choices: int = setting(32, 1, 1024)
-    api_strict_models: bool = setting(False)
-    api_switch_models: bool = setting(False)
-    guest_answers: int = setting(0, 0, 100_000)
-    guest_day_tokens: int = setting(0, 0, 1 << 40)
-    guest_answer_tokens: int = setting(0, 0, 1 << 30)
-    cors_origins: tuple[str, ...] = setting(())
-    hub_url: str = setting("")
-    catalogue_url: str = setting("")
-    catalogue_sha256: str = setting("")
-    tool_hosts: tuple[str, ...] = setting(())
-    mcp_stdio: bool = setting(True)
-    log_level: str = setting("warning", choices=("debug", "info", "warning", "error"))
-    log_file_bytes: int = setting(2 * MIB, 0, 1 << 40)
+    host: str = "127.0.0.1"
+    port: Annotated[int, Rule(0, 65535)] = 8000
+    data_dir: Path = field(default_factory=default_data_dir)
+    models_dir: Path = Path()
+    extra_models_dirs: tuple[Path, ...] = ()
+    lan: bool = False
+    token: Annotated[str, Rule(secret=True)] = ""
+    allow_hosts: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
+    lan_name: bool = True
+    base_path: str = ""
+    tls: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    api_only: bool = False
+    open_browser: bool = True
+    language: Annotated[str, Rule(choices=("auto", "en", "zh"))] = "auto"
+    model: str = ""
+    strategy: str = "auto"
+    adapter: str = ""
+    adapter_alpha: Annotated[float, Rule(0, 1e6)] = 0.0
+    adapter_start: str = ""
+    state: str = ""
+    preset: str = ""
+    max_prompt_tokens: Annotated[int, Rule(1, 1 << 30)] = 65536
+    max_tokens_limit: Annotated[int, Rule(1, 1 << 30)] = 102400
+    max_queue: Annotated[int, Rule(0, 100_000)] = 512
+    max_sequences: Annotated[int, Rule(1, 4096)] = 32
+    prefill_chunk: Annotated[int, Rule(0, 65536)] = 0
+    state_cache_bytes: Annotated[int, Rule(0, 1 << 50)] = 256 * MIB
+    snapshot_limit_bytes: Annotated[int, Rule(0, 1 << 50)] = 4096 * MIB
+    response_days: Annotated[float, Rule(0, 36_500)] = 30.0
+    idle_unload_s: Annotated[float, Rule(0)] = 0.0
+    swap_grace_s: Annotated[float, Rule(0)] = 5.0
+    load_timeout_s: Annotated[float, Rule(0)] = 0.0
+    load_anyway: bool = False
+    stall_limit_s: Annotated[float, Rule(0)] = 60.0
+    crash_tries: Annotated[int, Rule(1, 100)] = 3
+    threads: Annotated[int, Rule(0, 4096)] = 0
+    websocket_limit: Annotated[int, Rule(1, 5000)] = 100
+    websockets_per_client: Annotated[int, Rule(1, 5000)] = 32
+    ws_send_timeout_s: Annotated[float, Rule(0.1, 3600)] = 30.0
+    connection_limit: Annotated[int, Rule(8, 20_000)] = 1024
+    connections_per_client: Annotated[int, Rule(1, 20_000)] = 128
+    http_threads: Annotated[int, Rule(4, 1000)] = 80
+    requests_per_s: Annotated[float, Rule(0.001, 1e6)] = 50.0
+    request_burst: Annotated[int, Rule(1, 1_000_000)] = 200
+    max_body_bytes: Annotated[int, Rule(1024, 1 << 40)] = 64 * MIB
+    api_streams: Annotated[int, Rule(1, 1000)] = 64
+    api_streams_per_client: Annotated[int, Rule(1, 1000)] = 64
+    api_max_body_bytes: Annotated[int, Rule(1024, 1 << 40)] = 16 * MIB
+    api_max_choices: Annotated[int, Rule(1, 1024)] = 32
+    api_strict_models: bool = False
+    api_switch_models: bool = False
+    guest_answers: Annotated[int, Rule(0, 100_000)] = 0
+    guest_day_tokens: Annotated[int, Rule(0, 1 << 40)] = 0
+    guest_answer_tokens: Annotated[int, Rule(0, 1 << 30)] = 0
+    cors_origins: tuple[str, ...] = ()
+    hub_url: str = ""
+    catalogue_url: str = ""
+    catalogue_sha256: str = ""
+    tool_hosts: tuple[str, ...] = ()
+    mcp_stdio: bool = True
+    log_level: Annotated[str, Rule(choices=("debug", "info", "warning", "error"))] = "warning"
+    log_file_bytes: Annotated[int, Rule(0, 1 << 40)] = 2 * MIB
 
-    origin: Origin | None = field(default=None, compare=False, repr=False)
+    origin: Origin | None = None
     """No setting itself; None where no file and no environment was asked."""
 
     def __post_init__(self) -> None:
         if self.models_dir == Path():
-            object.__setattr__(self, "models_dir", default_models_dir(self.data_dir))
+            force_setattr(self, "models_dir", default_models_dir(self.data_dir))
         if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address as it stands in a URL
-            object.__setattr__(self, "host", self.host[1:-1])
+            force_setattr(self, "host", self.host[1:-1])
+
+    def __repr__(self) -> str:
+        """Without secrets."""
+        shown = (f"{row.name}={getattr(self, row.name)!r}" for row in SETTINGS.values() if not row.rule.secret)
+        return f"Settings({', '.join(shown)})"
 
     @property
     def database_path(self) -> Path:
@@ -231,28 +231,24 @@ def read_paths(value: Any) -> tuple[Path, ...]:
     return tuple(read_path(part) for part in parts)
 
 
-READERS = {
-    "bool": read_bool,
-    "int": read_int,
-    "float": read_float,
-    "str": read_text,
-    "Path": read_path,
-    "tuple[str, ...]": read_list,
-    "tuple[Path, ...]": read_paths,
+READERS: dict[Any, Callable[[Any], Any]] = {
+    bool: read_bool,
+    int: read_int,
+    float: read_float,
+    str: read_text,
+    Path: read_path,
+    tuple[str, ...]: read_list,
+    tuple[Path, ...]: read_paths,
 }
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One row: what ``--help`` shows and how a value from any source is read. ``kind`` is a key of READERS."""
 
     name: str
-    kind: str
+    kind: Any
     default: Any
-    at_least: float | None = None
-    at_most: float | None = None
-    choices: tuple[str, ...] = ()
-    secret: bool = False
+    rule: Rule
 
     def read(self, value: Any) -> Any:
         """The typed value; ``settings_invalid`` says what was wrong with it."""
@@ -260,19 +256,20 @@ class Setting:
             read = READERS[self.kind](value)
             self.check(read)
         except ValueError as exc:
-            shown = "…" if self.secret else value
+            shown = "…" if self.rule.secret else value
             raise RoostError("settings_invalid", name=self.name, value=shown, reason=reason_of(exc)) from exc
         return read
 
     def check(self, value: Any) -> None:
-        if self.choices and value not in self.choices:
-            raise ValueError(Text("reason.common.must_be_one_of", names=", ".join(self.choices)))
+        rule = self.rule
+        if rule.choices and value not in rule.choices:
+            raise ValueError(Text("reason.common.must_be_one_of", names=", ".join(rule.choices)))
         # Written as "not >=" so that NaN is refused too.
-        if self.at_least is not None and not value >= self.at_least:
-            raise ValueError(Text("reason.settings.must_be_at_least", least=self.at_least))
-        if self.at_most is not None and not value <= self.at_most:
-            raise ValueError(Text("reason.settings.must_be_at_most", most=self.at_most))
-        if self.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
+        if rule.at_least is not None and not value >= rule.at_least:
+            raise ValueError(Text("reason.settings.must_be_at_least", least=rule.at_least))
+        if rule.at_most is not None and not value <= rule.at_most:
+            raise ValueError(Text("reason.settings.must_be_at_most", most=rule.at_most))
+        if rule.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
             raise ValueError(Text("reason.settings.token_form"))
 
 
@@ -281,12 +278,13 @@ def reason_of(exc: ValueError) -> Text | str:
     return exc.args[0] if exc.args and isinstance(exc.args[0], Text) else str(exc)
 
 
-# The two folders have None here: their default is found out when it is needed, not at import.
-SETTINGS: dict[str, Setting] = {
-    row.name: Setting(row.name, str(row.type), None if row.default is MISSING else row.default, **row.metadata)
-    for row in fields(Settings)
-    if row.name != "origin"
-}
+def _setting(name: str, kind: Any, default: Any) -> Setting:
+    """The two folders have the default None: it is found out when it is needed, not at import."""
+    kind, rule = (kind.__origin__, *kind.__metadata__) if get_origin(kind) is Annotated else (kind, Rule())
+    return Setting(name, kind, None if default in (NODEFAULT, Path()) else default, rule)
+
+
+SETTINGS = {row.name: _setting(row.name, row.type, row.default) for row in fields(Settings) if row.name != "origin"}
 
 
 def load_settings(

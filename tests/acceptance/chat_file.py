@@ -15,11 +15,11 @@ import random
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec.structs import replace
 
 from tests.acceptance.never_read_twice import PATIENCE_S, text_of, timed
 from tests.acceptance.served_roost import STARTER

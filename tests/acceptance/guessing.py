@@ -17,11 +17,11 @@ import re
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from models.starter.data.copying import as_json, json_list, repeat_many
 from models.starter.data.words import Words

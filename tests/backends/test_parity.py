@@ -8,10 +8,10 @@ up, as the tests of the reference make sure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.backends.parity import ARCHITECTURES, ROUNDING, STRATEGIES, difference, every_backend, make_pair, measure
 from tests.engine.driving import Answer, forward, request, run

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import weakref
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from tests.backends.parity import measure
 from tests.engine.driving import forward, load_backend

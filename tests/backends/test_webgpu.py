@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.backends.conftest import shared_gpu
 from tests.backends.parity import SHORT, difference, entries, load_or_skip, make_pair, measure

@@ -1,5 +1,7 @@
 """A conversation in a real browser, from the first message on."""
 
+from msgspec.structs import replace
+
 from tests.browser.acting import (
     ANSWER,
     act,
@@ -193,7 +195,7 @@ def test_a_restart_of_the_server_loses_nothing(start, visit):
     page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]", "htmx:"]
     ask(page)
     page.fill("#prompt", "half a though")
-    roost.settings = roost.settings.__class__(**{**vars(roost.settings), "port": roost.port})
+    roost.settings = replace(roost.settings, port=roost.port)
     roost.stop()
     page.wait_for_selector("#lost:visible")
     roost.start()

@@ -2,9 +2,9 @@
 
 import shlex
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.browser.acting import CARD, expect, send, until, until_true, wait_answer, wait_ready
 from tests.tools.mcp.conftest import raw

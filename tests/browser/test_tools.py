@@ -1,9 +1,9 @@
 """Function calling as a user sees it: a tool created in its form, requested in a chat, approved, answered."""
 
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.browser.acting import CARD, expect, send, until, until_there, wait_answer, wait_ready
 from webapp.i18n.translation import translate

@@ -4,10 +4,10 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.engine.driving import GREEDY, engine, request, run
 from tests.waiting import PATIENCE_S

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from tests.manager.conftest import MakeManager, assert_failed, last_output, request
 from webapp.engine.outputs import FinishReason, GenerationRequest

@@ -7,10 +7,10 @@ import io
 import os
 import sys
 import threading
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.manager.conftest import request
 from webapp.backends.fake import FakeBackend, fake_config

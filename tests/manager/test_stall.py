@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase

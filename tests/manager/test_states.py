@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.manager.conftest import assert_failed, first_token, last_output, request, wait_phase

@@ -1,8 +1,7 @@
 """Limits per person: counted, refused in time, and the order of waiting requests."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput

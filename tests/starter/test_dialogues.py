@@ -6,9 +6,9 @@ import hashlib
 import json
 import random
 import re
-from dataclasses import asdict
 
 import pytest
+from msgspec import to_builtins
 
 from models.starter.data import tool_formats as formats
 from models.starter.data.document import Dialogue, clean
@@ -138,7 +138,7 @@ CASES_SHA256 = "e4d2be79a95f75ea3c72c55eaf42227517f17125ca3ab67c69b8bb1770cb468c
 
 
 def test_the_evaluation_cases_are_the_ones_earlier_figures_were_taken_with():
-    cases = [asdict(c) for c in tool_cases()] + [asdict(c) for zh in (False, True) for c in prompt_cases(zh)]
+    cases = [to_builtins(c) for c in tool_cases()] + [to_builtins(c) for zh in (False, True) for c in prompt_cases(zh)]
     text = json.dumps(cases, sort_keys=True, ensure_ascii=False)
     assert hashlib.sha256(text.encode()).hexdigest() == CASES_SHA256
 

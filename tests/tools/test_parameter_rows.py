@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from webapp.errors import ToolInvalid
 from webapp.tools.parameter_rows import MAX_DEPTH, ParameterRow, more_of, rows_of, schema_of

@@ -1,10 +1,11 @@
 """People and their data: every address and every command with an id of a person's data, requested by its owner and by
 everybody else."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread

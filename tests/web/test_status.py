@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import urllib.request
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.native.backend import NativeBackend

@@ -309,15 +309,15 @@ def test_requests_and_replies_are_plain_data():
 
 
 FIRST_AT_ONCE = """
-import dataclasses, sys, threading
+import sys, threading
 import msgspec
 from webapp.weights.file_reader import decoded
 sys.setswitchinterval(1e-6)
 names = [f"name{number}" for number in range(20)]
 data = msgspec.msgpack.encode({name: dict.fromkeys(names, 1) for name in names})
 for _ in range(20):
-    inner = dataclasses.make_dataclass("Inner", [(name, int) for name in names])
-    outer = dataclasses.make_dataclass("Outer", [(name, inner) for name in names])
+    inner = msgspec.defstruct("Inner", [(name, int) for name in names])
+    outer = msgspec.defstruct("Outer", [(name, inner) for name in names])
     threads = [threading.Thread(target=decoded, args=(data, outer)) for _ in range(8)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()

@@ -7,11 +7,11 @@ import sys
 import time
 import tracemalloc
 from collections import OrderedDict
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from tests.errors import keys_in, raises_code
 from tests.weights.hostile_files import HOSTILE, ODD, pth, table, tensor, text

@@ -36,10 +36,11 @@ import signal
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import fields, replace
 from numpy.typing import NDArray
 
 from webapp.engine.backend import (
@@ -73,8 +74,7 @@ def fake_config(vocab_size: int = 256, architecture: str = "7") -> ModelConfig:
     return ModelConfig(architecture, 2, 16, 16, 64, n_head, head_size, vocab_size)
 
 
-@dataclass(frozen=True)
-class FakeOptions:
+class FakeOptions(Struct, frozen=True):
     """The options in the module's table; 0 or "" is off."""
 
     slots: int = 8
@@ -122,8 +122,7 @@ def _declared(name: str, default: OptionValue) -> BackendOption:
     return BackendOption(name, kind, default, low=1 if name == "slots" else 0, high=2**40)
 
 
-@dataclass
-class _Slot:
+class _Slot(Struct):
     """The recurrence of one sequence. ``flavour`` represents a non-zero initial ``att_kv``."""
 
     base: RecurrentState

@@ -19,9 +19,10 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.backends.native import building
 
@@ -35,8 +36,7 @@ SPARE_BYTES = 2**30
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
-@dataclass(frozen=True)
-class PackedFile:
+class PackedFile(Struct, frozen=True):
     path: Path
     size_bytes: int
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from webapp.engine.backend import Backend, SavedState
 from webapp.engine.state import RecurrentState
@@ -76,8 +77,7 @@ class FlatBackend(SlotBackend):
         self._model.restore(slot, saved.values)
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """A state in the model's own order."""
 
     values: NDArray[np.float32]

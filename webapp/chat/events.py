@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True)
-class Waiting:
+
+class Waiting(Struct, frozen=True):
     """There is no new text yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` requests are
     ahead), "reading" (``done`` of ``total`` prompt tokens), "calling" (the held-back text may be a call) or "silent"
     (the engine has not sent a message for ``done`` seconds, also in the middle of an answer; 0 when it sends again)."""
@@ -18,15 +18,13 @@ class Waiting:
     total: int = 0
 
 
-@dataclass(frozen=True)
-class ReasoningDelta:
+class ReasoningDelta(Struct, frozen=True):
     """More of the model's thinking; comes before the content."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class AnswerToken:
+class AnswerToken(Struct, frozen=True):
     """A token of the content. ``logprobs`` are ``TokenLogprob``: the token itself, then the best alternatives.
     ``offset``: position of its text in the text that the model wrote. ``cut``: number of bytes at its start and its end
     that are not part of the content (the space before an answer, a stop)."""
@@ -37,8 +35,7 @@ class AnswerToken:
     cut: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class ContentDelta:
+class ContentDelta(Struct, frozen=True):
     """More of the answer. ``tokens``, only if logprobs were requested: the tokens that are complete with this delta;
     then its text may be empty. All texts join to the content."""
 
@@ -46,8 +43,7 @@ class ContentDelta:
     tokens: tuple[AnswerToken, ...] = ()
 
 
-@dataclass(frozen=True)
-class CallDelta:
+class CallDelta(Struct, frozen=True):
     """More of a call: the first delta has the name, and the ``arguments`` of all deltas join to JSON text."""
 
     call_id: str
@@ -55,8 +51,7 @@ class CallDelta:
     arguments: str = ""
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one answer. ``completion`` includes the tokens of a stop; ``reasoning`` counts those of the
     thinking."""
 
@@ -66,8 +61,7 @@ class Usage:
     reasoning: int = 0
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """The answer is complete. ``finish_reason``: stop, length, tool_calls or abort. ``stop`` is the request's stop
     string that ended it, if any. ``stats`` is ``SequenceStats`` as a dict with ``tokens_per_s``; {} if the engine sent
     none."""
@@ -78,8 +72,7 @@ class Finished:
     stats: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The answer failed; its text so far remains. ``error`` is ``RoostError.to_dict()``."""
 
     error: dict[str, Any]

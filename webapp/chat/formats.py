@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.messages import ThinkMode
 
@@ -31,8 +33,7 @@ FIRST_FILL_LETTER = "c"
 """The first G1 release that can fill a gap (:func:`fill_prompt`)."""
 
 
-@dataclass(frozen=True)
-class PromptTemplate:
+class PromptTemplate(Struct, frozen=True):
     """One format. A message is prefix, text, ``separator``; the prompt ends with ``assistant_prefix``.
 
     ``assistant_space`` is inserted before the text of earlier answers, because models begin answers with a space.

@@ -12,9 +12,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 
 class Role(str, Enum):
@@ -34,8 +36,7 @@ class ThinkMode(str, Enum):
     THINK_A_LOT = "think_a_lot"
 
 
-@dataclass(frozen=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True):
     """A call that the model requested. ``arguments`` is JSON text, as in OpenAI's API."""
 
     id: str
@@ -43,8 +44,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Struct, frozen=True):
     """``reasoning`` is the text between <think> and </think>, stored separately from ``content``.
 
     ``token_ids`` are the sampled tokens of an assistant message, including the thinking. Encoding the text again may
@@ -151,8 +151,7 @@ class ReadMode(str, Enum):
     SEARCH = "search"
 
 
-@dataclass(frozen=True)
-class AttachedFile:
+class AttachedFile(Struct, frozen=True):
     """An attached file in a message's metadata. ``tokens`` is None if they could not be counted."""
 
     id: str
@@ -234,8 +233,7 @@ BESIDE = "beside"
 VARIANTS = ("preset", "model", "state")
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """What differs from the chat for this answer. ``kind``: "" for nothing, or one of :data:`VARIANTS`. ``value``: a
     preset id, model name or state file ("" for none). ``label``: the name to show."""
 
@@ -244,8 +242,7 @@ class Variant:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Beside:
+class Beside(Struct, frozen=True):
     """One of several answers to a question, side by side, all with the same ``group``. ``place`` counts from 0;
     a given seed is changed for each place."""
 

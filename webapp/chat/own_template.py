@@ -15,8 +15,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Message, Role, ThinkMode

@@ -19,7 +19,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Message, Role, ThinkMode
@@ -30,8 +32,7 @@ SEPARATOR_INCLUDED = "separator_included"
 """Metadata of an answer whose ids end with this separator; World tokens such as "。\\n" contain a part of it."""
 
 
-@dataclass(frozen=True)
-class PromptPiece:
+class PromptPiece(Struct, frozen=True):
     """Text to encode, or ids to use directly. ``is_boundary``: a message ends here, so a snapshot is useful."""
 
     text: str = ""
@@ -39,8 +40,7 @@ class PromptPiece:
     is_boundary: bool = False
 
 
-@dataclass(frozen=True)
-class RenderedPrompt:
+class RenderedPrompt(Struct, frozen=True):
     """A prompt, and how to parse the model's answer.
 
     ``starts_in_reasoning`` and ``awaits_tag_end`` (for the ">" of a tag that the prompt does not close) describe the

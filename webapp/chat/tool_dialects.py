@@ -20,8 +20,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat import tool_grammars
 from webapp.chat.lenient_json import read_members, read_value
@@ -183,16 +185,14 @@ def as_value(text: str) -> Any:
 MAX_NAME_CHARS = 256
 
 
-@dataclass(frozen=True)
-class ReadCall:
+class ReadCall(Struct, frozen=True):
     """``arguments`` are values, not text."""
 
     name: str
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """Text before ``begin`` is certainly not part of a call. ``body`` is the position of a call's body; None if more
     text is needed or there is no call (then ``begin`` is the end). ``closers`` may follow the body, in any order;
     ``name`` is set if the name comes before the body."""
@@ -206,8 +206,7 @@ class Opening:
 Find = Callable[[str, bool, bool], Opening]
 
 
-@dataclass(frozen=True)
-class CallSyntax:
+class CallSyntax(Struct, frozen=True):
     """``find(text, is_start, is_end)`` returns the first opening; ``repeats``: several bodies may follow each other.
 
     ``opening`` begins a call in the dialect's grammar, with ``{name}`` if the name comes before the body;
@@ -383,8 +382,7 @@ def only_opening(syntax: CallSyntax) -> CallSyntax:
     return replace(syntax, find=find)
 
 
-@dataclass(frozen=True)
-class ToolDialect:
+class ToolDialect(Struct, frozen=True):
     """``result_prefix`` comes before the results in the prompt; "" means the format's own prefix."""
 
     name: str
@@ -402,8 +400,7 @@ class ToolDialect:
     """Each result is a message of its own."""
 
 
-@dataclass(frozen=True)
-class OfferedTools:
+class OfferedTools(Struct, frozen=True):
     """The tools of one prompt. Without definitions, the dialect only decides how calls in the history are written.
 
     ``is_held``: the answer is constrained by the dialect's grammar, so what begins like a call is one, and nothing

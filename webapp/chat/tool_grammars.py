@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Definition = Mapping[str, Any]
 
@@ -28,8 +29,7 @@ SILENT = {"type", "title", "description", "$schema", "$id", "$comment", "example
 PLAIN_VALUES = ("enum", "const", "default", "examples")
 
 
-@dataclass(frozen=True)
-class ToolRules:
+class ToolRules(Struct, frozen=True):
     """The tools that may be called. ``is_required``: the answer must be a call. ``max_calls``: per answer. ``form``:
     Lark rules, starting at `form`, for an answer without a call; "" allows any text.
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from enum import Enum
+
+from msgspec.structs import replace
 
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import CLOSERS, CallSyntax, Opening, ReadCall, read_calls

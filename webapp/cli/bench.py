@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.kernels import make_ready
@@ -153,8 +154,7 @@ def _cell(row: dict[str, Any] | None, rate: str) -> str:
 BOTH = "both"
 
 
-@dataclass(frozen=True)
-class StoredTools:
+class StoredTools(Struct, frozen=True):
     """What the Tools pages have stored; empty without a database."""
 
     tools: tuple[dict[str, Any], ...] = ()

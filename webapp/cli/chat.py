@@ -7,8 +7,9 @@ import contextlib
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.chat.messages import Role

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+
+from msgspec.structs import asdict, replace
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import RequestError, RoostError
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         if args.refresh:
             downloads.refresh_catalogue()
         if not args.name and args.json:
-            print(json.dumps([vars(model) for model in known_models()], ensure_ascii=False))
+            print(json.dumps([asdict(model) for model in known_models()], ensure_ascii=False))
             return 0
         if not args.name:
             for model in known_models():

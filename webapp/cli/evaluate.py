@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any, TypeVar
+
+from msgspec import to_builtins
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import render
@@ -135,7 +136,7 @@ class Evaluation:
 
     def _keep(self, part: str, cases: Sequence[Any], answers: Sequence[Generation], scores: Sequence[Any]) -> None:
         for case, answer, score in zip(cases, answers, scores, strict=True):
-            row = {"part": part, "case": asdict(case), "answer": answer.text.content, "score": asdict(score)}
+            row = {"part": part, "case": to_builtins(case), "answer": answer.text.content, "score": to_builtins(score)}
             self.transcripts.append(row)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+from msgspec.structs import asdict
+
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import error_from_dict
 from webapp.i18n import say, size_text
@@ -98,7 +100,7 @@ def show_model(args: argparse.Namespace, files: ModelFiles) -> int:
 
 def delete_model(args: argparse.Namespace, files: ModelFiles) -> int:
     trashed = files.delete(args.name)
-    return _report(args, vars(trashed), t("cli.models.deleted", name=args.name, id=trashed.id))
+    return _report(args, asdict(trashed), t("cli.models.deleted", name=args.name, id=trashed.id))
 
 
 def rename_model(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -126,7 +128,7 @@ def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
 def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:
     items = files.trashed()
     if args.json:
-        return _print_json([vars(item) for item in items])
+        return _print_json([asdict(item) for item in items])
     for item in items:
         print(f"{item.name:<{NAME_COLUMNS}} {size_text(item.size_bytes):>8}  {item.id}")
     return 0
@@ -141,7 +143,7 @@ def restore_model(args: argparse.Namespace, files: ModelFiles) -> int:
 
 def list_known(args: argparse.Namespace, files: ModelFiles) -> int:
     if args.json:
-        return _print_json([vars(model) for model in known_models()])
+        return _print_json([asdict(model) for model in known_models()])
     for model in known_models():
         print(f"{model.file:<48} {size_text(model.size_bytes):>8}  {model.licence:<11} {model.page}")
     return 0

@@ -7,9 +7,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParams
 from webapp.errors import RoostError, translate_error
@@ -62,7 +63,7 @@ def help_of(name: str) -> str:
 def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
     """One flag for each setting, with help from the settings table."""
     for name in names:
-        if SETTINGS[name].kind == "bool":
+        if SETTINGS[name].kind is bool:
             parser.add_argument(flag_of(name), dest=name, action="store_true", default=None, help=help_of(name))
         else:
             parser.add_argument(flag_of(name), dest=name, metavar=name.upper(), default=None, help=help_of(name))

@@ -6,9 +6,10 @@ import argparse
 import json
 import time
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
 
 from webapp.cli.options import add_model_options, add_settings, settings_from
 from webapp.cli.parser import pad
@@ -71,8 +72,8 @@ def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
     if args.json:
         found = {
             "file": str(path),
-            **asdict(sheet),
-            **({"with": {"name": args.other, **asdict(apart)}} if apart else {}),
+            **to_builtins(sheet),
+            **({"with": {"name": args.other, **to_builtins(apart)}} if apart else {}),
         }
         print(json.dumps(found, ensure_ascii=False))
         return 0
@@ -159,5 +160,5 @@ def _as_dict(entry: StateEntry) -> dict[str, Any]:
         "size_bytes": entry.size_bytes,
         "fits": entry.fits,
         "error": entry.error.to_dict() if entry.error else None,
-        **(asdict(entry.sheet) if entry.sheet else {}),
+        **(to_builtins(entry.sheet) if entry.sheet else {}),
     }

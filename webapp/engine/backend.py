@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from msgspec import Struct, field
 
 from webapp.engine.options import ADAPTER_OPTIONS as ADAPTER_OPTIONS
 from webapp.engine.options import BY_STRATEGY as BY_STRATEGY
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from webapp.engine.sampler import Sampled, SamplingBatch
 
 
-@dataclass(frozen=True)
-class Availability:
+class Availability(Struct, frozen=True):
     """Whether this machine can run a backend; if not, why, and the command or hardware that would change that.
 
     Both texts are fixed English sentences or phrases (``webapp.errors.Text``), so that they can be translated.
@@ -64,8 +64,7 @@ class Availability:
             raise BackendUnavailable(backend=backend, reason=self.reason, way_out=self.way_out)
 
 
-@dataclass(frozen=True)
-class LoadProgress:
+class LoadProgress(Struct, frozen=True):
     """Progress of a load: ``done_bytes`` of ``total_bytes``, ``done_tensors`` of ``total_tensors``.
 
     ``step`` names the current work if it is not reading: ``quantising`` or ``compiling``. For ``compiling``,
@@ -114,8 +113,7 @@ class ModelFile(Protocol):
     def converted_strategy(self) -> str | None: ...
 
 
-@dataclass(frozen=True)
-class ModelSizes:
+class ModelSizes(Struct, frozen=True):
     """A :class:`ModelFile` for a caller that knows the sizes but has no file."""
 
     config: ModelConfig | None
@@ -127,8 +125,7 @@ class ModelSizes:
 RAM = "ram"
 
 
-@dataclass(frozen=True)
-class Footprint:
+class Footprint(Struct, frozen=True):
     """Bytes that a loaded model needs, by device: :data:`RAM` or a device name as in a strategy (``cuda:0``).
 
     ``weights`` stay in memory as long as the model is loaded. ``base`` is what the process uses before any weight is

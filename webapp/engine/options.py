@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
@@ -24,8 +26,7 @@ NEEDS_RELOAD = ("threads", "prefill_chunk", "custom_cuda", "tokenizer", *ADAPTER
 """These take effect only with a new load; ``idle_unload_s`` takes effect at once."""
 
 
-@dataclass(frozen=True)
-class EngineOptions:
+class EngineOptions(Struct, frozen=True):
     """``threads``: CPU threads. ``prefill_chunk``: prompt tokens per step. ``idle_unload_s``: seconds without a request
     before the model is unloaded; 0 means never. ``custom_cuda``: the backend's own CUDA kernels. ``tokenizer``:
     ``world``, ``byte`` or a vocabulary file. ``adapter_file``: a LoRA or similar, merged into the model while it loads.
@@ -100,12 +101,11 @@ Options = Mapping[str, OptionValue]
 BY_STRATEGY = "strategy"
 """Name of an option whose value is the whole strategy string, for a backend with its own grammar."""
 SWITCH_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
-OF_ENGINE = {row.name for row in fields(EngineOptions)}
+OF_ENGINE = set(EngineOptions.__struct_fields__)
 """Options with these names take the value of the engine option: presets have their own fields for them."""
 
 
-@dataclass(frozen=True)
-class BackendOption:
+class BackendOption(Struct, frozen=True):
     """One thing a person can choose.
 
     ``kind`` is ``choice`` (one of ``choices``), ``whole`` or ``number`` (from ``low`` to ``high``), ``switch`` (true or
@@ -180,8 +180,7 @@ ADAPTER_OPTIONS = (
 strategy cannot contain: the library finds them first."""
 
 
-@dataclass(frozen=True)
-class BackendKind:
+class BackendKind(Struct, frozen=True):
     """A way to run a model as pages show it: a card of the strategy builder, a row of the comparison.
 
     ``key`` is also the first word of its strategies, unless the backend has its own grammar. ``order``: its position,
@@ -198,8 +197,7 @@ class BackendKind:
     is_text: bool = False
 
 
-@dataclass(frozen=True)
-class Builder:
+class Builder(Struct, frozen=True):
     """What the strategy builder offers for one kind, model and choice: the ``options`` to show, their ``values`` as far
     as kind and model allow them, and the resulting ``strategy``. ``note`` says why options are missing."""
 
@@ -209,8 +207,7 @@ class Builder:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class PlacedRun:
+class PlacedRun(Struct, frozen=True):
     """``count`` layers from ``first`` (counted from 0) with the same placement. The head is not in ``count``;
     ``has_head`` says whether it is placed with them."""
 

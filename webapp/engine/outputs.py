@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import RecurrentState
@@ -18,8 +19,7 @@ class FinishReason(str, Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
+class GenerationRequest(Struct, frozen=True):
     """One sequence to run.
 
     ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). The snapshot of the whole
@@ -45,15 +45,13 @@ class GenerationRequest:
     origin: str = ""
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
+class TokenLogprob(Struct, frozen=True):
     token_id: int
     logprob: float
     """Natural logarithm of the probability in the model's own distribution (temperature 1, before penalties)."""
 
 
-@dataclass(frozen=True)
-class SequenceStats:
+class SequenceStats(Struct, frozen=True):
     """Counters of a sequence: ``cached`` tokens come from a snapshot, ``prefilled`` are processed, ``decoded`` sampled.
 
     Seconds: ``queued_s`` until a slot was free, ``prefill_s`` from then to the first token, ``decode_s`` from the first
@@ -76,8 +74,7 @@ class SequenceStats:
     """For a kept request: the names of the snapshots that it started from or created."""
 
 
-@dataclass(frozen=True)
-class TokenOutput:
+class TokenOutput(Struct, frozen=True):
     """The result of one step for one sequence.
 
     ``token_ids`` are new tokens of the answer (without stop tokens; tokens that may be the start of a stop sequence are
@@ -94,8 +91,7 @@ class TokenOutput:
     """Per new token: the token itself first, then the best alternatives."""
 
 
-@dataclass(frozen=True)
-class PrefillProgress:
+class PrefillProgress(Struct, frozen=True):
     """``done`` of ``total`` prompt tokens are in the state."""
 
     request_id: str
@@ -103,8 +99,7 @@ class PrefillProgress:
     total: int
 
 
-@dataclass(frozen=True)
-class QueueReport:
+class QueueReport(Struct, frozen=True):
     """Positions in the queue: request id -> how many are ahead of it. ``running`` sequences have a slot."""
 
     running: int

@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.options import AUTOMATIC, BY_STRATEGY, BackendKind, Builder, Options, OptionValue
@@ -23,8 +24,7 @@ SPARE_BYTES = 256 << 20
 """Must stay free on a device besides a model that is chosen automatically: the machine runs other programs too."""
 
 
-@dataclass(frozen=True)
-class BackendEntry:
+class BackendEntry(Struct, frozen=True):
     """One row: strategies that match ``pattern`` (by default the name) run on the class at ``target``
     (``module:class``). A row with ``is_for_tests`` is found by its strategy, but is never shown or suggested."""
 
@@ -68,8 +68,7 @@ def usual_strategy(name: str) -> str:
     return next((str(row.default) for row in backend.OPTIONS if row.name == BY_STRATEGY), name)
 
 
-@dataclass(frozen=True)
-class KindEntry:
+class KindEntry(Struct, frozen=True):
     """One kind of the strategy builder, and whether it works on this machine."""
 
     kind: BackendKind

@@ -37,11 +37,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from webapp.engine.sampling_params import SamplingParams
@@ -52,8 +52,7 @@ NO_TOKEN = -2
 """Returned instead of a token: bans and masks leave no token."""
 
 
-@dataclass(frozen=True)
-class SamplingBatch:
+class SamplingBatch(Struct, frozen=True):
     """``n`` lines; every array is C-contiguous. :class:`SamplingParams` has checked the ranges."""
 
     temperature: NDArray[np.float32]
@@ -83,8 +82,7 @@ class SamplingBatch:
         return len(self.temperature)
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(Struct, frozen=True):
     """``token_ids (n,)`` int32, or :data:`NOT_FINITE` / :data:`NO_TOKEN`.
 
     ``k`` is the largest ``alternatives`` of the batch (the arrays are None if it is -1): ``logprobs (n,)`` of the

@@ -1,6 +1,6 @@
 """The parameters for sampling the next token and for stopping. Plain data; see :mod:`webapp.engine.sampler`.
 
-:class:`SamplingParams` is also the table of sampling parameters: a field's :func:`parameter` gives its range, step and
+:class:`SamplingParams` is also the table of sampling parameters: a field's :func:`limits` are its range, step and
 names in the APIs. The API bodies, the preset form, the chat's panel, the command line and the import of RWKV-Runner's
 presets use it. To add a parameter: a field here, its part in the sampler, its texts in ``presets.json``.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, get_origin
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, fields
 
 from webapp.errors import RequestError
 from webapp.i18n import Text
@@ -19,8 +21,7 @@ MOST_ALTERNATIVES = 20
 JS_SAFE_INTEGER = 2**53 - 1
 
 
-@dataclass(frozen=True)
-class SamplingParameter:
+class SamplingParameter(Struct, frozen=True):
     """One row of the table.
 
     ``kind``: float, int or bool. ``least`` and ``most``: its range, inclusive. Forms use ``step`` and ``slider`` (its
@@ -41,17 +42,16 @@ class SamplingParameter:
     api_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def parameter(default: Any, least: float = 0, most: float = 1, *, apis: str, **row: Any) -> Any:
-    """A field of :class:`SamplingParams` that people set. ``apis``: the APIs that accept it, ``api:name`` if its name
-    there is different."""
-    return field(default=default, metadata={"row": {"least": least, "most": most, "apis": apis, **row}})
+def limits(least: float = 0, most: float = 1, *, apis: str, **row: Any) -> dict[str, Any]:
+    """The metadata of a field of :class:`SamplingParams` that people set: its row, without name, type and default.
+    ``apis``: the APIs that accept it, ``api:name`` if its name there is different."""
+    return {"least": least, "most": most, "apis": apis, **row}
 
 
 OPENAI_LIKE = "openai ollama runner"
 
 
-@dataclass(frozen=True)
-class SamplingParams:
+class SamplingParams(Struct, frozen=True):
     """One request's sampling. Ranges follow RWKV-Runner's API where it has the field, OpenAI's otherwise.
 
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``min_p`` 0 are off. ``penalty_decay`` multiplies every count
@@ -60,36 +60,53 @@ class SamplingParams:
     ``stop_token_sequences`` (whose tokens are not part of the text either). ``seed`` None: a random seed.
     """
 
-    temperature: float = parameter(
-        1.0, 0, 5, step=0.05, slider=(0, 2), is_common=True,
-        apis="openai ollama anthropic runner runner_preset", api_ranges={"runner": (0, 3)},
-    )  # fmt: skip
-    top_p: float = parameter(
-        0.3, 0, 1, step=0.01, slider=(0, 1), is_common=True, apis="openai ollama anthropic runner runner_preset:topP"
-    )
-    presence_penalty: float = parameter(
-        0.0, -2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:presencePenalty"
-    )
-    frequency_penalty: float = parameter(
-        1.0, -2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:frequencyPenalty"
-    )
-    max_tokens: int = parameter(
-        500, 1, 102_400, slider=(1, 8000), is_common=True,
-        apis="ollama:num_predict runner runner_preset:maxResponseToken", api_ranges={"ollama": (-2, 2**31 - 1)},
-    )  # fmt: skip
-    penalty_decay: float = parameter(
-        0.996, 0, 1, step=0.001, slider=(0.9, 1), apis=OPENAI_LIKE + " runner_preset:penaltyDecay"
-    )
-    global_penalty: bool = parameter(False, apis="openai runner runner_preset:globalPenalty")
-    top_k: int = parameter(
-        0, 0, 65_536, slider=(0, 200), apis="openai ollama anthropic runner",
-        api_ranges=dict.fromkeys(("openai", "ollama", "anthropic"), (-1, 2**31 - 1)),
-    )  # fmt: skip
-    min_p: float = parameter(0.0, 0, 1, step=0.01, slider=(0, 0.5), apis="openai ollama")
-    seed: int | None = parameter(
-        None, 0, JS_SAFE_INTEGER, apis="openai ollama",
-        api_ranges={"openai": (-(2**63), 2**63 - 1), "ollama": (-(2**63), 2**63 - 1)},
-    )  # fmt: skip
+    temperature: Annotated[
+        float,
+        limits(
+            0, 5, step=0.05, slider=(0, 2), is_common=True,
+            apis="openai ollama anthropic runner runner_preset", api_ranges={"runner": (0, 3)},
+        ),
+    ] = 1.0  # fmt: skip
+    top_p: Annotated[
+        float,
+        limits(
+            0, 1, step=0.01, slider=(0, 1), is_common=True, apis="openai ollama anthropic runner runner_preset:topP"
+        ),
+    ] = 0.3
+    presence_penalty: Annotated[
+        float,
+        limits(-2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:presencePenalty"),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float,
+        limits(-2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:frequencyPenalty"),
+    ] = 1.0
+    max_tokens: Annotated[
+        int,
+        limits(
+            1, 102_400, slider=(1, 8000), is_common=True,
+            apis="ollama:num_predict runner runner_preset:maxResponseToken", api_ranges={"ollama": (-2, 2**31 - 1)},
+        ),
+    ] = 500  # fmt: skip
+    penalty_decay: Annotated[
+        float, limits(step=0.001, slider=(0.9, 1), apis=OPENAI_LIKE + " runner_preset:penaltyDecay")
+    ] = 0.996
+    global_penalty: Annotated[bool, limits(apis="openai runner runner_preset:globalPenalty")] = False
+    top_k: Annotated[
+        int,
+        limits(
+            0, 65_536, slider=(0, 200), apis="openai ollama anthropic runner",
+            api_ranges=dict.fromkeys(("openai", "ollama", "anthropic"), (-1, 2**31 - 1)),
+        ),
+    ] = 0  # fmt: skip
+    min_p: Annotated[float, limits(step=0.01, slider=(0, 0.5), apis="openai ollama")] = 0.0
+    seed: Annotated[
+        int | None,
+        limits(
+            0, JS_SAFE_INTEGER, apis="openai ollama",
+            api_ranges={"openai": (-(2**63), 2**63 - 1), "ollama": (-(2**63), 2**63 - 1)},
+        ),
+    ] = None  # fmt: skip
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = (0,)
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
@@ -140,12 +157,12 @@ class SamplingParams:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it back."""
-        return dict(vars(self))
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SamplingParams:
         """From the form of :meth:`to_dict`, or any subset of it. Raises ``sampling_invalid`` for unknown names."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__struct_fields__
         for name in data:
             if name not in known:
                 allowed = Text("reason.engine.one_of", names=", ".join(sorted(known)))
@@ -154,9 +171,9 @@ class SamplingParams:
 
 
 def _rows() -> tuple[SamplingParameter, ...]:
-    kinds = {"float": float, "int": int, "int | None": int, "bool": bool}
-    table = [(each, each.metadata["row"]) for each in fields(SamplingParams) if "row" in each.metadata]
-    return tuple(_row(each.name, kinds[str(each.type)], each.default, **row) for each, row in table)
+    kinds = {float: float, int: int, int | None: int, bool: bool}
+    table = [(each, each.type) for each in fields(SamplingParams) if get_origin(each.type) is Annotated]
+    return tuple(_row(row.name, kinds[kind.__origin__], row.default, **kind.__metadata__[0]) for row, kind in table)
 
 
 def _row(name: str, kind: type, default: Any, least: float, most: float, apis: str, **row: Any) -> SamplingParameter:

@@ -17,10 +17,11 @@ import collections.abc
 import secrets
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from webapp.engine.backend import SavedState
@@ -185,8 +186,7 @@ class SequenceStatus(Enum):
     FINISHED = "finished"
 
 
-@dataclass(eq=False)
-class Sequence:
+class Sequence(Struct, eq=False, dict=True):
     """All values that decide how the sequence goes on: the tokens that the slot's state has consumed, the pending token
     and the sampling. With the state itself, they allow an exact replay.
 
@@ -233,8 +233,9 @@ class Sequence:
     _sure: int = 0
     _taken: int = 0
 
-    def __post_init__(self) -> None:
-        self.stop_matcher = StopMatcher(self.params.stop_token_ids, self.params.stop_token_sequences)
+    @cached_property
+    def stop_matcher(self) -> StopMatcher:
+        return StopMatcher(self.params.stop_token_ids, self.params.stop_token_sequences)
 
     @property
     def params(self) -> SamplingParams:
@@ -335,8 +336,7 @@ def keyed_digest(digest: str, origin: str) -> str:
     return f"{digest}\0{origin}" if origin else digest
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Struct, frozen=True):
     """The initial state of a sequence, and the digest that is the key of snapshots made from it. Read-only."""
 
     state: RecurrentState
@@ -434,8 +434,7 @@ class SequenceFactory:
 # which sequence runs next
 
 
-@dataclass(frozen=True)
-class PrefillPiece:
+class PrefillPiece(Struct, frozen=True):
     """Prompt tokens from ``start`` up to ``end`` of one sequence."""
 
     sequence: Sequence
@@ -443,8 +442,7 @@ class PrefillPiece:
     end: int
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(Struct, frozen=True):
     """The work of one step. A sequence may have several pieces, in order: a chunk is split at a snapshot."""
 
     decoding: list[Sequence]

@@ -13,9 +13,11 @@ import math
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
@@ -30,8 +32,7 @@ if TYPE_CHECKING:  # numpy comes with the first state: the web process must star
 ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True):
     """Sizes of one RWKV model.
 
     ``architecture`` is one of :data:`ARCHITECTURES`. ``n_head`` and ``head_size`` are 0 for RWKV-4, which has no heads.
@@ -61,8 +62,7 @@ class ModelConfig:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class RecurrentState:
+class RecurrentState(Struct, frozen=True):
     """Float32 arrays, layers first.
 
     RWKV-5/6/7: ``att_x_prev (n_layer, n_embd)``, ``att_kv (n_layer, n_head, head_size, head_size)``,
@@ -169,8 +169,7 @@ def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {"att_x_prev": row, "att_kv": matrices, "ffn_x_prev": row}
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """Read-only. ``logits (vocab_size,)`` are those after its last token, if an answer begins there."""
 
     state: RecurrentState

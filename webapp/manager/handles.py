@@ -9,9 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
@@ -23,30 +24,26 @@ CONTENTS = ("stop_token_sequences", "logit_bias")
 """Parameters that contain text of the request; only their number is logged."""
 
 
-@dataclass(frozen=True)
-class LoadingEvent:
+class LoadingEvent(Struct, frozen=True):
     """The model this request waits for is being loaded."""
 
     done_bytes: int
     total_bytes: int
 
 
-@dataclass(frozen=True)
-class QueuePosition:
+class QueuePosition(Struct, frozen=True):
     """``ahead`` requests come before this one."""
 
     ahead: int
 
 
-@dataclass(frozen=True)
-class EngineSilent:
+class EngineSilent(Struct, frozen=True):
     """The engine has sent no sign of life for ``seconds``; 0 when it does again."""
 
     seconds: int
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(Struct, frozen=True):
     """What answers a request, recorded when it is sent to the engine. ``state``: its initial state."""
 
     model: str = ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory
 from webapp.i18n import Text
 
 
-@dataclass(frozen=True)
-class StallLimits:
+class StallLimits(Struct, frozen=True):
     """Seconds. An engine without a sign of life is reported after ``notice_s`` and killed after ``silent_s``. An engine
     that is alive but stays in the same step or load report for ``step_s`` is killed too. 0 disables a limit.
 
@@ -50,8 +50,7 @@ LOW_SHARE = 0.05
 """If less than this share of the machine's memory was free shortly before the end, memory counts as exhausted."""
 
 
-@dataclass(frozen=True)
-class MemoryFacts:
+class MemoryFacts(Struct, frozen=True):
     """Bytes, measured while the engine ran: its own memory, the machine's total and free memory.
 
     ``oom_kills``: how many processes the system had killed for lack of memory by then; None if it does not count them.
@@ -73,8 +72,7 @@ class MemoryFacts:
         return Text("reason.manager.memory_when_last_seen", **told)
 
 
-@dataclass(frozen=True)
-class EngineExit:
+class EngineExit(Struct, frozen=True):
     """``exit_code`` as in :mod:`subprocess`: a negative value is a signal. ``last_words``: the end of its stderr."""
 
     exit_code: int | None

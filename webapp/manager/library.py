@@ -8,9 +8,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from webapp.errors import FileMissing, FileReadingFailed, ModelNotFound, RoostError, as_roost_error
 from webapp.i18n import Text
@@ -29,8 +30,7 @@ STATES = "states"
 SEPARATOR = ":"
 
 
-@dataclass(frozen=True)
-class ModelFolder:
+class ModelFolder(Struct, frozen=True):
     """``prefix`` comes before the names of its files; "" for the models folder itself."""
 
     path: Path
@@ -228,8 +228,7 @@ class FolderIndex(Generic[Walked]):
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True)
-class ModelFile:
+class ModelFile(Struct, frozen=True):
     """A file, or a folder that is one model, known by name and not opened. ``name`` is relative, with forward slashes;
     ``folder:name`` in a further folder.
 
@@ -245,8 +244,7 @@ class ModelFile:
         return self.stamp[1]
 
 
-@dataclass(frozen=True)
-class ModelEntry:
+class ModelEntry(Struct, frozen=True):
     """One inspected file. Exactly one of ``inspection`` and ``error`` is set."""
 
     name: str

@@ -16,9 +16,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from webapp.engine.backend import RAM, Availability, Backend, Footprint
 from webapp.engine.registry import Candidates, backends, resolve_strategy
@@ -110,8 +111,7 @@ def peak_bytes(pid: int) -> int | None:
 # NVIDIA GPUs as their driver reports them, through NVML (package ``nvidia-ml-py``, pure Python, needs no CUDA)
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """``index`` is the one in a strategy (``cuda:0``). Sizes in bytes; ``vram_free`` counts all programs on the GPU."""
 
     index: int

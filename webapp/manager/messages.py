@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenLogprob, TokenOutput
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Plain(msgspec.Struct, frozen=True, array_like=True):
+class Plain(Struct, frozen=True, array_like=True):
     """A part of a message."""
 
 
-class Tagged(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Tagged(Struct, frozen=True, array_like=True, tag=True):
     """A complete message."""
 
 

@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
@@ -30,8 +31,7 @@ CLOSE_GRACE_S = 2.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Change:
+class Change(Struct):
     """``target`` None is an unload. A cancelled change contains its error and ends as soon as possible. A patient
     change waits until the old engine has finished all its answers; while it ``is_beside``, the old engine accepts new
     requests until the new one replaces it."""

@@ -7,10 +7,12 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from webapp.engine.backend import Backend
 from webapp.engine.options import AUTOMATIC, EngineOptions, is_automatic
@@ -34,8 +36,7 @@ ZERO_STATE = "-"
 KEPT_BYTES = 128 << 20
 
 
-@dataclass(frozen=True)
-class StateInfo:
+class StateInfo(Struct, frozen=True):
     """The state in use: the name of its file in the folder of states, and its digest; both "" for the model's own
     initial state."""
 
@@ -43,19 +44,17 @@ class StateInfo:
     digest: str = ""
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Struct, frozen=True):
     """``state`` None is the model's own initial state, which only the engine knows."""
 
     info: StateInfo = StateInfo()
-    state: RecurrentState | None = field(default=None, compare=False, repr=False)
+    state: RecurrentState | None = None
 
 
 BUILT_IN_TOKENIZERS = ("world", "byte")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """Names as a person entered them; "" is the starter model, or the model's own initial state."""
 
     model: str = ""
@@ -68,8 +67,7 @@ class Choice:
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """Everything needed for a load, already checked. ``stamp`` distinguishes a file from a new file with the same name.
 
     ``options`` are those of the choice and then of the settings, with full paths of tokenizer and adapter. ``notice``
@@ -80,14 +78,14 @@ class Target:
     choice: Choice
     path: str
     stamp: tuple[int, int]
-    inspection: Inspection = field(compare=False, repr=False)
+    inspection: Inspection
     config: ModelConfig
     options: EngineOptions = field(default_factory=EngineOptions)
     start: Start = field(default_factory=Start)
-    notice: dict[str, Any] | None = field(default=None, compare=False)
+    notice: dict[str, Any] | None = None
     automatic: str = ""
     adapter_stamps: tuple[tuple[int, int], ...] = ()
-    library_name: str = field(default="", compare=False)
+    library_name: str = ""
 
     @property
     def strategy(self) -> str:
@@ -140,8 +138,7 @@ class Target:
 PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
 
 
-@dataclass(frozen=True)
-class ModelStatus:
+class ModelStatus(Struct, frozen=True):
     """The status at one moment. ``revision`` increases by one with every change.
 
     ``model``, ``model_path``, ``strategy``, ``adapter`` (a file name) and ``state`` describe what is loaded or loading,
@@ -177,7 +174,7 @@ class ModelStatus:
     seats: int = 0
     silent_s: int = 0
     engine_note: str = ""
-    engine_bytes: int = field(default=0, compare=False)
+    engine_bytes: int = 0
 
 
 OWN_START = Start()
@@ -424,7 +421,7 @@ def describe(
 ) -> ModelStatus:
     """The status for the supervisor's values; ``held`` requests wait for a model."""
     names = described_target(goal) if goal else {}
-    progress: dict[str, Any] = vars(loading.progress) if loading else {}
+    progress: dict[str, Any] = asdict(loading.progress) if loading else {}
     counts: dict[str, Any] = {}
     if session is not None:
         waiting = session.waiting_count
@@ -476,7 +473,7 @@ class StatusBoard:
         """Sets the status's revision."""
         with self._changed:
             now = replace(status, revision=self._status.revision, engine_note=self._note)
-            is_new = now != self._status
+            is_new = now != replace(self._status, engine_bytes=now.engine_bytes)
             self._status = replace(now, revision=now.revision + is_new)
             self._changed.notify_all()
         for listener in self._listeners if is_new else ():

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+
+from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
@@ -47,8 +48,7 @@ NOTE = re.compile(r"(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octav
 FIELD = re.compile(r"^([A-Za-z]):(?![|:])(.*)$")
 
 
-@dataclass(frozen=True)
-class _Sound:
+class _Sound(Struct, frozen=True):
     """Pitches that sound at once; none for a rest. ``length`` is in whole notes."""
 
     pitches: tuple[int, ...]
@@ -58,15 +58,13 @@ class _Sound:
     """Of a whole note."""
 
 
-@dataclass(frozen=True)
-class _Bar:
+class _Bar(Struct, frozen=True):
     starts: bool = False
     ends: bool = False
     ending: int = 0
 
 
-@dataclass
-class _Voice:
+class _Voice(Struct):
     """The state of reading one voice."""
 
     key: dict[str, int] = field(default_factory=dict)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
@@ -38,8 +40,7 @@ class Event(NamedTuple):
     loudness: int
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Struct, frozen=True):
     """``pitch`` and ``velocity`` as in MIDI (60 is middle C; velocity 1 to 127). ``instrument`` is a name of
     :data:`webapp.music.midi_file.PROGRAMS`; ``track`` numbers the voices of the piece."""
 
@@ -51,8 +52,7 @@ class Note:
     track: int
 
 
-@dataclass(frozen=True)
-class NoteChange:
+class NoteChange(Struct, frozen=True):
     """The current data of note ``number``. If ``is_sounding``, it continues and has its length so far. The last change
     of a number is final."""
 

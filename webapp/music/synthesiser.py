@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from webapp.music.events import Note, too_long
@@ -27,8 +27,7 @@ LEVEL = 0.35
 Samples = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Sound:
+class Sound(Struct, frozen=True):
     """``partials``: the loudness of each harmonic. ``fade_s``: time in which a plucked middle C falls to half; 0
     sustains it. ``attack_s`` and ``release_s`` as in any synthesiser."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.messages import Message, ReadMode, Role, attached_files, display_name, fenced, with_files
 from webapp.errors import RequestError, RoostError
@@ -42,8 +44,7 @@ LEAST_COMMON_CHINESE = 0.8
 MIXED_BYTES = 4096
 
 
-@dataclass(frozen=True)
-class DecodedText:
+class DecodedText(Struct, frozen=True):
     text: str
     encoding: str
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
@@ -56,8 +58,7 @@ PROMPT_BARS = 32
 SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """``prompt``: text of the model's kind that the music continues; ``token_ids`` instead continues from exactly these
     tokens. Only the part after the last snapshot is prefilled: the engine keeps snapshots at the beginnings of bars,
     within their memory limit (``PARTS_SHARE`` in :mod:`webapp.engine.snapshot_store`), every 256 tokens and at the

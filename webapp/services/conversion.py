@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.errors import ConversionError, error_from_dict
 from webapp.i18n import Text
@@ -30,8 +31,7 @@ CANCEL_TIMEOUT_S = 5.0
 LAST_WORDS = 300
 
 
-@dataclass(frozen=True)
-class ConversionRequest:
+class ConversionRequest(Struct, frozen=True):
     """``model`` and ``lora``: names in the library. ``name``: of the new file, "" for the default."""
 
     model: str
@@ -44,8 +44,7 @@ class ConversionRequest:
     type: str = ""
 
 
-@dataclass(frozen=True)
-class ConversionPlan:
+class ConversionPlan(Struct, frozen=True):
     """A checked request. ``name``: the new file's name in the library; ``planned_bytes``: the size of its tensors."""
 
     target: str

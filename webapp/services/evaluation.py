@@ -10,9 +10,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.tools.bench import ExpectedCall, read_answer, score_calls
 
@@ -22,8 +23,7 @@ LOOP_TIMES = 4
 LOOP_CHARS = 24
 
 
-@dataclass(frozen=True)
-class ToolCase:
+class ToolCase(Struct, frozen=True):
     """``tools``: `function` objects as in the OpenAI API. ``calls`` is empty if the correct answer is text."""
 
     kind: str
@@ -33,8 +33,7 @@ class ToolCase:
     calls: list[ExpectedCall] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PromptCase:
+class PromptCase(Struct, frozen=True):
     """An answer is on topic if it contains one of the keywords, ignoring case."""
 
     language: str
@@ -46,8 +45,7 @@ class PromptCase:
         return any(keyword.lower() in answer.lower() for keyword in self.keywords)
 
 
-@dataclass(frozen=True)
-class HeldOut:
+class HeldOut(Struct, frozen=True):
     """``tools``: random tools. ``natural``: realistic tools. ``prompts``: small talk and how-to questions, by language.
     Half of each is English, half Chinese."""
 
@@ -56,8 +54,7 @@ class HeldOut:
     prompts: dict[str, list[PromptCase]]
 
 
-@dataclass(frozen=True)
-class ToolScore:
+class ToolScore(Struct, frozen=True):
     """``decision``: a call was made if and only if one was expected. The others are None if no call is expected."""
 
     kind: str
@@ -68,8 +65,7 @@ class ToolScore:
     arguments: bool | None = None
 
 
-@dataclass(frozen=True)
-class PromptScore:
+class PromptScore(Struct, frozen=True):
     language: str
     ends_turn: bool
     no_loop: bool

@@ -16,9 +16,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from webapp.errors import ModelError, RoostError, as_roost_error, error_from_dict
 
@@ -32,8 +34,7 @@ SAMPLE_S = 0.25
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True):
     """The status of a job at one moment. ``done`` and ``total`` count ``unit``s: "bytes", "steps", or "" for none.
     ``details`` is JSON for its page and buttons. ``speed`` is in units per second.
 
@@ -65,7 +66,7 @@ class Job:
         return (self.total - self.done) / self.speed if self.status == RUNNING and self.speed and self.total else None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "error": self.error.to_dict() if self.error else None}
+        return {**asdict(self), "error": self.error.to_dict() if self.error else None}
 
 
 class Running:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple, replace
 
 from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.errors import RoostError, StorageError
@@ -23,8 +25,7 @@ PERSON = "person "
 KEPT_DAYS = 31
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """None means the default (from the settings for guests, no limit for accounts), 0 means no limit."""
 
     answers: int | None = None
@@ -45,7 +46,7 @@ class PersonQuota(Quota):
             connection.execute("DELETE FROM person_use WHERE day < ?", (oldest,))
             limits = connection.execute("SELECT * FROM person_limits").fetchall()
             used = connection.execute("SELECT * FROM person_use").fetchall()
-        self._own = {row["person_id"]: Limits(*(row[name] for name in asdict(Limits()))) for row in limits}
+        self._own = {row["person_id"]: Limits(*(row[name] for name in Limits.__struct_fields__)) for row in limits}
         self._used = Counter({(row["person_id"], row["day"]): row["tokens"] for row in used})
 
     def own(self, person_id: str) -> Limits:
@@ -55,7 +56,7 @@ class PersonQuota(Quota):
     def set(self, person_id: str, limits: Limits) -> None:
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO person_limits VALUES (?, ?, ?, ?)", (person_id, *asdict(limits).values())
+                "INSERT OR REPLACE INTO person_limits VALUES (?, ?, ?, ?)", (person_id, *astuple(limits))
             )
         self._own[person_id] = limits
 

@@ -11,8 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
@@ -30,16 +32,14 @@ SAVE_EVERY_S = 1.0
 """During generation; a killed process loses no more than this."""
 
 
-@dataclass(frozen=True)
-class Fork:
+class Fork(Struct, frozen=True):
     """Replaces the token at ``place`` with ``token_id`` and continues; the tokens after it are removed."""
 
     place: int
     token_id: int
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(Struct, frozen=True):
     """The text added by one step of a continuation; ``tokens``: those that are complete."""
 
     text: str

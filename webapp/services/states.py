@@ -11,9 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.messages import display_name, fenced
 from webapp.engine.snapshot_store import clear_folder, folder_use
@@ -76,8 +78,7 @@ MOST_TOKENS = 16384
 Parts = Sequence[tuple[str, float]]
 
 
-@dataclass(frozen=True)
-class StateEntry:
+class StateEntry(Struct, frozen=True):
     """One file in the library. Exactly one of ``sheet`` and ``error`` is set. ``name`` is relative to the folder of
     states, with forward slashes. ``fits``: names of the library's models that can start from it."""
 

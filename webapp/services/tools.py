@@ -15,8 +15,9 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects

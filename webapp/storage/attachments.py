@@ -6,7 +6,9 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.chat.messages import AttachedFile, ReadMode
 from webapp.errors import ChatNotFound, RoostError
@@ -16,8 +18,7 @@ from webapp.storage.records import insert, storable
 COLUMNS = "id, chat_id, name, mode, size_bytes, tokens, tokenizer, created_at"
 
 
-@dataclass(frozen=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     """Without the text. ``size_bytes``: size of the file, or of the extracted text for PDF and Word; ``tokens`` were
     counted with the vocabulary ``tokenizer``."""
 
@@ -35,8 +36,7 @@ class Attachment:
         return AttachedFile(self.id, self.name, self.mode, self.size_bytes, self.tokens)
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(Struct, frozen=True):
     """The size limit of a chat; ``text`` is ``most_bytes`` in words."""
 
     most_files: int
@@ -65,7 +65,7 @@ class AttachmentStore:
         made = Attachment(uuid.uuid4().hex, chat_id, storable(name), mode, size_bytes, tokens, tokenizer, time.time())
         with self.database.transaction() as connection:
             _check_room(connection, made, room)
-            row = {**vars(made), "mode": mode.value, "text": storable(text), "characters": len(text)}
+            row = {**asdict(made), "mode": mode.value, "text": storable(text), "characters": len(text)}
             insert(connection, "attachments", row)
         return made
 

@@ -9,8 +9,9 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
@@ -20,8 +21,7 @@ NOT_FOUND = functools.partial(RoostError, "batch_not_found")
 _AT_A_TIME = 500
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """``columns``: names of the input values; ``settings``: JSON with the parameters of the answers. ``done`` of
     ``total`` rows have an answer or an error; ``is_over``: no more will follow. ``person_id``: its owner."""
 
@@ -37,8 +37,7 @@ class Batch:
     person_id: str = OWNER_ID
 
 
-@dataclass(frozen=True)
-class BatchRow:
+class BatchRow(Struct, frozen=True):
     """``about``: finish reason, tokens, or ``error`` (``RoostError.to_dict()``); {} before there is an answer."""
 
     place: int

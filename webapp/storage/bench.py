@@ -10,8 +10,9 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.errors import BenchRefused, RoostError
 from webapp.i18n import Text
@@ -25,14 +26,12 @@ KEPT_MEASUREMENTS = 200
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 
 
-@dataclass(frozen=True)
-class StoredCase:
+class StoredCase(Struct, frozen=True):
     id: str
     case: BenchCase
 
 
-@dataclass(frozen=True)
-class StoredRun:
+class StoredRun(Struct, frozen=True):
     """``setup``: the conditions (:meth:`webapp.services.bench.tool_bench.BenchRunner.setup`), ``error`` as in
     :meth:`RoostError.to_dict`. Times are Unix seconds."""
 
@@ -191,8 +190,7 @@ def _run(row: sqlite3.Row) -> StoredRun:
     return StoredRun(**{**dict(row), "setup": json.loads(row["setup"]), "error": error})
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Struct, frozen=True):
     """``document``: the output of ``roost bench``; ``measured_at``: Unix seconds."""
 
     id: str

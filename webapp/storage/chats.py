@@ -14,9 +14,11 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
+
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from webapp.chat.messages import AttachedFile, Message, Role, ThinkMode, attached_files, fence
 from webapp.errors import ChatNotFound, StorageError
@@ -542,7 +544,7 @@ def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "chat": {
-            **{name: value for name, value in asdict(chat).items() if name != "person_id"},
+            **{name: value for name, value in to_builtins(chat).items() if name != "person_id"},
             "think_mode": chat.think_mode.value if chat.think_mode else "",
         },
         "messages": [_message_document(stored) for stored in messages],

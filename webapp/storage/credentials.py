@@ -16,7 +16,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from webapp.errors import RoostError, StorageError
 from webapp.i18n import Text
@@ -37,8 +39,7 @@ NAME_CHARS = 80
 READ_EVERY_S = 1.0
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(Struct, frozen=True):
     """``key`` identifies it, but cannot be used to log in. ``role``: the kind of its person (:mod:`.people`) at its
     start; ``token_hash``: hash of the token that admitted a guest, "" for none. Times are Unix seconds."""
 
@@ -156,8 +157,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-@dataclass(frozen=True)
-class ApiToken:
+class ApiToken(Struct, frozen=True):
     """``person_id``: the person whose limits and data apply. ``used_at`` 0 means never; times are Unix seconds."""
 
     id: str

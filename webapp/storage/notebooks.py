@@ -9,8 +9,10 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
@@ -35,8 +37,7 @@ MOST_CHARS = 4_000_000
 """Limit for all undo and redo drafts together; the oldest are removed first."""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A text, and the tokens of its beginning as the model processed and sampled them. ``chances``: the probability of
     each token (0 to 1), None if a person typed it. ``tokenizer``: name of the vocabulary."""
 
@@ -46,8 +47,7 @@ class Draft:
     tokenizer: str = ""
 
 
-@dataclass(frozen=True)
-class Notebook:
+class Notebook(Struct, frozen=True):
     """``settings``: JSON with the parameters of continuations. ``updated_at`` (Unix seconds) must equal the page's
     value when it is saved."""
 

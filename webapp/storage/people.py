@@ -12,8 +12,10 @@ import sqlite3
 import threading
 import time
 import uuid
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from webapp.errors import RoostError, StorageError
 from webapp.storage.credentials import digest
@@ -28,8 +30,7 @@ SECRET_BYTES = 24
 NAME_CHARS = 60
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(Struct, frozen=True):
     """``kind``: "owner" (exactly one), "guest" or "account" (signs in with ``name`` and a password). ``is_admin``: an
     account with the owner's rights. ``invitation_id``: the link by which the person joined, "" for none. Times are Unix
     seconds; ``seen_at`` 0 means never."""
@@ -58,8 +59,7 @@ NOBODY = Person("")
 """An unauthenticated visitor; has no data."""
 
 
-@dataclass(frozen=True)
-class Invitation:
+class Invitation(Struct, frozen=True):
     """A link by which people join, as guests or to create an account. ``name``: the owner's name for it. ``person_id``:
     it admits that person again, on another device. None means no expiry (``expires_at``) or no limit (``most_uses``).
     """
@@ -141,7 +141,7 @@ class People:
         made = replace(made, name=tidy(made.name))
         with self._database.transaction() as connection:
             self._check_name(connection, made)
-            insert(connection, "people", made.__dict__)
+            insert(connection, "people", asdict(made))
         with self._lock:
             self._known[made.id] = made
         return made
@@ -181,7 +181,7 @@ class People:
         made = Invitation(uuid.uuid4().hex, digest(secret), kind=kind, created_at=time.time(), **fields)
         made = replace(made, name=tidy(made.name))
         with self._database.transaction() as connection:
-            insert(connection, "invitations", made.__dict__)
+            insert(connection, "invitations", asdict(made))
         with self._lock:
             self._links[made.id] = made
         return made, secret

@@ -12,8 +12,10 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.errors import PresetError, PresetNameTaken, PresetNotFound
 from webapp.storage.database import Database
@@ -23,8 +25,7 @@ MOST_PRESETS = 500
 ACTIVE = "active_preset"
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(Struct, frozen=True):
     """The settings of an answer: sampling, prompt, model. Times are Unix seconds, 0 for an unchanged shipped preset.
 
     ``sampling`` (names of ``SamplingParams``) and ``options`` (names of ``EngineOptions``) contain only differences
@@ -58,7 +59,7 @@ class Preset:
 
 
 COLUMNS = ("id", "name", "note", "shipped_key", "created_at", "updated_at")
-BODY = tuple(row.name for row in fields(Preset) if row.name not in COLUMNS)
+BODY = tuple(name for name in Preset.__struct_fields__ if name not in COLUMNS)
 Presets = list[Preset]  # inside the class `list` is the method
 
 

@@ -1,4 +1,4 @@
-"""Records of chats and messages: frozen dataclasses, their columns, and the tree of a chat's messages; and functions to
+"""Records of chats and messages: frozen structs, their columns, and the tree of a chat's messages; and functions to
 write and read rows, the same for every table.
 
 A chat shows the path from a root of the tree to the chat's head. The tree's functions use an open connection. Siblings
@@ -20,8 +20,10 @@ import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError, StorageError
@@ -108,8 +110,7 @@ OWNER_ID = "owner"
 """The person who owns the server (:mod:`.people`)."""
 
 
-@dataclass(frozen=True)
-class ChatSummary:
+class ChatSummary(Struct, frozen=True):
     """A line in the chat list. ``snippet``: the beginning of the last shown message; ``status`` as in
     :class:`StoredMessage`. Times are Unix seconds; ``folder`` "" means no folder."""
 
@@ -124,8 +125,7 @@ class ChatSummary:
     folder: str = ""
 
 
-@dataclass(frozen=True)
-class ChatTools:
+class ChatTools(Struct, frozen=True):
     """``is_own`` False: nothing was chosen in this chat, it uses its preset's. ``tool_ids`` keep their choice while
     ``is_on`` is False. ``dialect`` "" is the preset's, or the model's own. ``is_free``: the grammar of calls does not
     constrain the answer. ``approved``: tools that need no further approval in this chat."""
@@ -138,8 +138,7 @@ class ChatTools:
     approved: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Chat:
+class Chat(Struct, frozen=True):
     """One conversation without its messages.
 
     ``preset_id`` "" uses the active preset. Values that a chat does not set come from its preset: ``system_prompt`` and
@@ -165,8 +164,7 @@ class Chat:
     person_id: str = OWNER_ID
 
 
-@dataclass(frozen=True)
-class StoredMessage:
+class StoredMessage(Struct, frozen=True):
     """A message with its position in the tree.
 
     ``status``: "complete", "streaming", "stopped" (by a person), "failed" (``error`` says why) or "interrupted" (the
@@ -189,8 +187,7 @@ class StoredMessage:
     next_version_id: str | None = None
 
 
-@dataclass(frozen=True)
-class SearchHit:
+class SearchHit(Struct, frozen=True):
     """A result of a search. ``message_id`` is "" for a match in the title.
 
     ``excerpt``: plain text around the first match; ``positions``: (start, end) of the matches in it.

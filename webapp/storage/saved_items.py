@@ -8,8 +8,9 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
@@ -20,8 +21,7 @@ MOST_ITEMS = 2000
 NOT_FOUND = functools.partial(RoostError, "item_not_found")
 
 
-@dataclass(frozen=True)
-class SavedItem:
+class SavedItem(Struct, frozen=True):
     """``body`` is JSON; ``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str

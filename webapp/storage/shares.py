@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from webapp.chat.messages import Role
 from webapp.storage.chats import ChatStore
@@ -16,8 +17,7 @@ ID_BYTES = 18
 SHOWN = (Role.USER, Role.ASSISTANT)
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(Struct, frozen=True):
     """``id``: the secret in its URL; ``is_live``: it follows the chat. ``made_at``: Unix seconds."""
 
     id: str

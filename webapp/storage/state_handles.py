@@ -7,8 +7,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
@@ -26,8 +28,7 @@ MOST_BYTES = 256 << 20
 """For all tokens together: 64 million of them."""
 
 
-@dataclass(frozen=True)
-class StateHandle:
+class StateHandle(Struct, frozen=True):
     """``state``: the initial state before its tokens, a name as in ``ModelManager.submit``; ``origin`` as in
     ``GenerationRequest``. ``session``: a program's name for the conversation, "" for none."""
 
@@ -60,9 +61,9 @@ class StateHandles:
     def add(self, handle: StateHandle, snapshots: tuple[str, ...] = ()) -> tuple[StateHandle, list[str]]:
         """Stores it with a new id; also returns the names of snapshots that are not used any more. Nothing is stored
         for a person who was removed meanwhile."""
-        made = StateHandle(**{**handle.__dict__, "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
+        made = StateHandle(**{**asdict(handle), "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
         tokens = pack_token_ids(made.token_ids)
-        row = {**made.__dict__, "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
+        row = {**asdict(made), "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
         row["person_id"] = self._person_id
         with self._database.transaction() as connection:
             insert(connection, "state_handles", row)

@@ -12,8 +12,10 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import asdict
 
 from webapp.errors import McpServerInvalid, McpServerNotFound, RoostError, ToolInvalid
 from webapp.i18n import Text, plain, text_from_plain
@@ -27,8 +29,7 @@ MOST_TOOLS = 200
 _revisions = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class StoredTool:
+class StoredTool(Struct, frozen=True):
     """``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str
@@ -129,7 +130,7 @@ class ToolStore:
     ) -> StoredTool:
         """Also restores a deleted row."""
         _refuse_taken_tool(connection, definition.name, tool_id)
-        body = to_json(asdict(definition))
+        body = to_json(to_builtins(definition))
         update(connection, "tools", tool_id, name=definition.name, body=body, updated_at=updated_at, deleted_at=None)
         return StoredTool(tool_id, definition, updated_at)
 
@@ -139,7 +140,7 @@ def _insert_tool(connection: sqlite3.Connection, definition: ToolDefinition) -> 
         raise ToolInvalid(field="tools", reason=Text("reason.storage.too_many", limit=MOST_TOOLS))
     _refuse_taken_tool(connection, definition.name, "")
     made = StoredTool(uuid.uuid4().hex, definition, time.time())
-    body = to_json(asdict(definition))
+    body = to_json(to_builtins(definition))
     insert(connection, "tools", {"id": made.id, "name": definition.name, "body": body, "updated_at": made.updated_at})
     return made
 
@@ -154,7 +155,7 @@ def _tool(row: sqlite3.Row) -> StoredTool:
 
 
 def definition_from_dict(body: dict[str, Any]) -> ToolDefinition:
-    """As :func:`dataclasses.asdict` made it."""
+    """As :func:`msgspec.to_builtins` made it."""
     mcp = body.get("mcp", {})
     return ToolDefinition(
         **{
@@ -170,8 +171,7 @@ def definition_from_dict(body: dict[str, Any]) -> ToolDefinition:
 MOST_SERVERS = 50
 
 
-@dataclass(frozen=True)
-class ToolList:
+class ToolList(Struct, frozen=True):
     """The last listing of a server, by its own names: ``names`` of all tools, ``refused`` tools that cannot be offered,
     with the reason, ``hidden`` tools that a person switched off. ``left_out``: the number of tools beyond the limit."""
 
@@ -181,8 +181,7 @@ class ToolList:
     left_out: int = 0
 
 
-@dataclass(frozen=True)
-class StoredServer:
+class StoredServer(Struct, frozen=True):
     """``updated_at`` (Unix seconds) must equal the form's value when it is saved."""
 
     id: str

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from webapp.engine.sampler import Constraint, Words
 from webapp.errors import GrammarInvalid
@@ -53,8 +53,7 @@ THREADS = 2
 MAX_TOKEN_BYTES = 128
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(Struct, frozen=True, dict=True):
     tokenizer: Tokenizer
     compiled: Any
     """The same vocabulary as an `llguidance.LLTokenizer`."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 MARKS = ("<pad>", "<start>", "<end>")
 """0 separates the pieces that a model was trained on; the other two are only for text files."""
@@ -22,8 +23,7 @@ PITCHES = 128
 LOUDEST = 127
 
 
-@dataclass(frozen=True)
-class MidiVocabulary:
+class MidiVocabulary(Struct, frozen=True, dict=True):
     """``instruments``: long names in id order; words use the shortest unique prefix. ``loudnesses``: number of levels;
     0 is silence. ``curve``: base of the exponential that maps velocities to levels (below 1: finer at the loud end)."""
 

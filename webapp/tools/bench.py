@@ -20,12 +20,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.chat.events import CallDelta
 from webapp.chat.tool_dialects import FENCED, CallSyntax
@@ -39,8 +40,7 @@ MAX_CALLS = 8
 MAX_CASES = 500
 
 
-@dataclass(frozen=True)
-class BenchCase:
+class BenchCase(Struct, frozen=True):
     prompt: str
     calls: tuple[ExpectedCall, ...] = ()
     is_generated: bool = False
@@ -148,8 +148,7 @@ TRIES = 12
 LEAST_SMALL_TALK = 4
 
 
-@dataclass(frozen=True)
-class MadeCases:
+class MadeCases(Struct, frozen=True):
     """``left_out``: tools without a prompt, because no value is known that fits their schema."""
 
     cases: tuple[BenchCase, ...]
@@ -371,16 +370,14 @@ def _bound(schema: Mapping[str, Any], name: str, usual: float) -> float:
 FIGURES = ("decision", "readable", "name", "arguments")
 
 
-@dataclass(frozen=True)
-class ExpectedCall:
+class ExpectedCall(Struct, frozen=True):
     """An expected call, or one that was made: ``arguments`` are JSON values."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class CallScore:
+class CallScore(Struct, frozen=True):
     decision: bool
     readable: bool | None = None
     name: bool | None = None
@@ -391,8 +388,7 @@ class CallScore:
         return self.decision and self.arguments is not False
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """``sets_out``: a part of the answer begins like a call, even if it cannot be parsed."""
 
     calls: tuple[ExpectedCall, ...] = ()

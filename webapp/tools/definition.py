@@ -6,9 +6,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn
+
+from msgspec import Struct, field
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
@@ -44,8 +45,7 @@ class Approval(str, Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True)
-class HttpCall:
+class HttpCall(Struct, frozen=True):
     """``url`` may contain ``{argument}`` in its path and query. Other arguments are sent as JSON body (POST, PUT) or in
     the query (GET). ``timeout_s`` limits the time for the whole response."""
 
@@ -55,8 +55,7 @@ class HttpCall:
     timeout_s: float = 10.0
 
 
-@dataclass(frozen=True)
-class McpTool:
+class McpTool(Struct, frozen=True):
     """``name`` is the server's name of the tool; ``server_id`` is the stored server. ``hints`` are the server's claims
     about the tool, shown to the user who approves calls."""
 
@@ -65,8 +64,7 @@ class McpTool:
     hints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ToolDefinition:
+class ToolDefinition(Struct, frozen=True):
     """``fixed_value`` is the result of FIXED; ``builtin`` is the name of the tool in :mod:`webapp.tools.builtin` that
     BUILTIN runs. ``for_guests``: everybody may use it in chats, not only the owner and admins."""
 

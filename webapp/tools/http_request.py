@@ -16,9 +16,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
+
+from msgspec import Struct
 
 from webapp.errors import ToolFailed
 from webapp.i18n import Text
@@ -70,8 +71,7 @@ UNESCAPED = "%/:?#[]@!$&'()*+,;=~"
 FORBIDDEN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Struct, frozen=True):
     """``host`` as in the address; ``ip`` is used for the connection."""
 
     scheme: str

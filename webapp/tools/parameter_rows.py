@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
@@ -35,8 +36,7 @@ MOST_ITEMS = 8
 _OWN = {"type", "description", "enum", "default", "properties", "required", "items"}
 
 
-@dataclass(frozen=True)
-class ParameterRow:
+class ParameterRow(Struct, frozen=True):
     """``enum`` has one value per line; ``default`` is as typed; ``more`` contains the other keywords (for ``other``,
     the whole schema) as JSON. ``children`` are the properties of an object, or of the objects in an array."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.chat.messages import ToolCall
 from webapp.errors import ToolFailed
@@ -20,8 +21,7 @@ MAX_RESULT_CHARS = 16_000
 """The longest result that a model reads; a longer one is cut off, with a note."""
 
 
-@dataclass(frozen=True)
-class ToolResult:
+class ToolResult(Struct, frozen=True):
     """``text`` is for the model. ``problems`` are those of the arguments, with their paths. ``reason`` is the error for
     the user, or ""."""
 

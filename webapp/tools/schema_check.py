@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
@@ -31,8 +32,7 @@ SCALARS: dict[str, Callable[[str], Any]] = {"integer": int, "number": float}
 TRUTH = {"true": True, "false": False}
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """``path`` is the value's place: `days`, `at.x`, `tags[2]`; "" is the whole."""
 
     path: str

@@ -29,7 +29,7 @@ TYPE_FIELDS = {"bin": "type", "gguf": "gguf_type"}
 
 def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
     """Uses the first model if none is given. Raises ``conversion_refused`` for an invalid alpha."""
-    text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionRequest.__dataclass_fields__}
+    text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionRequest.__struct_fields__}
     models, target = convertible(page.manager.library)[0], text["target"] or "st"
     return ConversionRequest(
         model=text["model"] or (models[0] if models else ""),

@@ -18,11 +18,11 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from flask import Flask, Request, Response, current_app, g, has_app_context, redirect, request
+from msgspec import Struct
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
@@ -168,8 +168,7 @@ class Step(Enum):
     OWNER_LINK = "owner link"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """``error`` (sent with ``status`` unless that is 0) belongs to REFUSE. ``is_guess``: the request contained a wrong
     token."""
 

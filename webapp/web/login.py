@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
 from flask import Blueprint, Response, abort, current_app, make_response, redirect, request, url_for
 from markupsafe import Markup
+from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.i18n import translate
@@ -70,8 +70,7 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 """
 
 
-@dataclass(frozen=True)
-class DoorField:
+class DoorField(Struct, frozen=True):
     """An input on a page for people who are not logged in. ``type`` and ``autocomplete`` as in HTML."""
 
     name: str
@@ -88,8 +87,7 @@ class DoorField:
         return FIELD.format(each=self, words=Markup(words))
 
 
-@dataclass(frozen=True)
-class DoorForm:
+class DoorForm(Struct, frozen=True):
     """``wrong``: the error of the last input; ``is_first``: the page begins with it."""
 
     action: str

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, g, redirect, request, url_for
 from markupsafe import Markup
+from msgspec.structs import asdict
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError

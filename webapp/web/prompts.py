@@ -14,10 +14,10 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, redirect, request, url_for
+from msgspec.structs import replace
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError

@@ -99,18 +99,19 @@ def _row(page: PageContext, name: str, waiting: Values, refused: tuple[str, Roos
     return {
         "name": name,
         "help": t(f"setting.{name}"),
-        "kind": row.kind,
-        "choices": ("true", "false") if row.kind == "bool" else row.choices,
-        "is_secret": row.secret,
-        "value": "" if row.secret else written(waiting.get(name, value)),
-        "shown": t("settings_page.set" if value else "settings_page.not_set") if row.secret else _shown(name, value),
-        "next": _shown(name, waiting[name]) if name in waiting and not row.secret else None,
+        "choices": ("true", "false") if row.kind is bool else row.rule.choices,
+        "is_secret": row.rule.secret,
+        "value": "" if row.rule.secret else written(waiting.get(name, value)),
+        "shown": t("settings_page.set" if value else "settings_page.not_set")
+        if row.rule.secret
+        else _shown(name, value),
+        "next": _shown(name, waiting[name]) if name in waiting and not row.rule.secret else None,
         "source": source,
         "source_text": t(f"settings_page.source.{source}"),
         "is_changed": source != "default",
         "can_change": name not in FIXED and source in ("default", "file"),
         "error": page.sentences(refused[1]) if is_refused and refused else "",
-        "typed": request.form.get("value", "")[:VALUE_CHARS] if is_refused and not row.secret else None,
+        "typed": request.form.get("value", "")[:VALUE_CHARS] if is_refused and not row.rule.secret else None,
     }
 
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from webapp.errors import ConversionError
@@ -47,8 +47,7 @@ BASE_TOLERANCE = 0.02
 """Relative: two copies of one matrix, one of which went through bf16 or fp16."""
 
 
-@dataclass(frozen=True)
-class AdapterChoice:
+class AdapterChoice(Struct, frozen=True):
     """Paths of files. ``alpha``: None if the file contains it or its kind needs none. ``start``: the initial weights of
     a PiSSA training."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from webapp.engine.state import ModelConfig
 from webapp.i18n import Text
@@ -51,8 +52,7 @@ TOKENIZERS |= {2176: "midi-piano", 20096: "midi"}
 MUSIC = ("abc", "midi-piano", "midi")
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(Struct, frozen=True):
     """``reason`` says why ``kind`` is ``unknown``, or what is unusual about an adapter; otherwise empty. ``config`` is
     None unless it is a model. ``adapter``: the key in :data:`ADAPTERS` for its kind, or :data:`WHOLE_MODEL` if the
     matrices that it changes are in the file too."""

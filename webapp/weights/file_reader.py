@@ -20,9 +20,11 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import FileReadingFailed, error_from_dict
@@ -42,8 +44,7 @@ EDGE_BYTES = 1 << 16
 MOST_RECORDS = 200
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """Identifies a file and its version. ``digest``: of its first and last 64 KiB; for a folder only size and time."""
 
     size: int
@@ -120,7 +121,7 @@ class FailedFiles:
         if self._path is None or not self._path.parent.is_dir():
             return
         records: list[dict[str, Any]] = [
-            {**vars(mark), "reason": plain(reason)} for mark, reason in self._records.items()
+            {**asdict(mark), "reason": plain(reason)} for mark, reason in self._records.items()
         ]
         part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
         with contextlib.suppress(OSError):
@@ -176,8 +177,7 @@ _decoders: dict[Any, Any] = {}
 _making = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """``work_s``: CPU time; ``wall_s``: wall-clock time."""
 
     work_s: float = WORK_S
@@ -212,7 +212,7 @@ class ReaderProcess:
 
     def call(self, operation: str, arguments: Sequence[Any], limits: Limits) -> Reply:
         """Raises ReadingStopped, or OSError if no process can be started."""
-        from webapp.weights.reader_process import Request  # imports msgspec, which a start does not need
+        from webapp.weights.reader_process import Request  # imports what a start does not need
 
         request = Request(operation, list(arguments), limits.wall_s, limits.memory_bytes)
         with self._lock:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from webapp.engine.state import ModelConfig
@@ -38,8 +39,7 @@ KEPT_FLOAT32 = (".time_", ".k_k", ".k_a", ".r_k", ".x_rwkvag", ".x_k", ".w0", ".
 NEVER_QUANTISED = ("emb.weight", "head.weight", *(f"att.{x}" for x in (*TURNED_V7, "r_k")))
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """One tensor of the new file: its name, its shape (rows first), and the old tensors from which it is made.
 
     ``make`` receives them as float32 in the old shapes, and an exp function. None: rows stay unchanged.

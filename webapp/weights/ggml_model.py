@@ -10,8 +10,9 @@ A tensor with a wrong shape or type would end the process inside ggml, so every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
@@ -77,8 +78,7 @@ allowed)."""
 NOT_IN_FIRST_LAYER = ("att.v0", "att.v1", "att.v2")
 
 
-@dataclass(frozen=True)
-class GgmlTensor:
+class GgmlTensor(Struct, frozen=True):
     """``name`` in rwkv.cpp; ``info`` and ``offset`` in the file, which may use another name."""
 
     name: str
@@ -91,8 +91,7 @@ class GgmlTensor:
         return self.info.nbytes
 
 
-@dataclass(frozen=True)
-class GgmlModel:
+class GgmlModel(Struct, frozen=True):
     """``tensors`` by rwkv.cpp's names. ``rescale_every``: the number of layers after which a v6 GGUF from Hugging Face
     halves its activations, with later weights halved in advance; 0 for others."""
 

@@ -13,9 +13,11 @@ import functools
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
@@ -42,8 +44,7 @@ TRAINED_KEY = "roost.trained_parameters"
 BITMAP_BYTES = 65536 // 8
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(Struct, frozen=True):
     """One file, or one folder. Sizes are in bytes; ``dtype`` is that of most elements.
 
     ``format``: pth, safetensors, npy, ggml-bin or gguf.
@@ -91,7 +92,7 @@ class Inspection:
 
     def to_dict(self, tensors: bool = True) -> dict[str, Any]:
         """Plain JSON; without the list of tensors if ``tensors`` is False (a 7B model has over a thousand)."""
-        out = {name: value for name, value in vars(self).items() if name not in ("config", "tensors")}
+        out = {name: value for name, value in asdict(self).items() if name not in ("config", "tensors")}
         out["config"] = self.config.to_dict() if self.config else None
         out["metadata"] = {key: value for key, value in self.metadata.items() if key != USED_TOKENS_KEY}
         out["state_shape"] = list(self.state_shape) if self.state_shape else None

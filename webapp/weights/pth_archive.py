@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
@@ -40,8 +42,7 @@ LONGEST_COMMENT = 65535
 FULL_32 = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """``header``: position of its local header; ``size`` of its content, compressed or not."""
 
     name: str

@@ -18,11 +18,12 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import RoostError, WeightsError
@@ -47,7 +48,7 @@ HERE = ""
 """In an error's ``path``, stands for the request's file, whose shown name only the web process knows."""
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(Struct, frozen=True, array_like=True):
     """Paths in ``arguments`` are bytes as of ``os.fsencode``."""
 
     operation: str
@@ -56,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     memory_bytes: int
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True):
+class Reply(Struct, frozen=True, array_like=True):
     """``outcome``: done, refused (``value`` is the error's dict) or memory (more was needed than the request had)."""
 
     outcome: str

@@ -18,7 +18,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.weights.tensor_info import ZEROS, FileContents, StoredTensor, TensorInfo, contiguous_strides
 
@@ -31,8 +33,7 @@ WRAPPERS = re.compile(r"^(?:(?:_forward_module|_orig_mod|module|base_model\.mode
 HF_WRAPPER = re.compile(r"(?:model|rwkv7?)\.")
 
 
-@dataclass(frozen=True)
-class Spelling:
+class Spelling(Struct, frozen=True):
     """``sign``: the beginning of a name that only this spelling has. ``words``: patterns and their official
     replacements, in order. ``is_turned``: low-rank matrices are transposed if their shape does not tell."""
 
@@ -129,8 +130,7 @@ WEB_LORA_A = re.compile(r"(?<!_lora)\.lora\.0$")
 PER_HEAD = re.compile(r"\.att\.(time_decay|time_faaaa)$")
 
 
-@dataclass(frozen=True)
-class WebSpelling:
+class WebSpelling(Struct, frozen=True):
     """How web-rwkv stores a tensor. ``is_turned``: with the last two dimensions exchanged; ``is_repeated``: v5.1's (H,)
     as (H, N)."""
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct, field
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
@@ -118,8 +118,7 @@ CONTENT = Text("states.mismatch.content")
 ONLY_STATES = Text("states.mismatch.only_states")
 
 
-@dataclass(frozen=True)
-class StateFile:
+class StateFile(Struct, frozen=True):
     """``layers``: float32 ``(n_layer, n_head, head_size, head_size)``, read-only; ``digest``: SHA-256 of it, hex.
 
     ``origin``: the architecture it was made for, if known. ``shifts``: float32 ``(2, n_layer, n_embd)``, the last

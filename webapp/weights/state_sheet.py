@@ -11,9 +11,11 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
@@ -38,8 +40,7 @@ ARCHITECTURE_KEY = "roost.architecture"
 TAG = re.compile(r"(?i)(?<![a-z0-9])(?:rwkv[-_ ]?)?x0([4-7])\d(?!\d)|rwkv[-_ ]?v?([4-7])(?![0-9])")
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """``architecture``: "5", "6", "7", or "" if unknown. ``told_by``: ``metadata``, ``name`` or ``model`` (the state
     was merged in one), or ""."""
 
@@ -62,8 +63,7 @@ SOURCE_PIECE_CHARS = 60_000
 TITLE_CHARS = 200
 
 
-@dataclass(frozen=True)
-class PrefixSheet:
+class PrefixSheet(Struct, frozen=True):
     """The prefix of conversations that a model prefilled into a state file.
 
     ``kind``: prompt, tools or document. ``tokens``: their number; ``ids``: digest of their ids. ``model`` and
@@ -114,8 +114,7 @@ def source_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-@dataclass(frozen=True)
-class StateSheet:
+class StateSheet(Struct, frozen=True):
     """``architecture``: "5", "6", "7", or "" if unknown; ``told_by``: metadata, name, model or "".
 
     ``norms``: Euclidean norm of each layer. ``digest``: SHA-256 over sizes and values, which the log shows for
@@ -247,8 +246,7 @@ def _move_to_free_name(part: Path, path: Path) -> None:
 GROUP = 64
 
 
-@dataclass(frozen=True)
-class StateMeasures:
+class StateMeasures(Struct, frozen=True):
     """``norms[layer][column]``: Euclidean norms. With a second state: ``differences``, the norms of first minus second,
     and ``cosines`` of the angle between them, None if one is zero; otherwise both are empty. ``norm``, ``difference``
     and ``cosine`` are for all layers together; ``layer_cosines`` for each layer."""

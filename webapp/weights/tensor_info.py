@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.i18n import Text
 
@@ -59,8 +61,7 @@ MOST_TIMES_STORED = 8
 """How many times the size of the file the tensors of a .pth may have in total: tied weights are stored once."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(Struct, frozen=True):
     """``dtype``: torch's name without ``torch.``, or one of :data:`BLOCKS`."""
 
     name: str
@@ -93,8 +94,7 @@ def shared(info: TensorInfo) -> TensorInfo:
     return TensorInfo(sys.intern(info.name), _shared_shape(info.shape), info.dtype)
 
 
-@dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(Struct, frozen=True):
     """The position of a tensor's elements: the first is at byte ``offset`` of the file; ``strides`` are in elements.
 
     ``end``: the position after the stored run of which it is a view; none of its elements is beyond it. ``file``:
@@ -127,8 +127,7 @@ class StoredTensor:
         return replace(self, info=info, strides=strides, is_turned=self.is_turned or turned)
 
 
-@dataclass(frozen=True)
-class FileContents:
+class FileContents(Struct, frozen=True):
     """The table of contents of a model. ``metadata``: other data in it, as text; ``files``: the files with its tensors,
     empty for a single file. ``spelling``: that of its names and orientations; ``is_published_form``: exactly as RWKV's
     author publishes models, so writing it as .pth would change nothing."""

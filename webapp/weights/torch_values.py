@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.i18n import Text
 from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
@@ -42,15 +43,13 @@ PROGRAM_NAMES = frozenset(
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(Struct, frozen=True):
     """``torch.float16`` and so on, or a storage class; ``name`` is torch's. ``UntypedStorage`` contains bytes."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(Struct, frozen=True):
     """``numel`` consecutive elements; ``key`` is the name of the zip member ``data/<key>``."""
 
     key: str
@@ -62,8 +61,7 @@ class Storage:
         return self.numel * ITEM_BYTES[self.dtype]
 
 
-@dataclass(frozen=True, slots=True)
-class PickledTensor:
+class PickledTensor(Struct, frozen=True):
     """A view into a storage; ``offset`` and ``strides`` are in elements of ``dtype`` and are checked to stay inside
     it."""
 
@@ -74,15 +72,13 @@ class PickledTensor:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Inert:
+class Inert(Struct, frozen=True):
     """Replaces an object of an unknown class, or the result of an unknown function."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(Struct, frozen=True):
     """A function that creates tensors, with its name in the file."""
 
     name: str

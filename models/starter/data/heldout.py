@@ -9,8 +9,9 @@ import json
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec import to_builtins
 
 from models.starter.data.natural_tools import natural_request, natural_tools, phrasings, tool_free_exchange
 from models.starter.data.smalltalk import Intent, intents, vary
@@ -88,7 +89,7 @@ def lines() -> Iterator[str]:
     cases += [("natural", case) for case in natural_cases()]
     cases += [("prompts", case) for chinese in (False, True) for case in prompt_cases(chinese)]
     for part, case in cases:
-        yield json.dumps({"part": part, "case": asdict(case)}, ensure_ascii=False, separators=(",", ":"))
+        yield json.dumps({"part": part, "case": to_builtins(case)}, ensure_ascii=False, separators=(",", ":"))
 
 
 if __name__ == "__main__":

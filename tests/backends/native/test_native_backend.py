@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.backends.parity import told_and_loaded
 from tests.engine.driving import load_backend
@@ -139,8 +139,8 @@ def test_the_head_of_the_tokens_that_are_drawn_is_counted(used: int, rows: int, 
     write_checkpoint(path := tmp_path / "model.safetensors", "7", n_embd=256, vocab_size=4096)
     bitmap = np.packbits(np.arange(8 * 8192) < used, bitorder="little").tobytes()
     found = inspect(path)
-    known = dataclasses.replace(found, metadata={USED_TOKENS_KEY: base64.b64encode(bitmap).decode()})
-    damaged = dataclasses.replace(found, metadata={USED_TOKENS_KEY: "?"})
+    known = replace(found, metadata={USED_TOKENS_KEY: base64.b64encode(bitmap).decode()})
+    damaged = replace(found, metadata={USED_TOKENS_KEY: "?"})
     cls, options = resolve_strategy("native q8")
     plain, told, other = (cls.footprint(one, options).run_extra["ram"] for one in (found, known, damaged))
     assert rows * 256 <= told - plain < 1.2 * rows * 256 + 1
@@ -157,7 +157,7 @@ def test_options_are_read_from_words() -> None:
 
 
 def test_a_file_the_library_cannot_read_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     write_checkpoint(path := tmp_path / "model.safetensors", "7")
     cls, options = resolve_strategy("native")

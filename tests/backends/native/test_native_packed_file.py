@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.backends.native.models import ALL, ARCHITECTURES, FORMATS
 from tests.weights.make_checkpoints import write_checkpoint

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from webapp.services.bench.measurements import MeasuredMachine, MeasuredSpeed, speed_here, speeds_of
 from webapp.services.downloads.catalogue import as_inspected, known_models

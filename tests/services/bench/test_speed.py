@@ -114,7 +114,7 @@ def test_answers_at_once_are_to_different_prompts_of_one_length(bench, monkeypat
 
     monkeypatch.setattr(speed, "Generation", Noted)
     bench("--sequences", "24", "--prefill", "", "--tokens", "2", "--repeat", "1")
-    assert len(set(prompts[-24:])) == 24 and {len(prompt) for prompt in prompts[-24:]} == {Plan.prompt_tokens}
+    assert len(set(prompts[-24:])) == 24 and {len(prompt) for prompt in prompts[-24:]} == {Plan().prompt_tokens}
 
 
 def test_what_a_backend_says_of_itself_is_in_table_and_document(bench, monkeypatch):

@@ -1,10 +1,9 @@
 """The tokens of an answer with the real engine: the model's own probabilities, and versions that continue from an
 alternative."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.services.chat.test_with_engine import model, turns_of  # noqa: F401

@@ -1,9 +1,9 @@
 """Replay of a stored answer: the same tokens, or a report of the differences."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.acceptance.served_roost import STARTER
 from tests.errors import raises_code

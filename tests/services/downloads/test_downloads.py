@@ -8,10 +8,10 @@ import json
 import os
 import stat
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.services.downloads.conftest import FILE, HALF, REPO, code, cut, fetched, gone_on

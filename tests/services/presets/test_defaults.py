@@ -1,8 +1,8 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams

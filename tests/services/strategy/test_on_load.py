@@ -1,8 +1,7 @@
 """The strategy of a load that gives only a model."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from tests.services.strategy.test_fit import big, machine
 from tests.weights.make_checkpoints import write_checkpoint

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import re
 import urllib.parse
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.services.library.library_folder import good_bytes, tree
 from tests.weights.make_checkpoints import write_tensors

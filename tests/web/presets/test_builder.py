@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+from msgspec.structs import asdict
 
 from tests.web.presets.posted_form import form_of
 from tests.wording import text
@@ -116,7 +117,7 @@ def test_a_page_saved_untouched_changes_nothing(browser, strategy, model):
     assert len(form) > 20
     assert browser.save(mine.id, **form)[0] == 303
     saved = browser.presets.get(mine.id)
-    assert {**vars(saved), "updated_at": 0} == {**vars(mine), "updated_at": 0}
+    assert {**asdict(saved), "updated_at": 0} == {**asdict(mine), "updated_at": 0}
 
 
 def test_what_cannot_be_read_counts_as_not_given():

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.backends.ggml.library import Ggml, InitParams
 from webapp.engine.state import ModelConfig
@@ -30,8 +31,7 @@ BY_INDEX = -1
 Tensor = Any
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, frozen=True):
     """``rows`` sequences of ``tokens`` each. ``first``: their slots are this one and the following ones;
     :data:`BY_INDEX`: any slots, given with each step."""
 
@@ -44,8 +44,7 @@ class Group:
         return self.tokens * self.rows
 
 
-@dataclass
-class Weights:
+class Weights(Struct):
     """The inputs of a graph: tensors by rwkv.cpp's names, and one state per layer and part, ``(elements, slots)``.
 
     ``mix_rank``: of v6's low-rank shift. ``states``: for each layer ffn shift, attention shift, then the matrices, or

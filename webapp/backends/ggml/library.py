@@ -17,10 +17,11 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.backends.driver_process import DriverFailed, printed_by
 from webapp.engine.backend import Availability
@@ -162,8 +163,7 @@ GPU_LIBRARIES = {
 a device is used."""
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(Struct, frozen=True):
     """``device``: a ggml_backend_dev_t; ``description``: its driver's name for it; ``memory_bytes``: total memory, 0 if
     unknown."""
 

@@ -10,11 +10,12 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from webapp.backends.ggml.library import Ggml
@@ -42,8 +43,7 @@ FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 Write = Callable[[int, int, int], None]
 
 
-@dataclass(frozen=True)
-class WeightTensor:
+class WeightTensor(Struct, frozen=True):
     """``dtype`` as in ``TensorInfo``, ``dimensions`` in ggml's order. ``fill(address)`` writes all its bytes there."""
 
     name: str

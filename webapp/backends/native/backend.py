@@ -7,9 +7,10 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from msgspec import Struct
 
 from webapp.backends.native import building, library
 from webapp.backends.processor import FreeThreads, usable_cores
@@ -219,8 +220,7 @@ class NativeLogits(Logits):
         return Sampled(*self._model.sample(lines, batch))
 
 
-@dataclass(frozen=True)
-class Formats:
+class Formats(Struct, frozen=True):
     """Formats of matrices, head and low-rank matrices, by name; and whether the embedding is in 8 bits."""
 
     format: str

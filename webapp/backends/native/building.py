@@ -19,10 +19,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.i18n import Text
 from webapp.resources import cache_dir
@@ -60,8 +61,7 @@ class NativeUnavailable(Exception):
         self.reason, self.way_out = reason, way_out
 
 
-@dataclass(frozen=True)
-class System:
+class System(Struct, frozen=True):
     """A target system: ``name`` and ``machine`` as in Python there (``sys.platform``); zig's ``triple`` and the ``tag``
     of a wheel, both empty for this system."""
 

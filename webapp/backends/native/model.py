@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from webapp.backends import packed_file
@@ -72,8 +72,7 @@ BATCH_ARRAYS = (
 """Fields of a SamplingBatch; most are the same object while the same sequences run."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """How weights are stored and run. Formats by name; ``isa`` as in ``library.ISAS``."""
 
     format: str = "q8"

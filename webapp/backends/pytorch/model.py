@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from msgspec import Struct
+from msgspec.structs import astuple
 from torch import Tensor
 from torch.nn.functional import group_norm, layer_norm, normalize
 
@@ -138,8 +139,7 @@ class States:
         return RecurrentState(self.config.architecture, arrays)
 
 
-@dataclass
-class Attention:
+class Attention(Struct):
     """The attention of one layer. Parts that a version does not have are absent; vectors are flat, float32."""
 
     receptance: Matrix
@@ -157,8 +157,7 @@ class Attention:
     vectors: dict[str, Tensor] | None = None
 
 
-@dataclass
-class Layer:
+class Layer(Struct):
     device: str
     norm1: tuple[Tensor, Tensor]
     norm2: tuple[Tensor, Tensor]
@@ -389,9 +388,11 @@ def _norm(x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
 def _bytes_of(part: object) -> int:
     if isinstance(part, (Tensor, Matrix)):
         return part.nbytes
-    if isinstance(part, (list, tuple)):
-        return sum(map(_bytes_of, part))
-    return sum(map(_bytes_of, part.values() if isinstance(part, dict) else getattr(part, "__dict__", {}).values()))
+    if isinstance(part, Struct):
+        part = astuple(part)
+    if isinstance(part, dict):
+        part = tuple(part.values())
+    return sum(map(_bytes_of, part)) if isinstance(part, (list, tuple)) else 0
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -7,11 +7,12 @@ logits are only sampled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -88,8 +89,7 @@ class TorchLogits(Logits):
         return self._logits
 
 
-@dataclass(frozen=True)
-class Usable:
+class Usable(Struct, frozen=True):
     """``ids``, ascending, numbered from 0: equal logits keep their order, so the same tokens are sampled."""
 
     ids: NDArray[np.int32]

@@ -5,8 +5,9 @@ last layer. Imports no torch."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import groupby
+
+from msgspec import Struct
 
 from webapp.engine.options import PlacedRun
 from webapp.errors import StrategyError
@@ -23,8 +24,7 @@ PART = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """``layers`` is None if the strategy gives no number."""
 
     device: str
@@ -35,8 +35,7 @@ class Part:
         return f"{self.device} {self.format}" + ("" if self.layers is None else f" *{self.layers}")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """The placement of one layer. ``device`` always includes its number: ``cuda:0``."""
 
     device: str

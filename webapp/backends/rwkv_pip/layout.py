@@ -17,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.backends.rwkv_pip.requirements import check_strategy
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
@@ -93,8 +95,7 @@ def _kept(source: Source, name: str) -> PlannedTensor:
     return PlannedTensor(source.infos[name], lambda: source.blocks(name))
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """The form of a tensor in this layer. ``divisor``: for the matrices that fp16 rescales."""
 
     dtype: str
@@ -306,8 +307,7 @@ def turned_blocks(
         yield torch.cat(pieces, dim=1)
 
 
-@dataclass(frozen=True)
-class Int8Matrix:
+class Int8Matrix(Struct, frozen=True):
     """``data (n_in, n_out)`` uint8, column-major as the package has it; ``mx, rx (n_out,)`` and ``my, ry (n_in,)``
     float32, ``rx`` and ``ry`` not yet divided by 16."""
 

@@ -15,12 +15,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from webapp.backends.rwkv_pip import layout, requirements
@@ -51,8 +51,7 @@ HELD_BYTES = 32 * 2**20
 STREAMED = ("key.weight", "value.weight", "receptance.weight", "output.weight")
 
 
-@dataclass
-class LoadedModel:
+class LoadedModel(Struct):
     """``places``: device and activation precision of each layer. ``initial_state``: the state of a new sequence.
     ``copies_states``: the package's CUDA kernels overwrite their input state."""
 

@@ -17,8 +17,9 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from webapp.backends.rwkv_pip.strategy import (
     LayerPlacement,
@@ -171,8 +172,7 @@ WHEELS = "https://download.pytorch.org/whl"
 TORCH_REQUIREMENT = '"torch>=2.6,<=2.13.0"'  # as in pyproject.toml; a test holds it to that
 
 
-@dataclass(frozen=True)
-class TorchBuild:
+class TorchBuild(Struct, frozen=True):
     """``cuda`` and ``hip``: the versions for which it was built, or empty."""
 
     version: str

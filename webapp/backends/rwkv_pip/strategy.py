@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from webapp.engine.options import BackendKind, BackendOption, Builder, Options, PlacedRun
 from webapp.engine.state import ModelConfig
@@ -31,8 +32,7 @@ PART = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class StrategyPart:
+class StrategyPart(Struct, frozen=True):
     """One part. ``layers`` is None if the string gives no number; ``streams``: a ``+`` follows the number."""
 
     device: str
@@ -46,8 +46,7 @@ class StrategyPart:
         return f"{self.device} {self.dtype}{'i8' if self.is_int8 else ''}{count}"
 
 
-@dataclass(frozen=True)
-class LayerPlacement:
+class LayerPlacement(Struct, frozen=True):
     """Where one layer runs and the format of its matrices; matrices of a streamed layer stay in main memory."""
 
     device: str

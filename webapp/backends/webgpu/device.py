@@ -19,8 +19,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.backends.driver_process import DriverFailed, printed_by
 from webapp.engine.backend import Availability
@@ -43,8 +45,7 @@ BINDING = re.compile(r"@binding\((\d+)\) var<(uniform|storage, read_write|storag
 LAYOUT = {"uniform": "uniform", "storage, read": "read-only-storage", "storage, read_write": "storage"}
 
 
-@dataclass(frozen=True)
-class Adapter:
+class Adapter(Struct, frozen=True):
     """``kind``: discrete, integrated, cpu or other. ``api``: one of :data:`APIS`. ``binding_bytes``: the largest part
     of a buffer that a shader can access. ``memory_bytes``: of the GPU, 0 if unknown."""
 

@@ -7,10 +7,10 @@ one buffer per layer: for each slot the two previous tokens, then the heads (RWK
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from webapp.backends.webgpu import packing, shaders
@@ -32,8 +32,7 @@ for two seconds."""
 FIRST_TOKEN = 1 << 31
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """How weights are stored and run. ``format``: fp32, fp16 (16 bits, bfloat16 if the file has it), int8 or nf4; for
     the last two, only the first ``quantised_layers`` layers. ``chunk``: tokens that pass the layers together."""
 
@@ -54,8 +53,7 @@ class Layout:
         return self.format if is_big and self.format != "fp16" and layer < self.quantised_layers else "fp16"
 
 
-@dataclass(frozen=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True):
     """One step of the plan. ``grid``: pass -> workgroups x, y."""
 
     pipeline: Any
@@ -63,8 +61,7 @@ class Dispatch:
     grid: Callable[[Pass], tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(Struct, frozen=True):
     """A matrix product in the plan: one pipeline and bind group for each number of tokens, and one for prompts."""
 
     variants: dict[int, tuple[Any, Any]]
@@ -83,8 +80,7 @@ class Pass(NamedTuple):
     lines: int = 0
 
 
-@dataclass
-class _Work:
+class _Work(Struct):
     """A pass under construction: (slot, token ids) of short rows, then of long rows, and which tokens need a line."""
 
     short: list[tuple[int, list[int]]] = field(default_factory=list)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.engine.options import AUTOMATIC, is_automatic
 from webapp.engine.registry import resolve_strategy
@@ -35,8 +37,7 @@ LEAST_BYTES = 64 << 20
 """Bytes per token. Below this, arithmetic and caches matter more, and there is no estimate."""
 
 
-@dataclass(frozen=True)
-class MeasuredSpeed:
+class MeasuredSpeed(Struct, frozen=True):
     """Speed of a single answer. ``model``: a file name, ``size_bytes``: its size."""
 
     model: str
@@ -46,16 +47,14 @@ class MeasuredSpeed:
     bytes_a_token: int | None = None
 
 
-@dataclass(frozen=True)
-class MeasuredMachine:
+class MeasuredMachine(Struct, frozen=True):
     """Measurements on this machine: ``speeds``, newest first, and the memory's read bandwidth (None: not measured)."""
 
     speeds: tuple[MeasuredSpeed, ...] = ()
     bytes_per_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(Struct, frozen=True):
     """Speed of a single answer; ``is_measured``: with this model and strategy, otherwise an estimate."""
 
     tokens_per_s: float
@@ -157,7 +156,7 @@ class Measurements:
         return self._jobs.start(KIND, model, work, details, unit="steps")
 
     def _measure(self, model: str, strategy: str, is_quick: bool, running: Running) -> dict[str, Any]:
-        # Imports psutil and msgspec, which a start does not need.
+        # Imports psutil, which a start does not need.
         from webapp.services.bench.speed import Plan, RoostContestant, bench_document, measurement_count
 
         plan = Plan(sequences=(1, 8), prefills=(512,)) if is_quick else Plan()

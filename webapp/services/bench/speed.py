@@ -18,10 +18,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import psutil
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp import __version__
 from webapp.engine.registry import resolve_strategy
@@ -48,8 +49,7 @@ WARM_UP_TOKENS = 8
 FIRST_PROMPT_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """``tokens``: tokens per answer; 0: as many as take about :data:`RUN_S`. ``prefills``: prompt lengths for prefill
     without decode. ``prompt_tokens``: prompt length of each answer."""
 
@@ -114,8 +114,7 @@ class AskedContestant:
         return {name: _mb(size) for name, size in zip(("rss_mb", "peak_mb"), sizes, strict=True)}
 
 
-@dataclass
-class Rounds:
+class Rounds(Struct):
     """The results of one contestant, round by round: (kind, size) -> figures."""
 
     figures: defaultdict[tuple[str, int], list[Mapping[str, float]]] = field(default_factory=lambda: defaultdict(list))

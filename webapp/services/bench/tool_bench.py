@@ -14,9 +14,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from webapp import __version__
 from webapp.chat.events import Finished
@@ -71,8 +73,7 @@ NO_CALL, OTHER = "", "?"
 """Entries of the confusion table that no tool name can equal: no call; an invalid call or one of an unknown tool."""
 
 
-@dataclass(frozen=True)
-class Confusion:
+class Confusion(Struct, frozen=True):
     """``counts`` of (expected, called), per call: an answer with two calls counts twice. Names are in the order of the
     definitions, then NO_CALL, then (only for called) OTHER."""
 
@@ -84,8 +85,7 @@ class Confusion:
         return self.counts.get((expected, called), 0)
 
 
-@dataclass(frozen=True)
-class ModeReport:
+class ModeReport(Struct, frozen=True):
     """``shares``: from 0 to 1 by the names of :data:`FIGURES`, None if no case has the figure. ``counts``: their
     (right, total)."""
 
@@ -172,8 +172,7 @@ def _label(name: str) -> str:
     return {NO_CALL: "(no call)", OTHER: "(unreadable or unknown)"}.get(name, name)
 
 
-@dataclass(frozen=True)
-class BenchRequest:
+class BenchRequest(Struct, frozen=True):
     """``definitions`` are OpenAI `function` objects, offered with every prompt. ``dialect`` "" is the model's own. With
     two ``modes`` every case is asked twice."""
 

@@ -19,8 +19,10 @@ import uuid
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.messages import Role
 from webapp.engine.sampling_params import SamplingParams
@@ -60,8 +62,7 @@ PROMPT_FIELDS = ("sampling", "stop", "template", "think_mode", "system_prompt", 
 """The preset fields that affect how a chat is processed and answered."""
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """``chat_ids``: the imported chats, in the file's order. ``states``: how many branches continue without prefill.
     ``made_by``: the model of a chat file if it is not the one in use; the chat must then be prefilled again."""
 
@@ -73,8 +74,7 @@ class Opened:
     has_states: bool = False
 
 
-@dataclass(frozen=True)
-class Tip:
+class Tip(Struct, frozen=True):
     """The state after ``token_ids``, on the branch of message ``message_id``."""
 
     message_id: str

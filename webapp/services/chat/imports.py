@@ -25,9 +25,11 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NoReturn
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.messages import ATTACHMENTS, Message, ReadMode, Role, ThinkMode, ToolCall, title_of
 from webapp.chat.prompts import SEPARATOR_INCLUDED
@@ -57,8 +59,7 @@ LATEST = 253_402_300_799.0
 Json = Mapping[str, Any]
 
 
-@dataclass
-class ImportedChat:
+class ImportedChat(Struct):
     """``messages``: parents first, with the file's own ids. ``head``: the last message of the branch to show.
     ``left_out``: number of items that the chat cannot store, by kind (``chat.import.left_out.<kind>``)."""
 

@@ -15,8 +15,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.messages import Message, Role, ThinkMode, title_of
 from webapp.engine.outputs import TokenLogprob
@@ -43,8 +45,7 @@ WINDOW = 256
 MOST_ALTERNATIVES = 8
 
 
-@dataclass(frozen=True)
-class AnswerToken:
+class AnswerToken(Struct, frozen=True):
     """``text``: U+FFFD replaces bytes that are not a complete character. ``probability``: from 0 to 1."""
 
     token_id: int
@@ -57,8 +58,7 @@ class AnswerToken:
         return cls(found.token_id, data.decode("utf-8", "replace"), math.exp(found.logprob))
 
 
-@dataclass(frozen=True)
-class TokenWindow:
+class TokenWindow(Struct, frozen=True):
     """The tokens of an answer from ``start`` on, of ``total``."""
 
     start: int
@@ -266,8 +266,7 @@ def _lines(kind: str, text: str) -> list[str]:
     return [title_of(found[0])] if kind == "title" and found else found[:MOST_QUESTIONS]
 
 
-@dataclass(frozen=True)
-class ChatState:
+class ChatState(Struct, frozen=True):
     """``state`` has consumed ``tokens`` of the ``total`` tokens up to the end of the last answer: the very last one is
     processed with the next message. ``before``: the state before that answer if it is still stored, otherwise an
     earlier one (after ``before_tokens``), or None. Counts include the tokens of a prefix."""

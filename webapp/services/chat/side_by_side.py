@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from webapp.chat.messages import BESIDE, Beside, Message, Role, Variant
 from webapp.errors import RoostError
@@ -30,7 +32,7 @@ def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
         reason = Text("reason.services.answers_beside", least=FEWEST_ANSWERS, most=MOST_ANSWERS)
         raise RoostError("chat_error", reason=reason)
     group = uuid.uuid4().hex
-    return [{BESIDE: asdict(Beside(group, place, variant))} for place, variant in enumerate(variants)]
+    return [{BESIDE: to_builtins(Beside(group, place, variant))} for place, variant in enumerate(variants)]
 
 
 def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> dict[str, Any] | None:
@@ -43,8 +45,7 @@ def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> d
     return presets.choice(preset) if presets.differences(preset) else None
 
 
-@dataclass(frozen=True)
-class Tally:
+class Tally(Struct, frozen=True):
     """``won`` of the ``count`` votes in which an answer of this variant took part."""
 
     variant: Variant

@@ -11,9 +11,11 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.messages import Message, Role, ToolCall, call_key
 from webapp.errors import RoostError, ToolInvalid
@@ -38,8 +40,7 @@ Key = tuple[str, str]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CallState:
+class CallState(Struct, frozen=True):
     """``status``: "waiting" for approval, "running", "asking" for a typed result, "done". ``tool`` None: the chat has
     no tool with this name."""
 

@@ -12,10 +12,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from webapp.chat.events import Failed, Finished, Waiting
 from webapp.chat.messages import BESIDE, Beside, Message, Role, Variant, attached_files, attached_metadata, title_of
@@ -181,7 +183,7 @@ class ChatTurns:
         }
         beside = Beside.of(stored.message)
         if beside is not None and beside.variant.kind:  # the same variant continues it
-            metadata[BESIDE] = asdict(replace(beside, group=uuid.uuid4().hex))
+            metadata[BESIDE] = to_builtins(replace(beside, group=uuid.uuid4().hex))
         mode = stored.message.think_mode
         begun = Message(Role.ASSISTANT, "", token_ids=(*ids, token_id), think_mode=mode, metadata=metadata)
 

@@ -15,8 +15,10 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.engine.backend import RAM
 from webapp.engine.state import ARCHITECTURES, ModelConfig
@@ -39,8 +41,7 @@ FOLDER = re.compile(r"[A-Za-z0-9][\w./-]{0,150}")
 PAGES = "https://huggingface.co/"
 
 
-@dataclass(frozen=True)
-class KnownModel:
+class KnownModel(Struct, frozen=True):
     """``file``: path in ``repo``; for a folder in Hugging Face's format (``is_folder``) the folder's path, or the
     repository's name if the repository is the folder. ``parameters``: the publisher's text ("1.5B"). ``size_bytes``: of
     the 16-bit file or all files, exact or tensors only. ``context``: the trained context length in tokens.
@@ -78,8 +79,7 @@ class KnownModel:
         return PAGES + self.repo
 
 
-@dataclass(frozen=True)
-class Fitting:
+class Fitting(Struct, frozen=True):
     """How a published model would run here: its strategy ("" for none) and the memory it needs."""
 
     strategy: str

@@ -14,9 +14,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from webapp import __version__
 from webapp.errors import DownloadError, RoostError
@@ -45,8 +46,7 @@ REFUSALS = {
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The headers of a response, including those of its redirects. ``start``: offset of its first byte. ``total``: size
     of the whole file, 0 if unknown. ``etag`` identifies the file. ``sha256``: its checksum if the hub sends it."""
 
@@ -237,8 +237,7 @@ LISTING_BYTES = 8 << 20
 MOST_FILES = 2000
 
 
-@dataclass(frozen=True)
-class Hub:
+class Hub(Struct, frozen=True):
     """``kind``: the URL scheme of the hub, "hf" or "modelscope"."""
 
     name: str
@@ -266,8 +265,7 @@ HF_MIRROR = Hub("hf-mirror", "https://hf-mirror.com")
 MODELSCOPE = Hub("modelscope", "https://modelscope.cn", "modelscope")
 
 
-@dataclass(frozen=True)
-class HubFile:
+class HubFile(Struct, frozen=True):
     """A file in a repository that may be a model. ``sha256`` is "" if the hub does not send it. ``members``: for a
     folder that is a model, the files to fetch; ``path`` is "" if that folder is the repository itself."""
 

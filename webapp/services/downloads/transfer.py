@@ -15,10 +15,12 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from webapp.errors import DownloadError, RoostError
 from webapp.i18n import size_text
@@ -49,8 +51,7 @@ PASSING = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """What to fetch. ``key`` identifies the file on every mirror; ``urls``: the mirrors in order. ``size_bytes`` 0,
     ``sha256`` "" and ``etag`` "" mean unknown. ``members``: the files of a folder, whose sum is ``size_bytes``;
     ``folder``: for a member, the name of the folder."""
@@ -88,7 +89,7 @@ class Part:
         return _read(self._about)
 
     def describe(self, source: Source) -> None:
-        replace_file(self._about, json.dumps(asdict(source), ensure_ascii=False).encode())
+        replace_file(self._about, json.dumps(to_builtins(source), ensure_ascii=False).encode())
 
     def discard(self) -> None:
         for part in self._members:

@@ -19,9 +19,11 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.formats import (
     ALIASES,
@@ -48,8 +50,7 @@ from webapp.weights.inspection import Inspection, chat_template, model_name, req
 from webapp.weights.state_sheet import TOOLS, PrefixSheet
 
 
-@dataclass(frozen=True)
-class ChatPrompt:
+class ChatPrompt(Struct, frozen=True):
     """A conversation. ``think_mode`` None and ``template`` "" mean the active preset's, or the model's own.
 
     ``continue_last``: the last message, from the assistant, is the beginning of the answer; only the continuation is
@@ -63,8 +64,7 @@ class ChatPrompt:
     names: tuple[str, str, str] = ("", "", "")
 
 
-@dataclass(frozen=True)
-class TextPrompt:
+class TextPrompt(Struct, frozen=True):
     """Text or token ids, used unchanged: no template, no cleaning."""
 
     text: str = ""
@@ -76,8 +76,7 @@ class TextPrompt:
 Prompt = ChatPrompt | TextPrompt
 
 
-@dataclass(frozen=True)
-class Structure:
+class Structure(Struct, frozen=True):
     """The required form of the answer, as in OpenAI's request. ``tools`` are OpenAI tool objects."""
 
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -93,8 +92,7 @@ class Structure:
     """From :func:`webapp.chat.tool_dialects.all_dialects`; "" is the preset's, or the model's own."""
 
 
-@dataclass(frozen=True)
-class AnswerRequest:
+class AnswerRequest(Struct, frozen=True):
     """``choices`` answers to each of ``prompts``. ``sampling`` has only the requested values: names of SamplingParams.
 
     ``stop`` None is the preset's; stops apply to the content, not to thinking. ``state`` as in
@@ -118,8 +116,7 @@ class AnswerRequest:
     origin: str = ""
 
 
-@dataclass(frozen=True)
-class PromptModel:
+class PromptModel(Struct, frozen=True):
     """The model for which a prompt is made: its vocabulary and its template."""
 
     info: Inspection
@@ -136,8 +133,7 @@ class PromptModel:
             raise RoostError("model_writes_music", name=os.path.basename(self.info.path))
 
 
-@dataclass(frozen=True)
-class EncodedPrompt:
+class EncodedPrompt(Struct, frozen=True):
     """``boundaries``: prefix lengths at which a message ends, ascending. ``beginning``: the last ids, if they belong to
     the answer that is continued; empty for a new answer."""
 
@@ -146,8 +142,7 @@ class EncodedPrompt:
     beginning: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class PreparedPrompt:
+class PreparedPrompt(Struct, frozen=True):
     """All that the engine needs for an answer. ``params`` include the template's stops. ``constraint`` as in
     ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`. ``prefix_tokens`` of the prompt are already in
     the state and not in ``encoded``."""
@@ -282,8 +277,7 @@ def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[t
     return tuple(sequence for sequence in spelled if sequence)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """The content of a prefix. ``system``: the text of its system message; ``tools``: function objects offered in that
     message, in ``dialect`` ("": the model's own); ``template`` "" is the model's own."""
 
@@ -318,8 +312,7 @@ class Source:
         return cls(sheet.kind, sheet.title, tools=tuple(tools), **texts)
 
 
-@dataclass(frozen=True)
-class Prefix:
+class Prefix(Struct, frozen=True):
     """A file in the library. ``name`` as in :meth:`ModelManager.apply_state`."""
 
     name: str

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt
@@ -179,8 +180,7 @@ def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDial
     return dialect_of(structure.dialect or preferred, info)
 
 
-@dataclass(frozen=True)
-class ToolChoice:
+class ToolChoice(Struct, frozen=True):
     """Only tools with these ``names`` may be called (None: any). ``is_required``: one of them must be called."""
 
     names: frozenset[str] | None = None

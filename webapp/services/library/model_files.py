@@ -19,9 +19,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from webapp.errors import FileMissing, ModelNotFound, RoostError, UploadMissing, WeightsError
 from webapp.i18n import Text, size_text
@@ -49,8 +50,7 @@ Parts = tuple[tuple[str, int], ...]
 """Names and sizes in bytes of a folder's files; empty for an upload of one file."""
 
 
-@dataclass(frozen=True)
-class Upload:
+class Upload(Struct, frozen=True):
     """``done_bytes`` is also the offset of the next slice; ``touched_at``: Unix seconds."""
 
     id: str

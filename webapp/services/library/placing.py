@@ -15,9 +15,11 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.i18n import Text, size_text, system_reason
@@ -173,8 +175,7 @@ CONTENT = "content"
 ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True)
-class Trashed:
+class Trashed(Struct, frozen=True):
     """``name``: its old path relative to the trash's folder, with forward slashes; ``deleted_at``: Unix seconds."""
 
     id: str
@@ -200,7 +201,7 @@ class Trash:
         place = self._trash / item.id
         with writing(self.folder):
             place.mkdir(parents=True)
-            (place / ABOUT).write_text(json.dumps(vars(item), ensure_ascii=False), encoding="utf-8")
+            (place / ABOUT).write_text(json.dumps(asdict(item), ensure_ascii=False), encoding="utf-8")
             try:
                 os.rename(path, place / CONTENT)
             except OSError as exc:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from webapp.chat.formats import format_names
 from webapp.chat.messages import ThinkMode
@@ -38,8 +39,7 @@ TOOL_NAME_CHARS = 64
 MOST_TOOLS = 200
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """One row.
 
     ``kind``: float, int, bool, choice, text (lines), line, list (one value per line) or file (a name in the library).

@@ -15,9 +15,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from webapp.chat.formats import writes_flowers
 from webapp.chat.messages import ThinkMode
@@ -89,8 +91,7 @@ ALIASES = {
 CONFIG_KEYS = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "penalty_decay", "min_p")
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(Struct, frozen=True):
     """``origins``: the source of each value: runner, tiny, g1h, music or folder; the texts are
     ``presets.origin.<source>``."""
 
@@ -187,8 +188,7 @@ log = logging.getLogger(__name__)
 PresetList = list[Preset]  # inside the class `list` is the method
 
 
-@dataclass(frozen=True)
-class SaveOutcome:
+class SaveOutcome(Struct, frozen=True):
     """``applied``: parameters that the next answer already uses; ``needs_reload``: those that need a reload."""
 
     preset: Preset

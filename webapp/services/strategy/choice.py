@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.engine.backend import RAM, Footprint, ModelSizes, Suggestion
 from webapp.engine.options import BY_STRATEGY, PlacedRun, is_automatic
@@ -30,8 +32,7 @@ BREATHING_BYTES = 256 * 2**20
 CACHE_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class DeviceFit:
+class DeviceFit(Struct, frozen=True):
     """One device, ``ram`` or ``cuda:0``. ``peak_bytes``: the peak during the load or while an answer is generated.
     ``free_bytes``: None if unknown; if only the device's total size is known and that is too small, all of it counts as
     free."""
@@ -46,8 +47,7 @@ class DeviceFit:
         return None if self.free_bytes is None else self.free_bytes - self.peak_bytes
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """``verdict``: fits, tight, does_not_fit or cannot_run; in the last case ``error`` says why, without devices.
 
     ``seats``: simultaneous answers that fit into free memory; ``seats_used``: those that settings and backend allow.
@@ -79,8 +79,7 @@ class Fit:
         return self.tightest.free_bytes if self.tightest else None
 
 
-@dataclass(frozen=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """What the engine needs besides the model. ``reclaimable_bytes``: main memory that the running engine would free
     before the load."""
 
@@ -179,7 +178,7 @@ def _verdict(devices: tuple[DeviceFit, ...]) -> str:
 def bytes_a_token(inspection: Inspection, strategy: str) -> int | None:
     """Bytes of weights and states read per generated token. None if unknown: on a GPU, and if much of the head is
     skipped because most tokens are never sampled."""
-    from webapp.manager.session import banned_token_ids  # imports msgspec, which a start does not need
+    from webapp.manager.session import banned_token_ids  # imports what a start does not need
 
     config = inspection.config
     if config is None:
@@ -193,8 +192,7 @@ def bytes_a_token(inspection: Inspection, strategy: str) -> int | None:
     return sum(need.weights.values()) + 2 * sum(need.state.values())
 
 
-@dataclass(frozen=True)
-class StrategyCheck:
+class StrategyCheck(Struct, frozen=True):
     """``is_valid``: the model can run this way here. ``error`` says why not; ``is_elsewhere``: another machine could.
 
     ``strategy`` is the canonical form (unchanged if it cannot be parsed). ``runs`` is empty without a model, if the
@@ -235,8 +233,7 @@ def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
     return StrategyCheck(True, text, runs=runs, remarks=tuple(backend.remarks(options)))
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(Struct, frozen=True):
     """``strategy`` is empty if nothing here can run the file. ``reason``: a catalogue key with ``params``, or a text.
     ``fit`` belongs to the strategy."""
 

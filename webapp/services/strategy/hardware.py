@@ -11,9 +11,10 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from webapp.engine.state import ModelConfig
 from webapp.manager.memory import GPUS, Gpu, available_bytes
@@ -56,8 +57,7 @@ _answers: dict[Any, tuple[float, Any, Any]] = {}
 """Time, result, and the arguments: while they are stored, no other object can get the same ``id``."""
 
 
-@dataclass(frozen=True)
-class Hardware:
+class Hardware(Struct, frozen=True):
     """Sizes in bytes. ``cores`` are physical cores, ``threads`` hardware threads. ``ram_available``: what programs can
     still get, within a container's limit. ``disk_free``: on the disk of the given folder."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from webapp.backends import packed_file
 from webapp.backends.native import building, library
@@ -11,8 +12,7 @@ from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable
 
 
-@dataclass(frozen=True)
-class Kernels:
+class Kernels(Struct, frozen=True):
     """``path`` is "" if there is no library; ``isa``: its instruction set here; ``compiler``: the command for a build.
     Each may be ""."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from msgspec import Struct
 
 from webapp.i18n import Text
 from webapp.tools.builtin import attachment_search, calculator
@@ -68,8 +69,7 @@ BuiltinFunction = Callable[[Mapping[str, Any], Texts | None], object]
 a sentence for the model."""
 
 
-@dataclass(frozen=True)
-class Builtin:
+class Builtin(Struct, frozen=True):
     definition: ToolDefinition
     run: BuiltinFunction
 

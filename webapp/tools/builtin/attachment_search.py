@@ -14,8 +14,9 @@ import unicodedata
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from webapp.i18n import Text
 
@@ -46,8 +47,7 @@ Texts = Callable[[], Sequence[NamedText]]
 """Loads the chat's attachments, in the order of their upload; called only by a tool that reads them."""
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(Struct, frozen=True):
     file: NamedText
     span: Span
 

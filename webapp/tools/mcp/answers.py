@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.chat.tool_dialects import as_value
 from webapp.errors import McpError, RoostError
@@ -18,8 +19,7 @@ OTHER_FORM = Text("reason.tools.unexpected_form")
 WORDS_CHARS = 400
 
 
-@dataclass
-class Seen:
+class Seen(Struct):
     """Observed during a connection. ``status`` is that of the last HTTP response, ``said`` the program's last line."""
 
     status: int = 0
@@ -112,8 +112,7 @@ NAME_CHARS, DESCRIPTION_CHARS = 128, 1_000
 HINTS = {"read_only_hint": "reads", "destructive_hint": "destroys", "open_world_hint": "open_world"}
 
 
-@dataclass(frozen=True)
-class RemoteTool:
+class RemoteTool(Struct, frozen=True):
     """``hints`` are the server's own claims (``reads``, ``destroys``, ``open_world``). They are shown to the user who
     approves calls, and decide nothing."""
 
@@ -123,8 +122,7 @@ class RemoteTool:
     hints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """``left_out``: number of tools beyond :data:`MAX_TOOLS`."""
 
     tools: tuple[RemoteTool, ...] = ()

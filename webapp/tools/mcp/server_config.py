@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct, field
 
 from webapp.errors import McpServerInvalid, RoostError
 from webapp.i18n import Text
@@ -30,8 +31,7 @@ class ServerKind(str, Enum):
     HTTP = "http"
 
 
-@dataclass(frozen=True)
-class ServerConfig:
+class ServerConfig(Struct, frozen=True):
     """``command`` with ``args`` is started without a shell; ``env`` is added to a few harmless variables of this
     process. ``timeout_s`` limits each call. The values of ``env`` and ``headers`` are secrets."""
 
@@ -39,10 +39,14 @@ class ServerConfig:
     kind: ServerKind = ServerKind.STDIO
     command: str = ""
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    url: str = field(default="", repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = field(default_factory=dict)
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def __repr__(self) -> str:
+        """Without what may be secret."""
+        return f"ServerConfig(name={self.name!r}, kind={self.kind!r}, command={self.command!r}, args={self.args!r})"
 
     @property
     def host(self) -> str:
@@ -188,8 +192,7 @@ def _invalid(reason: Text | str) -> McpServerInvalid:
     return McpServerInvalid(field="json", reason=reason)
 
 
-@dataclass(frozen=True)
-class ServerState:
+class ServerState(Struct, frozen=True):
     """``phase``: "idle" (connects at its first call), "connecting", "connected", "failed" (with ``error``). ``server``
     is the server's own name."""
 

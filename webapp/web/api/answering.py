@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from flask import Response, copy_current_request_context, current_app, g, request
-from msgspec import Meta
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
@@ -189,7 +189,7 @@ Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 
-def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
+def sampling_struct(name: str, api: str, base: type[Struct] = Struct) -> type[Struct]:
     """A body's base class: ``base`` and the table's parameters, with their names in ``api``, all optional."""
     rows = [row for row in PARAMETERS if api in row.names]
     return msgspec.defstruct(
@@ -262,9 +262,9 @@ def text_of(content: Any, place: str) -> str:
 
 
 if TYPE_CHECKING:  # a type checker does not know a base class created at run time
-    OpenAiSampling = msgspec.Struct
-    OllamaSampling = msgspec.Struct
-    RunnerSampling = msgspec.Struct
+    OpenAiSampling = Struct
+    OllamaSampling = Struct
+    RunnerSampling = Struct
 else:
     OpenAiSampling = sampling_struct("OpenAiSampling", "openai")
     OllamaSampling = sampling_struct("OllamaSampling", "ollama")
@@ -355,12 +355,13 @@ def whole_answers(answering: Answering) -> list[tuple[AnswerText, Finished]]:
     return [(answer.text, answer.end) for answer in answering.completion.answers if isinstance(answer.end, Finished)]
 
 
-class UsageSum:
+class UsageSum(Struct):
     """Token counts of several choices; a prompt counts once, whatever its number of answers."""
 
-    def __init__(self, prompt_tokens: int) -> None:
-        self.prompt = prompt_tokens
-        self.completion = self.cached = self.reasoning = 0
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
 
     def add(self, usage: Usage) -> None:
         self.completion += usage.completion
@@ -394,7 +395,7 @@ def json_line(value: Any) -> bytes:
     return bytes(encode(value)) + b"\n"
 
 
-class StreamWriter:
+class StreamWriter(Struct):
     """A dialect's stream: the bytes before, for and after the events, and for an error."""
 
     media_type = SSE
@@ -545,8 +546,7 @@ def is_name_of(asked: str, name: str) -> bool:
     return asked.removesuffix(":latest") in (name, path.name, path.stem, str(path.with_suffix("")))
 
 
-@dataclass(frozen=True)
-class ServedEntry:
+class ServedEntry(Struct, frozen=True):
     """A model that clients may name, for lists."""
 
     name: str

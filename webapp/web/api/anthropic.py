@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from flask import Response
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.chat.lenient_json import read_arguments
@@ -41,51 +40,51 @@ from webapp.web.api.answering import (
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
-class TextOut(msgspec.Struct, tag_field="type", tag="text"):
+class TextOut(Struct, tag_field="type", tag="text"):
     """``citations`` is a list although nothing is cited: there are clients that read no null."""
 
     text: str
     citations: list[Any] = []
 
 
-class ThinkingOut(msgspec.Struct, tag_field="type", tag="thinking"):
+class ThinkingOut(Struct, tag_field="type", tag="thinking"):
     """``signature`` is empty: nothing is encrypted here."""
 
     thinking: str
     signature: str = ""
 
 
-class ToolUseOut(msgspec.Struct, tag_field="type", tag="tool_use"):
+class ToolUseOut(Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
-    caller: dict[str, str] = msgspec.field(default_factory=lambda: {"type": "direct"})
+    caller: dict[str, str] = field(default_factory=lambda: {"type": "direct"})
 
 
-class CacheCreation(msgspec.Struct):
+class CacheCreation(Struct):
     ephemeral_5m_input_tokens: int = 0
     ephemeral_1h_input_tokens: int = 0
 
 
-class ThinkingTokens(msgspec.Struct):
+class ThinkingTokens(Struct):
     thinking_tokens: int = 0
 
 
-class MessageUsage(msgspec.Struct, kw_only=True):
+class MessageUsage(Struct, kw_only=True):
     """``input_tokens`` are those that were read; those a remembered state held already stand beside."""
 
     input_tokens: int
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
-    cache_creation: CacheCreation = msgspec.field(default_factory=CacheCreation)
-    output_tokens_details: ThinkingTokens = msgspec.field(default_factory=ThinkingTokens)
+    cache_creation: CacheCreation = field(default_factory=CacheCreation)
+    output_tokens_details: ThinkingTokens = field(default_factory=ThinkingTokens)
     server_tool_use: None = None
     service_tier: str = "standard"
     inference_geo: None = None
 
 
-class MessageAnswer(msgspec.Struct, kw_only=True):
+class MessageAnswer(Struct, kw_only=True):
     id: str
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
@@ -98,16 +97,16 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
     container: None = None
 
 
-class TokenCount(msgspec.Struct):
+class TokenCount(Struct):
     input_tokens: int
 
 
-class AnthropicErrorObject(msgspec.Struct):
+class AnthropicErrorObject(Struct):
     type: str
     message: str
 
 
-class AnthropicError(msgspec.Struct):
+class AnthropicError(Struct):
     type: Literal["error"]
     error: AnthropicErrorObject
     request_id: str | None = None
@@ -116,37 +115,37 @@ class AnthropicError(msgspec.Struct):
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
+class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
     cache_control: Any = None
     citations: Any = None
 
 
-class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
+class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
     """Of an earlier answer; not read again."""
 
     thinking: str
     signature: str = ""
 
 
-class RedactedBlock(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
+class RedactedBlock(Struct, tag_field="type", tag="redacted_thinking"):
     data: str = ""
 
 
-class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
+class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
     cache_control: Any = None
 
 
-class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
+class ImageBlock(Struct, tag_field="type", tag="image"):
     """Refused: Roost's models read text."""
 
     source: Any = None
 
 
-class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
+class DocumentBlock(Struct, tag_field="type", tag="document"):
     """Its text, below its title; refused where it is a PDF or another file."""
 
     source: dict[str, Any] | None = None
@@ -159,7 +158,7 @@ class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
         return titled(self.title, content)
 
 
-class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
+class SearchResultBlock(Struct, tag_field="type", tag="search_result"):
     """What a program has found, as text below its title and address."""
 
     source: str = ""
@@ -182,7 +181,7 @@ def titled(title: str | None, content: Any) -> str | None:
     return f"{title}\n{content}" if title else content
 
 
-class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
+class ToolResultBlock(Struct, tag_field="type", tag="tool_result"):
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock] | None = None
     is_error: bool | None = None
@@ -201,17 +200,17 @@ Block = (
 )
 
 
-class InMessage(msgspec.Struct):
+class InMessage(Struct):
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
 
-class Thinking(msgspec.Struct):
+class Thinking(Struct):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
 
 
-class OutputFormat(msgspec.Struct):
+class OutputFormat(Struct):
     type: Literal["json_schema"]
     schema: dict[str, Any]
 
@@ -219,14 +218,14 @@ class OutputFormat(msgspec.Struct):
 EFFORTS = {"low": ThinkMode.THINK_A_BIT, "medium": ThinkMode.THINK}
 
 
-class OutputConfig(msgspec.Struct):
+class OutputConfig(Struct):
     """``effort``: how long to think, where the model does."""
 
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
-class CountRequest(msgspec.Struct, kw_only=True):
+class CountRequest(Struct, kw_only=True):
     """A conversation whose tokens are to be counted."""
 
     messages: Annotated[list[InMessage], Meta(min_length=1, max_length=4096)]
@@ -420,7 +419,6 @@ def reason_of(end: Finished) -> StopReason:
     return "max_tokens" if end.finish_reason == "length" else "end_turn"
 
 
-@dataclass
 class Blocks(StreamWriter):
     """The stream of a message: head, each block from start to stop, end. Thinking, text, then calls."""
 

@@ -14,10 +14,10 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, current_app, g, request
+from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
@@ -122,8 +122,7 @@ def unknown(path: str) -> Response:
     return answer_error(RoostError("unknown_url", method=request.method, path=request.path))
 
 
-@dataclass
-class Record:
+class Record(Struct):
     """One request, for log and metrics. ``error``: an error code. Times are in seconds. ``on_end`` is called once, when
     the response is closed."""
 

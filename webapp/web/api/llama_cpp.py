@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response, request
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from webapp import __version__
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
@@ -63,7 +62,7 @@ class LlamaCompletion(WritingFields, kw_only=True):
     prompt: str | Annotated[list[str | TokenId | list[TokenId | str]], Meta(min_length=1)]
 
 
-class ExtraFile(msgspec.Struct):
+class ExtraFile(Struct):
     text: str
     filename: str = ""
 
@@ -78,7 +77,7 @@ class LlamaInfill(WritingFields, kw_only=True):
     prompt: str = ""
 
 
-class LlamaPiece(msgspec.Struct, kw_only=True, omit_defaults=True):
+class LlamaPiece(Struct, kw_only=True, omit_defaults=True):
     """Of a stream. ``tokens_predicted`` so far, ``tokens_evaluated`` of the prompt."""
 
     index: int
@@ -92,7 +91,7 @@ class LlamaPiece(msgspec.Struct, kw_only=True, omit_defaults=True):
     prompt_progress: ReadingProgress | None = None
 
 
-class LlamaAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+class LlamaAnswer(Struct, kw_only=True, omit_defaults=True):
     """``stop_type``: eos (the model ended it), limit, or word (one of ``stop``, in ``stopping_word``)."""
 
     index: int
@@ -118,11 +117,11 @@ LlamaAnswers = LlamaAnswer | list[LlamaAnswer]
 """A list if the prompt was one."""
 
 
-class PromptText(msgspec.Struct):
+class PromptText(Struct):
     prompt: str
 
 
-class Props(msgspec.Struct):
+class Props(Struct):
     """Paths of this machine are nobody's business: ``model_path`` is the name. ``chat_template`` is the model's own."""
 
     default_generation_settings: dict[str, Any]
@@ -137,7 +136,7 @@ class Props(msgspec.Struct):
     is_sleeping: bool
 
 
-class Slot(msgspec.Struct):
+class Slot(Struct):
     id: int
     id_task: int
     n_ctx: int
@@ -264,7 +263,6 @@ def settings_of(params: Any) -> dict[str, Any]:
     return {**found, "seed": -1 if params.seed is None else params.seed, "n_predict": params.max_tokens}
 
 
-@dataclass
 class LlamaPieces(StreamWriter):
     asked: WritingFields
     model: str

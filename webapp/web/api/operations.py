@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import uuid
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from flask import Response, g
+from msgspec import Struct
 
 from webapp.errors import RoostError
 
@@ -40,8 +40,7 @@ def named(target: str) -> Any:
     return getattr(import_module(f"{ROOM}.{module}"), name)
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """``paths``: the first one is documented; ``{name}`` in it matches the rest of the URL.
 
     ``query``, ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "bytes" a file of the type

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from flask import Response, current_app, request
+from msgspec import Struct
 from werkzeug.datastructures import FileStorage
 
 from webapp.engine.registry import resolve_strategy
@@ -44,7 +44,7 @@ EXIT_AFTER_S = 0.2
 """Delay, so that the response is sent before the server ends."""
 
 
-class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
+class SwitchModel(Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
     """``model`` "" unloads. ``deploy`` is ignored: in Runner it decides who may use the server."""
 
     model: str
@@ -60,7 +60,7 @@ class RunnerConfig(RunnerSampling, kw_only=True):
     state: str | None = None
 
 
-class RunnerStatus(msgspec.Struct):
+class RunnerStatus(Struct):
     """``status``: 0 offline, 2 loading, 3 working."""
 
     status: int
@@ -68,11 +68,11 @@ class RunnerStatus(msgspec.Struct):
     device_name: str
 
 
-class Pages(msgspec.Struct):
+class Pages(Struct):
     pages: list[dict[str, Any]]
 
 
-class RunnerError(msgspec.Struct):
+class RunnerError(Struct):
     detail: str
 
 
@@ -205,22 +205,22 @@ SOUND_FONT = "assets/default_sound_font.sf2"
 MOST_FORM_BYTES = MOST_BYTES + (64 << 10)
 
 
-class MidiText(msgspec.Struct):
+class MidiText(Struct):
     text: str
 
 
-class TxtToMidi(msgspec.Struct):
+class TxtToMidi(Struct):
     txt_path: str
     midi_path: str
 
 
-class MidiToWav(msgspec.Struct):
+class MidiToWav(Struct):
     midi_path: str
     wav_path: str
     sound_font_path: str = SOUND_FONT
 
 
-class TextToWav(msgspec.Struct):
+class TextToWav(Struct):
     text: str
     wav_name: str
     sound_font_path: str = SOUND_FONT

@@ -12,12 +12,11 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import msgspec
 from flask import Response, current_app, g, request
-from msgspec import Meta
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.events import AnswerEvent, ContentDelta
 from webapp.errors import RoostError
@@ -55,7 +54,7 @@ def the_handles() -> StateHandles:
     return StateHandles(current_app.extensions["database"], the_settings().response_days, g.person.id)
 
 
-class StateObject(msgspec.Struct, kw_only=True):
+class StateObject(Struct, kw_only=True):
     """``tokens`` are those that made it; ``parent_id`` is the state it went on from, or is a copy of."""
 
     id: str
@@ -67,30 +66,30 @@ class StateObject(msgspec.Struct, kw_only=True):
     session_id: str | None = None
 
 
-class StateList(msgspec.Struct):
+class StateList(Struct):
     data: list[StateObject]
     has_more: bool = False
     object: Literal["list"] = "list"
 
 
-class StateQuery(msgspec.Struct, kw_only=True):
+class StateQuery(Struct, kw_only=True):
     """``after`` is the id of a state."""
 
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     after: str = ""
 
 
-class StateDeleted(msgspec.Struct):
+class StateDeleted(Struct):
     id: str
     object: Literal["state"] = "state"
     deleted: bool = True
 
 
-class ForkRequest(msgspec.Struct, kw_only=True):
+class ForkRequest(Struct, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MOST_COPIES)] = 1
 
 
-class RollbackRequest(msgspec.Struct, kw_only=True):
+class RollbackRequest(Struct, kw_only=True):
     """``tokens``: how many are to be left; or ``turns``: so many answers back."""
 
     tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -126,8 +125,7 @@ def after(wanted: AnswerRequest, handle: StateHandle) -> AnswerRequest:
     return replace(wanted, before=handle.token_ids, state=handle.state, origin=handle.origin, is_kept=True)
 
 
-@dataclass
-class Keeper:
+class Keeper(Struct):
     """Creates ids for states; created during the request, because a stream ends after it."""
 
     manager: ModelManager = field(default_factory=the_manager)
@@ -268,7 +266,7 @@ _uploads = itertools.count()
 # rwkv_lightning
 
 
-class LightningRequest(msgspec.Struct, kw_only=True):
+class LightningRequest(Struct, kw_only=True):
     """``contents``: one prompt as it is, which follows the session's state. ``password`` and ``chunk_size`` change
     nothing: a token goes as a header."""
 
@@ -301,18 +299,18 @@ SAMPLING = {
 }
 
 
-class LightningMessage(msgspec.Struct):
+class LightningMessage(Struct):
     content: str
     role: Literal["assistant"] = "assistant"
 
 
-class LightningChoice(msgspec.Struct):
+class LightningChoice(Struct):
     index: int
     message: LightningMessage
     finish_reason: str
 
 
-class LightningAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+class LightningAnswer(Struct, kw_only=True, omit_defaults=True):
     id: str
     object: str
     model: str
@@ -382,7 +380,6 @@ def _say(asked: LightningRequest, before: StateHandle | None, place: Any) -> Res
     )
 
 
-@dataclass
 class LightningChunks(StreamWriter):
     """Pieces of text; before the end, the index of the new state."""
 
@@ -403,20 +400,20 @@ class LightningChunks(StreamWriter):
         yield DONE
 
 
-class SessionRequest(msgspec.Struct, kw_only=True):
+class SessionRequest(Struct, kw_only=True):
     session_id: str | None = None
     delete_prefix: bool = False
     password: str | None = None
 
 
-class SessionKept(msgspec.Struct):
+class SessionKept(Struct):
     session_id: str
     last_updated: str
     timestamp: float
     cache_level: str = "Database (Disk)"
 
 
-class SessionList(msgspec.Struct, kw_only=True):
+class SessionList(Struct, kw_only=True):
     status: str = "success"
     total_sessions: int
     l1_cache_count: int = 0
@@ -425,7 +422,7 @@ class SessionList(msgspec.Struct, kw_only=True):
     sessions: list[SessionKept]
 
 
-class SessionDeleted(msgspec.Struct, kw_only=True):
+class SessionDeleted(Struct, kw_only=True):
     status: str = "success"
     message: str
 

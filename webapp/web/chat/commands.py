@@ -16,11 +16,12 @@ import math
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from flask import copy_current_request_context, g
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.messages import VARIANTS, Message, Variant, title_of
 from webapp.chat.messages import Role as Speaker
@@ -150,8 +151,7 @@ TEXT_CHARS = 200_000
 ARGUMENT_CHARS = 100_000
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """``chat_id``: the chat to show ("" for the start page), ``changed_id``: a chat that has changed.
 
     ``done``: a catalogue key with the parameters ``done_with``, for a toast that the command ``undo`` can revert.
@@ -167,8 +167,7 @@ class CommandResult:
     panel: Chat | None = None
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Struct, frozen=True):
     do: str
     target: str
     chat_id: str

@@ -10,10 +10,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask, current_app
+from msgspec import Struct
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.engine.sampling_params import SamplingParams
@@ -123,8 +123,7 @@ class Channel:
             self.finals.append(whole)
 
 
-@dataclass(frozen=True)
-class ChannelView:
+class ChannelView(Struct, frozen=True):
     """The update for a page that has ``seen`` finished blocks: the later blocks, and the tail. ``replaces``: they
     replace all blocks that it has."""
 
@@ -134,8 +133,7 @@ class ChannelView:
     replaces: bool = False
 
 
-@dataclass(frozen=True)
-class LiveView:
+class LiveView(Struct, frozen=True):
     """The answer at one moment. ``revision`` increases with every change; ``waiting`` is set only before the first
     text, or if the engine does not respond. ``has_more``: there are events that will be rendered after the interval."""
 

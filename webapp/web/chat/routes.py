@@ -8,11 +8,12 @@ import re
 import tempfile
 import zipfile
 from collections import Counter
-from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlencode
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, make_response, redirect, request, send_file, url_for
+from msgspec import Struct
+from msgspec.structs import replace
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
@@ -437,8 +438,7 @@ def _exists(page: ChatContext, chat_id: str) -> bool:
 # files
 
 
-@dataclass(frozen=True)
-class TakenFiles:
+class TakenFiles(Struct, frozen=True):
     """``chat_id``: the form's chat, or a new one for the file."""
 
     chat_id: str

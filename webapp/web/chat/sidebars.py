@@ -7,10 +7,11 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from webapp.chat.formats import OWN, PromptTemplate, all_templates, format_names, template
 from webapp.chat.messages import ThinkMode

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
+from msgspec import Struct
 
 from webapp.chat.messages import Beside
 from webapp.errors import ChatNotFound, RoostError
@@ -44,16 +44,14 @@ LIST_INTERVAL_S = 2.0
 ANNOUNCED_CHARS = 2000
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """A message as shown on a page."""
 
     id: str
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """``replaced`` and ``appended`` are indices into the new list, ``removed`` are ids."""
 
     removed: tuple[str, ...] = ()

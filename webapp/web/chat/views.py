@@ -10,13 +10,13 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from msgspec.structs import replace
 
 from webapp.chat.events import Finished, Waiting
 from webapp.chat.messages import AttachedFile, Beside, ReadMode, Role, attached_files

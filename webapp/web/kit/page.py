@@ -17,7 +17,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +37,7 @@ from flask import (
 )
 from jinja2.ext import Extension
 from markupsafe import Markup, escape
+from msgspec import Struct
 
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
@@ -246,8 +246,7 @@ Translator = Callable[..., str]
 """``t(key, **params)``: a text of the catalogue in one reader's language."""
 
 
-@dataclass(frozen=True)
-class Toast:
+class Toast(Struct, frozen=True):
     """``_toast.html``. ``undo`` is the command that reverts the action, or another one that ``label`` names, "" for
     none; ``code`` is the error's code."""
 
@@ -260,8 +259,7 @@ class Toast:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """An option of a select or a group of radio buttons."""
 
     value: str
@@ -270,8 +268,7 @@ class Choice:
     is_chosen: bool = False
 
 
-@dataclass(frozen=True)
-class FormField:
+class FormField(Struct, frozen=True):
     """The values of a control for the macros of ``_controls.html``. ``default`` None: it has no reset dot."""
 
     name: str

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from os.path import normpath
 from urllib.parse import urlencode
 
 from flask import current_app, url_for
+from msgspec import Struct
 
 from webapp.engine.options import is_automatic
 from webapp.errors import WeightsError, error_from_dict
@@ -46,8 +46,7 @@ MOST = 5000
 SLICE_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(Struct, frozen=True):
     """Which rows to show: names that contain every word of ``query``, of one ``kind`` ("" means all), at most
     ``count``."""
 

@@ -6,8 +6,9 @@ Cards and fields come from the backends' declarations (``webapp.engine.registry`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.engine.backend import Availability
 from webapp.engine.options import BY_STRATEGY, BackendOption, Builder, PlacedRun, is_automatic
@@ -38,8 +39,7 @@ VALUE_CHARS = 500
 FULL_PERCENT = 90
 
 
-@dataclass(frozen=True)
-class BuilderChoice:
+class BuilderChoice(Struct, frozen=True):
     """``kind``: one of :func:`kinds_here`, or ``auto``. ``given``: the values of its fields by name, and the strategy
     as text."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from webapp.chat.messages import ThinkMode
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
@@ -79,8 +80,7 @@ def origin_of(t: Words, row: Parameter, origins: Mapping[str, str]) -> str:
     return t("presets.origin.line", origin=t(f"presets.origin.{origin}")) if origin else ""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """Unsaved input.
 
     ``raw``: every field as submitted, to show it again. ``changes`` are for ``Presets.save``; a value equal to the
@@ -189,8 +189,7 @@ def default_of(row: Parameter, defaults: Mapping[str, Any]) -> Any:
     return defaults.get(row.name, row.default) if row.place == "sampling" else row.default
 
 
-@dataclass(frozen=True)
-class Control(FormField):
+class Control(FormField, frozen=True):
     """One control of ``_field.html``. ``control``: knob, number, switch, choice, checks, text, lines or line. ``value``
     is the input, even if it is invalid."""
 

@@ -14,9 +14,9 @@ import contextlib
 import functools
 import socket
 import time
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.receiver import ChunkedReceiver
@@ -33,8 +33,7 @@ TRAILER_BYTES = 32 << 10
 DISCARD_BYTES = 256 << 10
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """A request over its deadline gets 408; a connection over the limit gets 503.
 
     The deadline of a body is ``body_grace_s`` plus its time at ``body_bytes_per_s`` (Apache's mod_reqtimeout gives 20

@@ -10,12 +10,12 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, redirect, request, url_for
+from msgspec import Struct
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.chat.tool_dialects import all_dialects
@@ -128,8 +128,7 @@ def current_bench() -> Bench:
 # the form of a case
 
 
-@dataclass(frozen=True)
-class CaseDraft:
+class CaseDraft(Struct, frozen=True):
     """The input of a case's form. ``expect``: a tool's name, "" for no call, "*" for several as JSON."""
 
     prompt: str = ""

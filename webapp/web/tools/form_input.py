@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import ToolInvalid
@@ -41,8 +42,7 @@ MAX_IMPORT_CHARS = 1_000_000
 Rows = tuple[ParameterRow, ...]
 
 
-@dataclass(frozen=True)
-class ToolDraft:
+class ToolDraft(Struct, frozen=True):
     """Unchecked input. ``more`` is JSON of further keywords of the schema; ``json`` the JSON text next to the form,
     which is shown again if the form has no valid definition."""
 
@@ -87,7 +87,7 @@ def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
 
 def read_draft(form: MultiDict[str, str]) -> ToolDraft:
     """Never raises: long text is cut, an invalid choice becomes the first one."""
-    names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
+    names = [row for row in ToolDraft.__struct_fields__ if row != "rows"]
     texts = {name: form.get(name, "").replace("\r\n", "\n")[: LIMITS.get(name, SHORT)] for name in names}
     texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in FORM_BEHAVIOURS))
     texts["approval"] = _one_of(texts["approval"], tuple(choice.value for choice in Approval))

@@ -11,12 +11,12 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, redirect, request, url_for
+from msgspec import Struct
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -59,8 +59,7 @@ FORMS = {
 }
 
 
-@dataclass(frozen=True)
-class ServerDraft:
+class ServerDraft(Struct, frozen=True):
     """Unchecked input. ``command`` is a whole command line; ``env`` and ``headers`` are lines."""
 
     name: str = ""
@@ -88,7 +87,7 @@ def draft_of(config: ServerConfig, updated_at: float) -> ServerDraft:
 
 def read_draft(form: MultiDict[str, str]) -> ServerDraft:
     """Never raises: long text is cut, an invalid choice becomes the first one."""
-    texts = {name: form.get(name, "")[:MOST_CHARS] for name in ServerDraft.__dataclass_fields__}
+    texts = {name: form.get(name, "")[:MOST_CHARS] for name in ServerDraft.__struct_fields__}
     if texts["kind"] not in [kind.value for kind in ServerKind]:
         texts["kind"] = ServerKind.STDIO.value
     return ServerDraft(**texts)

@@ -6,11 +6,11 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from webapp.errors import ConversionError, RoostError
 from webapp.i18n import Text
@@ -129,8 +129,7 @@ def _wrong(reason: Text | str) -> ConversionError:
     return ConversionError(reason=Text("reason.weights.check_failed", reason=reason))
 
 
-@dataclass(frozen=True)
-class Converted:
+class Converted(Struct, frozen=True):
     path: Path
     size_bytes: int
     tensors: int

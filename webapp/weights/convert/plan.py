@@ -7,9 +7,11 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from webapp.errors import ConversionError
 from webapp.i18n import Text
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
     MakePlan = Callable[[Source, "ConversionOptions"], "Plan"]
 
 
-@dataclass(frozen=True)
-class ConversionOptions:
+class ConversionOptions(Struct, frozen=True):
     """``strategy``: the target strategy of a fast file. ``lora``: an adapter to merge, ``lora_alpha``: the alpha of its
     training (its effect is multiplied by alpha / rank), ``lora_init``: the start of a PiSSA training. ``without_lora``:
     drops an adapter's tensors that are in the model's file. ``type``: of the matrices in a .bin or .gguf."""
@@ -41,8 +42,7 @@ class ConversionOptions:
 REPORT_EVERY_S = 0.1
 
 
-@dataclass(frozen=True)
-class ConversionProgress:
+class ConversionProgress(Struct, frozen=True):
     """``phase``: ``convert`` or ``verify``; each counts its own bytes and tensors of the result."""
 
     phase: str
@@ -100,8 +100,7 @@ Container = Literal["safetensors", "pth", "folder", "ggml-bin", "gguf"]
 Blocks = Callable[[], Iterator["torch.Tensor"]]
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
+class PlannedTensor(Struct, frozen=True):
     """``blocks`` yields its elements in stored order, one piece at a time, in ``info.dtype``. ``strides`` (in elements;
     only a .pth can have other than row-major ones) describe that order."""
 
@@ -113,8 +112,7 @@ class PlannedTensor:
         return self.strides or contiguous_strides(self.info.shape)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """``marks``: metadata for the file (text in safetensors; also numbers and lists in GGUF). ``documents``: JSON files
     of a folder, by name; ``copies``: files that are copied to it unchanged."""
 
@@ -130,8 +128,7 @@ class Plan:
         return sum(tensor.info.nbytes for tensor in self.tensors)
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(Struct, frozen=True):
     """``planner``: module:function of a :data:`MakePlan`, imported at first use; ``ending``: the new file's extension.
     ``needs_strategy``: the result runs with only one strategy, which must be given. ``types``: types of its matrices as
     a person writes them -> dtype, default first; empty if there is no choice."""

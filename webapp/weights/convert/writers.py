@@ -13,10 +13,11 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+from msgspec.structs import replace
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor

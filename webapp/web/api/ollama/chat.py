@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from webapp.chat.events import AnswerEvent, AnswerToken, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.lenient_json import read_arguments
@@ -53,17 +53,17 @@ THINK_MODES = {
 }
 
 
-class OllamaCall(msgspec.Struct):
+class OllamaCall(Struct):
     name: str
     arguments: dict[str, Any] = {}
 
 
-class OllamaToolCall(msgspec.Struct):
+class OllamaToolCall(Struct):
     function: OllamaCall
     id: str | None = None
 
 
-class OllamaMessage(msgspec.Struct, kw_only=True):
+class OllamaMessage(Struct, kw_only=True):
     """``images`` are refused, ``thinking`` of earlier answers is not read again."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -82,7 +82,7 @@ class Options(OllamaSampling, kw_only=True):
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
 
 
-class OllamaRequest(msgspec.Struct, kw_only=True):
+class OllamaRequest(Struct, kw_only=True):
     """What chat and generate share. ``keep_alive`` 0 without anything to answer unloads the model; otherwise it is
     ignored, as the setting idle_unload_s decides."""
 
@@ -185,7 +185,7 @@ def message_of(message: OllamaMessage, place: int) -> Message:
     )
 
 
-class CalledTool(msgspec.Struct):
+class CalledTool(Struct):
     """``index``: its place among the calls of the answer."""
 
     index: int
@@ -193,19 +193,19 @@ class CalledTool(msgspec.Struct):
     arguments: dict[str, Any]
 
 
-class OllamaCallOut(msgspec.Struct):
+class OllamaCallOut(Struct):
     id: str
     function: CalledTool
 
 
-class OllamaText(msgspec.Struct, kw_only=True, omit_defaults=True):
+class OllamaText(Struct, kw_only=True, omit_defaults=True):
     role: Literal["assistant"]
     content: str
     thinking: str = ""
     tool_calls: list[OllamaCallOut] = []
 
 
-class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Figures(Struct, kw_only=True, omit_defaults=True):
     model: str
     created_at: str
     done: bool
@@ -230,7 +230,7 @@ class GenerateLine(Figures, kw_only=True, omit_defaults=True):
     thinking: str = ""
 
 
-class OllamaError(msgspec.Struct):
+class OllamaError(Struct):
     error: str
 
 
@@ -293,13 +293,12 @@ class Lines(StreamWriter):
     media_type = JSON_LINES
     comment = b""
 
-    def __init__(self, answering: Answering, model: str, make: MakeLine, has_logprobs: bool) -> None:
-        self._record = answering.record
-        self._tokenizer = answering.completion.tokenizer if has_logprobs else None
-        self._model = model
-        self._make = make
-        self._began_at = time.monotonic()
-        self._calls = 0
+    answering: Answering
+    model: str
+    make: MakeLine
+    has_logprobs: bool
+    began_at: float = field(default_factory=time.monotonic)
+    calls: int = 0
 
     def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, ReasoningDelta):
@@ -308,8 +307,8 @@ class Lines(StreamWriter):
             yield json_line(self.line(event.text, "", (), done=False, logprobs=self.logprobs(event.tokens)))
         elif isinstance(event, CallDelta):  # complete: Ollama's requests do not use partial calls
             call = ToolCall(event.call_id, event.name, event.arguments)
-            yield json_line(self.line("", "", (call,), first_call=self._calls, done=False))
-            self._calls += 1
+            yield json_line(self.line("", "", (call,), first_call=self.calls, done=False))
+            self.calls += 1
         elif isinstance(event, Finished):
             yield json_line(self.line("", "", (), **self.figures(event)))
 
@@ -318,19 +317,19 @@ class Lines(StreamWriter):
 
     def logprobs(self, tokens: Iterable[AnswerToken]) -> list[TokenLogprobs]:
         """Empty if they were not requested."""
-        return chat_logprobs(tokens, self._tokenizer).content or [] if self._tokenizer else []
+        return chat_logprobs(tokens, self.answering.completion.tokenizer).content or [] if self.has_logprobs else []
 
     def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
-        return self._make(content, thinking, calls, model=self._model, created_at=timestamp(), **fields)
+        return self.make(content, thinking, calls, model=self.model, created_at=timestamp(), **fields)
 
     def figures(self, end: Finished) -> dict[str, Any]:
-        total = time.monotonic() - self._began_at
-        reading = min(self._record.first_token_s or total, total)
+        total, record = time.monotonic() - self.began_at, self.answering.record
+        reading = min(record.first_token_s or total, total)
         return {
             "done": True,
             "done_reason": "length" if end.finish_reason == "length" else "stop",
             "total_duration": nanoseconds(total),
-            "load_duration": nanoseconds(self._record.loading_s),
+            "load_duration": nanoseconds(record.loading_s),
             "prompt_eval_count": end.usage.prompt,
             "prompt_eval_duration": nanoseconds(reading),
             "eval_count": end.usage.completion,

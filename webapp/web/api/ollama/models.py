@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from flask import Response, current_app
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from webapp import __version__
 from webapp.chat.formats import fills_gaps
@@ -44,7 +43,7 @@ from webapp.weights.inspection import Inspection, model_name
 NEVER = "9999-12-31T23:59:59Z"
 
 
-class Details(msgspec.Struct, kw_only=True):
+class Details(Struct, kw_only=True):
     parent_model: str = ""
     format: str
     family: str
@@ -53,7 +52,7 @@ class Details(msgspec.Struct, kw_only=True):
     quantization_level: str
 
 
-class Tag(msgspec.Struct, kw_only=True):
+class Tag(Struct, kw_only=True):
     name: str
     model: str
     modified_at: str
@@ -62,7 +61,7 @@ class Tag(msgspec.Struct, kw_only=True):
     details: Details
 
 
-class Tags(msgspec.Struct):
+class Tags(Struct):
     models: list[Tag]
 
 
@@ -72,11 +71,11 @@ class Running(Tag, kw_only=True):
     context_length: int
 
 
-class RunningModels(msgspec.Struct):
+class RunningModels(Struct):
     models: list[Running]
 
 
-class ShowAnswer(msgspec.Struct, kw_only=True):
+class ShowAnswer(Struct, kw_only=True):
     modelfile: str
     parameters: str
     template: str
@@ -86,7 +85,7 @@ class ShowAnswer(msgspec.Struct, kw_only=True):
     modified_at: str
 
 
-class EmbedAnswer(msgspec.Struct):
+class EmbedAnswer(Struct):
     """``embeddings`` are of length 1, in the order of the texts."""
 
     model: str
@@ -102,14 +101,14 @@ messages. Clients refuse older versions (Copilot in VS Code needs 0.6.4, Codex 0
 version number."""
 
 
-class VersionAnswer(msgspec.Struct):
+class VersionAnswer(Struct):
     """``roost`` is Roost's own version."""
 
     version: str
     roost: str
 
 
-class ShowRequest(msgspec.Struct, kw_only=True):
+class ShowRequest(Struct, kw_only=True):
     """``name`` is the older word for ``model``."""
 
     model: str | None = None
@@ -218,14 +217,14 @@ def info_of(found: Inspection) -> dict[str, Any]:
     return known
 
 
-class OllamaEmbedding(msgspec.Struct, kw_only=True):
+class OllamaEmbedding(Struct, kw_only=True):
     """The older form: one text, one vector."""
 
     model: str | None = None
     prompt: str | None = ""
 
 
-class EmbeddingAnswer(msgspec.Struct):
+class EmbeddingAnswer(Struct):
     """``embedding`` is empty without a text."""
 
     embedding: list[float]
@@ -243,7 +242,7 @@ def embed_one() -> Response:
     return answer(EmbeddingAnswer(vector))
 
 
-class ModelRequest(msgspec.Struct, kw_only=True):
+class ModelRequest(Struct, kw_only=True):
     """``name`` is the older word for ``model``."""
 
     model: str | None = None
@@ -259,7 +258,7 @@ class ModelRequest(msgspec.Struct, kw_only=True):
         return found
 
 
-class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Progress(Struct, kw_only=True, omit_defaults=True):
     """``total`` and ``completed`` are bytes."""
 
     status: str
@@ -326,7 +325,7 @@ def refuse_making() -> Response:
     raise RoostError("unsupported_parameter", param="model", reason=Text("reason.api.models_are_made_elsewhere"))
 
 
-class OllamaEmbed(msgspec.Struct, kw_only=True):
+class OllamaEmbed(Struct, kw_only=True):
     """``truncate`` is ignored: a text that is too long is refused. ``options`` and ``keep_alive`` are ignored too."""
 
     model: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from webapp.chat.events import AnswerEvent, AnswerToken, Finished, Waiting
 from webapp.engine.outputs import TokenLogprob
@@ -15,15 +16,15 @@ from webapp.tokenizer import StreamDecoder, Tokenizer
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class PromptDetails(msgspec.Struct):
+class PromptDetails(Struct):
     cached_tokens: int = 0
 
 
-class CompletionDetails(msgspec.Struct):
+class CompletionDetails(Struct):
     reasoning_tokens: int = 0
 
 
-class Usage(msgspec.Struct):
+class Usage(Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -31,7 +32,7 @@ class Usage(msgspec.Struct):
     completion_tokens_details: CompletionDetails
 
 
-class Timings(msgspec.Struct):
+class Timings(Struct):
     """llama.cpp's, in milliseconds. ``prompt_n`` were read, ``cache_n`` more were remembered; writing counts from the
     first token."""
 
@@ -46,7 +47,7 @@ class Timings(msgspec.Struct):
     predicted_per_second: float
 
 
-class ReadingProgress(msgspec.Struct):
+class ReadingProgress(Struct):
     """Of the reading of a prompt, as llama.cpp tells it; what is ``processed`` includes what was remembered."""
 
     total: int
@@ -55,7 +56,7 @@ class ReadingProgress(msgspec.Struct):
     time_ms: int
 
 
-class TopLogprob(msgspec.Struct):
+class TopLogprob(Struct):
     """``bytes`` are the token's own; a character may take several tokens."""
 
     token: str
@@ -63,37 +64,37 @@ class TopLogprob(msgspec.Struct):
     bytes: list[int] | None
 
 
-class TokenLogprobs(msgspec.Struct):
+class TokenLogprobs(Struct):
     token: str
     logprob: float
     bytes: list[int] | None
     top_logprobs: list[TopLogprob]
 
 
-class ChoiceLogprobs(msgspec.Struct):
+class ChoiceLogprobs(Struct):
     content: list[TokenLogprobs] | None
     refusal: None = None
 
 
-class CalledFunction(msgspec.Struct):
+class CalledFunction(Struct):
     """``arguments`` is JSON text."""
 
     name: str
     arguments: str
 
 
-class ToolCallOut(msgspec.Struct):
+class ToolCallOut(Struct):
     id: str
     type: Literal["function"]
     function: CalledFunction
 
 
-class FunctionDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+class FunctionDelta(Struct, kw_only=True, omit_defaults=True):
     name: str | None = None
     arguments: str
 
 
-class ToolCallDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ToolCallDelta(Struct, kw_only=True, omit_defaults=True):
     """``id``, ``type`` and the name come with the first piece of a call, its arguments after it."""
 
     index: int
@@ -102,7 +103,7 @@ class ToolCallDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
     function: FunctionDelta
 
 
-class ChatAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ChatAnswer(Struct, kw_only=True, omit_defaults=True):
     """``refusal`` and ``annotations`` are always empty, and always there: clients require them."""
 
     role: Literal["assistant"]
@@ -113,7 +114,7 @@ class ChatAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
     tool_calls: list[ToolCallOut] | None = None
 
 
-class ChatChoice(msgspec.Struct, kw_only=True):
+class ChatChoice(Struct, kw_only=True):
     index: int
     message: ChatAnswer
     logprobs: ChoiceLogprobs | None
@@ -121,7 +122,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Heading(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Heading(Struct, kw_only=True, omit_defaults=True):
     """What all answers begin with. ``system_fingerprint`` changes with model, strategy and state: with the same one, a
     seed gives the same text."""
 
@@ -138,14 +139,14 @@ class ChatCompletion(Heading, kw_only=True, omit_defaults=True):
     timings: Timings | None = None
 
 
-class ChatDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ChatDelta(Struct, kw_only=True, omit_defaults=True):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
 
 
-class ChunkChoice(msgspec.Struct, kw_only=True):
+class ChunkChoice(Struct, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChoiceLogprobs | None = None
@@ -161,7 +162,7 @@ class ChatChunk(Heading, kw_only=True, omit_defaults=True):
     prompt_progress: ReadingProgress | None = None
 
 
-class TextLogprobs(msgspec.Struct):
+class TextLogprobs(Struct):
     """OpenAI's older form; ``top_logprobs`` per token: text -> logprob. The first token of a
     prompt has none."""
 
@@ -171,7 +172,7 @@ class TextLogprobs(msgspec.Struct):
     text_offset: list[int]
 
 
-class TextChoice(msgspec.Struct, kw_only=True):
+class TextChoice(Struct, kw_only=True):
     index: int
     text: str
     logprobs: TextLogprobs | None = None
@@ -185,7 +186,7 @@ class TextCompletion(Heading, kw_only=True, omit_defaults=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class ErrorObject(msgspec.Struct):
+class ErrorObject(Struct):
     """``code`` is stable; ``param`` is the path of what is wrong. The two counts come where a prompt is too long."""
 
     message: str
@@ -196,11 +197,11 @@ class ErrorObject(msgspec.Struct):
     n_ctx: int | msgspec.UnsetType = msgspec.UNSET
 
 
-class ErrorAnswer(msgspec.Struct):
+class ErrorAnswer(Struct):
     error: ErrorObject
 
 
-class Embedding(msgspec.Struct):
+class Embedding(Struct):
     """``embedding``: numbers, or base64 of little-endian float32."""
 
     object: Literal["embedding"]
@@ -208,19 +209,19 @@ class Embedding(msgspec.Struct):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(msgspec.Struct):
+class EmbeddingUsage(Struct):
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingList(msgspec.Struct):
+class EmbeddingList(Struct):
     object: Literal["list"]
     data: list[Embedding]
     model: str
     usage: EmbeddingUsage
 
 
-class Model(msgspec.Struct, kw_only=True):
+class Model(Struct, kw_only=True):
     """``created`` is the date of the file. ``context_length`` is the most tokens a prompt may have here (vLLM's name
     beside it); the model itself has no such limit."""
 
@@ -235,19 +236,19 @@ class Model(msgspec.Struct, kw_only=True):
     parameters: int | None = None
 
 
-class ModelList(msgspec.Struct):
+class ModelList(Struct):
     object: Literal["list"]
     data: list[Model]
 
 
-class TokenPiece(msgspec.Struct):
+class TokenPiece(Struct):
     """``piece``: its text, or its bytes where they are part of a character only."""
 
     id: int
     piece: str | list[int]
 
 
-class Tokens(msgspec.Struct):
+class Tokens(Struct):
     """With pieces, texts that came as ``content`` give ``tokens`` as llama.cpp has them."""
 
     tokens: list[int | TokenPiece]
@@ -256,7 +257,7 @@ class Tokens(msgspec.Struct):
     pieces: list[str] | None = None
 
 
-class PlainText(msgspec.Struct):
+class PlainText(Struct):
     """One text under the names vLLM and llama.cpp give it."""
 
     text: str

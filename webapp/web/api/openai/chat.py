@@ -7,12 +7,11 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
@@ -64,27 +63,27 @@ from webapp.web.api.openai.answers import (
 from webapp.web.api.states import Keeper, going_on
 
 
-class TextPart(msgspec.Struct, tag_field="type", tag="text"):
+class TextPart(Struct, tag_field="type", tag="text"):
     text: str
 
 
-class RefusalPart(msgspec.Struct, tag_field="type", tag="refusal"):
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
     refusal: str
 
 
-class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):
+class ImagePart(Struct, tag_field="type", tag="image_url"):
     """Refused: Roost's models read text."""
 
     image_url: Any = None
 
 
-class AudioPart(msgspec.Struct, tag_field="type", tag="input_audio"):
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
     """Refused."""
 
     input_audio: Any = None
 
 
-class FilePart(msgspec.Struct, tag_field="type", tag="file"):
+class FilePart(Struct, tag_field="type", tag="file"):
     """Refused."""
 
     file: Any = None
@@ -94,37 +93,37 @@ Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
 Content = str | list[Part]
 
 
-class FunctionCall(msgspec.Struct):
+class FunctionCall(Struct):
     """``arguments`` is JSON text; some programs replay it as the object it stands for."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCallIn(msgspec.Struct, kw_only=True):
+class ToolCallIn(Struct, kw_only=True):
     id: str | None = None
     function: FunctionCall
     type: Literal["function"] | None = "function"
 
 
-class SystemMessage(msgspec.Struct, tag_field="role", tag="system"):
+class SystemMessage(Struct, tag_field="role", tag="system"):
     content: Content | None
     name: str | None = None
 
 
-class DeveloperMessage(msgspec.Struct, tag_field="role", tag="developer"):
+class DeveloperMessage(Struct, tag_field="role", tag="developer"):
     """The same as system."""
 
     content: Content | None
     name: str | None = None
 
 
-class UserMessage(msgspec.Struct, tag_field="role", tag="user"):
+class UserMessage(Struct, tag_field="role", tag="user"):
     content: Content | None
     name: str | None = None
 
 
-class AssistantMessage(msgspec.Struct, tag_field="role", tag="assistant"):
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
     """``prefix`` on the last message: the answer begins with its content, and only what follows comes back."""
 
     content: Content | UnsetType | None = UNSET
@@ -135,7 +134,7 @@ class AssistantMessage(msgspec.Struct, tag_field="role", tag="assistant"):
     prefix: bool | None = None
 
 
-class ToolMessage(msgspec.Struct, tag_field="role", tag="tool"):
+class ToolMessage(Struct, tag_field="role", tag="tool"):
     """Without a ``tool_call_id`` it answers the first call before it that has no result yet."""
 
     content: Content | dict[str, Any] | None
@@ -159,7 +158,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
-class StreamOptions(msgspec.Struct, kw_only=True):
+class StreamOptions(Struct, kw_only=True):
     """``include_usage``: one more chunk before the end, with the token counts and no choices."""
 
     include_usage: bool | None = None
@@ -493,7 +492,6 @@ def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokeniz
     )
 
 
-@dataclass
 class Chunks(StreamWriter):
     """The stream of a chat completion: the role first, then pieces, the finish reason, and the usage if requested."""
 
@@ -505,12 +503,12 @@ class Chunks(StreamWriter):
     has_progress: bool = False
     began_at: float = field(default_factory=time.monotonic)
     keep: StateKeeper = lambda number: UNSET
-    counted: UsageSum = field(init=False)
+    counted: UsageSum = field(default_factory=UsageSum)
     calls: Counter[int] = field(default_factory=Counter)
     """How many calls each choice has made so far."""
 
     def __post_init__(self) -> None:
-        self.counted = UsageSum(self.answering.completion.prompt_tokens)
+        self.counted.prompt = self.answering.completion.prompt_tokens
 
     def is_begun_by(self, event: AnswerEvent) -> bool:
         return super().is_begun_by(event) or (self.has_progress and progress_of(event, 0) is not None)

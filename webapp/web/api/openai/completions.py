@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from flask import Response
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec.structs import replace
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
@@ -68,8 +68,7 @@ class CompletionRequest(FormFields, kw_only=True):
     suffix: Annotated[str, Meta(description="What follows the answer: G1 models from c on fill the gap.")] | None = None
 
 
-@dataclass(frozen=True)
-class Echo:
+class Echo(Struct, frozen=True):
     """The text before each answer, prompt by prompt, with ``n`` answers to each: "" and None without echo."""
 
     texts: tuple[str, ...]
@@ -203,7 +202,6 @@ def whole(chunks: TextChunks) -> TextCompletion:
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
 
 
-@dataclass
 class TextChunks(StreamWriter):
     """The stream of a text completion; the echoed prompt is its first piece."""
 
@@ -212,11 +210,11 @@ class TextChunks(StreamWriter):
     echo: Echo
     has_usage: bool
     has_logprobs: bool
-    counted: UsageSum = field(init=False)
+    counted: UsageSum = field(default_factory=UsageSum)
     keep: StateKeeper = lambda number: UNSET
 
     def __post_init__(self) -> None:
-        self.counted = UsageSum(self.answering.completion.prompt_tokens)
+        self.counted.prompt = self.answering.completion.prompt_tokens
 
     def begin(self) -> Iterator[bytes]:
         for number in range(len(self.echo.texts) * self.echo.n):

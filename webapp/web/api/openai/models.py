@@ -13,9 +13,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
-import msgspec
 from flask import Response, request
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from webapp.errors import ModelNotFound, RequestError, RoostError
 from webapp.i18n import Text
@@ -103,7 +102,7 @@ MOST_INPUTS = 2048
 InputItem = Annotated[str, Meta(min_length=1)] | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
 
 
-class EmbeddingRequest(msgspec.Struct, kw_only=True):
+class EmbeddingRequest(Struct, kw_only=True):
     """``input``: a text, several, token ids, or several lists of them."""
 
     input: Annotated[str, Meta(min_length=1)] | Annotated[list[InputItem], Meta(min_length=1)]
@@ -167,7 +166,7 @@ def encoded(vector: list[float], asked: EmbeddingRequest) -> list[float] | str:
     return base64.b64encode(numbers.tobytes()).decode("ascii")
 
 
-class TokenizeRequest(msgspec.Struct, kw_only=True):
+class TokenizeRequest(Struct, kw_only=True):
     """One of ``prompt``, ``content``, ``text`` (the same) or ``messages`` (the prompt made of them)."""
 
     prompt: str | None = None
@@ -178,7 +177,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     with_pieces: Annotated[bool, Meta(description="Each token's text as well.")] = False
 
 
-class DetokenizeRequest(msgspec.Struct, kw_only=True):
+class DetokenizeRequest(Struct, kw_only=True):
     tokens: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=1_000_000)]
     model: str | None = None
 

@@ -5,44 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from webapp.web.api.answering import sampling_struct
 from webapp.web.api.openai.answers import TokenLogprobs
 from webapp.web.api.openai.chat import Effort, MaxTokens
 
 
-class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
+class InputText(Struct, tag_field="type", tag="input_text"):
     text: str
 
 
-class OutputTextIn(msgspec.Struct, tag_field="type", tag="output_text"):
+class OutputTextIn(Struct, tag_field="type", tag="output_text"):
     """Of an earlier answer."""
 
     text: str
 
 
-class PlainTextIn(msgspec.Struct, tag_field="type", tag="text"):
+class PlainTextIn(Struct, tag_field="type", tag="text"):
     text: str
 
 
-class RefusalIn(msgspec.Struct, tag_field="type", tag="refusal"):
+class RefusalIn(Struct, tag_field="type", tag="refusal"):
     refusal: str
 
 
-class ReasoningText(msgspec.Struct, tag_field="type", tag="reasoning_text"):
+class ReasoningText(Struct, tag_field="type", tag="reasoning_text"):
     text: str
 
 
-class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
+class InputImage(Struct, tag_field="type", tag="input_image"):
     """Refused: Roost's models read text."""
 
 
-class InputFile(msgspec.Struct, tag_field="type", tag="input_file"):
+class InputFile(Struct, tag_field="type", tag="input_file"):
     """Refused."""
 
 
-class InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
+class InputAudio(Struct, tag_field="type", tag="input_audio"):
     """Refused."""
 
 
@@ -50,7 +50,7 @@ Part = InputText | OutputTextIn | PlainTextIn | RefusalIn | ReasoningText | Inpu
 Content = str | list[Part]
 
 
-class InputItem(msgspec.Struct, kw_only=True):
+class InputItem(Struct, kw_only=True):
     """A message (``role``, ``content``), a call (``call_id``, ``name``, ``arguments``), its result (``call_id``,
     ``output``), earlier thinking, which is not read again, or an ``item_reference`` (``id``)."""
 
@@ -64,19 +64,19 @@ class InputItem(msgspec.Struct, kw_only=True):
     output: Content | dict[str, Any] | None = None
 
 
-class ReasoningAsked(msgspec.Struct, kw_only=True):
+class ReasoningAsked(Struct, kw_only=True):
     effort: Effort | None = None
     summary: str | None = None
 
 
-class TextAsked(msgspec.Struct, kw_only=True):
+class TextAsked(Struct, kw_only=True):
     """``format``: text, json_object, or json_schema with name and schema."""
 
     format: dict[str, Any] | None = None
     verbosity: str | None = None
 
 
-class InputRequest(msgspec.Struct, kw_only=True):
+class InputRequest(Struct, kw_only=True):
     """A conversation whose tokens are to be counted. ``input``: a text, or items."""
 
     input: str | list[InputItem]
@@ -119,7 +119,7 @@ class ResponseRequest(SampledInput, kw_only=True):
     return_state: bool | None = None
 
 
-class ResponseQuery(msgspec.Struct, kw_only=True):
+class ResponseQuery(Struct, kw_only=True):
     """With ``stream``, the answer's events once more, each text as one piece; those up to number ``starting_after``
     are left out."""
 
@@ -127,7 +127,7 @@ class ResponseQuery(msgspec.Struct, kw_only=True):
     starting_after: Annotated[int, Meta(ge=0)] | None = None
 
 
-class ItemQuery(msgspec.Struct, kw_only=True):
+class ItemQuery(Struct, kw_only=True):
     """``after`` is the id of an item."""
 
     order: Literal["asc", "desc"] = "desc"
@@ -138,20 +138,20 @@ class ItemQuery(msgspec.Struct, kw_only=True):
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class OutputText(msgspec.Struct, tag_field="type", tag="output_text", kw_only=True):
+class OutputText(Struct, tag_field="type", tag="output_text", kw_only=True):
     text: str
     annotations: list[Any] = []
     logprobs: list[TokenLogprobs] = []
 
 
-class MessageItem(msgspec.Struct, tag_field="type", tag="message", kw_only=True):
+class MessageItem(Struct, tag_field="type", tag="message", kw_only=True):
     id: str
     status: Status = "in_progress"
     role: Literal["assistant"] = "assistant"
     content: list[OutputText] = []
 
 
-class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning", kw_only=True):
+class ReasoningItem(Struct, tag_field="type", tag="reasoning", kw_only=True):
     """The thought itself is ``content``; nobody sums it up."""
 
     id: str
@@ -161,7 +161,7 @@ class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning", kw_only=T
     encrypted_content: None = None
 
 
-class CallItem(msgspec.Struct, tag_field="type", tag="function_call", kw_only=True):
+class CallItem(Struct, tag_field="type", tag="function_call", kw_only=True):
     """``arguments`` is JSON text."""
 
     id: str
@@ -174,16 +174,16 @@ class CallItem(msgspec.Struct, tag_field="type", tag="function_call", kw_only=Tr
 OutputItem = MessageItem | ReasoningItem | CallItem
 
 
-class InputDetails(msgspec.Struct):
+class InputDetails(Struct):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
-class OutputDetails(msgspec.Struct):
+class OutputDetails(Struct):
     reasoning_tokens: int = 0
 
 
-class ResponseUsage(msgspec.Struct):
+class ResponseUsage(Struct):
     input_tokens: int
     input_tokens_details: InputDetails
     output_tokens: int
@@ -191,16 +191,16 @@ class ResponseUsage(msgspec.Struct):
     total_tokens: int
 
 
-class ResponseFailure(msgspec.Struct):
+class ResponseFailure(Struct):
     code: str
     message: str
 
 
-class IncompleteDetails(msgspec.Struct):
+class IncompleteDetails(Struct):
     reason: Literal["max_output_tokens"]
 
 
-class ResponseObject(msgspec.Struct, kw_only=True):
+class ResponseObject(Struct, kw_only=True):
     """``temperature`` and the other figures are those the answer was made with. ``state_id``: where it was asked for
     by ``return_state``, and the answer is complete."""
 
@@ -238,13 +238,13 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Deleted(msgspec.Struct):
+class Deleted(Struct):
     id: str
     object: Literal["response"] = "response"
     deleted: bool = True
 
 
-class ItemList(msgspec.Struct):
+class ItemList(Struct):
     """What an answer was given to: the items of its input and of the answers before it."""
 
     data: list[dict[str, Any]]
@@ -254,6 +254,6 @@ class ItemList(msgspec.Struct):
     object: Literal["list"] = "list"
 
 
-class InputTokens(msgspec.Struct):
+class InputTokens(Struct):
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"

@@ -12,12 +12,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 from flask import Response, current_app, g
-from msgspec import UNSET
+from msgspec import UNSET, Struct, field
+from msgspec.structs import replace
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ToolCall
@@ -418,8 +418,7 @@ def ended(response: ResponseObject, end: Finished) -> ResponseObject:
     return response
 
 
-@dataclass
-class Output:
+class Output(Struct):
     """The items of a response. ``tokenizer`` is given if logprobs are requested."""
 
     items: list[OutputItem]
@@ -511,7 +510,6 @@ class Output:
         return {"type": kind, "output_index": len(self.items) - 1, **fields}
 
 
-@dataclass
 class ResponseEvents(StreamWriter):
     """The stream of a response: its head, its items from start to end, and finally the complete response."""
 
