@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from models.music.tunes import abc_tune
 from tests.errors import raises_code
 from webapp.errors import RoostError
-from webapp.music.abc import count_bars, read_abc
+from webapp.music.abc import read_abc
 from webapp.music.events import MOST_NOTES, events_of, notes_of
 
 
@@ -83,14 +84,19 @@ def test_voices_are_tracks():
     ]
 
 
+def bars_in(text):
+    """How many bars of a tune have notes."""
+    tune = re.sub(r"^[A-Z]:.*$", "", text, flags=re.MULTILINE)  # without its header
+    return sum(bool(re.search("[A-Ga-g]", bar)) for bar in tune.split("|"))
+
+
 def test_the_authors_example_and_generated_tunes():
     """The prompt in ChatRWKV's music/run.py: three bars of 3/4, the first a pickup."""
     example = 'S:3\nB:9\nE:4\nB:9\nE:4\nE:4\nB:9\nL:1/8\nM:3/4\nK:D\n Bc |"G" d2 cB"A" A2 FE |"Bm" F2 B4 F^G |'
-    assert count_bars(example) == 3
     assert starts(example)[-1] == 17
     for seed in range(50):
         text = abc_tune(seed)
-        assert count_bars(text) == 8
+        assert bars_in(text) == 8
         assert len(notes_of(events_of(read_abc(text)))) == len(read_abc(text))
 
 

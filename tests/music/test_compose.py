@@ -15,12 +15,13 @@ from models.music.tunes import abc_tune, midi_tune
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread
 from tests.music.models import music_model
+from tests.music.test_abc import bars_in
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import ContentDelta
 from webapp.chat.messages import Message, Role
 from webapp.cli import main
 from webapp.manager.manager import ModelManager
-from webapp.music.abc import count_bars, read_abc
+from webapp.music.abc import read_abc
 from webapp.music.events import Note, NoteDecoder, bar_places, events_of, notes_of, read_text, write_text
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved, text_of_notes
@@ -88,7 +89,7 @@ def test_a_midi_model_writes_music_and_its_notes_stream(managers):
 
 def test_an_abc_model_writes_a_tune_of_the_wanted_bars(managers):
     (text,) = written(managers["abc"], Wish("S:2\nB:4\nE:5\nB:4\nL:1/8\nM:4/4\nK:G\n", rules={"bars": 6}))
-    assert count_bars(text) == 6
+    assert bars_in(text) == 6
     assert len(read_abc(text)) > 10
     assert saved("abc", text, ".abc").startswith(b"X:1\n") and read_midi(saved("abc", text, ".mid"))
 

@@ -20,12 +20,11 @@ from webapp.music.events import (
     normalised,
     notes_of,
     read_text,
-    seconds_of,
     write_text,
 )
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.tokenizer import StreamDecoder, load_tokenizer
-from webapp.tokenizer.music import MIDI, MIDI_PIANO, MidiVocabulary
+from webapp.tokenizer.music import MIDI, MIDI_PIANO, STEP_S, MidiVocabulary
 
 PIECE = "<start> p:24:a pi:3c:a t50 p:24:0 pi:3c:0 t125 t125 t3 pi:3e:b t1 pi:3e:0 <end>"
 
@@ -60,7 +59,7 @@ def test_a_text_of_events_has_its_waits_and_order():
     assert events[:2] == [Event(0, 0, 0x24, 10), Event(0, 8, 0x3C, 10)]
     assert write_text(events) == PIECE
     assert write_text(events, is_marked=False) == PIECE[len("<start> ") : -len(" <end>")]
-    assert seconds_of(events) == pytest.approx((50 + 253 + 1) * 0.008)
+    assert events[-1].step * STEP_S == pytest.approx((50 + 253 + 1) * 0.008)
     assert write_text(read_text("t9 " + PIECE[8:])) == PIECE  # silence before the first event is removed
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.music.test_events import control, made, off, on
 from webapp.errors import RoostError
-from webapp.music.events import MOST_NOTES, MOST_SECONDS, NoteDecoder, notes_of, read_text, seconds_of
+from webapp.music.events import MOST_NOTES, MOST_SECONDS, NoteDecoder, notes_of, read_text
 from webapp.music.midi_file import read_midi
+from webapp.tokenizer.music import STEP_S
 
 GOOD = made(on(60), off(60, 480))
 
@@ -79,7 +80,7 @@ def test_an_odd_file_is_read_within_bounds(name):
     events = read_midi(BOUNDED[name])
     notes = notes_of(events)
     assert 0 < len(notes) <= MOST_NOTES
-    assert seconds_of(events) <= MOST_SECONDS
+    assert events[-1].step * STEP_S <= MOST_SECONDS
 
 
 def test_every_beginning_of_a_file_and_every_changed_byte_is_refused_or_read():

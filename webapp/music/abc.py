@@ -93,16 +93,6 @@ def read_abc(text: str) -> list[Note]:
     return sorted(notes, key=lambda note: (note.start_s, note.pitch))
 
 
-def count_bars(text: str) -> int:
-    """Counts bars that are not empty, of all voices and without repeats."""
-    count, has_sound = 0, False
-    for voice in _voices(text[:MOST_CHARS]):
-        for item in voice.items:
-            count += isinstance(item, _Bar) and has_sound
-            has_sound = not isinstance(item, _Bar)
-    return count
-
-
 def _voices(text: str) -> list[_Voice]:
     first = _Voice()
     voices, current, is_unit_set = {"": first}, first, False

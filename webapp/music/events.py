@@ -148,10 +148,6 @@ def _waits(steps: int) -> Iterator[str]:
         steps -= WAITS
 
 
-def seconds_of(events: Iterable[Event]) -> float:
-    return max((event.step for event in events), default=0) * STEP_S
-
-
 # notes
 
 
