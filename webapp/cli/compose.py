@@ -15,18 +15,7 @@ from webapp.cli.options import add_model_options, add_sampling_options, output_f
 from webapp.errors import FileMissing, RoostError
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
-from webapp.services.compose import (
-    ENDINGS,
-    PIECE_TOKENS,
-    RULES,
-    Wish,
-    compose,
-    kind_of,
-    notes_of_text,
-    read_seed,
-    saved,
-    vocabulary_of,
-)
+from webapp.services import compose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", default="", help=t("cli.compose.prompt"))
     parser.add_argument("--seed-file", type=Path, metavar="FILE", help=t("cli.compose.seed_file"))
     parser.add_argument("--instruments", default="", metavar="NAMES", help=t("cli.compose.instruments"))
-    for name in RULES:
+    for name in compose.RULES:
         kind = int if name == "bars" else float
         text = t(f"cli.compose.{name}")
         parser.add_argument("--" + name.replace("_", "-"), dest=f"rule_{name}", type=kind, metavar="N", help=text)
@@ -47,25 +36,25 @@ def run(args: argparse.Namespace) -> int:
     ending = args.out.suffix.lower()
     with closing(ModelManager(settings_from(args))) as manager:
         info = manager.model_info()
-        kind, vocabulary = kind_of(info), vocabulary_of(info)
-        if ending not in ENDINGS[kind]:  # before the piece is generated
-            raise RoostError("music_ending", ending=ending, names=", ".join(ENDINGS[kind]))
+        kind, vocabulary = compose.kind_of(info), compose.vocabulary_of(info)
+        if ending not in compose.ENDINGS[kind]:  # before the piece is generated
+            raise RoostError("music_ending", ending=ending, names=", ".join(compose.ENDINGS[kind]))
         prompt = args.prompt
         if args.seed_file is not None:
-            prompt = read_seed(kind, args.seed_file.name, _content(args.seed_file), vocabulary)
+            prompt = compose.read_seed(kind, args.seed_file.name, _content(args.seed_file), vocabulary)
         given = sampling_given(args)
-        tokens = given.pop("max_tokens", PIECE_TOKENS)
-        rules: dict[str, Any] = {name: getattr(args, f"rule_{name}") for name in RULES}
+        tokens = given.pop("max_tokens", compose.PIECE_TOKENS)
+        rules: dict[str, Any] = {name: getattr(args, f"rule_{name}") for name in compose.RULES}
         rules["instruments"] = [name.strip() for name in args.instruments.split(",") if name.strip()]
-        (generation,) = compose(manager, Wish(prompt, rules=rules, sampling=given, max_tokens=tokens))
+        (generation,) = compose.compose(manager, compose.Wish(prompt, rules=rules, sampling=given, max_tokens=tokens))
         generation.start()
         for event in generation.events():
             if isinstance(event, ContentDelta) and sys.stderr.isatty():
                 print(event.text, end="", flush=True, file=sys.stderr)
         end = generation.finish()
     text = prompt + generation.text.content
-    notes = notes_of_text(kind, text, vocabulary)
-    args.out.write_bytes(saved(kind, text, ending, vocabulary))
+    notes = compose.notes_of_text(kind, text, vocabulary)
+    args.out.write_bytes(compose.saved(kind, text, ending, vocabulary))
     length = max(note.start_s + note.duration_s for note in notes)
     document = {
         "file": str(args.out),

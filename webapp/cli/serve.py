@@ -27,22 +27,17 @@ from webapp.web.peer import RateLimit
 PLACES = ("host", "port", "data_dir", "models_dir", "lan", "tls", "token")
 FIRST = (*PLACES, "model", "strategy", "adapter", "state", "preset", "api_only")
 
-SHORT_STRATEGIES = ("webgpu",)
-"""Strategies that have a flag in RWKV-Runner's backend-python."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, FIRST)
     parser.add_argument(
         "--no-browser", dest="open_browser", action="store_false", default=None, help=t("cli.serve.no_browser")
     )
-    parser.add_argument(
-        "--rwkv.cpp", dest="strategy", action="store_const", const="rwkv.cpp", help=t("cli.serve.rwkv_cpp")
-    )
-    for name in SHORT_STRATEGIES:
-        parser.add_argument(
-            f"--{name}", dest="strategy", action="store_const", const=name, help=t("cli.serve.short", strategy=name)
-        )
+    for name, about in (  # flags of RWKV-Runner's backend-python
+        ("rwkv.cpp", t("cli.serve.rwkv_cpp")),
+        ("webgpu", t("cli.serve.short", strategy="webgpu")),
+    ):
+        parser.add_argument(f"--{name}", dest="strategy", action="store_const", const=name, help=about)
     parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
     rest = parser.add_argument_group(t("cli.serve.further"))
     for name in SETTINGS:
