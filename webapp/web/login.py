@@ -52,7 +52,6 @@ body { margin: 0; min-height: 100vh; display: grid; place-items: center; backgro
   color: light-dark(#1F1D1A, #E9E7E2); }
 main { width: min(24rem, 88vw); }
 h1 { font-size: 1.4rem; line-height: 1.3; margin: 0 0 .5rem; }
-h2 { font-size: 1.05rem; line-height: 1.3; margin: 1.5rem 0 0; }
 .help { margin: 0; font-size: .9rem; opacity: .8; }
 label { display: block; font-weight: 600; margin-top: 1rem; }
 input { box-sizing: border-box; width: 100%; font: inherit; padding: .6rem .7rem; margin: .3rem 0; border-radius: .5rem;

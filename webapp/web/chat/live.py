@@ -16,14 +16,10 @@ from flask import Flask, current_app
 from msgspec import Struct
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
-from webapp.engine.sampling_params import SamplingParams
 from webapp.services.attachments import Attachments
-from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
-from webapp.services.presets.presets import Sampling, mode_of, published_sampling
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import Person
-from webapp.storage.presets import Preset
-from webapp.storage.records import Chat
 from webapp.web.kit.page import PageContext, Values, base, current_locale, render_fragment
 
 PRESETS = "presets"
@@ -312,17 +308,6 @@ class ChatContext(PageContext):
         """The running turn in this chat."""
         turn = self.turns.live(chat_id) if chat_id else None
         return turn if turn is not None and not turn.is_finished else None
-
-    def base_sampling(self, preset: Preset, chat: Chat) -> SamplingParams:
-        """The sampling from the preset and the chosen model, before a chat's own overrides."""
-        return self.presets.sampling(preset, {}, self.model, self._mode(preset, chat))
-
-    def published(self, preset: Preset, chat: Chat) -> Sampling:
-        """The recommendation of the chosen model's makers."""
-        return published_sampling(self.model, self._mode(preset, chat))
-
-    def _mode(self, preset: Preset, chat: Chat) -> str:
-        return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.database).is_on)
 
 
 def this_app() -> Flask:

@@ -32,7 +32,7 @@ from webapp.services.presets.fields import (
     read_field,
     read_fields,
 )
-from webapp.services.presets.presets import file_name
+from webapp.services.presets.presets import file_name, mode_of, published_sampling
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatSummary, ChatTools, SearchHit
 from webapp.web.chat.live import PRESETS, ChatContext
@@ -253,8 +253,13 @@ def read_base(page: ChatContext, chat: Chat, fields: FrameFields) -> Mapping[str
 def preset_values(page: ChatContext, chat: Chat) -> dict[str, Any]:
     """The values that a chat uses if it sets nothing itself."""
     preset = page.presets.of_chat(chat)
-    params = page.base_sampling(preset, chat)
+    params = page.presets.sampling(preset, {}, page.model, _mode(page, preset, chat))
     return {**{row.name: getattr(params, row.name) for row in SAMPLING}, "think_mode": preset.think_mode}
+
+
+def _mode(page: ChatContext, preset: Preset, chat: Chat) -> str:
+    """Which of the recommendations of the model's makers counts."""
+    return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, page.database).is_on)
 
 
 def _is_given(fields: FrameFields, row: Parameter) -> bool:
@@ -378,7 +383,8 @@ def options(page: ChatContext, chat: Chat) -> Values:
     t, preset = page.t, page.presets.of_chat(chat)
     base = preset_values(page, chat)
     set_here = {*preset.sampling}
-    origins = {name: key for name, key in page.published(preset, chat).origins.items() if name not in set_here}
+    published = published_sampling(page.model, _mode(page, preset, chat))
+    origins = {name: key for name, key in published.origins.items() if name not in set_here}
     knobs = [_knob(row, t, base, chat, origins) for row in SAMPLING]
     more = [knob for row, knob in zip(SAMPLING, knobs, strict=True) if not row.is_common]
     names = _names_set_by(preset, t)

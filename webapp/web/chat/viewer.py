@@ -235,14 +235,16 @@ class Viewer:
 
     def _refresh(self) -> None:
         """Renders what has changed. All reads for it see the database at one moment."""
-        before, self._revision = self._revision, self.page.status.revision
-        self._is_paced = self._revision != before  # a loading model reports every tensor
+        now, runs = self.page.status, self.page.what_runs
+        self._is_paced = now.revision != self._revision  # a loading model reports every tensor
         if self._is_paced:
-            self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
-            self._introduce_model()
+            self._send(self.page.renderings.strip(status.strip(now, self.page.t), self._locale))
+        if now.model != self._model and not self.chat_id:  # a chat that has not begun shows the chosen model
+            self.fragment("chat/_welcome.html", welcome=welcome(self.page, self._draft))
         has_list = self._list_in_s <= 0 and self._is_news(self.page.list_topic)
         has_chat = bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
-        has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat
+        has_panel = self._is_news(PRESETS) or has_chat or runs != self._runs
+        self._revision, self._model, self._runs = now.revision, now.model, runs
         if not (has_list or has_panel):
             return
         unsent: list[str] = []
@@ -261,16 +263,6 @@ class Viewer:
             self._send(text)
         if has_files:  # also outside: counting their tokens may write
             self._show_attached()
-
-    def _runs_otherwise(self) -> bool:
-        before, self._runs = self._runs, self.page.what_runs
-        return before != self._runs
-
-    def _introduce_model(self) -> None:
-        """In a chat that has not begun, shows the newly chosen model instead of the previous one."""
-        before, self._model = self._model, self.page.status.model
-        if self._model != before and not self.chat_id:
-            self.fragment("chat/_welcome.html", welcome=welcome(self.page, self._draft))
 
     def _is_news(self, topic: str) -> bool:
         number = self.page.news.number(topic)
@@ -373,7 +365,8 @@ class Viewer:
         """Sends new text; True if there is more than the renderings contain."""
         turns = self.page.turns.answers(self.chat_id) if self.chat_id else []
         new = [turn for turn in turns if not turn.is_finished or turn.message_id in self._open_ids]
-        new = [turn for turn in new if not self._is_followed(turn)]
+        followed = [following.turn for following in self._followings.values()]
+        new = [turn for turn in new if turn not in followed]
         if any(turn.message_id not in self._cards | {row.id for row in self._shown} for turn in new):
             self._show_branch()
         for turn in new:
@@ -395,10 +388,6 @@ class Viewer:
             else:
                 has_more = has_more or view.has_more
         return has_more
-
-    def _is_followed(self, turn: LiveTurn) -> bool:
-        found = self._followings.get(turn.message_id)
-        return found is not None and found.turn is turn
 
     def _stop_following(self, message_id: str) -> None:
         following = self._followings.pop(message_id, None)

@@ -383,7 +383,9 @@ class PageContext:
         message, hint = self.explain(error)
         return {"code": error.code, "message": message, "hint": hint}
 
-    def done_toast(self, prefix: str, known: Collection[str], undo: str | None = None) -> tuple[Toast, ...]:
+    def done_toast(
+        self, prefix: str, known: Collection[str], undo: str | None = None, hint: str = ""
+    ) -> tuple[Toast, ...]:
         """The toast for ``?said=`` after a redirect: the text ``<prefix>.<said>`` about ``?about=``, a name or a count;
         none for an unknown ``said``. ``undo`` None: restores the row ``?undo=``, as :func:`undone_id` reads it."""
         said, about = request.args.get("said", ""), request.args.get("about", "")[:ABOUT_CHARS]
@@ -391,7 +393,9 @@ class PageContext:
             row_id = request.args.get("undo", "")
             undo = f"restore:{row_id}" if ROW_ID.fullmatch(row_id) else ""
         count = int(about) if about.isdecimal() and len(about) < 10 else 0
-        return (Toast("done", self.t(f"{prefix}.{said}", name=about, count=count), undo=undo),) if said in known else ()
+        if said not in known:
+            return ()
+        return (Toast("done", self.t(f"{prefix}.{said}", name=about, count=count), hint, undo),)
 
     def model_url(self, name: str) -> str:
         return url_for("models.details", name=name)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Blueprint, Response, redirect, request, url_for
 from msgspec import Struct
@@ -57,6 +55,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition
 from webapp.web.jobs import describes
 from webapp.web.kit.page import (
+    ROW_ID,
     Choice,
     PageContext,
     Toast,
@@ -70,7 +69,8 @@ from webapp.web.kit.page import (
 )
 
 blueprint = Blueprint("bench", __name__, url_prefix="/bench")
-ID = r"[0-9a-f]{32}"
+MOMENT = re.compile(r"\d{1,12}\.\d{1,9}")
+"""When cases were deleted, in seconds since 1970: what an undo of all of them names."""
 MAX_IMPORT_CHARS = 5_000_000
 FORM_BYTES = 8 << 20
 SAID = ("added", "changed", "deleted", "cleared", "restored", "made", "imported", "run_deleted")
@@ -159,7 +159,10 @@ def case_of(draft: CaseDraft) -> BenchCase:
     """Raises BenchCaseInvalid with the invalid field."""
     calls: tuple[ExpectedCall, ...] = ()
     if draft.expect == SEVERAL:
-        calls = _several(draft.arguments)
+        try:
+            calls = calls_from_text(draft.arguments)
+        except BenchCaseInvalid as exc:
+            raise exc.with_params(field="arguments") from exc
     elif draft.expect:
         calls = (ExpectedCall(draft.expect, arguments_from_text(draft.arguments)),)
     return checked(BenchCase(draft.prompt.strip(), calls))
@@ -171,13 +174,6 @@ def read_count(text: str, usual: int, least: int, most: int) -> int:
         return min(max(int(text), least), most)
     except ValueError:
         return usual
-
-
-def _several(text: str) -> tuple[ExpectedCall, ...]:
-    try:
-        return calls_from_text(text)
-    except BenchCaseInvalid as exc:
-        raise exc.with_params(field="arguments") from exc
 
 
 # the page of the bench
@@ -584,9 +580,9 @@ def clear_cases() -> BaseResponse:
 def do() -> BaseResponse:
     """The undo command of a toast: for one case, or for all that were deleted together."""
     store, wanted = current_bench().store, request.form.get("do", "").removeprefix("restore:")
-    if re.fullmatch(r"\d{1,12}\.\d{1,9}", wanted):
+    if MOMENT.fullmatch(wanted):
         store.restore_cases(float(wanted))
-    elif re.fullmatch(ID, wanted):
+    elif ROW_ID.fullmatch(wanted):
         store.restore_case(wanted)
     else:
         raise RoostError("bench_not_found")
@@ -630,18 +626,12 @@ def export_cases() -> Response:
 
 
 def _back(said: str, count: int = 0, without: str = "", undo: str = "") -> BaseResponse:
-    about = {name: str(value) for name, value in (("count", count), ("without", without), ("undo", undo)) if value}
-    anchor = "" if said == "run_deleted" else "cases"
-    return redirect(f"{url_for('tools.bench.index')}?{urlencode({'said': said, **about})}#{anchor}", 303)
+    told: Values = {"said": said, "about": count or None, "without": without or None, "undo": undo or None}
+    return redirect(url_for("tools.bench.index", _anchor=None if said == "run_deleted" else "cases", **told), 303)
 
 
 def _said_toast(bench: Bench) -> tuple[Toast, ...]:
-    said, t = request.args.get("said", ""), bench.t
-    if said not in SAID:
-        return ()
-    count = read_count(request.args.get("count", ""), 0, 0, 10_000)
-    without = request.args.get("without", "")[:500]
-    hint = t("tool_bench.said.without", names=without.replace(",", ", ")) if without else ""
-    undo = request.args.get("undo", "")
-    command = f"restore:{undo}" if re.fullmatch(rf"{ID}|\d{{1,12}}\.\d{{1,9}}", undo) else ""
-    return (Toast(uuid.uuid4().hex[:8], t(f"tool_bench.said.{said}", count=count), hint, command),)
+    without, undo = request.args.get("without", "")[:500], request.args.get("undo", "")
+    hint = bench.t("tool_bench.said.without", names=without.replace(",", ", ")) if without else ""
+    command = f"restore:{undo}" if ROW_ID.fullmatch(undo) or MOMENT.fullmatch(undo) else ""
+    return bench.page.done_toast("tool_bench.said", SAID, command, hint)
