@@ -57,7 +57,6 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
     active = t("chat.options.preset_active", name=shown_name(page.presets.active(), t))
     return {
         "page_title": t("batch.title"),
-        "commands_url": url_for("batch.do"),
         "toasts": page.done_toast("batch.said", ("deleted", "restored")),
         "form": given,
         "kinds": [Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
@@ -124,7 +123,6 @@ def show(batch_id: str) -> Response:
     job = page.batches.job_of(batch_id)
     values = {
         "page_title": batch.name,
-        "commands_url": url_for("batch.do"),
         "batch": batch,
         "facts": _facts(page, batch),
         "rows": [_row(page, row) for row in rows],

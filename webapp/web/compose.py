@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request, url_for
+from flask import Blueprint, Response, jsonify, request
 
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.errors import InvalidOption, RoostError
@@ -87,7 +87,6 @@ def compose_page(page: PageContext, text: str = "", error: RoostError | None = N
     model = page.model if page.model is not None and page.model.kind == "music" else None
     shown: Values = {
         "page_title": page.t("nav.compose"),
-        "commands_url": url_for("compose.index"),
         "toasts": (page.error_toast(error),) if error else (),
         "kind": kind_of(model) if model else "",
         "models": [entry.name for entry in music_models(page)],

@@ -84,7 +84,6 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
     given["strategy"] = given["strategy"] or page.conversions.strategies()[1]
     return {
         "page_title": t("conversion.title"),
-        "commands_url": url_for("conversion.index"),
         "models_url": url_for("models.index"),
         "models": [Choice(name, name) for name in models],
         "loras": [Choice("", t("conversion.no_lora")), *(Choice(name, name) for name in loras)],

@@ -58,7 +58,6 @@ def job_list(page: PageContext, *kinds: str) -> Values:
     """``_jobs.html``. No ``kinds`` means all."""
     rows = [_row(page, job) for job in _shown_jobs(page, *kinds)]
     return {
-        "kinds": kinds,
         "url": url_for("jobs.index", kind=kinds),
         "rows": rows,
         "is_busy": any(row["status"] in (WAITING, RUNNING) for row in rows),

@@ -79,7 +79,6 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
     suggested = suggestions(chosen.inspection) if chosen and chosen.inspection else []
     return {
         "page_title": page.t("measure.title"),
-        "commands_url": url_for("measure.index"),
         "machine": machine_facts(page),
         "models": [Choice(entry.name, entry.name) for entry in entries],
         "model": page.field("measure.field.model", chosen.name if chosen else ""),

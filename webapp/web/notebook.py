@@ -85,7 +85,6 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
     notebooks, t = page.notebooks, page.t
     shown: Values = {
         "page_title": notebook.name if notebook else t("nav.notebook"),
-        "commands_url": url_for("notebook.do"),
         "toasts": toasts,
         "rows": [
             {
@@ -311,7 +310,6 @@ def tokens(notebook_id: str) -> Response:
     pieces, has_more = page.notebooks.pieces(notebook.draft, SHOWN_TOKENS)
     values = {
         "page_title": notebook.name,
-        "commands_url": url_for("notebook.do"),
         "notebook": notebook,
         "pieces": [_piece(*piece) for piece in pieces],
         "has_more": has_more,

@@ -74,8 +74,9 @@ class TrustedProxies:
             environ["wsgi.url_scheme"] = said["proto"]
         if HOST.fullmatch(said.get("host", "")):
             environ["HTTP_HOST"] = said["host"]
-        if PREFIX.fullmatch(_last(environ, "HTTP_X_FORWARDED_PREFIX")):
-            _set_base(environ, _last(environ, "HTTP_X_FORWARDED_PREFIX"))
+        prefixes = _values(environ, "HTTP_X_FORWARDED_PREFIX")
+        if prefixes and PREFIX.fullmatch(prefixes[-1]):
+            _set_base(environ, prefixes[-1])
 
     def client_address(self, environ: Mapping[str, Any]) -> str:
         """The address whose limits apply to the request."""
@@ -197,10 +198,6 @@ def _forwarded_element(element: str) -> dict[str, str]:
 
 def _values(environ: Mapping[str, Any], name: str) -> list[str]:
     return [value.strip() for value in str(environ.get(name, "")).split(",") if value.strip()]
-
-
-def _last(environ: Mapping[str, Any], name: str) -> str:
-    return (_values(environ, name) or [""])[-1]
 
 
 def address_key(address: str) -> str:

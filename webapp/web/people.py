@@ -373,7 +373,6 @@ def page_context(
     here = OwnersView(page) if is_owner else None
     return {
         "page_title": page.t("people.title"),
-        "commands_url": "",
         "role": role.name.lower(),
         "is_owner": is_owner,
         "person": g.person,
@@ -563,7 +562,6 @@ def _tokens_page(secret: str = "", error: str = "") -> Response:
     people = [each for each in guard.people.list() if each.revoked_at is None and (each.name or each.is_owner)]
     values = {
         "page_title": page.t("tokens.title"),
-        "commands_url": "",
         "rows": [token_row(page, token) for token in guard.tokens.list()],
         "people": [(person.id, person.name or page.t("tokens.owner")) for person in people],
         "scopes": SCOPES,

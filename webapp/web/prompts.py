@@ -59,7 +59,6 @@ def show(form: Values | None = None, error: RoostError | None = None, place: str
     page, name = fresh_page() if error else current_page(), request.blueprint or ""
     values = {
         "page_title": page.t(f"{name}.title"),
-        "commands_url": url_for(".do"),
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
         **(prompts_page(page, form) if name == "prompts" else personas_page(page, form)),
     }

@@ -68,7 +68,7 @@ def settings_page(
     page: PageContext, toasts: tuple[Toast, ...] = (), refused: tuple[str, RoostError] | None = None
 ) -> Values:
     settings, t = page.settings, page.t
-    shown = {"page_title": t("settings_page.title"), "commands_url": "", "toasts": toasts}
+    shown = {"page_title": t("settings_page.title"), "toasts": toasts}
     if current_role() < Role.LOCAL:
         return shown
     waiting = _waiting(settings)

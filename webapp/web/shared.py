@@ -107,7 +107,6 @@ def index() -> Response:
     made = request.args.get("about", "")[:ID_CHARS] if request.args.get("said") == "made" else ""
     values = {
         "page_title": page.t("shared.title"),
-        "commands_url": "",
         "toasts": page.done_toast("shared.said", SAID, undo=""),
         "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
         "is_reachable": the_guard().is_shared,

@@ -8,7 +8,7 @@ from os.path import normpath
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, current_app, has_request_context, redirect, request
+from flask import Blueprint, Response, current_app, has_request_context, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.engine.options import AUTOMATIC
@@ -73,9 +73,12 @@ class LazyShell:
 
 def shell(page: PageContext) -> Values:
     """``base.html``, on every page, with :func:`browser_choices`; ``html_lang``: the document's language tag;
+    ``commands_url``: where the page posts its commands, the ``do`` of its blueprint;
     ``is_owner_needed``: the page's content can only be changed by a higher role than the reader's."""
+    commands = (f"{name}.do" for name in request.blueprints)
     return {
         **browser_choices(),
+        "commands_url": next((url_for(name) for name in commands if name in current_app.view_functions), ""),
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
         "is_panel_open": request.cookies.get(PANEL_COOKIE) != "closed",
         "rail": [

@@ -74,9 +74,12 @@ class FrameFields:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             _refuse(f"{name} must be a number")
         try:
-            return self._in_range(name, float(value), at_least, at_most)
+            number = float(value)
         except (ValueError, OverflowError):
             _refuse(f"{name} must be a number")
+        if not math.isfinite(number) or not at_least <= number <= at_most:
+            _refuse(f"{name} must be from {at_least} to {at_most}")
+        return number
 
     def flag(self, name: str) -> bool:
         """A checkbox: absent, false, "", "false", "off" and "0" are False."""
@@ -89,12 +92,6 @@ class FrameFields:
         value = self.values.get(name, default)
         if value is None:
             _refuse(f"{name} is missing")
-        return value
-
-    @staticmethod
-    def _in_range(name: str, value: float, at_least: float, at_most: float) -> float:
-        if not math.isfinite(value) or not at_least <= value <= at_most:
-            _refuse(f"{name} must be from {at_least} to {at_most}")
         return value
 
 
@@ -398,10 +395,7 @@ class Commands:
         return CommandResult(made.id)
 
     def pin_chat(self, command: Command) -> CommandResult:
-        return self._placed(command, is_pinned=True)
-
-    def unpin_chat(self, command: Command) -> CommandResult:
-        return self._placed(command, is_pinned=False)
+        return self._placed(command, is_pinned=command.do == "pin_chat")
 
     def move_chat(self, command: Command) -> CommandResult:
         return self._placed(command, folder=command.fields.text("folder", FOLDER_CHARS))
@@ -489,7 +483,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "restore_chat": Commands.restore_chat,
     "duplicate_chat": Commands.duplicate_chat,
     "pin_chat": Commands.pin_chat,
-    "unpin_chat": Commands.unpin_chat,
+    "unpin_chat": Commands.pin_chat,
     "move_chat": Commands.move_chat,
     "archive_chat": Commands.archive_chat,
     "unarchive_chat": Commands.unarchive_chat,

@@ -129,7 +129,7 @@ def switch() -> Response:
     page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else _new_chat(page)
     shown = {"page_title": page.t("chat.switch.label"), "back_url": f"/chat/{chat_id}" if chat_id else "/"}
-    return _part("chat/_switch.html", {**shown, "commands_url": "/chat/do", "switch": switcher(page, chat)})
+    return _part("chat/_switch.html", {**shown, "switch": switcher(page, chat)})
 
 
 @blueprint.get("/own")
@@ -305,7 +305,7 @@ def aside(chat_id: str, kind: str) -> Response:
         except RoostError as exc:
             values["failure"] = page.sentences(exc)
     shown = {"aside": values, "page_title": page.t("chat.aside.label"), "back_url": f"/chat/{chat_id}"}
-    return _part("chat/_aside.html", {**shown, "commands_url": "/chat/do"})
+    return _part("chat/_aside.html", {**shown})
 
 
 def _part(name: str, values: Values) -> Response:

@@ -34,7 +34,7 @@ from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, StoredMessage
 from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
-from webapp.web.chat.sidebars import NEW_CHAT, chat_list, load_offer, panel_of, preset_groups, title_of, tool_switch
+from webapp.web.chat.sidebars import chat_list, load_offer, panel_of, preset_groups, title_of, tool_switch
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
@@ -60,9 +60,7 @@ NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_r
 # the page
 
 
-def chat_page(
-    page: ChatContext, chat: Chat = NEW_CHAT, at: str = "", toasts: tuple[Toast, ...] = (), text: str = ""
-) -> Values:
+def chat_page(page: ChatContext, chat: Chat, at: str, toasts: tuple[Toast, ...], text: str) -> Values:
     """``chat/page.html``; the chat's id is "" until its first message. ``at``: a message found by a search;
     ``elsewhere``: the command that shows its version, if that is not shown; ``text``: the text in the composer."""
     branch = page.store.branch(chat.id) if chat.id else []
@@ -324,7 +322,6 @@ def several_page(page: ChatContext, message_id: str) -> Values:
     ]
     return {
         "page_title": t("chat.several.label"),
-        "commands_url": "/chat/do",
         "back_url": f"/chat/{stored.chat_id}",
         "id": message_id,
         "chat_id": stored.chat_id,
@@ -510,13 +507,12 @@ CLASSES = (0.9, 0.5, 0.2, 0.05)
 """A token's colour gets stronger with each of these limits that its probability is below."""
 
 
-def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
+def token_page(page: ChatContext, message_id: str, start: int) -> Values:
     """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by probability, from ``start`` on.
     ``failure``: why they cannot be shown."""
     stored = page.store.message(message_id)
     view: Values = {
         "page_title": page.t("chat.tokens.label"),
-        "commands_url": "/chat/do",
         "back_url": f"/chat/{stored.chat_id}",
         "id": message_id,
         "is_shown": True,
@@ -648,7 +644,6 @@ def file_page(page: ChatContext, chat_id: str, attachment_id: str) -> Values:
     found = page.files.store.get(chat_id, attachment_id)
     return {
         "page_title": found.name,
-        "commands_url": "/chat/do",
         "name": found.name,
         "facts": [size_text(found.size_bytes), reading_words(found.as_attached, page.t)],
         "text": page.files.store.text(chat_id, attachment_id),

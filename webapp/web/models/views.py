@@ -73,7 +73,6 @@ def models_page(
     library = page.manager.library
     return {
         "page_title": page.t("nav.models"),
-        "commands_url": url_for("models.do"),
         "toasts": toasts,
         "list": model_list(page, wanted),
         "filter": wanted,
@@ -128,7 +127,6 @@ def model_row(page: PageContext, entry: ModelEntry) -> Values:
         "id": html_id(entry.name),
         "name": entry.name,
         "url": url_for("models.details", name=entry.name),
-        "kind": kind,
         "kind_word": page.t(f"models.kind.{kind}"),
         "icon": ICONS.get(kind, "boxes"),
         "facts": _facts(page, entry),
@@ -345,7 +343,6 @@ def details_page(
     strategy = recommend(page.hardware, found, page.engine_bytes).strategy if found and row["can_load"] else ""
     return {
         "page_title": entry.name,
-        "commands_url": url_for("models.do"),
         "toasts": toasts,
         "row": row,
         "can_rename": row["can_delete"],

@@ -94,11 +94,9 @@ def builder_panel(page: PageContext, choice: BuilderChoice, found: Inspection | 
     message, hint = page.explain(check.error) if check and check.error else ("", "")
     is_other = advised is not None and advised.strategy not in ("", strategy)
     return {
-        "kind": choice.kind,
         "kinds": _cards(page, choice.kind, automatic),
         "fields": [_control(page, option, built.values[option.name]) for option in built.options],
         "limits": t(built.note) if built.note else "",
-        "strategy": strategy,
         "is_by_hand": is_by_hand,
         "text": choice.given.get(BY_STRATEGY, "") if is_by_hand else strategy,
         "error": message,

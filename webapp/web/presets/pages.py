@@ -110,7 +110,7 @@ def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "
 
 
 def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
-    return {"page_title": title, "commands_url": url_for("presets.do"), "toasts": tuple(toasts)}
+    return {"page_title": title, "toasts": tuple(toasts)}
 
 
 def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:

@@ -73,7 +73,6 @@ def states_page(
     entries = states.list()
     return {
         "page_title": page.t("nav.states"),
-        "commands_url": url_for("states.do"),
         "toasts": toasts,
         "in_use": in_use(page),
         "rows": [state_row(page, entry) for entry in entries],
@@ -102,7 +101,6 @@ def details_page(
     most = max(norms, default=0.0) or 1.0
     return {
         "page_title": entry.name,
-        "commands_url": url_for("states.do"),
         "toasts": toasts,
         "row": state_row(page, entry),
         "pairs": _facts_of_file(page, entry),
@@ -148,7 +146,6 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
         "name": sheet.title,
         "title": page.t("states.prefix.titled" if sheet.title else "states.prefix.untitled", **words),
         "facts": [page.t("states.prefix.tokens", count=sheet.tokens), page.t("states.prefix.by", **words), made],
-        "is_stale": is_stale,
         "stale": page.t("states.prefix.stale", made_by=sheet.model, model=model) if is_stale else "",
         "again": page.t("states.prefix.again", model=model) if is_stale and _can_make(page) else "",
         "help": page.t(f"states.prefix.help_{sheet.kind}"),

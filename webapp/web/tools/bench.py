@@ -193,7 +193,6 @@ def bench_page(
     running = bench.bench.running
     return {
         "page_title": t("tool_bench.title"),
-        "commands_url": url_for("tools.bench.do"),
         "run": _run_form(bench, form, problems.pop("run_problem", "")),
         "running_url": url_for("tools.bench.show_run", run_id=running) if running else "",
         "heads": [t(f"tool_bench.figure.{name}.label") for name in COMPARED],
@@ -210,7 +209,7 @@ def bench_page(
 
 def case_page(bench: Bench, case_id: str, draft: CaseDraft, error: BenchCaseInvalid | None = None) -> Values:
     form = _case_form(bench, draft, case_id, error)
-    return {"page_title": bench.t("tool_bench.case.edit"), "commands_url": url_for("tools.bench.do"), "case": form}
+    return {"page_title": bench.t("tool_bench.case.edit"), "case": form}
 
 
 def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCaseInvalid | None = None) -> Values:
@@ -304,7 +303,6 @@ def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
     numbers = {"first": first + 1, "last": first + len(shown), "total": len(answers)}
     return {
         "page_title": t("tool_bench.run.title"),
-        "commands_url": url_for("tools.bench.do"),
         "run_id": run.id,
         "title": str(run.setup["model"]),
         "facts": _facts(bench, run),
@@ -505,7 +503,7 @@ def show_progress(run_id: str) -> Response | BaseResponse:
     if not wants_fragment():
         return redirect(url_for("tools.bench.show_run", run_id=run_id), 303)
     run = bench.store.run(run_id)
-    answer = render_page("tools/bench/_progress.html", {"progress": progress(bench, run), "run_id": run_id})
+    answer = render_page("tools/bench/_progress.html", {"progress": progress(bench, run)})
     if run.is_over:
         answer.headers["HX-Refresh"] = "true"
     return answer

@@ -83,7 +83,6 @@ def tools_page(
     builtins = [row.definition.name for row in BUILTINS.values() if row.definition.name not in names]
     return {
         "page_title": page.t("nav.tools"),
-        "commands_url": url_for("tools.do"),
         "rows": [_tool_row(page, tool, servers) for tool in tools],
         "builtins": [{"name": name, "description": page.t(f"tools.builtin.{name}")} for name in builtins],
         "toasts": toasts,
@@ -129,7 +128,6 @@ def tool_form(
     title = draft.name if tool_id else page.t("tools.new")
     return {
         "page_title": title or page.t("tools.new"),
-        "commands_url": url_for("tools.do"),
         "tool_id": tool_id,
         "title": title,
         "action": url_for("tools.save", tool_id=tool_id) if tool_id else url_for("tools.create"),

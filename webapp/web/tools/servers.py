@@ -171,7 +171,6 @@ def servers_page(
     rows = [server_row(page, server) for server in page.mcp_servers.store.list()]
     return {
         "page_title": page.t("mcp.title"),
-        "commands_url": url_for("tools.servers.do"),
         "rows": rows,
         "is_waiting": any(row["phase"] == "connecting" for row in rows),
         "missing": _missing(page),
@@ -253,7 +252,6 @@ def server_page(
     action = url_for("tools.servers.save", server_id=server.id) if server else url_for("tools.servers.create")
     found: Values = {
         "page_title": title,
-        "commands_url": url_for("tools.servers.do"),
         "title": title,
         "server_id": server.id if server else "",
         "action": action,
