@@ -205,7 +205,7 @@ def main() -> None:
     ):  # fmt: skip
         page = roost.page()
         page.send("Hello", max_tokens="4", **QUIET)
-        page.frames(120)  # loads the model
+        page.finish()  # loads the model
         page.close()
         for path in paths:
             roost.get(path)  # compiles the templates

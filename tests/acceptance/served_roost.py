@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import simple_websocket
 
+from tests.waiting import WaitRanOut
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 STARTER = ROOT / "models" / "roost-starter-v7.safetensors"
 QUIET = {"temperature": "0", "frequency_penalty": "0", "presence_penalty": "0"}
@@ -89,6 +91,8 @@ class Page:
         headers = {"Origin": f"http://{roost.host.split(':')[0]}"}  # the client sends its Host without the port
         self.socket = simple_websocket.Client(f"ws://{roost.host}/ws/chat", headers=headers)
         self.chat_id = ""
+        self.seen: list[str] = []
+        """The types of all frames so far."""
         self.socket.send(json.dumps({"do": "open", "chat": "", "shown": []}))
 
     def send(self, text: str, **options: str) -> None:
@@ -106,9 +110,22 @@ class Page:
             if frame["type"] == "chat":
                 self.chat_id = frame["id"]
             found.append(frame)
+            self.seen.append(frame["type"])
             if frame["type"] == "finished":
                 break
         return found
+
+    def finish(self, seconds: float = 120) -> Page:
+        """Waits until the answer is finished. If it is stored as ended, its last frame was lost: no machine is too slow
+        for that, so it fails at once. Otherwise the wait ran out."""
+        found = self.frames(seconds)
+        if not found or found[-1]["type"] != "finished":
+            status = self.answer()["status"] if self.chat_id else "not begun"
+            told = f"no end in {seconds} s; stored: {status}; frames: {self.seen[-40:]}; log: {self.roost.lines[-20:]}"
+            if status in ("not begun", "streaming"):
+                raise WaitRanOut(told)
+            raise AssertionError(told)
+        return self
 
     def answer(self) -> dict[str, Any]:
         """The last stored message of the chat."""

@@ -40,7 +40,7 @@ def roost(tmp_path_factory: pytest.TempPathFactory):
     with ServedRoost(tmp_path_factory.mktemp("data")) as served:
         page = served.page()
         page.send("Hello", max_tokens="4", **QUIET)
-        page.frames(120)  # loads the model
+        page.finish()  # loads the model
         page.close()
         yield served
 
@@ -51,16 +51,11 @@ def ask(roost: ServedRoost, question: str, **options: str) -> Page:
     return page
 
 
-def finished(page: Page) -> Page:
-    page.frames(120)
-    return page
-
-
 def test_eight_at_once_read_what_each_would_alone(roost: ServedRoost):
-    alone = [finished(ask(roost, question)).answer() for question in QUESTIONS]
+    alone = [ask(roost, question).finish().answer() for question in QUESTIONS]
     pages = [ask(roost, question) for question in QUESTIONS]
     with ThreadPoolExecutor(8) as pool:
-        together = [page.answer() for page in pool.map(finished, pages)]
+        together = [page.answer() for page in pool.map(Page.finish, pages)]
     assert [a["token_ids"] for a in together] == [a["token_ids"] for a in alone]
     assert [a["content"] for a in together] == [a["content"] for a in alone]
     assert all(a["content"] for a in alone)
@@ -107,11 +102,11 @@ def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(end
     assert engine is not None
     os.kill(engine.pid, signal.SIGKILL)
     with ThreadPoolExecutor(8) as pool:
-        broken = [page.answer() for page in pool.map(finished, pages)]
+        broken = [page.answer() for page in pool.map(Page.finish, pages)]
     assert {answer["status"] for answer in broken} == {"failed"}
     assert {answer["error"]["code"] for answer in broken} == {"engine_crashed"}
     assert all(answer["content"] for answer in broken), "what was written is kept"
-    again = finished(ask(endless, QUESTIONS[0])).answer()
+    again = ask(endless, QUESTIONS[0]).finish().answer()
     assert again["status"] == "complete" and again["content"]
 
 
@@ -155,7 +150,7 @@ def fits(found: tuple[int, ...], most: tuple[int, ...]) -> bool:
 
 def test_nothing_is_left_when_the_server_is_killed(tmp_path: Path):
     roost = ServedRoost(tmp_path)
-    finished(ask(roost, QUESTIONS[0], max_tokens="4"))
+    ask(roost, QUESTIONS[0], max_tokens="4").finish()
     engine = roost.engine()
     assert engine is not None
     roost.process.kill()
