@@ -8,6 +8,7 @@ order of tensors.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from pathlib import Path
@@ -114,18 +115,22 @@ def make_tensors(
     return out
 
 
+@functools.lru_cache(maxsize=1024)
+def drawn(seed: int, name: str, method: str, first: float, second: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Drawn once in a process: most tests make the same few models."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return getattr(rng, method)(first, second, shape).astype(np.float32)
+
+
 class Maker:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self._seed, zlib.crc32(name.encode())])
-
     def normal(self, name: str, shape: tuple[int, ...], scale: float) -> np.ndarray:
-        return (self._rng(name).standard_normal(shape) * scale).astype(np.float32)
+        return drawn(self._seed, name, "normal", 0, scale, shape).copy()
 
     def uniform(self, name: str, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
-        return self._rng(name).uniform(low, high, shape).astype(np.float32)
+        return drawn(self._seed, name, "uniform", low, high, shape).copy()
 
     def norm_weight(self, name: str, width: int) -> np.ndarray:
         return self.uniform(name, (width,), 0.8, 1.2)
