@@ -21,6 +21,8 @@ SHRINKS = (1.0, 0.93, 0.86, 0.79)
 """Ranges that are tried for a 4-bit group, relative to the full range: a narrower one clips but has finer steps."""
 PIECE_WEIGHTS = 2**21
 """Dequantised at a time: 8 MB in float32."""
+KERNEL_INPUTS = 16
+"""torch's 8-bit kernel reads so many inputs at a time on AVX-512, and beyond the end of a row of another length."""
 FEW_ROWS = {"16": 4, "8": 24}
 """Up to this many rows, a CPU multiplies faster without dequantising. A rough value from one short run on AVX2."""
 
@@ -70,7 +72,8 @@ class Int8(Matrix):
 
     def __init__(self, values: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
         self._values, self._scales, self._dtype = values, scales, dtype
-        self._has_kernel = values.device.type == "cpu" and has_int8_kernel()
+        is_whole = values.shape[1] % KERNEL_INPUTS == 0
+        self._has_kernel = is_whole and values.device.type == "cpu" and has_int8_kernel()
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._has_kernel and len(x) <= FEW_ROWS["8"]:
