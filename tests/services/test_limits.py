@@ -6,8 +6,9 @@ from msgspec.structs import replace
 from tests.errors import raises_code
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.handles import PERSON
 from webapp.services import limits as module
-from webapp.services.limits import PERSON, Limits, PersonQuota
+from webapp.services.limits import Limits, PersonQuota
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.people import People

@@ -2,11 +2,11 @@
 
 import time
 
+from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
+
 from tests.errors import raises_code
 from webapp.chat.messages import Message, Role
 from webapp.storage.people import GUEST, SHARED_ID, People
-from webapp.storage.responses import ResponseStore
-from webapp.storage.state_handles import StateHandle, StateHandles
 
 
 def kept_response(number, previous_id=None):
@@ -31,7 +31,7 @@ def test_the_oldest_answers_make_room_and_their_snapshots_go(database):
 
 def test_an_answer_goes_when_its_days_are_over_and_nobody_goes_on_from_it(database, monkeypatch):
     store, now = ResponseStore(database, days=1), time.time()
-    monkeypatch.setattr("webapp.storage.responses.time.time", lambda: now)
+    monkeypatch.setattr("webapp.storage.programs.time.time", lambda: now)
     store.keep(kept_response(0), [], (Message(Role.USER, "a"),), ["first"])
     now += 50_000
     store.keep(kept_response(1, "resp_0"), [], (Message(Role.USER, "b"),), ["second"])

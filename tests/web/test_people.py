@@ -6,6 +6,7 @@ from io import BytesIO
 
 import pytest
 from msgspec.structs import replace
+from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
 
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread
@@ -24,8 +25,6 @@ from webapp.storage.credentials import SCOPES
 from webapp.storage.notebooks import Draft
 from webapp.storage.people import GUEST, Person
 from webapp.storage.records import OWNER_ID, ChatTools
-from webapp.storage.responses import ResponseStore
-from webapp.storage.state_handles import StateHandle, StateHandles
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.web.api.operations import OPERATIONS

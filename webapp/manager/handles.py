@@ -51,15 +51,19 @@ class Service(Struct, frozen=True):
     state: StateInfo = field(default_factory=StateInfo)
 
 
+PERSON = "person "
+"""Prefix of the ``client`` of a request that counts for a person, before the id. Only persons have a quota."""
+
+
 class Quota:
-    """Limits for clients: none, unless the app has set another quota. Called from many threads."""
+    """Limits for persons: none, unless the app has set another quota. Called from many threads."""
 
     def fitted(self, request: GenerationRequest) -> GenerationRequest:
-        """``request`` within the limits of the client; raises the reason if it may not run."""
+        """``request`` within the limits of the person; raises the reason if it may not run."""
         return request
 
     def check(self, client: str, open_count: int) -> None:
-        """Raises if a client with ``open_count`` waiting or running answers may not have more. Must not block."""
+        """Raises if a person with ``open_count`` waiting or running answers may not have more. Must not block."""
 
     def note(self, client: str, end: TokenOutput) -> None:
         """Called when an answer has ended. Must not block."""

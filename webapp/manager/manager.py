@@ -316,7 +316,7 @@ class ModelManager:
         Raises at once any error in the request, its state or the choice of model, QueueFull, ``crash_loop``,
         ``model_does_not_fit`` or ``shutting_down``; and ``model_unloaded`` if the model that its prompt was
         ``made_for`` is not the chosen one any more."""
-        quota = self._supervisor.quota
+        quota = self._supervisor.quota_of(request.client)
         request = quota.fitted(request)
         while True:
             target = self._chosen(for_loading=True)

@@ -17,7 +17,7 @@ from msgspec import Struct
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
 from webapp.i18n import Text
-from webapp.manager.handles import EngineSilent, LoadingEvent, Quota, RequestHandle
+from webapp.manager.handles import PERSON, EngineSilent, LoadingEvent, Quota, RequestHandle
 from webapp.manager.health import StallLimits
 from webapp.manager.memory import FitCheck
 from webapp.manager.target import ModelStatus, Target, describe
@@ -271,6 +271,10 @@ class Supervisor:
 
     # requests
 
+    def quota_of(self, client: str) -> Quota:
+        """No limits for a client that is not a person."""
+        return self.quota if client.startswith(PERSON) else Quota()
+
     def admit(self, handle: RequestHandle, target: Target) -> bool:
         """Sends the request to the engine, or queues it until there is one. False if ``target``, for which it was
         checked, is not (any more) the model that would run it."""
@@ -278,7 +282,7 @@ class Supervisor:
             self._check_open()
             self._check_room(handle.request_id)
             of_client = [other for other in self._open_handles() if other.request.client == handle.request.client]
-            self.quota.check(handle.request.client, len(of_client))
+            self.quota_of(handle.request.client).check(handle.request.client, len(of_client))
             self.ensure_loading(target)
             coming = self._load_at_hand or (self.session.target if self.session else None)
             if coming is None or not coming.is_same_model(target):

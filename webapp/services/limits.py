@@ -15,13 +15,11 @@ from msgspec.structs import asdict, astuple, replace
 
 from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.errors import RoostError, StorageError
-from webapp.manager.handles import Quota
+from webapp.manager.handles import PERSON, Quota
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.people import GUEST, People, Person
 
-PERSON = "person "
-"""Prefix of the ``client`` of a request that counts for a person, before the id."""
 KEPT_DAYS = 31
 
 
@@ -77,8 +75,6 @@ class PersonQuota(Quota):
     def fitted(self, request: GenerationRequest) -> GenerationRequest:
         """Shortens the answer to the person's limit if needed. Raises ``person_tokens_used``."""
         person_id = person_of(request.client)
-        if not person_id:
-            return request
         self.store()
         limits = self.of(person_id)
         if limits.day_tokens and self.used_today(person_id) >= limits.day_tokens:
@@ -88,15 +84,15 @@ class PersonQuota(Quota):
         return request
 
     def check(self, client: str, open_count: int) -> None:
-        most = self.of(person_of(client)).answers if person_of(client) else 0
+        most = self.of(person_of(client)).answers
         if most and open_count >= most:
             raise RoostError("person_busy", limit=most)
 
     def note(self, client: str, end: TokenOutput) -> None:
-        if not (person_id := person_of(client)) or end.stats is None:
+        if end.stats is None:
             return
         with self._lock:
-            key, tokens = (person_id, _today()), end.stats.prefilled_tokens + end.stats.decoded_tokens
+            key, tokens = (person_of(client), _today()), end.stats.prefilled_tokens + end.stats.decoded_tokens
             self._used[key] += tokens
             self._unstored[key] += tokens
 
@@ -119,8 +115,7 @@ class PersonQuota(Quota):
 
 
 def person_of(client: str) -> str:
-    """The person's id; "" for a client that is not a person."""
-    return client[len(PERSON) :] if client.startswith(PERSON) else ""
+    return client.removeprefix(PERSON)
 
 
 def _today() -> str:

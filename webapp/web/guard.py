@@ -28,9 +28,9 @@ from werkzeug.routing import RequestRedirect
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
+from webapp.manager.handles import PERSON
 from webapp.services.access import OwnerProof
 from webapp.services.certificates import LOCAL_NAMES
-from webapp.services.limits import PERSON
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.credentials import PREFIX, ApiToken, ApiTokens, Session, Sessions, digest

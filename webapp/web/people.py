@@ -22,9 +22,8 @@ from webapp.services.limits import Limits
 from webapp.storage.chats import ChatStore
 from webapp.storage.credentials import SCOPES, ApiToken, Session
 from webapp.storage.people import ACCOUNT, GUEST, NAME_CHARS, SHARED_ID, Invitation, People, Person
+from webapp.storage.programs import ResponseStore, StateHandles
 from webapp.storage.records import OWNER_ID
-from webapp.storage.responses import ResponseStore
-from webapp.storage.state_handles import StateHandles
 from webapp.web import login
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import client_address, cookie_name, current_role, the_guard

@@ -1,7 +1,7 @@
 """States for programs: ``/v1/states``, ``state_id`` and ``return_state`` of the completions, and the endpoints of
 rwkv_lightning (``/state/chat/completions``, ``/multi_state/chat/completions``, ``/state/status``, ``/state/delete``).
 
-An id stands for the tokens that made a state (:mod:`webapp.storage.state_handles`). An answer that continues from it
+An id stands for the tokens that made a state (:mod:`webapp.storage.programs`). An answer that continues from it
 prefills only the new part, for any number of clients at once, even after a restart. If the state is gone, or another
 model is in use, the tokens are prefilled again.
 """
@@ -25,7 +25,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.chat.chat_file import pack_state, unpack_state
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPrompt
-from webapp.storage.state_handles import StateHandle, StateHandles
+from webapp.storage.programs import StateHandle, StateHandles
 from webapp.web.api.answering import (
     StreamWriter,
     Whole,

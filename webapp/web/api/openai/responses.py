@@ -27,7 +27,7 @@ from webapp.i18n import Text
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.storage.database import Database
-from webapp.storage.responses import ResponseStore
+from webapp.storage.programs import ResponseStore
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
     HEADERS,
