@@ -7,6 +7,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.messages import Message, ReadMode, Role, attached_files, attached_metadata
 from webapp.errors import ChatNotFound
+from webapp.services.chat.chat_file import chat_document, chat_markdown
 from webapp.storage.attachments import AttachmentStore, Room
 
 ROOM = Room(most_files=3, most_bytes=1000, text="1 kB")
@@ -117,13 +118,13 @@ def test_the_exports_have_the_files(store, files):
     chat = store.create(title="Birds")
     file = add(files, chat.id, "notes.md", "# Heron\n```\ncode\n```\n")
     stored = send(store, chat.id, file, text="What is it?")
-    document = store.export_json(chat.id)
+    document = chat_document(store, chat.id)
     assert document["attachments"][0] | {"created_at": 0} == {
         "id": file.id, "name": "notes.md", "mode": "whole", "size_bytes": 10, "tokens": 3, "created_at": 0,
         "text": "# Heron\n```\ncode\n```\n",
     }  # fmt: skip
     assert document["messages"][0]["metadata"]["attachments"][0]["id"] == file.id
-    assert "What is it?\n\n### notes.md\n\n````\n# Heron\n```\ncode\n```\n````\n" in store.export_markdown(chat.id)
+    assert "What is it?\n\n### notes.md\n\n````\n# Heron\n```\ncode\n```\n````\n" in chat_markdown(store, chat.id)
     assert stored.id
 
 

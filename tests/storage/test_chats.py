@@ -9,6 +9,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ChatNotFound
+from webapp.services.chat.chat_file import chat_document, chat_markdown
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
@@ -154,7 +155,7 @@ def test_a_deleted_chat_is_gone_until_it_is_restored(store):
     chat, _ = conversation(store)
     store.delete(chat.id)
     assert store.list() == []
-    for use in (store.get, store.branch, store.delete, store.export_markdown):
+    for use in (store.get, store.branch, store.delete, store.whole):
         with pytest.raises(ChatNotFound):
             use(chat.id)
     store.restore(chat.id)
@@ -267,7 +268,7 @@ def test_markdown_has_the_shown_branch_with_thinking_quoted(store):
     question = store.add_message(chat.id, None, user("What?"))
     store.add_message(chat.id, question.id, assistant("Another version"))
     store.add_message(chat.id, question.id, assistant("A bird.", reasoning="Birds\n\nmaybe"))
-    assert store.export_markdown(chat.id) == (
+    assert chat_markdown(store, chat.id) == (
         "# Ro oks\n\n## System\n\nBe kind.\n\n## User\n\nWhat?\n\n## Assistant\n\n> Birds\n>\n> maybe\n\nA bird.\n"
     )
 
@@ -278,7 +279,7 @@ def test_markdown_keeps_calls_and_results_as_they_were_written(store):
     calls = (ToolCall("c1", "weather", '{"city":"Paris"}'), ToolCall("c2", "time", "{}"))
     answer = store.add_message(chat.id, asked.id, Message(Role.ASSISTANT, "I look.", tool_calls=calls))
     store.add_message(chat.id, answer.id, Message(Role.TOOL, "# 22\n```", tool_call_id="c1", name="weather"))
-    assert store.export_markdown(chat.id) == (
+    assert chat_markdown(store, chat.id) == (
         "# Birds\n\n## User\n\n?\n\n## Assistant\n\nI look.\n\n"
         '### weather\n\n```json\n{"city":"Paris"}\n```\n\n### time\n\n```json\n{}\n```\n\n'
         "## Tool: weather\n\n````\n# 22\n```\n````\n"
@@ -288,7 +289,7 @@ def test_markdown_keeps_calls_and_results_as_they_were_written(store):
 def test_json_has_every_version_parents_first(store):
     chat, made = conversation(store, 2)
     store.add_message(chat.id, made[0].id, assistant("again", token_ids=(4, 5)))
-    document = json.loads(json.dumps(store.export_json(chat.id)))
+    document = json.loads(json.dumps(chat_document(store, chat.id)))
     assert document["format"] == "roost-chat"
     assert [(m["content"], m["parent_id"]) for m in document["messages"]] == [
         ("m0", None),

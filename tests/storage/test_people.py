@@ -1,6 +1,7 @@
 import pytest
 
 from webapp.errors import ChatNotFound
+from webapp.services.chat.chat_file import chat_document
 from webapp.storage.chats import ChatStore
 from webapp.storage.credentials import Sessions
 from webapp.storage.database import Database
@@ -59,7 +60,7 @@ def test_a_persons_sessions_end_together_and_tell_who_watches_them(database):
 def test_a_store_for_one_person_knows_no_other_chats(database):
     anna, ben, everybody = (ChatStore(database, who) for who in ("anna", "ben", None))
     chat = anna.create("Hers")
-    for ask in (ben.get, ben.branch, ben.export_json, ben.export_markdown, ben.delete, ben.restore, ben.check):
+    for ask in (ben.get, ben.branch, ben.whole, ben.delete, ben.restore, ben.check):
         with pytest.raises(ChatNotFound):
             ask(chat.id)
     moment, _ = anna.delete_all([chat.id])
@@ -68,6 +69,6 @@ def test_a_store_for_one_person_knows_no_other_chats(database):
         anna.get(chat.id)
     anna.restore_all(moment)
     assert anna.get(chat.id).person_id == everybody.person_of(chat.id) == "anna"
-    assert "person_id" not in anna.export_json(chat.id)["chat"]
+    assert "person_id" not in chat_document(anna, chat.id)["chat"]
     anna.place([chat.id], folder="Secret")
     assert (anna.folders(), ben.folders()) == (["Secret"], [])

@@ -13,7 +13,7 @@ from webapp.cli.import_ import chat_files
 from webapp.cli.options import add_settings
 from webapp.i18n import size_text
 from webapp.i18n.terminal import t
-from webapp.services.chat.chat_file import ENDING
+from webapp.services.chat.chat_file import ENDING, chat_document, chat_markdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
         name = args.file or (re.sub(r"[^\w\- ]", "", chat.title).strip() or "chat") + ENDING
         ending = Path(name).suffix.lower()
         if ending == ".md":
-            pieces = [memoryview(store.export_markdown(chat.id).encode("utf-8", "replace"))]
+            pieces = [memoryview(chat_markdown(store, chat.id).encode("utf-8", "replace"))]
         elif ending == ".json":
-            text = json.dumps(store.export_json(chat.id), ensure_ascii=False, indent=1)
+            text = json.dumps(chat_document(store, chat.id), ensure_ascii=False, indent=1)
             pieces = [memoryview(text.encode("utf-8", "replace"))]
         else:
             pieces = files.save(chat.id)

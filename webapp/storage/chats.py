@@ -1,5 +1,5 @@
-"""Conversations and their messages in the database, export of a chat as a document, and text search in messages and
-titles: for pages, API and command line.
+"""Conversations and their messages in the database, and text search in messages and titles: for pages, API and command
+line.
 
 Messages have a trigram index (SQLite's FTS5), which finds parts of words and works for Chinese. If a search word has
 fewer than three characters, or this SQLite has no trigram index, LIKE is used. A query is a list of words that must all
@@ -14,13 +14,11 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
-from msgspec import to_builtins
 from msgspec.structs import replace
 
-from webapp.chat.messages import AttachedFile, Message, Role, ThinkMode, attached_files, fence
+from webapp.chat.messages import Message, ThinkMode, attached_files
 from webapp.errors import ChatNotFound, StorageError
 from webapp.storage import attachments, records
 from webapp.storage.database import Database
@@ -36,7 +34,6 @@ from webapp.storage.records import (
     chat_tools_to_json,
     insert,
     message_columns,
-    message_to_dict,
     row_of,
     storable,
     stored_message_from_row,
@@ -449,22 +446,15 @@ class ChatStore:
             self._message_row(connection, message_id, with_deleted=True)
             records.restore_subtree(connection, message_id)
 
-    # documents
-
-    def export_markdown(self, chat_id: str) -> str:
-        with self.database.connect() as connection:
-            files = attachments.documents(connection, chat_id)
-        return markdown(self.get(chat_id), self.branch(chat_id), {str(row["id"]): str(row["text"]) for row in files})
-
-    def export_json(self, chat_id: str) -> dict[str, Any]:
+    def whole(self, chat_id: str) -> tuple[Chat, Messages, Sequence[Mapping[str, Any]]]:
+        """The chat, its messages on all branches, parents before children, and its files with their texts."""
         with self.database.connect() as connection:
             chat = chat_from_row(self._chat_row(connection, chat_id))
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
             messages = [records.with_journal(connection, stored_message_from_row(row)) for row in rows]
-            files = attachments.documents(connection, chat_id)
-        return document(chat, messages, files)
+            return chat, messages, attachments.documents(connection, chat_id)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         """Raises ChatNotFound, also for a deleted chat."""
@@ -512,77 +502,6 @@ class ChatStore:
     def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
         if self.database.has_search_index:
             index_message(connection, seq, content)
-
-
-FORMAT = "roost-chat"
-FORMAT_VERSION = 1
-
-
-def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] | None = None) -> str:
-    """The shown branch. Thinking becomes a quotation above its answer; files follow their message, from ``texts``;
-    calls and their results are included unchanged."""
-    parts = [f"# {_one_line(chat.title) or 'Chat'}"]
-    if chat.system_prompt:
-        parts += ["## System", chat.system_prompt.strip()]
-    for stored in branch:
-        is_result = stored.message.role is Role.TOOL
-        name = f": {_one_line(stored.message.name)}" if is_result and stored.message.name else ""
-        parts.append(f"## {stored.message.role.value.capitalize()}{name}")
-        if stored.message.reasoning:
-            parts.append(_quoted(stored.message.reasoning))
-        content = stored.message.content.strip()
-        parts.append(_fenced(content) if is_result else content)
-        parts += [f"### {call.name}\n\n{_fenced(call.arguments, 'json')}" for call in stored.message.tool_calls]
-        parts += [_file(file, (texts or {}).get(file.id, "")) for file in attached_files(stored.message)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Every branch and version, for JSON: parents before children, so that an import needs one pass. Messages contain
-    the ids of their files in their metadata."""
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "chat": {
-            **{name: value for name, value in to_builtins(chat).items() if name != "person_id"},
-            "think_mode": chat.think_mode.value if chat.think_mode else "",
-        },
-        "messages": [_message_document(stored) for stored in messages],
-        "attachments": [dict(file) for file in files],
-    }
-
-
-def _message_document(stored: StoredMessage) -> dict[str, Any]:
-    when = datetime.fromtimestamp(stored.created_at, timezone.utc).isoformat(timespec="seconds")
-    return {
-        "id": stored.id,
-        "parent_id": stored.parent_id,
-        "created_at": stored.created_at,
-        "created": when,
-        "status": stored.status,
-        "finish_reason": stored.finish_reason,
-        "model": stored.model,
-        "stats": stored.stats,
-        "error": stored.error,
-        **message_to_dict(stored.message),
-    }
-
-
-def _file(file: AttachedFile, text: str) -> str:
-    return f"### {file.name}\n\n{_fenced(text)}"
-
-
-def _fenced(text: str, language: str = "") -> str:
-    ticks = fence(text)
-    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))
 
 
 EXCERPT_CHARS = 160

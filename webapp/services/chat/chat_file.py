@@ -1,8 +1,9 @@
-"""A conversation as a file, ``.rwkvchat``: its messages on all branches, and the states at the ends of its branches.
+"""A conversation as a file: Markdown with the shown branch, JSON with all branches, or ``.rwkvchat`` with all branches
+and the states at their ends.
 
-A safetensors file (:mod:`webapp.engine.state`) of two kinds of tensors:
+The last is a safetensors file (:mod:`webapp.engine.state`) of two kinds of tensors:
 
-    document        U8, UTF-8 JSON: the chat as ``export.json`` has it, its preset, tools, model and the ``tips``
+    document        U8, UTF-8 JSON: the chat as :func:`chat_document` has it, its preset, tools, model and the ``tips``
     tip.N.tokens    U32: the tokens that made the state of the N-th tip, from the beginning of the chat
     tip.N.<array>   the state after them, each array in the narrowest format that holds it; ``tip.N.logits`` too
 
@@ -19,12 +20,13 @@ import uuid
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from msgspec import Struct, field
+from msgspec import field, to_builtins
 from msgspec.structs import replace
 
-from webapp.chat.messages import Role
+from webapp.chat.messages import Role, attached_files, fence
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import (
     DamagedFile,
@@ -41,14 +43,22 @@ from webapp.engine.state import (
 from webapp.errors import PresetError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.imports import MOST_BYTES, ImportedChat, of_document, read_chats, with_new_ids
+from webapp.services.chat.imports import (
+    DOCUMENT_FORMAT,
+    DOCUMENT_VERSION,
+    MOST_BYTES,
+    ImportedChat,
+    of_document,
+    read_chats,
+    with_new_ids,
+)
 from webapp.services.chat.turn_writer import prompt_of_path
 from webapp.services.generation.request import PreparedPrompt, PromptModel
 from webapp.services.presets.fields import flat
 from webapp.services.presets.files import preset_of
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
-from webapp.storage.records import Chat, ChatTools, StoredMessage
+from webapp.storage.records import Chat, ChatTools, StoredMessage, message_to_dict
 from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import require_model
 from webapp.weights.model_folder import content_digest, stamp_of
@@ -109,7 +119,7 @@ class ChatFiles:
         without a state is prefilled when it continues."""
         chat = self._store.get(chat_id)
         preset = self._presets.of_chat(chat)
-        document = self._store.export_json(chat_id)
+        document = chat_document(self._store, chat_id)
         document["preset"] = {name: value for name, value in flat(preset).items() if not _is_local(name)}
         tools = self._tools.by_ids(chat.tools.tool_ids) if chat.tools.is_own else self._tools.list()
         tools = tools if chat.tools.is_own else [tool for tool in tools if tool.definition.name in preset.tools]
@@ -179,7 +189,7 @@ class ChatFiles:
     def duplicate(self, chat_id: str, title: str) -> Chat:
         """Copies all branches and files; the copy continues from the same states."""
         chat = self._store.get(chat_id)
-        imported = of_document(chat.title, self._store.export_json(chat_id))
+        imported = of_document(chat.title, chat_document(self._store, chat_id))
         messages, ids = with_new_ids(imported)
         now = time.time()
         head_id = ids[chat.head_id] if chat.head_id is not None else None
@@ -394,3 +404,69 @@ def unpack_state(data: bytes) -> tuple[dict[str, str], tuple[int, ...], StateArr
     except DamagedFile as exc:
         raise RoostError("invalid_parameter", param="file", reason=str(exc)) from exc
     return about, tuple(array("I", bytes(tokens.data))), StateArrays(tensors), length
+
+
+def chat_markdown(store: ChatStore, chat_id: str) -> str:
+    """The shown branch. Thinking becomes a quotation above its answer; files follow their message; calls and their
+    results are included unchanged."""
+    chat, _, files = store.whole(chat_id)
+    texts = {file["id"]: str(file["text"]) for file in files}
+    parts = [f"# {_one_line(chat.title) or 'Chat'}"]
+    if chat.system_prompt:
+        parts += ["## System", chat.system_prompt.strip()]
+    for stored in store.branch(chat_id):
+        is_result = stored.message.role is Role.TOOL
+        name = f": {_one_line(stored.message.name)}" if is_result and stored.message.name else ""
+        parts.append(f"## {stored.message.role.value.capitalize()}{name}")
+        if stored.message.reasoning:
+            parts.append(_quoted(stored.message.reasoning))
+        content = stored.message.content.strip()
+        parts.append(_fenced(content) if is_result else content)
+        parts += [f"### {call.name}\n\n{_fenced(call.arguments, 'json')}" for call in stored.message.tool_calls]
+        parts += [f"### {file.name}\n\n{_fenced(texts.get(file.id, ''))}" for file in attached_files(stored.message)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def chat_document(store: ChatStore, chat_id: str) -> dict[str, Any]:
+    """Every branch and version, for JSON: parents before children, so that an import needs one pass. Messages contain
+    the ids of their files in their metadata."""
+    chat, messages, files = store.whole(chat_id)
+    return {
+        "format": DOCUMENT_FORMAT,
+        "format_version": DOCUMENT_VERSION,
+        "chat": {
+            **{name: value for name, value in to_builtins(chat).items() if name != "person_id"},
+            "think_mode": chat.think_mode.value if chat.think_mode else "",
+        },
+        "messages": [_message_document(stored) for stored in messages],
+        "attachments": list(files),
+    }
+
+
+def _message_document(stored: StoredMessage) -> dict[str, Any]:
+    when = datetime.fromtimestamp(stored.created_at, timezone.utc).isoformat(timespec="seconds")
+    return {
+        "id": stored.id,
+        "parent_id": stored.parent_id,
+        "created_at": stored.created_at,
+        "created": when,
+        "status": stored.status,
+        "finish_reason": stored.finish_reason,
+        "model": stored.model,
+        "stats": stored.stats,
+        "error": stored.error,
+        **message_to_dict(stored.message),
+    }
+
+
+def _fenced(text: str, language: str = "") -> str:
+    ticks = fence(text)
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))

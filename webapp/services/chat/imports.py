@@ -39,13 +39,13 @@ from webapp.i18n import Text
 from webapp.services.attachments import decode_text
 from webapp.services.chat.tool_loop import CALLS
 from webapp.services.chat.turns import REWRITTEN
-from webapp.storage.chats import FORMAT, FORMAT_VERSION
 from webapp.storage.records import StoredMessage
 
 LEFT_OUT = (
     "attachment", "audio", "comment", "file", "image", "preset", "state_file", "tool", "tool_step", "video",
 )  # fmt: skip
 """Kinds of content that is left out."""
+DOCUMENT_FORMAT, DOCUMENT_VERSION = "roost-chat", 1
 MOST_BYTES = 256 << 20
 """Per document, uncompressed."""
 MOST_CHATS, MOST_MESSAGES = 20_000, 500_000
@@ -142,7 +142,7 @@ def _of_text(name: str, data: bytes) -> list[ImportedChat]:
         if "\n" in text.strip() and start == "{":
             return [_of_sillytavern(name, text)]
         raise RoostError("chat_import_invalid", name=name, reason=Text("reason.common.is_not_valid_json")) from exc
-    if isinstance(document, dict) and document.get("format") == FORMAT:
+    if isinstance(document, dict) and document.get("format") == DOCUMENT_FORMAT:
         return [of_document(name, document)]
     if isinstance(document, dict) and isinstance(document.get("chats"), list):
         document = document["chats"]
@@ -157,7 +157,7 @@ def _of_text(name: str, data: bytes) -> list[ImportedChat]:
             chats.append(_of_open_webui(name, entry, entry["chat"]))
         elif isinstance(entry.get("history"), dict):
             chats.append(_of_open_webui(name, entry, entry))
-        elif entry.get("format") == FORMAT:
+        elif entry.get("format") == DOCUMENT_FORMAT:
             chats.append(of_document(name, entry))
         elif "user_name" in entry or "mes" in entry:
             return [_of_sillytavern(name, text)]
@@ -462,7 +462,7 @@ REASONS = ("", "stop", "length", "abort", "tool_calls")
 
 def of_document(name: str, document: Json) -> ImportedChat:
     """An export of Roost: every branch, the very tokens of the answers, thinking, calls with their results, files."""
-    if document.get("format_version") != FORMAT_VERSION:
+    if document.get("format_version") != DOCUMENT_VERSION:
         _refuse(name, Text("reason.services.newer_roost_wrote_it"))
     about, preset = _dict(document.get("chat")), _dict(document.get("preset"))
     chat = ImportedChat(_text(about.get("title"), TITLE_CHARS))

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text
 from webapp.services.attachments import DOCUMENT_BYTES
-from webapp.services.chat.chat_file import ChatFiles
+from webapp.services.chat.chat_file import ChatFiles, chat_document, chat_markdown
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
 from webapp.services.chat.probes import MAX_TOKENS, ask_aside
 from webapp.storage.records import Chat
@@ -212,8 +212,8 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
             while name.casefold() in names:
                 name += "_"
             names.add(name.casefold())
-            archive.writestr(f"{name}.md", page.store.export_markdown(chat_id))
-            archive.writestr(f"{name}.json", json.dumps(page.store.export_json(chat_id), ensure_ascii=False))
+            archive.writestr(f"{name}.md", chat_markdown(page.store, chat_id))
+            archive.writestr(f"{name}.json", json.dumps(chat_document(page.store, chat_id), ensure_ascii=False))
     out.seek(0)
     return send_file(cast(BinaryIO, out), "application/zip", as_attachment=True, download_name="chats.zip", max_age=0)
 
@@ -329,11 +329,11 @@ def export(chat_id: str, kind: str) -> Response:
     if kind == "rwkvchat":
         body, mimetype = b"".join(chat_files(page).save(chat_id)), "application/octet-stream"
     elif kind == "md":
-        body, mimetype = page.store.export_markdown(chat_id), "text/markdown"
+        body, mimetype = chat_markdown(page.store, chat_id), "text/markdown"
     elif kind == "html":
         return page_to_print(page, chat_id)
     elif kind == "json":
-        body = json.dumps(page.store.export_json(chat_id), ensure_ascii=False, indent=1)
+        body = json.dumps(chat_document(page.store, chat_id), ensure_ascii=False, indent=1)
         mimetype = "application/json"
     else:
         raise ChatNotFound()
