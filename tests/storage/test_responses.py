@@ -2,11 +2,10 @@
 
 import time
 
-from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
-
 from tests.errors import raises_code
 from webapp.chat.messages import Message, Role
 from webapp.storage.people import GUEST, SHARED_ID, People
+from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
 
 
 def kept_response(number, previous_id=None):

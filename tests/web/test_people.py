@@ -6,7 +6,6 @@ from io import BytesIO
 
 import pytest
 from msgspec.structs import replace
-from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
 
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread
@@ -24,6 +23,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.credentials import SCOPES
 from webapp.storage.notebooks import Draft
 from webapp.storage.people import GUEST, Person
+from webapp.storage.programs import ResponseStore, StateHandle, StateHandles
 from webapp.storage.records import OWNER_ID, ChatTools
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Behaviour, ToolDefinition

@@ -3,10 +3,10 @@
 import urllib.request
 
 import pytest
-from webapp.storage.programs import StateHandles
 
 from tests.web.api.api_server import ANSWER, ApiServer
 from tests.web.chat.running_roost import fake_strategy
+from webapp.storage.programs import StateHandles
 
 SAYS = "Yes."
 

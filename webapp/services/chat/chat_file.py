@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from msgspec import field, to_builtins
+from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
 from webapp.chat.messages import Role, attached_files, fence
