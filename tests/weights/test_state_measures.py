@@ -27,7 +27,7 @@ def test_a_row_is_a_layer_and_a_column_a_head_or_64_channels(architecture, colum
     found = measure(state(architecture).arrays)
     assert len(found.norms) == 3 and {len(row) for row in found.norms} == {columns}
     assert found.norm == pytest.approx(np.sqrt(np.square(found.norms).sum()))
-    assert (found.differences, found.cosines, found.cosine) == ((), (), None)
+    assert (found.differences, found.layer_cosines, found.cosine) == ((), (), None)
 
 
 def test_the_figures_are_those_of_the_matrices():
@@ -36,7 +36,8 @@ def test_the_figures_are_those_of_the_matrices():
     mine, theirs = (arrays["att_kv"].astype(np.float64)[1, 2].ravel() for arrays in (first, second))
     assert found.norms[1][2] == pytest.approx(np.linalg.norm(mine))
     assert found.differences[1][2] == pytest.approx(np.linalg.norm(mine - theirs))
-    assert found.cosines[1][2] == pytest.approx(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs))
+    mine, theirs = (arrays["att_kv"].astype(np.float64)[1].ravel() for arrays in (first, second))
+    assert found.layer_cosines[1] == pytest.approx(mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs))
     whole = [arrays["att_kv"].astype(np.float64).ravel() for arrays in (first, second)]
     assert found.cosine == pytest.approx(whole[0] @ whole[1] / np.linalg.norm(whole[0]) / np.linalg.norm(whole[1]))
     assert found.difference == pytest.approx(np.linalg.norm(whole[0] - whole[1]))

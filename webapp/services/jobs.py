@@ -54,7 +54,6 @@ class Job(Struct, frozen=True):
     speed: float = 0.0
     error: RoostError | None = None
     log: tuple[str, ...] = ()
-    ended_at: float = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -178,8 +177,8 @@ class Jobs:
         """Adds a job to its kind's queue, of which ``at_once`` run in parallel. With ``status`` PAUSED it waits for
         :meth:`resume`; with DONE it is only listed. ``clean`` is called when it is cancelled, or removed before it is
         done. Raises ``shutting_down`` during the shutdown."""
-        job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status, done=done)
-        job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
+        job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
+        job = replace(job, done=total if status == DONE else done)
         with self._changed:
             self.check_open()
             self._jobs[job.id], self._work[job.id], self._at_once[kind] = job, work, at_once
@@ -210,7 +209,7 @@ class Jobs:
             job = self.job(job_id)
             if job.can_pause and job_id in self._work and job.status in (PAUSED, FAILED):
                 self._jobs.pop(job_id)
-                self._jobs[job_id] = replace(job, status=WAITING, error=None, ended_at=0.0)
+                self._jobs[job_id] = replace(job, status=WAITING, error=None)
                 self._tell()
                 self._begin_next(job.kind)
 
@@ -292,7 +291,7 @@ class Jobs:
                 self._begin_next(kind)
 
     def _end(self, job_id: str, status: str, error: RoostError | None = None) -> None:
-        self.change(job_id, status=status, error=error, speed=0.0, ended_at=time.time())
+        self.change(job_id, status=status, error=error, speed=0.0)
         clean = self._clean.pop(job_id, None) if status in (DONE, CANCELLED) else None
         if clean is not None and status == CANCELLED:
             clean()
@@ -338,9 +337,10 @@ def _read(path: Path | None) -> list[Job]:
     """Empty if there is no file, or if :class:`Jobs` did not write it."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         rows = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
-        told = [(row, row["error"]) for row in rows]
-        return [
-            Job(**{**row, "error": error_from_dict(error) if error else None, "log": tuple(row["log"])})
-            for row, error in told
-        ]
+        found = []
+        for row in rows:  # another version of Roost may have written other fields
+            known = {name: value for name, value in row.items() if name in Job.__annotations__}
+            error = error_from_dict(row["error"]) if row["error"] else None
+            found.append(Job(**{**known, "error": error, "log": tuple(row["log"])}))
+        return found
     return []

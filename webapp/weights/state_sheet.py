@@ -248,14 +248,13 @@ GROUP = 64
 
 class StateMeasures(Struct, frozen=True):
     """``norms[layer][column]``: Euclidean norms. With a second state: ``differences``, the norms of first minus second,
-    and ``cosines`` of the angle between them, None if one is zero; otherwise both are empty. ``norm``, ``difference``
-    and ``cosine`` are for all layers together; ``layer_cosines`` for each layer."""
+    and ``layer_cosines`` of the angle between both in each layer, None if one is zero; otherwise both are empty.
+    ``norm``, ``difference`` and ``cosine`` are for all layers together."""
 
     norms: tuple[tuple[float, ...], ...]
     norm: float
     differences: tuple[tuple[float, ...], ...] = ()
     difference: float = 0.0
-    cosines: tuple[tuple[float | None, ...], ...] = ()
     layer_cosines: tuple[float | None, ...] = ()
     cosine: float | None = None
 
@@ -293,14 +292,15 @@ def measure(
         others.append(np.linalg.norm(theirs, axis=1))
         differences.append(np.linalg.norm(mine - theirs, axis=1))
         products.append((mine * theirs).sum(axis=1))
-    each = list(zip(products, lengths, others, strict=True))
     return StateMeasures(
         _plain(lengths),
         _length(lengths),
         _plain(differences),
         _length(differences),
-        tuple(tuple(map(_cosine, *map(np.ndarray.tolist, row))) for row in each),
-        tuple(_cosine(float(row[0].sum()), _length([row[1]]), _length([row[2]])) for row in each),
+        tuple(
+            _cosine(float(product.sum()), _length([mine]), _length([theirs]))
+            for product, mine, theirs in zip(products, lengths, others, strict=True)
+        ),
         _cosine(float(sum(product.sum() for product in products)), _length(lengths), _length(others)),
     )
 
