@@ -298,7 +298,9 @@ class Database:
             )
         if "locked" in words:
             return StorageError("database_locked", path=path, seconds=BUSY_TIMEOUT_S)
-        if "disk is full" in words or ("disk I/O" in words and _free_bytes(self.path) < FULL_BELOW_BYTES):
+        if "disk is full" in words or (
+            "disk I/O" in words and shutil.disk_usage(self.path.parent).free < FULL_BELOW_BYTES
+        ):
             return StorageError("database_full", path=path)
         if "readonly" in words or ("unable to open" in words and not _is_writable(self.path)):
             return StorageError("database_read_only", path=path)
@@ -335,10 +337,6 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
         for statement in statements:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path.parent).free
 
 
 def _is_writable(path: Path) -> bool:

@@ -419,7 +419,8 @@ def chat_markdown(store: ChatStore, chat_id: str) -> str:
         name = f": {_one_line(stored.message.name)}" if is_result and stored.message.name else ""
         parts.append(f"## {stored.message.role.value.capitalize()}{name}")
         if stored.message.reasoning:
-            parts.append(_quoted(stored.message.reasoning))
+            thoughts = stored.message.reasoning.strip().split("\n")
+            parts.append("\n".join(f"> {line}".rstrip() for line in thoughts))
         content = stored.message.content.strip()
         parts.append(_fenced(content) if is_result else content)
         parts += [f"### {call.name}\n\n{_fenced(call.arguments, 'json')}" for call in stored.message.tool_calls]
@@ -466,7 +467,3 @@ def _fenced(text: str, language: str = "") -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))

@@ -127,7 +127,7 @@ class Http:
             untrusted = _in_chain(exc, ssl.SSLCertVerificationError)
             if untrusted is not None:
                 raise DownloadError("download_untrusted", host=host, reason=untrusted.verify_message) from exc
-            raise DownloadError("download_unreachable", host=host, reason=_reason(exc)) from exc
+            raise DownloadError("download_unreachable", host=host, reason=str(exc) or type(exc).__name__) from exc
         except httpx.TimeoutException as exc:
             raise DownloadError("download_stalled", host=host, seconds=int(STALL_S)) from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
@@ -223,10 +223,6 @@ def _in_chain(exc: BaseException | None, kind: type[ssl.SSLCertVerificationError
     while exc is not None and not isinstance(exc, kind):
         exc = exc.__cause__ or exc.__context__
     return exc
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__
 
 
 AUTOMATIC = "automatic"

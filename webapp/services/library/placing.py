@@ -47,11 +47,8 @@ def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
     stem = clean[: len(clean) - len(ending or "")].rstrip(" .")
     if ending is None or not stem.strip("_"):
         raise RoostError("file_name_unusable", name=name[:LONGEST_BYTES], endings=" ".join(endings))
-    return _shortened(stem, LONGEST_BYTES - len(ending)) + clean[len(clean) - len(ending) :]
-
-
-def _shortened(stem: str, limit_bytes: int) -> str:
-    return stem.encode()[:limit_bytes].decode("utf-8", "ignore").rstrip(" .")
+    shortened = stem.encode()[: LONGEST_BYTES - len(ending)].decode("utf-8", "ignore").rstrip(" .")
+    return shortened + clean[len(clean) - len(ending) :]
 
 
 def whole_path(given: str) -> Path:

@@ -425,8 +425,8 @@ class Presets:
 
     def export_json(self, preset_ids: Sequence[str] = ()) -> str:
         """These presets, or all of a person's own and edited ones."""
-        found = [self.get(name) for name in preset_ids] if preset_ids else [p for p in self.list() if _is_own(p)]
-        return files.write(found)
+        own = (preset for preset in self.list() if not preset.shipped_key or preset.is_edited)
+        return files.write([self.get(name) for name in preset_ids] or own)
 
     def import_text(self, text: str) -> PresetList:
         """Imports the presets of a Roost or RWKV-Runner file, all or none. Raises ``preset_file_invalid``,
@@ -485,7 +485,3 @@ class Presets:
         status = self._manager.status()
         if preset.state or status.state:
             self._manager.apply_state(preset.state)
-
-
-def _is_own(preset: Preset) -> bool:
-    return not preset.shipped_key or preset.is_edited

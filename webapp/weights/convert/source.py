@@ -207,11 +207,7 @@ def plan_pth(source: Source, options: ConversionOptions) -> Plan:
     if source.inspection.format == "pth" and source.inspection.is_published_form and not source.is_changed:
         reason = Text("reason.weights.pth_already")
         raise ConversionError.refused(source.path.name, "pth", reason, Text("reason.weights.use_it_as_it_is"))
-    return Plan("pth", [_planned_pth(source, name) for name in source.infos])
-
-
-def _planned_pth(source: Source, name: str) -> PlannedTensor:
-    return PlannedTensor(source.infos[name], lambda: source.blocks(name))
+    return Plan("pth", [PlannedTensor(info, partial(source.blocks, name)) for name, info in source.infos.items()])
 
 
 WEB_DTYPE = "float16"  # web-rwkv supports nothing else
