@@ -12,7 +12,7 @@ import pytest
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import G1X_JSON, HERMES, RUNNER_LEGACY, ToolDialect, all_dialects
-from webapp.chat.tool_parser import HeldBody, Piece, ToolCallParser
+from webapp.chat.tool_parser import ConstrainedBody, Piece, ToolCallParser
 
 NAMES = ("weather", "get-weather", "f")
 TEXTS = (
@@ -162,7 +162,7 @@ def test_what_follows_a_call_and_does_not_belong_there_is_text(written: str) -> 
 
 
 def test_line_breaks_inside_a_string_are_escaped() -> None:
-    body = HeldBody("f", lambda: "id")
+    body = ConstrainedBody("f", lambda: "id")
     pieces = body.feed('{"a": "one\ntwo\t\\n"}}')
     assert body.is_over and "".join(p.arguments for p in pieces) == ('{"a": "one\\u000atwo\\u0009\\n"}')
 

@@ -13,7 +13,7 @@ import pytest
 from tests.structured.test_grammar_constraint import random_answer
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import CallSyntax, ToolDialect, all_dialects, only_opening
-from webapp.chat.tool_grammars import ToolRules, held
+from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.structured.grammar import check, form_rules
 from webapp.structured.grammar_constraint import GrammarConstraints
@@ -131,7 +131,7 @@ def test_beside_a_form_an_answer_is_calls_or_the_form(
     dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:
     """Even if the schema looks like a call of an offered tool."""
-    schema = held({"type": "object", **CALL_LIKE, "required": ["name", "arguments"]})
+    schema = enforced_schema({"type": "object", **CALL_LIKE, "required": ["name", "arguments"]})
     form = form_rules({"kind": "json_schema", "schema": schema})
     source = dialect.grammar(ToolRules(TOOLS, max_calls=2, form=form))
     check({"kind": "lark", "grammar": source})
@@ -153,7 +153,7 @@ NUMBERS = {"type": "object", "properties": {"n": {"type": "integer"}, "x": {"typ
 
 def test_numbers_end(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
     """Whatever a model prefers: at most 16 digits, 9 after the point, and no exponent."""
-    description = {"kind": "json_schema", "schema": held(NUMBERS)}
+    description = {"kind": "json_schema", "schema": enforced_schema(NUMBERS)}
     for digits in ("1" * 16, "-" + "9" * 16):
         begun = f'{{"n": {digits}'
         assert random_answer(constraints, tokenizer, {**description, "consumed": begun}, 1).startswith(",")
@@ -163,7 +163,7 @@ def test_numbers_end(constraints: GrammarConstraints, tokenizer: WorldTokenizer)
 
 @pytest.mark.parametrize("bounds", [{"minimum": 10**18}, {"maximum": 10**20}, {"enum": [10**17]}])
 def test_a_schema_may_ask_for_larger_numbers_itself(bounds: dict) -> None:
-    assert held({"type": "integer", **bounds}) == {"type": "integer", **bounds}
+    assert enforced_schema({"type": "integer", **bounds}) == {"type": "integer", **bounds}
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)

@@ -91,16 +91,16 @@ def repeats_noted(messages: Sequence[Message], note: str, has_form: bool = False
             if messages[place].role is not Role.TOOL:
                 break
             results[messages[place].tool_call_id] = place
-        told, repeated = {}, 0
+        results_now, repeated = {}, 0
         for call in message.tool_calls:
             if call.id in results:
                 key, place = call_key(call), results[call.id]
-                told[key] = messages[place].content
-                if before.get(key) == told[key]:
-                    noted[place] = replace(messages[place], content=f"{note}\n{told[key]}")
+                results_now[key] = messages[place].content
+                if before.get(key) == results_now[key]:
+                    noted[place] = replace(messages[place], content=f"{note}\n{results_now[key]}")
                     repeated += 1
-        idle = idle + 1 if told and set(told.values()) <= set(before.values()) else 0
-        before, rounds = told, rounds + 1 if repeated == len(message.tool_calls) else 0
+        idle = idle + 1 if results_now and set(results_now.values()) <= set(before.values()) else 0
+        before, rounds = results_now, rounds + 1 if repeated == len(message.tool_calls) else 0
     return tuple(noted), rounds >= MOST_REPEATS or (has_form and idle > MOST_REPEATS)
 
 

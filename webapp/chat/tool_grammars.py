@@ -151,10 +151,10 @@ def _arguments(definition: Definition) -> dict[str, Any]:
     given = definition.get("parameters")
     if isinstance(given, Mapping) and given.keys() <= SILENT:
         given = {**given, "properties": {}}
-    return {"type": "object", **held(given)}
+    return {"type": "object", **enforced_schema(given)}
 
 
-def held(schema: object) -> dict[str, Any]:
+def enforced_schema(schema: object) -> dict[str, Any]:
     """The schema that the grammar enforces, for a call's arguments or an answer. Objects that list their properties
     without `additionalProperties` get no others, because a model must not invent any. Numbers have at most 16 digits
     before the point and 9 after it, and no exponent."""
@@ -163,12 +163,12 @@ def held(schema: object) -> dict[str, Any]:
     found = dict(schema)
     for key in SCHEMA_MAPS:
         if isinstance(found.get(key), Mapping):
-            found[key] = {name: _held_part(part) for name, part in found[key].items()}
+            found[key] = {name: _enforced_part(part) for name, part in found[key].items()}
     for key in SCHEMA_LISTS:
         if isinstance(found.get(key), list):
-            found[key] = [_held_part(part) for part in found[key]]
+            found[key] = [_enforced_part(part) for part in found[key]]
     if isinstance(found.get("items"), Mapping):
-        found["items"] = held(found["items"])
+        found["items"] = enforced_schema(found["items"])
     if "properties" in found and "allOf" not in found:
         found.setdefault("additionalProperties", False)
     kinds = found.get("type")
@@ -190,8 +190,8 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, **least, **most}
 
 
-def _held_part(part: object) -> object:
-    return held(part) if isinstance(part, Mapping) else part
+def _enforced_part(part: object) -> object:
+    return enforced_schema(part) if isinstance(part, Mapping) else part
 
 
 def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:

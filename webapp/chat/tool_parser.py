@@ -4,8 +4,9 @@ Text that cannot become a call is passed on at once; other text is held back unt
 of a known tool, it becomes text, exactly as the model wrote it. The result does not depend on the chunks.
 
 Calls are returned complete, because only then it is certain that they are calls. With a grammar that enforces the
-dialect's own form (:class:`HeldBody`), it is certain from the beginning: whatever begins in that form is a call of an
-offered tool with valid arguments. So arguments are streamed, and an answer that is cut off contains the partial call.
+dialect's own form (:class:`ConstrainedBody`), it is certain from the beginning: whatever begins in that form is a call
+of an offered tool with valid arguments. So arguments are streamed, and an answer that is cut off contains the partial
+call.
 
 Bodies are parsed by brackets and strings, so that fences, tags and brackets inside an argument do not end them. Each
 character is processed once, whatever the length of the body and of the chunks.
@@ -135,7 +136,7 @@ UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
 """The text after a call's arguments, up to the arguments of the next call, incomplete."""
 
 
-class HeldBody:
+class ConstrainedBody:
     """Starts at the arguments of the first call. ``is_list``: more calls may follow in the same body."""
 
     def __init__(
@@ -217,7 +218,7 @@ Piece = ContentDelta | CallDelta
 class _Part(Enum):
     TEXT = "outside of calls"
     BODY = "inside what may be calls"
-    HELD = "inside calls whose arguments come as they are written"
+    CONSTRAINED = "inside calls whose arguments come as they are written"
     TAIL = "behind a call: another one, or what closes it"
 
 
@@ -237,14 +238,14 @@ class ToolCallParser:
         self._opening = Opening(0)
         self._is_exact = False
         self._follower = BodyFollower()
-        self._body: HeldBody | None = None
+        self._body: ConstrainedBody | None = None
         self._is_start = True
         self.has_called = False
 
     @property
     def is_inside(self) -> bool:
         """The current text may be a call and is held back."""
-        return self._part in (_Part.BODY, _Part.HELD)
+        return self._part in (_Part.BODY, _Part.CONSTRAINED)
 
     def feed(self, text: str) -> list[Piece]:
         self._held += text
@@ -257,7 +258,7 @@ class ToolCallParser:
         pieces: list[Piece] = []
         steps = {
             _Part.TEXT: self._pass_text, _Part.BODY: self._pass_body,
-            _Part.HELD: self._pass_held, _Part.TAIL: self._pass_tail,
+            _Part.CONSTRAINED: self._pass_constrained, _Part.TAIL: self._pass_tail,
         }  # fmt: skip
         while (self._held or self._body) and steps[self._part](pieces, is_end):
             pass
@@ -285,7 +286,7 @@ class ToolCallParser:
 
     def _pass_body(self, pieces: list[Piece], is_end: bool) -> bool:
         begin = self._opening.body or 0
-        if self._is_exact and self._begin_held(begin):
+        if self._is_exact and self._begin_constrained(begin):
             return True
         self._follower.feed(self._held[begin + self._follower.length :])
         is_whole = self._follower.is_closed
@@ -322,7 +323,7 @@ class ToolCallParser:
     def _may_be_called(self, name: str) -> bool:
         return self._names is None or name in self._names
 
-    def _begin_held(self, begin: int) -> bool:
+    def _begin_constrained(self, begin: int) -> bool:
         """True if a call certainly begins at ``begin`` and its arguments come next."""
         if self._syntax.is_keyword:
             name, is_list, arguments = self._opening.name, False, begin
@@ -333,12 +334,12 @@ class ToolCallParser:
             name, is_list, arguments = json.loads(head[2]), bool(head[1]), head.end()
         if not self._may_be_called(name):
             return False
-        self._body = HeldBody(name, self._new_id, is_keyword=self._syntax.is_keyword, is_list=is_list)
+        self._body = ConstrainedBody(name, self._new_id, is_keyword=self._syntax.is_keyword, is_list=is_list)
         self._held = self._held[arguments:]
-        self._part, self._is_start, self.has_called = _Part.HELD, False, True
+        self._part, self._is_start, self.has_called = _Part.CONSTRAINED, False, True
         return True
 
-    def _pass_held(self, pieces: list[Piece], is_end: bool) -> bool:
+    def _pass_constrained(self, pieces: list[Piece], is_end: bool) -> bool:
         assert self._body is not None, "a held part has its body"
         pieces += self._body.feed(self._held)
         if is_end:

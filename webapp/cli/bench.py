@@ -137,8 +137,10 @@ def table(document: dict[str, Any]) -> list[str]:
                 cells.append(pad(f"{ratio:.2f}" if (ratio := next(match, None)) else "-", 8))
         lines.append("".join(cells).rstrip())
     for side in sides if document.get("busy") else ():
-        told = [(t(f"cli.bench.row.{row['what']}", size=row["size"]), row["per_cent"]) for row in side["busy"]["lost"]]
-        lost = (f"{words} {per_cent:.0f} %" for words, per_cent in told)
+        losses = [
+            (t(f"cli.bench.row.{row['what']}", size=row["size"]), row["per_cent"]) for row in side["busy"]["lost"]
+        ]
+        lost = (f"{words} {per_cent:.0f} %" for words, per_cent in losses)
         name, count = side.get("name", ROOST), side["busy"]["processes"]
         lines.append(t("cli.bench.lost", name=name, count=count, rows=", ".join(lost)))
     return lines

@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         print(file=sys.stderr)
     if job.error is not None or job.status != DONE:
         raise job.error or RoostError(reason=job.status)
-    told = {"name": job.details["model"], "size_bytes": job.details["size_bytes"], "sha256": job.details["sha256"]}
-    print(json.dumps(told) if args.json else t("cli.download.done", name=told["name"]))
+    found = {"name": job.details["model"], "size_bytes": job.details["size_bytes"], "sha256": job.details["sha256"]}
+    print(json.dumps(found) if args.json else t("cli.download.done", name=found["name"]))
     return 0
 
 

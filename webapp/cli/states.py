@@ -81,8 +81,8 @@ def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
     print(f"{path}\n  {_sizes(sheet)}\n  {digest} {sheet.digest}\n  {norms} {bars(sheet.norms)}  {_range(sheet)}")
     if apart is not None:
         share = apart.difference / apart.norm if apart.norm else 0.0
-        told = {"name": args.other, "difference": f"{apart.difference:.3g}", "share": f"{share:.1%}"}
-        print(f"  {t('cli.states.apart', **told, cosine='-' if apart.cosine is None else f'{apart.cosine:.4f}')}")
+        params = {"name": args.other, "difference": f"{apart.difference:.3g}", "share": f"{share:.1%}"}
+        print(f"  {t('cli.states.apart', **params, cosine='-' if apart.cosine is None else f'{apart.cosine:.4f}')}")
     return 0
 
 

@@ -316,7 +316,7 @@ class LLMEngine:
         self.scheduler.start_decoding(sequence)
         self._sample([sequence], logits, [0])
         if sequence.releasable and sequence.is_decoding:
-            self._tell(sequence)
+            self._send_tokens(sequence)
 
     def _decoding_piece(self, sequence: Sequence, beside: int) -> Piece:
         """Adds draft tokens if they pay: an accepted one saves one of ``beside`` sequences its part of a step."""
@@ -378,7 +378,7 @@ class LLMEngine:
             held += 1
         for piece in pieces:
             if piece.sequence.releasable and piece.sequence.is_decoding:
-                self._tell(piece.sequence)
+                self._send_tokens(piece.sequence)
             self._keeping.on_the_way(piece.sequence, before.get(id(piece.sequence)))
 
     def _holds(self, piece: Piece, held: int) -> bool:
@@ -467,7 +467,7 @@ class LLMEngine:
         elif len(sequence.completion_token_ids) >= params.max_tokens:
             self._finish(sequence, FinishReason.LENGTH)
 
-    def _tell(self, sequence: Sequence) -> None:
+    def _send_tokens(self, sequence: Sequence) -> None:
         """Sends the tokens that are sure to belong to the answer."""
         token_ids, logprobs = sequence.take()
         self._events.append(TokenOutput(sequence.request.request_id, token_ids, logprobs=logprobs))

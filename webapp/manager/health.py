@@ -68,8 +68,8 @@ class MemoryFacts(Struct, frozen=True):
     def sentence(self) -> Text:
         sizes = (self.engine_bytes, self.total_bytes, self.available_bytes)
         engine, total, free = (f"{value / 1e9:.1f} GB" for value in sizes)
-        told = {"engine": engine, "total": total, "free": free}
-        return Text("reason.manager.memory_when_last_seen", **told)
+        params = {"engine": engine, "total": total, "free": free}
+        return Text("reason.manager.memory_when_last_seen", **params)
 
 
 class EngineExit(Struct, frozen=True):

@@ -210,17 +210,17 @@ class EngineLoop:
                 logger.debug("%d texts could not be read together", count, exc_info=True)
             else:
                 batch = [self._probes.popleft() for _ in range(count)]
-                unfinished = [(call_id, probe) for call_id, probe in batch if not self._told(call_id, probe)]
+                unfinished = [(call_id, probe) for call_id, probe in batch if not self._replied(call_id, probe)]
                 self._probes.extendleft(reversed(unfinished))
                 return
         call_id, probe = self._probes.popleft()
         with self._answering_errors(call_id):
             if not probe.is_done:
                 engine.advance(probe)
-            if not self._told(call_id, probe):
+            if not self._replied(call_id, probe):
                 self._probes.appendleft((call_id, probe))
 
-    def _told(self, call_id: int, probe: Probe) -> bool:
+    def _replied(self, call_id: int, probe: Probe) -> bool:
         """Replies to the call if the probe is done."""
         if probe.is_done:
             with self._answering_errors(call_id):

@@ -353,7 +353,7 @@ class AutomaticEngine:
                 self._builds[backend] = COMPILING
                 threading.Thread(target=self._prepare, args=(backend,), name="roost-build", daemon=True).start()
             note = self._builds[backend]
-        self._tell(note)
+        self._note_changed(note)
 
     def _prepare(self, backend: type[Backend]) -> None:
         """Runs at most once per process and backend: a failed build is not repeated."""
@@ -366,11 +366,11 @@ class AutomaticEngine:
         with self._lock:
             self._builds[backend] = found
             self._answers = None
-            self._tell(found)
+            self._note_changed(found)
         if not found:
             self._on_ready()
 
-    def _tell(self, note: str) -> None:
+    def _note_changed(self, note: str) -> None:
         is_new, self._note = note != self._note, note
         if is_new:
             self._on_note(note)

@@ -63,7 +63,7 @@ class EngineSession:
         self.idle_since = time.monotonic()
         self._changed = changed
         self._on_change = on_change
-        self._is_told = self._is_ready = False
+        self._is_load_sent = self._is_ready = False
         self._abandoned: RoostError | None = None
         self._handles: dict[str, RequestHandle] = {}
         self._waiting = 0
@@ -118,7 +118,7 @@ class EngineSession:
 
     def load(self, command: Callable[[Start], messages.LoadModel]) -> None:
         with self._changed:
-            self._is_told = True
+            self._is_load_sent = True
             self._send(command(self.target.start))
 
     def wait_loaded(self, timeout_s: float | None) -> None:
@@ -146,7 +146,7 @@ class EngineSession:
     def set_state(self, target: Target) -> None:
         """``target`` is the same model with another initial state."""
         self.target = target
-        if not self._is_told:  # the first command must be the load, which includes this state
+        if not self._is_load_sent:  # the first command must be the load, which includes this state
             return
         state = messages.State.of(target.state) if target.state is not None else None
         self._send(messages.SetInitialState(state, target.state_info.digest))

@@ -177,7 +177,7 @@ class Supervisor:
             self._check_open()
             self._replace_changes(Change(None) if self.session else None)
             self.error = None
-            self._tell()
+            self._notify()
 
     def cancel_load(self) -> None:
         """The previously loaded model stays if it is still there."""
@@ -218,7 +218,7 @@ class Supervisor:
                     session.set_state(target)
             self.goal = target
             self._work_came.notify_all()  # it may be unloaded sooner when idle
-            self._tell()
+            self._notify()
 
     def close(self) -> None:
         """Ends everything; returns when engine and worker are gone. May be called repeatedly, from any thread."""
@@ -241,7 +241,7 @@ class Supervisor:
         refusal = self._fit.refusal(target, reclaimable, by_hand)
         if refusal is not None:
             self.error, self._refused = refusal, target
-            self._tell()
+            self._notify()
             raise refusal
 
     def _request(self, change: Change) -> None:
@@ -267,7 +267,7 @@ class Supervisor:
         elif self._running is None and self.session is not None:
             self.goal = self.session.target
         self._work_came.notify_all()
-        self._tell()
+        self._notify()
 
     # requests
 
@@ -291,7 +291,7 @@ class Supervisor:
                 self.session.submit(handle)
             else:
                 self._waiting.append((handle, target))
-            self._tell()
+            self._notify()
             return True
 
     def abort(self, handle: RequestHandle) -> None:
@@ -300,7 +300,7 @@ class Supervisor:
             if len(rest) < len(self._waiting):
                 self._waiting = rest
                 handle.finish(FinishReason.ABORT)
-                self._tell()
+                self._notify()
             for session in self._answering:
                 session.abort(handle.request_id)
 
@@ -349,7 +349,7 @@ class Supervisor:
         """Makes the next change the running one. None after cleaning up a dead engine, or at the end."""
         with self.changed:
             self._running = None
-            self._tell()
+            self._notify()
             while not (self._next or self._ended or self.is_closing):
                 wait_s = self._idle_left_s()
                 if wait_s is not None and wait_s <= 0:
@@ -380,7 +380,7 @@ class Supervisor:
                 old = None
             with self.changed:
                 change.is_beside = change.is_patient and old is not None
-                self._tell()
+                self._notify()
             self._load(change, change.target)
         if old is not None:
             self._retire(old, change)
@@ -397,7 +397,7 @@ class Supervisor:
             ahead = self._ahead.take if self._ahead is not None else ProcessEngineClient
             session.start(self._start_engine or ahead)
             self.error, self._loading = None, session
-            self._tell()
+            self._notify()
         try:
             session.load(load_command(target, self._settings))
             session.wait_loaded(self._settings.load_timeout_s or None)
@@ -441,11 +441,11 @@ class Supervisor:
             self._retiring = old
             if self.session is old:
                 self.session = None
-            self._tell()
+            self._notify()
         old.close(ModelError("model_unloaded"), CLOSE_GRACE_S)
         with self.changed:
             self._retiring = None
-            self._tell()
+            self._notify()
 
     def _report_failure(self, change: Change, error: RoostError) -> None:
         """After a failed swap the goal is the previous model: still loaded, or the next request loads it again."""
@@ -461,7 +461,7 @@ class Supervisor:
                 self._fit.note_failure(change.target)
             if change.target is not None and error.code == "engine_stalled":
                 self._load_again(change.target)
-            self._tell()
+            self._notify()
 
     def _end_all(self) -> None:
         with self.changed:
@@ -472,7 +472,7 @@ class Supervisor:
             session.close(ModelError("shutting_down"), CLOSE_GRACE_S)
         with self.changed:
             self._fail_waiting(ModelError("shutting_down"))
-            self._tell()
+            self._notify()
 
     # events of engines
 
@@ -493,7 +493,7 @@ class Supervisor:
             self.error = self._with_count(session.error)
             if session.has_stalled:
                 self._load_again(session.target)
-        self._tell()
+        self._notify()
 
     def _load_again(self, target: Target) -> None:
         """Loads the model again after an engine hung."""
@@ -514,7 +514,7 @@ class Supervisor:
             self._last_crash = error.params.get("reason", str(error)) if error else "?"
         logger.error("the engine ended: %s\n%s", session.error, session.last_exit.last_words)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Publishes the status and wakes every thread that waits for a change."""
         held, goal, loading = len(self._waiting), self.goal, self._loading
         if self.session is not None and self._is_serving and self._running is not None:

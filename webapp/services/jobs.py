@@ -185,7 +185,7 @@ class Jobs:
             if clean is not None:
                 self._clean[job.id] = clean
             self._forget_oldest()
-            self._tell()
+            self._notify()
             self._begin_next(kind)
             return self._jobs[job.id]
 
@@ -210,7 +210,7 @@ class Jobs:
             if job.can_pause and job_id in self._work and job.status in (PAUSED, FAILED):
                 self._jobs.pop(job_id)
                 self._jobs[job_id] = replace(job, status=WAITING, error=None)
-                self._tell()
+                self._notify()
                 self._begin_next(job.kind)
 
     def can_resume(self, job: Job) -> bool:
@@ -222,7 +222,7 @@ class Jobs:
             if self.job(job_id).is_over:
                 self._forget(job_id)
                 self._keep()
-                self._tell()
+                self._notify()
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """Waits until it is finished or paused, or for the timeout. ``job_not_found`` also for a removed job."""
@@ -250,7 +250,7 @@ class Jobs:
         with self._changed:
             if job_id in self._jobs:
                 self._jobs[job_id] = replace(self._jobs[job_id], **changes)
-                self._tell()
+                self._notify()
 
     def _stop(self, job_id: str, wish: str) -> None:
         with self._changed:
@@ -306,7 +306,7 @@ class Jobs:
             return job
         return replace(job, speed=handle.speed(), done=job.done if handle.done is None else handle.done)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._revision += 1
         self._changed.notify_all()
 

@@ -120,9 +120,9 @@ class Sessions:
         """Makes the watchers of the person's sessions end and reconnect, because their rights have changed."""
         keys = {session.key for session in self.of(person_id)}
         with self._lock:
-            watchers = [tell for key in keys for tell in self._watchers.pop(key, [])]
-        for tell in watchers:
-            tell()
+            watchers = [notify for key in keys for notify in self._watchers.pop(key, [])]
+        for notify in watchers:
+            notify()
 
     def end(self, key: str) -> None:
         """Ends the session and calls its watchers. Does nothing for an unknown key."""
@@ -131,24 +131,24 @@ class Sessions:
         with self._lock:
             self._known.pop(key, None)
             watchers = self._watchers.pop(key, [])
-        for tell in watchers:
-            tell()
+        for notify in watchers:
+            notify()
 
     @contextmanager
-    def watched(self, key: str, tell: Callable[[], object]) -> Iterator[None]:
-        """Inside the block, ``tell`` is called in another thread when the session ends; at once if it has ended
+    def watched(self, key: str, notify: Callable[[], object]) -> Iterator[None]:
+        """Inside the block, ``notify`` is called in another thread when the session ends; at once if it has ended
         already. "" watches nothing."""
         with self._lock:
             is_over = bool(key) and key not in self._known
             if key:
-                self._watchers.setdefault(key, []).append(tell)
+                self._watchers.setdefault(key, []).append(notify)
         if is_over:
-            tell()
+            notify()
         try:
             yield
         finally:
             with self._lock, contextlib.suppress(KeyError, ValueError):
-                self._watchers[key].remove(tell)
+                self._watchers[key].remove(notify)
                 if not self._watchers[key]:
                     del self._watchers[key]
 

@@ -215,8 +215,8 @@ class WorldTokenizer:
             self._bytes_of = {token_id: token for token_id, token in self._bytes_of.items() if token_id < vocab_size}
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
-            told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **told)
+            params = {"found": self.last_id, "limit": vocab_size - 1}
+            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **params)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)
@@ -331,8 +331,8 @@ class HfTokenizer:
         self._tokenizer = _build(path, text)
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
-            told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **told)
+            params = {"found": self.last_id, "limit": vocab_size - 1}
+            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **params)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()
@@ -452,8 +452,8 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
     if override not in built_in:
         return _from_file(Path(override), vocab_size)
     if vocab_size not in built_in[override]:
-        told = {"name": repr(override), "found": built_in[override][0], "expected": vocab_size}
-        reason = Text("reason.tokenizer.token_count_differs", **told)
+        params = {"name": repr(override), "found": built_in[override][0], "expected": vocab_size}
+        reason = Text("reason.tokenizer.token_count_differs", **params)
         raise WeightsError("vocabulary_invalid", path=override, reason=reason)
     return _built_in(vocab_size, None)
 

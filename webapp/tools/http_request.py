@@ -216,12 +216,12 @@ def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str
 
 
 def _refusal(address: Address, response: http.client.HTTPResponse, text: str) -> Text:
-    told: dict[str, Any] = {"host": address.host, "status": response.status}
+    params: dict[str, Any] = {"host": address.host, "status": response.status}
     place = response.getheader("Location")
     if place and 300 <= response.status < 400:
-        told["place"] = place[:200]
-        return Text("reason.tools.redirected", **told)
-    return Text("reason.tools.answered_with_status", **told, text=text.strip()[:200] or response.reason)
+        params["place"] = place[:200]
+        return Text("reason.tools.redirected", **params)
+    return Text("reason.tools.answered_with_status", **params, text=text.strip()[:200] or response.reason)
 
 
 def _headers(call: HttpCall, body: bytes | None) -> dict[str, str]:

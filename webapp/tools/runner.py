@@ -101,8 +101,8 @@ def error_result(reason: Text | str, problems: tuple[Problem, ...] = ()) -> Tool
 
 def _listed(problems: tuple[Problem, ...]) -> Text | str:
     """As a Text, if possible, so that the user's language is used."""
-    told = [_placed(problem) for problem in problems]
-    return told[0] if len(told) == 1 else "; ".join(map(str, told))
+    texts = [_placed(problem) for problem in problems]
+    return texts[0] if len(texts) == 1 else "; ".join(map(str, texts))
 
 
 def _placed(problem: Problem) -> Text | str:

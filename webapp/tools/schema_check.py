@@ -91,8 +91,8 @@ def argument_problems(
     """The problems of a call's arguments; () if they are valid. Without ``matches``, patterns are ignored."""
     length = len(json.dumps(arguments))
     if length > MAX_ARGUMENT_CHARS:
-        told = Text("reason.common.too_long", found=length, limit=MAX_ARGUMENT_CHARS)
-        return (Problem("", told),)
+        reason = Text("reason.common.too_long", found=length, limit=MAX_ARGUMENT_CHARS)
+        return (Problem("", reason),)
     validator = bounded_validator(schema, matches)
     try:
         errors = sorted(validator.iter_errors(dict(arguments)), key=lambda error: list(map(str, error.absolute_path)))
@@ -114,8 +114,8 @@ def _check_size(schema: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as exc:
         raise ToolInvalid(field="parameters", reason=Text("reason.tools.is_not_json", error=str(exc)[:200])) from exc
     if length > MAX_SCHEMA_CHARS:
-        told = Text("reason.common.too_long", found=length, limit=MAX_SCHEMA_CHARS)
-        raise ToolInvalid(field="parameters", reason=told)
+        reason = Text("reason.common.too_long", found=length, limit=MAX_SCHEMA_CHARS)
+        raise ToolInvalid(field="parameters", reason=reason)
 
 
 def _references(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

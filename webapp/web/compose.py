@@ -202,7 +202,7 @@ class _Piece:
         self._text = head
         self._vocabulary = vocabulary
         self._decoder = NoteDecoder(vocabulary)
-        self._told_at = 0.0
+        self._sent_at = 0.0
         if kind == MIDI_TEXT and head.strip():
             self._decoder.feed(f"{head} ")
 
@@ -216,9 +216,9 @@ class _Piece:
         self._text += text
         if self._kind == MIDI_TEXT:
             return {"text": text, **self._changes(self._decoder.feed(text))}
-        if "|" not in text or time.monotonic() - self._told_at < ABC_EVERY_S:
+        if "|" not in text or time.monotonic() - self._sent_at < ABC_EVERY_S:
             return {"text": text}
-        self._told_at = time.monotonic()
+        self._sent_at = time.monotonic()
         return {"text": text, "all": self._whole()}
 
     def end(self) -> Values:

@@ -253,7 +253,7 @@ def serve(
         try:
             # All of it, as a signal may come at any moment from here on.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                tell(app, settings, server.addresses[0][1], on_ready)
+                report_start(app, settings, server.addresses[0][1], on_ready)
                 name = beside.submit(named_on_network, settings, server.addresses[0][1])  # others are asked first
                 preparing.start()
                 server.loop()
@@ -287,7 +287,7 @@ def prepare_pages(app: Flask, settings: Settings) -> None:
         log.exception("the pages could not be prepared")
 
 
-def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], None] | None) -> None:
+def report_start(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], None] | None) -> None:
     guard = app.extensions.get("guard")
     here = local_url(settings, port)
     if guard is None:

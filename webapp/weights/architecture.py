@@ -138,8 +138,8 @@ class _Shapes:
         architecture = self._architecture()
         n_head, head_size = self._heads(architecture, n_att)
         if architecture != "4" and n_head * head_size != n_att:
-            told = {"heads": n_head, "size": head_size, "width": n_att}
-            raise _NotRwkv(Text("reason.weights.heads_do_not_fit", **told))
+            params = {"heads": n_head, "size": head_size, "width": n_att}
+            raise _NotRwkv(Text("reason.weights.heads_do_not_fit", **params))
         return ModelConfig(
             architecture=architecture,
             n_layer=self._n_layer(),

@@ -149,11 +149,11 @@ class Checkpoint:
             reason = Text("reason.weights.reaches_beyond_its_data", name=stored.info.name)
             raise WeightsError(path=str(self.path), reason=reason)
         if stored.end > len(mapped):
-            told = {"name": stored.info.name, "end": stored.end, "found": len(mapped)}
+            params = {"name": stored.info.name, "end": stored.end, "found": len(mapped)}
             raise WeightsError(
                 "file_truncated",
                 path=str(self.path),
-                reason=Text("reason.weights.ends_after_the_file", **told),
+                reason=Text("reason.weights.ends_after_the_file", **params),
             )
         return memoryview(mapped)[stored.offset : stored.offset + span]
 

@@ -129,8 +129,8 @@ class _Header:
     def _put(self, info: tensor_info.TensorInfo, offset: int) -> None:
         end = offset + info.nbytes
         if end > self._file_bytes:
-            told = {"name": info.name, "end": end, "found": self._file_bytes}
-            raise self._truncated(Text("reason.weights.ends_after_the_file", **told))
+            params = {"name": info.name, "end": end, "found": self._file_bytes}
+            raise self._truncated(Text("reason.weights.ends_after_the_file", **params))
         self._tensors[info.name] = tensor_info.StoredTensor(
             info, offset, tensor_info.contiguous_strides(info.shape), end
         )
@@ -170,8 +170,8 @@ class _Ggmf(_Header):
         name = self._take(name_bytes)
         dtype = GGMF_DTYPES.get(data_type)
         if dtype is None or (version == GGMF_VERSIONS[0] and data_type > 1):
-            told = {"name": name.decode("utf-8", "replace"), "type": data_type}
-            raise self._damaged(Text("reason.weights.unknown_tensor_type", **told))
+            params = {"name": name.decode("utf-8", "replace"), "type": data_type}
+            raise self._damaged(Text("reason.weights.unknown_tensor_type", **params))
         info = self._tensor(name, dtype, sizes)
         self._put(info, self._file.tell())
         self._file.seek(info.nbytes, 1)
@@ -231,8 +231,8 @@ class _Gguf(_Header):
             sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
             data_type, offset = struct.unpack("<IQ", self._take(12))
             if data_type not in GGML_DTYPES:
-                told = {"name": name.decode("utf-8", "replace"), "type": data_type}
-                raise self._damaged(Text("reason.weights.unknown_tensor_type", **told))
+                params = {"name": name.decode("utf-8", "replace"), "type": data_type}
+                raise self._damaged(Text("reason.weights.unknown_tensor_type", **params))
             found.append((self._tensor(name, GGML_DTYPES[data_type], sizes), offset))
         start = -(-self._file.tell() // step) * step
         for info, offset in found:

@@ -184,8 +184,8 @@ def _gguf_config(contents: FileContents) -> ModelConfig:
     prefix = contents.metadata.get("general.architecture", "")
     if prefix not in GGUF_ARCHITECTURES:
         raise _Refused(Text("reason.weights.gguf_architecture_not_run", name=prefix))
-    told = ("embedding_length", "block_count", "wkv.head_size")
-    width, layers, size = (_number(contents, f"{prefix}.{name}") for name in told)
+    keys = ("embedding_length", "block_count", "wkv.head_size")
+    width, layers, size = (_number(contents, f"{prefix}.{name}") for name in keys)
     vocab_size = (*_find(contents.tensors, "token_embd.weight").shape, 0)[0]
     tensors = {"blocks.0.ffn.key.weight": contents.tensors.get("blk.0.channel_mix_key.weight")}
     kept = {name: stored for name, stored in tensors.items() if stored is not None}
@@ -276,8 +276,8 @@ def _matrix(name: str, stored: StoredTensor, shape: Shape, sizes: dict[str, int]
 
 def _vector(name: str, stored: StoredTensor, elements: tuple[int, ...]) -> GgmlTensor:
     if stored.info.numel not in elements:
-        told = {"name": name, "found": str(stored.info.shape), "expected": str(elements[0])}
-        raise _Refused(Text("reason.weights.has_another_shape", **told))
+        params = {"name": name, "found": str(stored.info.shape), "expected": str(elements[0])}
+        raise _Refused(Text("reason.weights.has_another_shape", **params))
     if stored.info.dtype not in VECTOR_DTYPES:
         raise _Refused(Text("reason.common.tensor_has_type", name=name, type=stored.info.dtype))
     return GgmlTensor(name, stored.info, stored.offset, False)

@@ -78,8 +78,8 @@ class Inspection(Struct, frozen=True):
     @property
     def trained_parameters(self) -> int:
         """Fewer than ``parameters`` if the file says so: the starter never saw most tokens."""
-        told = self.metadata.get(TRAINED_KEY, "")
-        return min(int(told), self.parameters) if re.fullmatch("[0-9]{1,15}", told) else self.parameters
+        stored = self.metadata.get(TRAINED_KEY, "")
+        return min(int(stored), self.parameters) if re.fullmatch("[0-9]{1,15}", stored) else self.parameters
 
     @property
     def state_shape(self) -> tuple[int, int, int] | None:
@@ -185,8 +185,8 @@ def used_token_bitmap(inspection: Inspection) -> bytes | None:
             path=inspection.path, reason=Text("reason.weights.is_not_base64", name=USED_TOKENS_KEY)
         ) from exc
     if len(bitmap) != BITMAP_BYTES:
-        told = {"name": USED_TOKENS_KEY, "found": len(bitmap), "expected": BITMAP_BYTES}
-        reason = Text("reason.weights.size_differs", **told)
+        params = {"name": USED_TOKENS_KEY, "found": len(bitmap), "expected": BITMAP_BYTES}
+        reason = Text("reason.weights.size_differs", **params)
         raise WeightsError(path=inspection.path, reason=reason)
     return bitmap
 
@@ -206,9 +206,9 @@ def model_name(info: Inspection) -> str:
     """The name of its file or folder, followed by its name in the metadata. If the file is called ``model``, its
     folder's name is included."""
     path = Path(info.path)
-    told = [info.metadata.get(key, "")[:MOST_NAME_CHARS] for key in NAMES]
+    names = [info.metadata.get(key, "")[:MOST_NAME_CHARS] for key in NAMES]
     folder = [path.parent.name] if path.name.startswith(("model.", "model-", "pytorch_model")) else []
-    return " ".join(text for text in (path.name, *folder, *told) if text)
+    return " ".join(text for text in (path.name, *folder, *names) if text)
 
 
 def tokenizer_of(vocab_size: int, path: str | Path, override: str | None = None) -> Tokenizer:

@@ -211,8 +211,8 @@ def read_pth(path: Path) -> FileContents:
             if member is None:
                 raise _cut_off(path, Text("reason.weights.data_of_are_missing", name=name))
             if member.size < storage.nbytes:
-                told = {"name": name, "expected": storage.nbytes, "found": member.size}
-                raise _cut_off(path, Text("reason.weights.data_is_cut_off", **told))
+                params = {"name": name, "expected": storage.nbytes, "found": member.size}
+                raise _cut_off(path, Text("reason.weights.data_is_cut_off", **params))
             return zipped.data_start(member)
 
         contents = _contents(path, found, start_of)
@@ -278,8 +278,8 @@ def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -
         raise _damaged(path, Text("reason.weights.no_tensor_table"))
     for name, value in table.items():
         if isinstance(value, Inert) and value.name.startswith(REBUILDS):
-            told = {"name": name, "kind": value.name[len(REBUILDS) :]}
-            raise _damaged(path, Text("reason.weights.unknown_tensor_kind", **told))
+            params = {"name": name, "kind": value.name[len(REBUILDS) :]}
+            raise _damaged(path, Text("reason.weights.unknown_tensor_kind", **params))
     if len(tensors) > MOST_TENSORS:
         raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
     stored = {name: _stored(path, name, tensor, start_of) for name, tensor in tensors.items()}

@@ -209,12 +209,12 @@ def _answer(request: Request) -> bytes:
 
 
 def _refusal(request: Request, error: RoostError) -> bytes:
-    told = error.to_dict()
+    described = error.to_dict()
     paths = {os.fsdecode(argument) for argument in request.arguments if isinstance(argument, bytes)}
-    if told["params"].get("path") in paths:
-        told["params"]["path"] = HERE
-    told["message"] = told["hint"] = ""  # generated again from the rest
-    return msgspec.msgpack.encode(("refused", _plain(told)))
+    if described["params"].get("path") in paths:
+        described["params"]["path"] = HERE
+    described["message"] = described["hint"] = ""  # generated again from the rest
+    return msgspec.msgpack.encode(("refused", _plain(described)))
 
 
 def _plain(value: Any) -> Any:

@@ -59,8 +59,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            told = {"found": length, "limit": MAX_HEADER_BYTES}
-            raise _damaged(path, Text("reason.weights.header_is_too_long", **told))
+            params = {"found": length, "limit": MAX_HEADER_BYTES}
+            raise _damaged(path, Text("reason.weights.header_is_too_long", **params))
         raw = file.read(length)
     if len(raw) < length:
         raise WeightsError(
@@ -115,11 +115,13 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         raise _damaged(path, Text("reason.weights.bad_header_entry", name=name)) from exc
     info = tensor_info.TensorInfo(name, shape, dtype)
     if end - begin != info.nbytes:
-        told = {"name": name, "found": end - begin, "expected": info.nbytes}
-        raise _damaged(path, Text("reason.weights.byte_count_differs", **told))
+        params = {"name": name, "found": end - begin, "expected": info.nbytes}
+        raise _damaged(path, Text("reason.weights.byte_count_differs", **params))
     if data_start + end > file_bytes:
-        told = {"name": name, "end": data_start + end, "found": file_bytes}
-        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
+        params = {"name": name, "end": data_start + end, "found": file_bytes}
+        raise WeightsError(
+            "file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **params)
+        )
     return tensor_info.StoredTensor(info, data_start + begin, tensor_info.contiguous_strides(shape), data_start + end)
 
 
@@ -128,8 +130,8 @@ def _check_apart(path: Path, tensors: Iterable[tensor_info.StoredTensor]) -> Non
     end, last = 0, ""
     for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):
         if tensor.offset < end:
-            told = {"name": last, "other": tensor.info.name}
-            raise _damaged(path, Text("reason.weights.tensors_overlap", **told))
+            params = {"name": last, "other": tensor.info.name}
+            raise _damaged(path, Text("reason.weights.tensors_overlap", **params))
         end, last = tensor.end, tensor.info.name
 
 

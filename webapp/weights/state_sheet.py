@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 def mismatch(path: Path, what: Text, expected: object, found: object) -> WeightsError:
     """``expected`` and ``found``, if not a Text, are numbers or names, which need no translation."""
-    told = {"what": what, "expected": expected, "found": found}
-    words = {name: value if isinstance(value, Text) else str(value) for name, value in told.items()}
+    params = {"what": what, "expected": expected, "found": found}
+    words = {name: value if isinstance(value, Text) else str(value) for name, value in params.items()}
     return WeightsError("state_mismatch", path=path.name, **words)
 
 
@@ -91,11 +91,11 @@ def prefix_metadata(sheet: PrefixSheet, source: Mapping[str, Any]) -> dict[str, 
 def prefix_of(metadata: Mapping[str, str]) -> PrefixSheet | None:
     """None if the file has no valid data about a prefix."""
     try:
-        told = json.loads(metadata.get(PREFIX_KEY, ""))
+        stored = json.loads(metadata.get(PREFIX_KEY, ""))
         texts = {
-            name: str(told[name])[:TITLE_CHARS] for name in ("kind", "title", "ids", "model", "strategy", "made_for")
+            name: str(stored[name])[:TITLE_CHARS] for name in ("kind", "title", "ids", "model", "strategy", "made_for")
         }
-        found = PrefixSheet(**texts, tokens=int(told["tokens"]), made_at=int(told["made_at"]))
+        found = PrefixSheet(**texts, tokens=int(stored["tokens"]), made_at=int(stored["made_at"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     is_sane = found.kind in (PROMPT, TOOLS, DOCUMENT) and 0 < found.tokens < 1 << 31 and 0 <= found.made_at < 1 << 40
@@ -185,8 +185,10 @@ def read_npy(path: Path) -> FileContents:
     end = start + layers * info.nbytes
     found = path.stat().st_size
     if end > found:
-        told = {"name": "array", "end": end, "found": found}
-        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
+        params = {"name": "array", "end": end, "found": found}
+        raise WeightsError(
+            "file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **params)
+        )
     strides = contiguous_strides(info.shape)
     tensors = {}
     for layer in range(layers):

@@ -166,8 +166,8 @@ class GgmlBackend(FlatBackend):
             ggml = library.load()
         except library.GgmlUnavailable:
             return ()
-        told = {"source": ggml.source, "version": (ggml.version() or b"").decode("ascii", "replace")}
-        return (Text("strategy.advice.ggml_runs_on", **told),)
+        params = {"source": ggml.source, "version": (ggml.version() or b"").decode("ascii", "replace")}
+        return (Text("strategy.advice.ggml_runs_on", **params),)
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:

@@ -317,8 +317,8 @@ def _opened(paths: Sequence[Path], source: str) -> Ggml:
     ggml = Ggml(paths, source)
     missing = missing_instructions(ggml)
     if missing:
-        told = {"file": paths[-1].name, "names": ", ".join(missing)}
-        raise GgmlUnavailable(Text("reason.backends.ggml_other_processor", **told), _install())
+        params = {"file": paths[-1].name, "names": ", ".join(missing)}
+        raise GgmlUnavailable(Text("reason.backends.ggml_other_processor", **params), _install())
     return ggml
 
 

@@ -145,8 +145,8 @@ class WeightSource:
     def _matrix(self, piece: Piece, dtype: str) -> WeightTensor:
         row = piece.shape[-1]
         if row % BLOCKS.get(dtype, (1, 0))[0]:
-            told = {"name": piece.name, "size": row, "type": dtype}
-            raise self.refuse(Text("reason.backends.row_size_not_blocks", **told))
+            params = {"name": piece.name, "size": row, "type": dtype}
+            raise self.refuse(Text("reason.backends.row_size_not_blocks", **params))
 
         def fill(address: int) -> None:
             done = 0

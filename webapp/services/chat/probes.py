@@ -134,15 +134,19 @@ class Replays:
     """Replays a stored answer: with the same model, engine, options, seed and initial state, the tokens must be
     identical. Every answer stores what that needs; if something has changed since, the result says so.
 
-    ``tell`` is called with a chat's id when a result is stored. Safe to use from any thread."""
+    ``notify`` is called with a chat's id when a result is stored. Safe to use from any thread."""
 
     def __init__(
-        self, manager: ModelManager, store: ChatStore, presets: Presets, tell: Callable[[str], object] = lambda _: None
+        self,
+        manager: ModelManager,
+        store: ChatStore,
+        presets: Presets,
+        notify: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._manager = manager
         self._store = store
         self._presets = presets
-        self._tell = tell
+        self._notify = notify
 
     def start(self, message_id: str, client: str = "") -> threading.Thread:
         """Generates the answer again in the background and stores the result in its statistics as ``replay``; returns
@@ -207,7 +211,7 @@ class Replays:
             self._store.set_stats(stored.id, replay={**result, "at": time.time()})
         except RoostError:  # deleted meanwhile
             return
-        self._tell(stored.chat_id)
+        self._notify(stored.chat_id)
 
 
 def forced_count(message: Message) -> int:

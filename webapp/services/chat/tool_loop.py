@@ -57,8 +57,8 @@ class CallState(Struct, frozen=True):
 
 class ToolLoop:
     """``offered(chat)``: the tools that its model may call. ``go_on(message_id, results)``: stores the results below an
-    answer and starts the next one. ``tell(chat_id)``: called when a call has its result. ``remote``: runs calls of MCP
-    tools. ``files(message_id)``: the texts attached on the path to an answer."""
+    answer and starts the next one. ``notify(chat_id)``: called when a call has its result. ``remote``: runs calls of
+    MCP tools. ``files(message_id)``: the texts attached on the path to an answer."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ToolLoop:
         offered: Callable[[Chat], Sequence[StoredTool]],
         go_on: Callable[[str, Sequence[Message]], object],
         allowed_hosts: Collection[str] = (),
-        tell: Callable[[str], None] = lambda chat_id: None,
+        notify: Callable[[str], None] = lambda chat_id: None,
         remote: Remote | None = None,
         files: Callable[[str], Sequence[NamedText]] = lambda message_id: (),
         start: Callable[[Callable[[], None]], object] = lambda work: work(),
@@ -75,7 +75,7 @@ class ToolLoop:
         self._offered = offered
         self._go_on = go_on
         self._allowed_hosts = allowed_hosts
-        self._tell = tell
+        self._notify = notify
         self._remote = remote
         self._files = files
         self._start = start
@@ -122,7 +122,7 @@ class ToolLoop:
                 and _may_run(chat, state.tool)
                 and self._running.claim((message_id, state.call.id))
             ):
-                self._tell(stored.chat_id)
+                self._notify(stored.chat_id)
                 self._run(message_id, state.call, state.tool)
         self._finish_round(message_id)
 
@@ -174,7 +174,7 @@ class ToolLoop:
 
     def _run_approved(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
         try:
-            self._tell(self._store.message(message_id).chat_id)
+            self._notify(self._store.message(message_id).chat_id)
             self._run(message_id, call, tool)
             self._finish_round(message_id)
         except RoostError as exc:  # the chat was deleted meanwhile, or the server is shutting down
@@ -224,7 +224,7 @@ class ToolLoop:
             results = dict(message.metadata.get(CALLS, {}))
             results.setdefault(call_id, _recorded(result, by))
             self._store.change_message(message_id, replace(message, metadata={**message.metadata, CALLS: results}))
-        self._tell(stored.chat_id)
+        self._notify(stored.chat_id)
 
     def _finish_round(self, message_id: str, is_asked: bool = False) -> None:
         with self._locks.held(message_id):

@@ -74,13 +74,13 @@ class ChatTurns:
         remote = servers.call if servers else None
         self._files = AttachmentStore(database)
         self.tools = ToolLoop(
-            self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts, in_a_thread
+            self._store, self._offered, self._go_on, settings.tool_hosts, self._notify, remote, self._texts, in_a_thread
         )
         """Handles the tool calls of answers."""
         self._journal = Journal(self._store)
         self.beside = SideBySide(self._store)
         self._turns: dict[str, list[LiveTurn]] = {}
-        self.replays = Replays(manager, self._store, self._presets, self._tell)
+        self.replays = Replays(manager, self._store, self._presets, self._notify)
         """Generates stored answers again to compare them."""
         self._clients: dict[str, str] = {}  # the last client, for answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
@@ -248,7 +248,7 @@ class ChatTurns:
             self._store.note_snapshots(chat.id, stats.get("snapshots", ()))
         except RoostError as exc:
             log.warning("a chat could not be read: %s", exc)
-        self._tell(chat.id)
+        self._notify(chat.id)
 
     def delete(self, chat_id: str) -> None:
         """Hides the chat and deletes its states at once, except those that others use. A restored chat is prefilled
@@ -348,7 +348,7 @@ class ChatTurns:
             if _wait_for_words(earlier, live):
                 break
         writer.run()
-        self._tell(live.chat_id, has_ended=True)
+        self._notify(live.chat_id, has_ended=True)
         if writer.has_calls and len(self.answers(live.chat_id)) == 1:
             self._advance(live.message_id)
 
@@ -364,7 +364,7 @@ class ChatTurns:
                 writer.run()
             except Exception as exc:  # this model cannot be loaded
                 writer.fail(exc)
-            self._tell(live.chat_id, has_ended=True)
+            self._notify(live.chat_id, has_ended=True)
         if is_other and not self._is_closed:
             try:
                 self._manager.load(before.model, before.strategy, before.state, before.options)
@@ -406,9 +406,9 @@ class ChatTurns:
             return [self._new_answer(chat_id, parent_id)]
 
         self._begin(chat_id, begin, self._clients.get(chat_id, ""))
-        self._tell(chat_id)
+        self._notify(chat_id)
 
-    def _tell(self, chat_id: str, has_ended: bool = False) -> None:
+    def _notify(self, chat_id: str, has_ended: bool = False) -> None:
         for listener in self._listeners:
             listener(chat_id, has_ended)
 

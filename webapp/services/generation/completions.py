@@ -43,7 +43,7 @@ from webapp.services.generation.request import (
     template_of,
     written,
 )
-from webapp.services.generation.structure import constraint_of, form_told, offered_by
+from webapp.services.generation.structure import constraint_of, form_sentence, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
@@ -194,19 +194,19 @@ class Completions:
             messages, is_going_round = repeats_noted(messages, note, has_form)
         if is_going_round and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
-        told = ""
+        sentence = ""
         if structure == Structure():  # no constraint
             tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
         else:
             tools = offered_by(structure, model.info, preset.tool_dialect)
-            told = form_told(messages, structure, bool(tools.definitions))
+            sentence = form_sentence(messages, structure, bool(tools.definitions))
         system, spoken = "", ""
         if prefix is not None:
             tools, spoken = prefix.offered(tools, structure), prefix.source.spoken
             system, rest = prefix.rest("", messages)
             messages = tuple(rest)
-        if told:
-            messages = _with_system(messages, told)
+        if sentence:
+            messages = _with_system(messages, sentence)
         template, tools = format_of(
             model.info,
             (prompt.template, preset.template),
@@ -262,7 +262,7 @@ class Completion:
                 news = [(number, event) for number, answer in enumerate(self.answers) for event in self._read(answer)]
                 for place, (number, event) in enumerate(news, 1):
                     self.has_more = place < len(news)
-                    if self._is_told(event):
+                    if self._is_reported(event):
                         yield number, event
                 if news:
                     told_at = time.monotonic()
@@ -300,7 +300,7 @@ class Completion:
             self._end_came.set()
         self._wake.set()
 
-    def _is_told(self, event: AnswerEvent) -> bool:
+    def _is_reported(self, event: AnswerEvent) -> bool:
         """Raises the error of an answer. The end of a closed answer is not reported."""
         if isinstance(event, Failed):
             raise error_from_dict(event.error)

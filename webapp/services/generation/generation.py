@@ -422,7 +422,7 @@ class Generation:
             return events + self._ended(output.finish_reason, output.stats, output.error)
         if self.text.is_stopped and not self.is_stopping:
             self.stop()
-        return events + self._told(Waiting("calling")) if self.text.is_calling else events
+        return events + self._limited(Waiting("calling")) if self.text.is_calling else events
 
     def _ended(
         self, reason: FinishReason | None, stats: SequenceStats | None, error: dict[str, Any] | None
@@ -456,16 +456,16 @@ class Generation:
         if self.is_stopping:
             return []
         if isinstance(event, LoadingEvent):
-            return self._told(Waiting("loading", event.done_bytes, event.total_bytes))
+            return self._limited(Waiting("loading", event.done_bytes, event.total_bytes))
         if isinstance(event, QueuePosition):
-            return self._told(Waiting("queued", event.ahead))
+            return self._limited(Waiting("queued", event.ahead))
         if isinstance(event, PrefillProgress):
-            return self._told(Waiting("reading", event.done, event.total))
+            return self._limited(Waiting("reading", event.done, event.total))
         if isinstance(event, EngineSilent):
-            return self._told(Waiting("silent", event.seconds))
+            return self._limited(Waiting("silent", event.seconds))
         return []
 
-    def _told(self, waiting: Waiting) -> list[AnswerEvent]:
+    def _limited(self, waiting: Waiting) -> list[AnswerEvent]:
         """Limits the events to a rate that people can see."""
         (phase, since), now = self._waited, time.monotonic()
         if waiting.phase == phase and now - since < WAITING_INTERVAL_S:

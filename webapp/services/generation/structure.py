@@ -14,7 +14,7 @@ from msgspec import Struct
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, compact_json
-from webapp.chat.tool_grammars import ToolRules, held
+from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
 from webapp.services.generation.request import Structure, dialect_of
@@ -47,28 +47,28 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
     return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained, has_form)
 
 
-MOST_TOLD_CHARS = 8_000
-FORM_TOLD = "Answer in JSON that fits this schema:"
-FORM_TOLD_BESIDE_TOOLS = "When you call no tool, answer in JSON that fits this schema:"
+MOST_SENTENCE_CHARS = 8_000
+FORM_ALONE = "Answer in JSON that fits this schema:"
+FORM_WITH_TOOLS = "When you call no tool, answer in JSON that fits this schema:"
 
 
-def form_told(messages: Sequence[Message], structure: Structure, has_tools: bool) -> str:
+def form_sentence(messages: Sequence[Message], structure: Structure, has_tools: bool) -> str:
     """The part of the prompt that describes the answer's form. A grammar alone ensures valid JSON, but a model that
     does not know the meaning of the values can only guess them.
 
     "" if a message mentions JSON and names each property, if a call is required instead of the form, or if the schema
-    is longer than :data:`MOST_TOLD_CHARS`.
+    is longer than :data:`MOST_SENTENCE_CHARS`.
     """
     form = _form(structure.response_format)
     if form is None or form["kind"] != "json_schema" or read_choice(structure.tool_choice).is_required:
         return ""
     schema = _described(structure.response_format or {}).get("schema")
-    told = f"{FORM_TOLD_BESIDE_TOOLS if has_tools else FORM_TOLD} {compact_json(schema)}"
+    sentence = f"{FORM_WITH_TOOLS if has_tools else FORM_ALONE} {compact_json(schema)}"
     said = (message.content for message in messages if message.role in (Role.SYSTEM, Role.USER))
-    return "" if len(told) > MOST_TOLD_CHARS or any(_tells(text, schema) for text in said) else told
+    return "" if len(sentence) > MOST_SENTENCE_CHARS or any(_describes(text, schema) for text in said) else sentence
 
 
-def _tells(text: str, schema: Any) -> bool:
+def _describes(text: str, schema: Any) -> bool:
     names = schema.get("properties") if isinstance(schema, Mapping) else None
     return "json" in text.lower() and all(name in text for name in names or ())
 
@@ -320,7 +320,7 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         from webapp.structured.grammar import check_schema
 
         check_schema(schema)  # checks the depth before recursion
-        schema = held(schema)
+        schema = enforced_schema(schema)
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
 
 

@@ -342,7 +342,7 @@ class Presets:
                 kept = self._kept = (version, self.store.list(), self.store.active_id())
         return kept
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._version += 1
         for listener in self._listeners:
             listener()
@@ -358,28 +358,28 @@ class Presets:
         """``values`` are flat fields, checked. Raises ``preset_invalid``, PresetNameTaken, ``too_many_presets``."""
         fields = checked_fields({**(values or {}), "name": name})
         made = self.store.create(**put(Preset("", ""), fields))
-        self._tell()
+        self._notify()
         return made
 
     def duplicate(self, preset_id: str, name: str = "") -> Preset:
         wanted = checked_fields({"name": name})["name"] if name else ""
         made = self.store.duplicate(preset_id, wanted)
-        self._tell()
+        self._notify()
         return made
 
     def rename(self, preset_id: str, name: str) -> Preset:
         renamed = self.store.rename(preset_id, checked_fields({"name": name})["name"])
-        self._tell()
+        self._notify()
         return renamed
 
     def delete(self, preset_id: str) -> None:
         """:meth:`restore` can undo it for a day. Meanwhile, its chats use the active preset."""
         self.store.delete(preset_id)
-        self._tell()
+        self._notify()
 
     def restore(self, preset_id: str) -> Preset:
         restored = self.store.restore(preset_id)
-        self._tell()
+        self._notify()
         return restored
 
     def reset(self, preset_id: str) -> SaveOutcome:
@@ -411,7 +411,7 @@ class Presets:
         preset = self.store.get(preset_id)
         self._manager.load(**self.choice(preset))
         self.store.set_active(preset_id)
-        self._tell()
+        self._notify()
         return preset
 
     def set_active(self, preset_id: str) -> Preset:
@@ -420,7 +420,7 @@ class Presets:
         if not self.differences(preset):
             self._use_state(preset)
         self.store.set_active(preset_id)
-        self._tell()
+        self._notify()
         return preset
 
     def export_json(self, preset_ids: Sequence[str] = ()) -> str:
@@ -439,7 +439,7 @@ class Presets:
         active preset's model, unless the settings name a model. Raises ``settings_invalid`` for an unknown name."""
         if self._settings.preset:
             self.store.set_active(self._named().id)
-            self._tell()
+            self._notify()
         if not self._read()[2] or self._settings.model:
             return
         preset = self.active()
@@ -461,7 +461,7 @@ class Presets:
     def add(self, presets: Sequence[Preset]) -> PresetList:
         """Adds new presets, with unused names."""
         made = self.store.create_all(presets)
-        self._tell()
+        self._notify()
         return made
 
     def _change(self, preset_id: str, change: Callable[[], Preset]) -> SaveOutcome:
@@ -476,7 +476,7 @@ class Presets:
                 self._use_state(after)
             if is_active and "idle_unload_s" in names and not needs_reload:
                 self._manager.load(options=EngineOptions(**after.options))
-        self._tell()
+        self._notify()
         late = {name for name in names if BY_NAME[name].needs_reload} | set(needs_reload)
         late |= {"state"} if "model" in needs_reload else set()
         return SaveOutcome(after, tuple(name for name in names if name not in late), needs_reload)

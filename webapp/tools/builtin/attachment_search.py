@@ -108,11 +108,11 @@ def _answer(files: Sequence[NamedText], hits: Sequence[Hit]) -> dict[str, Any]:
     shown: list[dict[str, str]] = []
     room = MOST_CHARS
     for hit in hits:
-        told = hit.to_dict()
-        room -= len(json.dumps(told, ensure_ascii=False)) + 2
+        row = hit.to_dict()
+        room -= len(json.dumps(row, ensure_ascii=False)) + 2
         if room < 0 and shown:
             break
-        shown.append(told)
+        shown.append(row)
     return {"results": shown}
 
 

@@ -116,7 +116,7 @@ class Viewer:
         self._list_drawn_at = -math.inf
         self._is_open = False
         self._is_paced = False
-        self._told_answering: str | None = None  # nothing yet
+        self._sent_answering: str | None = None  # nothing yet
         self._model = self.page.status.model  # that the welcome text is about
         self._draft = NEW_CHAT
         self._panel = ""  # fingerprint of what the page shows
@@ -147,7 +147,7 @@ class Viewer:
             self._stop_following_all()
             self._group, self._cards = "", set()
             self.chat_id, self._shown = chat_id, list(shown)
-            self._told_answering = None
+            self._sent_answering = None
             self._revision = -1
             self._seen = dict.fromkeys((self.page.list_topic, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
@@ -226,8 +226,8 @@ class Viewer:
         has_more = self._follow()
         self._is_paced = self._is_paced or bool(self._followings)
         answering = next(iter(self._followings), "")
-        if answering != self._told_answering:
-            self._told_answering = answering
+        if answering != self._sent_answering:
+            self._sent_answering = answering
             self.frame(type="answering", message=answering)
         return has_more
 

@@ -54,8 +54,8 @@ def plan_bin(source: Source, options: ConversionOptions) -> Plan:
 def _planned(source: Source, target: str, piece: Piece, dtype: str, rounded: bool) -> PlannedTensor:
     """``rounded``: rounds to 16 bits before it is quantised."""
     if piece.shape[-1] % BLOCKS.get(dtype, (1, 0))[0]:
-        told = {"name": piece.name, "size": piece.shape[-1], "type": dtype}
-        reason = Text("reason.backends.row_size_not_blocks", **told)
+        params = {"name": piece.name, "size": piece.shape[-1], "type": dtype}
+        reason = Text("reason.backends.row_size_not_blocks", **params)
         raise _refused(source, target, reason, Text("reason.common.choose_one_of", names="f16, f32"))
     info = TensorInfo(piece.name, piece.shape, dtype)
     return PlannedTensor(info, partial(_blocks, source, piece, dtype, rounded))
@@ -74,8 +74,8 @@ def _blocks(source: Source, piece: Piece, dtype: str, rounded: bool) -> Iterator
             with np.errstate(over="ignore"):
                 half = values.astype(np.float16)
             if not np.isfinite(half).all():
-                told = {"name": piece.name, "type": "float16"}
-                raise ConversionError(reason=Text("reason.weights.values_out_of_range", **told))
+                params = {"name": piece.name, "type": "float16"}
+                raise ConversionError(reason=Text("reason.weights.values_out_of_range", **params))
             values = half.astype(np.float32) if rounded else values
         yield torch.from_numpy(ggml_blocks.quantize(values, dtype))
 
@@ -235,8 +235,8 @@ class GgmlSource(Source):
             raise _refused(self, target, Text("reason.weights.weights_were_divided"), way_out)
         unreadable = [one for one in self._model.tensors.values() if one.info.dtype not in ggml_blocks.READABLE]
         if unreadable:
-            told = {"name": unreadable[0].name, "type": unreadable[0].info.dtype}
-            raise _refused(self, target, Text("reason.common.tensor_has_type", **told), way_out)
+            params = {"name": unreadable[0].name, "type": unreadable[0].info.dtype}
+            raise _refused(self, target, Text("reason.common.tensor_has_type", **params), way_out)
         shapes = {name: tensor.info.shape for name, tensor in self._model.tensors.items()}
         self._pieces = {piece.name: piece for piece in official_pieces(shapes, self.config)}
         self.infos = {name: TensorInfo(name, piece.shape, self._dtype(piece)) for name, piece in self._pieces.items()}

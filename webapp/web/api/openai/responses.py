@@ -302,11 +302,11 @@ def show(name: str) -> Response:
     body = kept_answers().body(name)
     if not asked.stream:
         return answer(body)
-    events = told_again(converted(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
+    events = replayed(converted(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
     return Response(events, content_type=SSE, headers=HEADERS)
 
 
-def told_again(whole: ResponseObject, after: int) -> Iterator[bytes]:
+def replayed(whole: ResponseObject, after: int) -> Iterator[bytes]:
     """The stream of a stored response, after that event number."""
     blank = msgspec.structs.replace(
         whole, status="in_progress", completed_at=None, incomplete_details=None, output=[], usage=None, state_id=UNSET
@@ -316,7 +316,7 @@ def told_again(whole: ResponseObject, after: int) -> Iterator[bytes]:
     def events() -> Iterator[dict[str, Any]]:
         yield {"type": "response.created", "response": blank}
         yield {"type": "response.in_progress", "response": blank}
-        yield from output.tell_again(whole.output)
+        yield from output.replay(whole.output)
         yield {"type": f"response.{whole.status}", "response": whole}
 
     for number, event in enumerate(events()):
@@ -450,7 +450,7 @@ class Output(Struct):
                 yield from self._begin(MessageItem(id=new_id("msg"), content=[OutputText(text="")]))
             yield from self._finish("incomplete" if event.finish_reason == "length" else "completed")
 
-    def tell_again(self, items: list[OutputItem]) -> Iterator[dict[str, Any]]:
+    def replay(self, items: list[OutputItem]) -> Iterator[dict[str, Any]]:
         """The stream events of existing items, each text as one piece."""
         for item in items:
             if isinstance(item, CallItem):
@@ -519,17 +519,17 @@ class ResponseEvents(StreamWriter):
     sequence_number: int = 0
 
     def begin(self) -> Iterator[bytes]:
-        yield self._told({"type": "response.created", "response": self.response})
-        yield self._told({"type": "response.in_progress", "response": self.response})
+        yield self._numbered({"type": "response.created", "response": self.response})
+        yield self._numbered({"type": "response.in_progress", "response": self.response})
 
     def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
         for told in self.output.take(event):
-            yield self._told(told)
+            yield self._numbered(told)
 
     def end(self) -> Iterator[bytes]:
         response = ended(self.response, self.output.end)
         self.keep()
-        yield self._told({"type": f"response.{response.status}", "response": response})
+        yield self._numbered({"type": f"response.{response.status}", "response": response})
         yield DONE
 
     def error(self, body: dict[str, Any]) -> bytes:
@@ -538,10 +538,10 @@ class ResponseEvents(StreamWriter):
         self.response.status = "failed"
         self.response.error = ResponseFailure("server_error", found["message"])
         words = {name: found[name] for name in ("code", "message", "param")}
-        told = self._told({"type": "error", **words})
-        return told + self._told({"type": "response.failed", "response": self.response})
+        told = self._numbered({"type": "error", **words})
+        return told + self._numbered({"type": "response.failed", "response": self.response})
 
-    def _told(self, event: dict[str, Any]) -> bytes:
+    def _numbered(self, event: dict[str, Any]) -> bytes:
         numbered = {**event, "sequence_number": self.sequence_number}
         self.sequence_number += 1
         return named_event(event["type"], numbered)
