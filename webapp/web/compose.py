@@ -44,6 +44,7 @@ from webapp.web.kit.page import (
     download,
     json_line,
     json_lines,
+    refused_status,
     render_page,
     wants_json,
 )
@@ -190,7 +191,7 @@ def _text() -> str:
 def _refused(page: PageContext, error: RoostError, text: str) -> Any:
     if wants_json():
         return jsonify(error=page.error_values(error)), error.status
-    status = error.status if error.status < 500 else 422
+    status = refused_status(error)
     return render_page("compose/page.html", compose_page(page, text, error), status=status)
 
 

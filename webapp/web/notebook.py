@@ -34,6 +34,7 @@ from webapp.web.kit.page import (
     json_line,
     json_lines,
     moment_text,
+    refused_status,
     render_page,
     undone_id,
     wants_fragment,
@@ -177,7 +178,7 @@ def _refused(page: PageContext, notebook_id: str, error: RoostError) -> Response
     shown = notebook_page(page, page.notebooks.store.get(notebook_id), (page.error_toast(error),))
     if "text" in request.form:
         shown["text"] = request.form["text"]
-    return render_page("notebook/page.html", shown, status=error.status if error.status < 500 else 422)
+    return render_page("notebook/page.html", shown, status=refused_status(error))
 
 
 def _changing(

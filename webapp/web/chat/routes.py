@@ -17,11 +17,12 @@ from msgspec.structs import replace
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
-from webapp.i18n import Text
+from webapp.i18n import Text, size_text
 from webapp.services.attachments import DOCUMENT_BYTES
 from webapp.services.chat.chat_file import ChatFiles, chat_document, chat_markdown
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
-from webapp.services.chat.probes import MAX_TOKENS, ask_aside
+from webapp.services.chat.probes import MAX_TOKENS, WINDOW, AnswerTokens, ask_aside
+from webapp.services.chat.side_by_side import tally
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import (
     FOLDER_CHARS,
@@ -39,16 +40,18 @@ from webapp.web.chat.live import ChatContext, chat_context, chat_topic, install
 from webapp.web.chat.polling import PolledPages
 from webapp.web.chat.sidebars import FILTERS, NEW_CHAT, PAGE, all_chats, chat_list, search_results, title_of
 from webapp.web.chat.views import (
-    alternatives_view,
+    CLASSES,
+    COUNTS,
+    NEEDS_MODEL,
+    alternative_rows,
     attached,
     chat_page,
     conversation,
-    file_page,
     own_model,
-    several_page,
+    reading_words,
     switcher,
     token_count,
-    token_page,
+    token_view,
 )
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import asker, current_role
@@ -58,10 +61,12 @@ from webapp.web.kit.page import (
     current_locale,
     download,
     file_stem,
+    refused_status,
     render_page,
     translator,
     wants_fragment,
 )
+from webapp.web.presets.form import shown_name
 from webapp.web.prompts import chat_with_persona
 from webapp.web.roles import least_role
 from webapp.web.shared import page_to_print
@@ -76,6 +81,7 @@ MOST_LISTED = 1_000_000
 SPOOLED_BYTES = 8 << 20
 UNDO = re.compile(r"(restore_chat|restore_message|restore_beside|unarchive_chat):\w{1,64}")
 QUERY_CHARS = 200
+MOST_TALLIED = 12
 FORM_BYTES = 2 << 20
 """For a form's fields without files: a long message with three bytes per character."""
 UPLOAD_BYTES = DOCUMENT_BYTES + FORM_BYTES
@@ -129,7 +135,7 @@ def switch() -> Response:
     page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else _new_chat(page)
     shown = {"page_title": page.t("chat.switch.label"), "back_url": f"/chat/{chat_id}" if chat_id else "/"}
-    return _part("chat/_switch.html", {**shown, "switch": switcher(page, chat)})
+    return _part("chat/_switch.html", shown | {"switch": switcher(page, chat)})
 
 
 @blueprint.get("/own")
@@ -233,7 +239,31 @@ def several(message_id: str) -> Response:
     """Ways to ask this answer's question again; ``off`` closes it."""
     if "off" in request.args:
         return render_page("chat/_several.html", {"id": message_id, "is_shown": False})
-    return _part("chat/_several.html", several_page(chat_context(), message_id))
+    page = chat_context()
+    stored = page.store.message(message_id)
+    t = page.t
+    presets = [(f"preset:{preset.id}", shown_name(preset, t)) for preset in page.presets.list()]
+    models = [(f"model:{file.name}", file.name) for file in page.manager.library.known_files()]
+    states = [("state:", t("chat.several.no_state")), *((f"state:{name}", name) for name in page.state_names())]
+    groups = [(t("chat.several.presets"), presets), (t("chat.several.models"), models)]
+    groups += [(t("chat.several.states"), states)] if len(states) > 1 else []
+    votes = [
+        t("chat.several.tally", name=row.variant.label, won=row.won, count=row.count)
+        for row in tally(page.store)[:MOST_TALLIED]
+    ]
+    values = {
+        "page_title": t("chat.several.label"),
+        "back_url": f"/chat/{stored.chat_id}",
+        "id": message_id,
+        "chat_id": stored.chat_id,
+        "is_shown": True,
+        "counts": COUNTS[1:],
+        "groups": groups,
+        "first": f"preset:{page.presets.of_chat(page.store.get(stored.chat_id)).id}",
+        "model": page.status.model,
+        "votes": votes,
+    }
+    return _part("chat/_several.html", values)
 
 
 @blueprint.get("/chat/tokens/<message_id>")
@@ -248,6 +278,46 @@ def tokens(message_id: str) -> Response:
     if at is not None:
         values["found"] = alternatives_view(page, message_id, at)
     return _part("chat/_tokens.html", values)
+
+
+def token_page(page: ChatContext, message_id: str, start: int) -> Values:
+    """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by probability, from ``start`` on.
+    ``failure``: why they cannot be shown."""
+    stored = page.store.message(message_id)
+    view: Values = {
+        "page_title": page.t("chat.tokens.label"),
+        "back_url": f"/chat/{stored.chat_id}",
+        "id": message_id,
+        "is_shown": True,
+        "needs_model": False,
+    }
+    try:
+        found = AnswerTokens(page.manager, page.store, page.presets).window(message_id, start)
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        needs_model = exc.code in NEEDS_MODEL | {"answer_of_another_model"}
+        return {**view, "failure": {"message": message, "hint": hint, "needs_model": needs_model}}
+    end = found.start + len(found.tokens)
+    return view | {
+        "tokens": [token_view(token, place) for place, token in enumerate(found.tokens, found.start)],
+        "start": found.start,
+        "end": end,
+        "total": found.total,
+        "before": max(0, found.start - WINDOW),
+        "is_end": end >= found.total,
+        "levels": len(CLASSES),
+    }
+
+
+def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
+    """``chat/_alternatives.html``: possible tokens at this position, likeliest first, with the actual one."""
+    view: Values = {"id": message_id, "place": place}
+    try:
+        own, best = AnswerTokens(page.manager, page.store, page.presets).alternatives(message_id, place)
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        return {**view, "failure": {"message": message, "hint": hint}}
+    return view | {"rows": alternative_rows(own, best, place, f"fork:{message_id}")}
 
 
 PREVIEW = """<!doctype html><title>-</title><script>
@@ -360,7 +430,7 @@ def import_() -> Response | BaseResponse:
             raise RoostError("chat_import_invalid", name="", reason=Text("reason.services.no_conversation"))
     except RoostError as exc:
         toast = page.error_toast(exc, id=f"i{next(_toast_numbers)}")
-        status = exc.status if exc.status < 500 else 422
+        status = refused_status(exc)
         if wants_fragment():
             return render_page("chat/page.html", {"toast": toast}, "_toast.html", status=status)
         return _show(page, toasts=(toast,), status=status)
@@ -415,7 +485,7 @@ def do() -> Response | BaseResponse:
         result = Commands(page, asker(), current_role).perform(read_command(fields))
     except RoostError as exc:
         shown = taken.chat_id if _exists(page, taken.chat_id) else ""
-        status = exc.status if exc.status < 500 else 422
+        status = refused_status(exc)
         return _show(chat_context(), shown, (page.error_toast(exc),), status, request.form.get("text", ""))
     return redirect(address_of(result), 303)
 
@@ -480,7 +550,18 @@ def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>")
 def file(chat_id: str, attachment_id: str) -> Response:
-    return render_page("chat/file.html", file_page(chat_context(), chat_id, attachment_id))
+    """The attached text."""
+    page = chat_context()
+    found = page.files.store.get(chat_id, attachment_id)
+    values = {
+        "page_title": found.name,
+        "name": found.name,
+        "facts": [size_text(found.size_bytes), reading_words(found.as_attached, page.t)],
+        "text": page.files.store.text(chat_id, attachment_id),
+        "back_url": f"/chat/{chat_id}",
+        "download_url": f"/chat/{chat_id}/files/{attachment_id}/download",
+    }
+    return render_page("chat/file.html", values)
 
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>/download")

@@ -23,8 +23,7 @@ from webapp.chat.messages import AttachedFile, Beside, ReadMode, Role, attached_
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import DOCUMENT_BYTES, WHOLE_TOKENS
-from webapp.services.chat.probes import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
-from webapp.services.chat.side_by_side import tally
+from webapp.services.chat.probes import END_OF_TEXT, AnswerToken
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import REWRITTEN, can_continue
@@ -51,7 +50,6 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 SHOWN_PERSONAS = 12
-MOST_TALLIED = 12
 NEEDS_MODEL = {"model_not_found", "no_model", "load_failed", "crash_loop", "out_of_memory", "model_does_not_fit"}
 NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_reading_failed", *STATUSES[WeightsError]}
 """Errors that another model may not have."""
@@ -307,33 +305,6 @@ def is_same_group(before: str, now: str) -> bool:
     return before.partition(".")[0] == now.partition(".")[0]
 
 
-def several_page(page: ChatContext, message_id: str) -> Values:
-    """``chat/several.html`` and its part ``chat/_several.html``: ask an answer's question again, in variants."""
-    stored = page.store.message(message_id)
-    t, model = page.t, page.status.model
-    presets = [(f"preset:{preset.id}", shown_name(preset, t)) for preset in page.presets.list()]
-    models = [(f"model:{file.name}", file.name) for file in page.manager.library.known_files()]
-    states = [("state:", t("chat.several.no_state")), *((f"state:{name}", name) for name in page.state_names())]
-    groups = [(t("chat.several.presets"), presets), (t("chat.several.models"), models)]
-    groups += [(t("chat.several.states"), states)] if len(states) > 1 else []
-    votes = [
-        t("chat.several.tally", name=row.variant.label, won=row.won, count=row.count)
-        for row in tally(page.store)[:MOST_TALLIED]
-    ]
-    return {
-        "page_title": t("chat.several.label"),
-        "back_url": f"/chat/{stored.chat_id}",
-        "id": message_id,
-        "chat_id": stored.chat_id,
-        "is_shown": True,
-        "counts": COUNTS[1:],
-        "groups": groups,
-        "first": f"preset:{page.presets.of_chat(page.store.get(stored.chat_id)).id}",
-        "model": model,
-        "votes": votes,
-    }
-
-
 def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: bool = False) -> str:
     """Covers everything in the fragment except streamed text. ``running``: the ids of its running calls; ``is_last``:
     no message follows, so an answer with calls may offer to continue."""
@@ -507,35 +478,6 @@ CLASSES = (0.9, 0.5, 0.2, 0.05)
 """A token's colour gets stronger with each of these limits that its probability is below."""
 
 
-def token_page(page: ChatContext, message_id: str, start: int) -> Values:
-    """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by probability, from ``start`` on.
-    ``failure``: why they cannot be shown."""
-    stored = page.store.message(message_id)
-    view: Values = {
-        "page_title": page.t("chat.tokens.label"),
-        "back_url": f"/chat/{stored.chat_id}",
-        "id": message_id,
-        "is_shown": True,
-        "needs_model": False,
-    }
-    try:
-        found = AnswerTokens(page.manager, page.store, page.presets).window(message_id, start)
-    except RoostError as exc:
-        message, hint = page.explain(exc)
-        needs_model = exc.code in NEEDS_MODEL | {"answer_of_another_model"}
-        return {**view, "failure": {"message": message, "hint": hint, "needs_model": needs_model}}
-    end = found.start + len(found.tokens)
-    return view | {
-        "tokens": [token_view(token, place) for place, token in enumerate(found.tokens, found.start)],
-        "start": found.start,
-        "end": end,
-        "total": found.total,
-        "before": max(0, found.start - WINDOW),
-        "is_end": end >= found.total,
-        "levels": len(CLASSES),
-    }
-
-
 def token_view(token: AnswerToken, place: int) -> Values:
     """``lines``: how many lines end with it; its text shows line ends as symbols."""
     text = token.text.replace("\n", "⏎")
@@ -553,17 +495,6 @@ def chance_text(probability: float) -> str:
     if probability < 0.0005:
         return "< 0.1 %"
     return f"{100 * probability:.{0 if probability >= 0.0995 else 1}f} %"
-
-
-def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
-    """``chat/_alternatives.html``: possible tokens at this position, likeliest first, with the actual one."""
-    view: Values = {"id": message_id, "place": place}
-    try:
-        own, best = AnswerTokens(page.manager, page.store, page.presets).alternatives(message_id, place)
-    except RoostError as exc:
-        message, hint = page.explain(exc)
-        return {**view, "failure": {"message": message, "hint": hint}}
-    return view | {"rows": alternative_rows(own, best, place, f"fork:{message_id}")}
 
 
 def alternative_rows(own: AnswerToken | None, best: tuple[AnswerToken, ...], place: int, command: str) -> list[Values]:
@@ -637,16 +568,3 @@ def _note(files: list[Attachment], t: Translator) -> str:
     if tokens > WHOLE_TOKENS:
         return t("chat.files.much", count=tokens)
     return t("chat.files.search_note") if any(file.mode is ReadMode.SEARCH for file in files) else ""
-
-
-def file_page(page: ChatContext, chat_id: str, attachment_id: str) -> Values:
-    """``chat/file.html``: the attached text."""
-    found = page.files.store.get(chat_id, attachment_id)
-    return {
-        "page_title": found.name,
-        "name": found.name,
-        "facts": [size_text(found.size_bytes), reading_words(found.as_attached, page.t)],
-        "text": page.files.store.text(chat_id, attachment_id),
-        "back_url": f"/chat/{chat_id}",
-        "download_url": f"/chat/{chat_id}/files/{attachment_id}/download",
-    }

@@ -416,6 +416,11 @@ def fresh_page() -> PageContext:
     return found
 
 
+def refused_status(error: RoostError) -> int:
+    """The HTTP status of a form that is shown again; a fault of the server's is not the form's."""
+    return error.status if error.status < 500 else 422
+
+
 def html_id(name: str) -> str:
     """An id for a file's row: stable, unique, valid in an attribute."""
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]

@@ -20,7 +20,7 @@ from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import describes, time_text
-from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, render_page
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, refused_status, render_page
 
 blueprint = Blueprint("downloads", __name__, url_prefix="/downloads")
 TEXT_CHARS = 2000
@@ -253,9 +253,7 @@ def _describe(page: PageContext, job: Job) -> Values:
 
 def _refused(exc: RoostError, form: Values) -> Response:
     page = fresh_page()
-    return _page(
-        {**form, "error": page.sentences(exc), "error_code": exc.code}, exc.status if exc.status < 500 else 422
-    )
+    return _page({**form, "error": page.sentences(exc), "error_code": exc.code}, refused_status(exc))
 
 
 def _page(form: Values, status: int = 200) -> Response:

@@ -45,6 +45,7 @@ from webapp.web.kit.page import (
     download,
     file_stem,
     fresh_page,
+    refused_status,
     render_page,
     wants_fragment,
 )
@@ -486,7 +487,7 @@ def submit(preset_id: str) -> Response | BaseResponse:
 
 
 def _refused(preset: Preset, draft: Draft, status: int = 0) -> Response:
-    known = draft.refusal.status if draft.refusal and draft.refusal.status < 500 else 422
+    known = refused_status(draft.refusal) if draft.refusal else 422
     return render_page("presets/edit.html", edit_page(fresh_page(), preset, draft), status=status or known)
 
 
@@ -508,7 +509,7 @@ def do() -> Response | BaseResponse:
     try:
         return redirect(_perform(current_page(), command, target), 303)
     except RoostError as exc:
-        page, status = fresh_page(), exc.status if exc.status < 500 else 422
+        page, status = fresh_page(), refused_status(exc)
         if command == "import":
             shown = list_page(page, pasted=request.form.get("text", ""), refusal=exc)
         elif command == "create" and isinstance(exc, PresetError):

@@ -40,6 +40,7 @@ from webapp.web.kit.page import (
     fresh_page,
     html_id,
     moment_text,
+    refused_status,
     render_page,
     undone_id,
 )
@@ -525,7 +526,7 @@ def _refuse(form: str, exc: RoostError, typed: dict[str, str] | None = None) -> 
     page = fresh_page()
     message, hint = page.explain(exc)
     shown = states_page(page, refusal={"form": form, "message": message, "hint": hint, "code": exc.code}, typed=typed)
-    return render_page("states/page.html", shown, status=exc.status if exc.status < 500 else 422)
+    return render_page("states/page.html", shown, status=refused_status(exc))
 
 
 def _act(action: Callable[[PageContext], str]) -> BaseResponse | Response:

@@ -431,7 +431,6 @@ def _answer_row(bench: Bench, answer: Answer, has_modes: bool) -> Values:
         note = bench.page.sentences(error_from_dict(answer["error"]))
     no_calls = t("tool_bench.verdict.unreadable" if answer["sets_out"] else "tool_bench.no_call")
     return {
-        "number": answer["place"] + 1,
         "prompt": answer["prompt"],
         "is_right": is_right(answer),
         "verdict": t(f"tool_bench.verdict.{verdict(answer)}"),
