@@ -339,7 +339,7 @@ def _read(path: Path | None) -> list[Job]:
         rows = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
         found = []
         for row in rows:  # another version of Roost may have written other fields
-            known = {name: value for name, value in row.items() if name in Job.__annotations__}
+            known = {name: value for name, value in row.items() if name in Job.__struct_fields__}
             error = error_from_dict(row["error"]) if row["error"] else None
             found.append(Job(**{**known, "error": error, "log": tuple(row["log"])}))
         return found

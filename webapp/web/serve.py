@@ -280,7 +280,7 @@ def prepare_pages(app: Flask, settings: Settings) -> None:
         for name in sorted(app.jinja_env.list_templates(), key=lambda name: not name.startswith(FIRST_TEMPLATES)):
             app.jinja_env.get_template(name)
         manager.status()
-        hardware = probe(manager.library.models_dir)
+        hardware = probe()
         for model in known_models():
             fitting(model, hardware, manager.engine_memory_bytes())
     except Exception:  # the page that needs it reports the error

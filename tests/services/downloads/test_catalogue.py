@@ -58,21 +58,21 @@ def test_families_and_uses_have_words(locale):
         assert translate(key, locale) != key
 
 
-def machine(ram_gb, vram_gb=0, disk_gb=100):
+def machine(ram_gb, vram_gb=0):
     gpus = (Gpu(0, "a card", vram_gb * GB, vram_gb * GB),) if vram_gb else ()
-    return Hardware("a processor", 4, 8, ram_gb * GB, ram_gb * GB, gpus, disk_gb * GB)
+    return Hardware("a processor", 4, 8, ram_gb * GB, ram_gb * GB, gpus)
 
 
 @pytest.mark.parametrize("ram_gb", [4, 16, 64])
 def test_the_best_is_a_current_one_that_fits_and_is_quick(ram_gb):
-    found = best(machine(ram_gb))
+    found = best(machine(ram_gb), 100 * GB)
     fit = fitting(found, machine(ram_gb))
     assert found.family == "g1" and fit.is_fitting and fit.needed_bytes <= QUICK_BYTES
-    assert best(machine(ram_gb, disk_gb=0)) is None
+    assert best(machine(ram_gb), disk_free=0) is None
 
 
 def test_more_memory_never_means_a_smaller_model():
-    sizes = [best(machine(gb)).size_bytes for gb in (1, 2, 4, 8, 64)]
+    sizes = [best(machine(gb), 100 * GB).size_bytes for gb in (1, 2, 4, 8, 64)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
@@ -83,7 +83,7 @@ def test_a_model_is_found_by_its_name():
 
 
 def test_of_a_file_and_a_folder_of_the_same_weights_the_file_is_best():
-    found = best(machine(8))
+    found = best(machine(8), 100 * GB)
     twins = [model for model in known_models() if model.is_twin_of(found)]
     assert len(twins) == 2 and not found.is_folder
     assert all(fitting(twin, machine(8)).is_fitting for twin in twins)

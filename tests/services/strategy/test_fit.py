@@ -31,7 +31,7 @@ SLACK_BYTES = 60 * 2**20
 
 def machine(free_gb: float, *vram_gb: float) -> Hardware:
     gpus = tuple(Gpu(number, f"card {number}", 24 * GB, int(free * GB)) for number, free in enumerate(vram_gb))
-    return Hardware("cpu", 4, 8, 64 * GB, int(free_gb * GB), gpus, GB)
+    return Hardware("cpu", 4, 8, 64 * GB, int(free_gb * GB), gpus)
 
 
 def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:

@@ -100,7 +100,7 @@ def test_it_stands_in_the_comparison(browser):
 @pytest.mark.parametrize(("level", "verdict"), [(1, "fits"), (9, "does_not_fit")])
 def test_the_fit_estimate_asks_its_footprint(browser, level, verdict):
     found = browser.manager.library.entry(MODEL).inspection
-    machine = hardware.Hardware("cpu", 4, 8, 8 * GB, 4 * GB, (), GB)
+    machine = hardware.Hardware("cpu", 4, 8, 8 * GB, 4 * GB, ())
     estimated = choice.estimate(found, f"toy level={level}", machine)
     assert (estimated.verdict, estimated.needed_bytes) == (verdict, level * GB + 1000)
     assert "toy red" in [other.strategy for other in estimated.alternatives] or verdict == "fits"

@@ -161,7 +161,6 @@ def fitting(model: KnownModel, hardware: Hardware, reclaimable_bytes: int = 0) -
         hardware,
         ram_available=(hardware.ram_available + reclaimable_bytes) // ROUND_BYTES * ROUND_BYTES,
         gpus=tuple(replace(gpu, vram_free=gpu.vram_free // ROUND_BYTES * ROUND_BYTES) for gpu in hardware.gpus),
-        disk_free=0,
     )
     return _fitting(model, rounded)
 
@@ -174,9 +173,9 @@ def _fitting(model: KnownModel, hardware: Hardware) -> Fitting:
     return Fitting(found.strategy, needed, found.fit is not None and found.fit.verdict == FITS, is_on_processor)
 
 
-def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
+def best(hardware: Hardware, disk_free: int, reclaimable_bytes: int = 0) -> KnownModel | None:
     """The largest current chat model that fits with a reserve and is fast enough. Ties: the newer one, and a file,
-    whose checksum may be known, before a folder."""
+    whose checksum may be known, before a folder. ``disk_free``: bytes for its file."""
     for model in sorted(
         (model for model in known_models() if model.family == BEST_FAMILY),
         key=lambda model: (float(model.parameters.removesuffix("B")), model.published, not model.is_folder),
@@ -184,7 +183,7 @@ def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
     ):
         found = fitting(model, hardware, reclaimable_bytes)
         is_quick = not found.is_on_processor or found.needed_bytes <= QUICK_BYTES
-        if found.is_fitting and is_quick and model.size_bytes < hardware.disk_free:
+        if found.is_fitting and is_quick and model.size_bytes < disk_free:
             return model
     return None
 

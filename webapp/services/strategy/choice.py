@@ -284,7 +284,7 @@ def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | No
         found = library.inspect(library.find(model))
     except RoostError:
         return None
-    strategy = strategy_for(found, in_use, probe(library.models_dir))
+    strategy = strategy_for(found, in_use, probe())
     return None if strategy == in_use else strategy
 
 

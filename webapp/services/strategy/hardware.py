@@ -1,4 +1,4 @@
-"""The hardware of this machine and its free resources: CPU, memory, NVIDIA GPUs, disk. Does not import torch.
+"""The hardware of this machine and its free resources: CPU, memory, NVIDIA GPUs. Does not import torch.
 
 A page asks for this at each visit, so nothing here may be slow: figures are cached for a moment, and so are the
 backends' answers about this machine and a model (:func:`kept`).
@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from webapp.engine.state import ModelConfig
 from webapp.manager.memory import GPUS, Gpu, available_bytes
-from webapp.services.library.placing import free_bytes
 
 __all__ = ["Gpu", "Hardware", "Probe", "forget_answers", "kept", "probe"]
 
@@ -59,7 +58,7 @@ _answers: dict[Any, tuple[float, Any, Any]] = {}
 
 class Hardware(Struct, frozen=True):
     """Sizes in bytes. ``cores`` are physical cores, ``threads`` hardware threads. ``ram_available``: what programs can
-    still get, within a container's limit. ``disk_free``: on the disk of the given folder."""
+    still get, within a container's limit."""
 
     cpu_name: str
     cores: int
@@ -67,7 +66,6 @@ class Hardware(Struct, frozen=True):
     ram_total: int
     ram_available: int
     gpus: tuple[Gpu, ...]
-    disk_free: int
 
 
 class Probe:
@@ -75,17 +73,15 @@ class Probe:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read_at: dict[Path, float] = {}
-        self._kept: dict[Path, Hardware] = {}
+        self._kept: tuple[float, Hardware] | None = None
 
-    def read(self, folder: Path) -> Hardware:
+    def read(self) -> Hardware:
         with self._lock:
-            if time.monotonic() - self._read_at.get(folder, float("-inf")) > KEPT_S:
-                self._kept[folder] = self._measure(folder)
-                self._read_at[folder] = time.monotonic()
-            return self._kept[folder]
+            if self._kept is None or time.monotonic() - self._kept[0] > KEPT_S:
+                self._kept = time.monotonic(), self._measure()
+            return self._kept[1]
 
-    def _measure(self, folder: Path) -> Hardware:
+    def _measure(self) -> Hardware:
         import psutil  # at first use: it takes a while to import
 
         return Hardware(
@@ -95,16 +91,15 @@ class Probe:
             ram_total=psutil.virtual_memory().total,
             ram_available=available_bytes(),
             gpus=GPUS.read(),
-            disk_free=free_bytes(folder),
         )
 
 
 _probe = Probe()
 
 
-def probe(folder: Path | None = None) -> Hardware:
-    """The current machine (at most two seconds old); ``disk_free`` is for ``folder`` or the current one."""
-    return _probe.read(folder or Path())
+def probe() -> Hardware:
+    """The current machine, at most two seconds old."""
+    return _probe.read()
 
 
 @functools.cache

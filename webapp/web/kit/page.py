@@ -330,7 +330,7 @@ class PageContext:
 
     @cached_property
     def hardware(self) -> Hardware:
-        return probe(self.settings.models_dir)
+        return probe()
 
     @cached_property
     def engine_bytes(self) -> int:

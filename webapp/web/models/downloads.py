@@ -18,6 +18,7 @@ from webapp.services.downloads.catalogue import FAMILIES, KnownModel, as_inspect
 from webapp.services.downloads.downloads import KIND
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
+from webapp.services.library.placing import free_bytes
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import describes, time_text
 from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, refused_status, render_page
@@ -160,7 +161,7 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
 def best_offer(page: PageContext) -> Values | None:
     """The best published model for this machine, with size and time; None if none fits or it is already here, as a file
     or a folder."""
-    model, here = best(page.hardware, page.engine_bytes), _names_here(page)
+    model, here = best(page.hardware, free_bytes(page.settings.models_dir), page.engine_bytes), _names_here(page)
     if model is None or any(_file_name(one) in here for one in known_models() if one.is_twin_of(model)):
         return None
     speed, found = ASSUMED_BYTES_PER_S, fitting(model, page.hardware, page.engine_bytes)
@@ -178,7 +179,7 @@ def best_offer(page: PageContext) -> Values | None:
 
 def _families(page: PageContext) -> list[Values]:
     """By family, with the requirements of each model. ``is_here``: the library has a file with this name."""
-    here, chosen = _names_here(page), best(page.hardware, page.engine_bytes)
+    here, chosen = _names_here(page), best(page.hardware, free_bytes(page.settings.models_dir), page.engine_bytes)
     coming = {job.details.get("name") for job in _unfinished(page)}
     found = []
     for family in FAMILIES:
