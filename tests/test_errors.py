@@ -44,7 +44,7 @@ def test_every_row_is_used():
     assert set(ROWS) - written - of_classes == set()
 
 
-def test_a_class_stands_only_where_something_catches_it():
+def test_a_class_exists_only_if_something_catches_it():
     caught: set[str] = set()
     for path in MODULES:
         for node in nodes_of(path):

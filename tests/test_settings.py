@@ -142,7 +142,7 @@ def test_an_address_others_can_reach_counts_as_shared(given, listens):
     assert settings.is_shared and settings.listen_host == listens
 
 
-def test_an_ipv6_address_may_come_as_it_stands_in_a_url(data_dir):
+def test_an_ipv6_address_may_be_written_as_in_a_url(data_dir):
     settings = load(data_dir, {"host": "[::1]"})
     assert settings.host == "::1" and not settings.is_shared
 

@@ -83,7 +83,7 @@ def at_once(source):
     return found
 
 
-def test_no_walk_in_a_browser_asserts_at_once_what_a_page_shows():
+def test_no_browser_test_asserts_a_pages_content_without_waiting():
     """The page may be late: use ``expect`` or ``until`` of tests/browser/acting.py."""
     walks = sorted((ROOT / "tests" / "browser").glob("test_*.py"))
     found = {path.name: at_once(path.read_text(encoding="utf-8")) for path in walks}

@@ -51,7 +51,7 @@ def ask(roost: ServedRoost, question: str, **options: str) -> Page:
     return page
 
 
-def test_eight_at_once_read_what_each_would_alone(roost: ServedRoost):
+def test_eight_at_once_prefill_as_many_tokens_as_separately(roost: ServedRoost):
     alone = [ask(roost, question).finish().answer() for question in QUESTIONS]
     pages = [ask(roost, question) for question in QUESTIONS]
     with ThreadPoolExecutor(8) as pool:
@@ -110,7 +110,7 @@ def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(end
     assert again["status"] == "complete" and again["content"]
 
 
-def test_visitors_who_vanish_leave_nothing_behind(roost: ServedRoost, record_property):
+def test_clients_that_disappear_leave_nothing_behind(roost: ServedRoost, record_property):
     visits = int(os.environ.get("ROOST_VISITS", "40"))
     # fills the thread and connection pools
     crowd = [ask(roost, question, max_tokens="8") for question in QUESTIONS * 4]

@@ -18,7 +18,7 @@ def site(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
-def test_it_is_refused_or_bounded_and_the_server_goes_on(site: Site, case: Case):
+def test_it_is_refused_or_bounded_and_the_server_continues(site: Site, case: Case):
     began = time.monotonic()
     told = case.run(site)
     assert time.monotonic() - began < BOUND_S

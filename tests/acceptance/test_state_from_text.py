@@ -25,7 +25,7 @@ ASKED = "User: What is my name?\n\nAssistant: Your name is"
 
 
 @needs_starter
-def test_a_state_made_of_a_text_visibly_changes_the_starters_answers(tmp_path):
+def test_a_state_made_from_a_text_changes_the_starters_answers(tmp_path):
     """The first word, " Anna", becomes at least e^3 times as likely."""
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, threads=1)
     manager = ModelManager(settings, library=ModelLibrary(tmp_path, resource_dir("models")))

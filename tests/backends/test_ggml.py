@@ -43,7 +43,7 @@ def loaded(folder: Path, architecture: str, strategy: str = "rwkv.cpp f32 thread
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_ragged_step_gives_each_row_what_it_gets_alone(architecture: str, tmp_path: Path) -> None:
+def test_a_ragged_step_gives_each_row_the_result_of_a_separate_run(architecture: str, tmp_path: Path) -> None:
     backend = loaded(tmp_path, architecture)
     rng = np.random.default_rng(5)
     slots = [backend.new_slot() for _ in range(6)]
@@ -78,7 +78,7 @@ def test_a_ragged_step_gives_each_row_what_it_gets_alone(architecture: str, tmp_
 
 
 @pytest.mark.parametrize("architecture", ("5.2", "6", "7"))
-def test_a_state_goes_on_on_another_backend(architecture: str, tmp_path: Path) -> None:
+def test_a_state_continues_on_another_backend(architecture: str, tmp_path: Path) -> None:
     ours = loaded(tmp_path, architecture)
     other = load_backend(tmp_path / "m.pth", "cpu fp32")
     ids, rest = [3, 80, 7, 200, 11], [9, 4]
@@ -223,7 +223,7 @@ def test_a_ggml_made_for_another_processor_is_never_run(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("own", [None, "7"])
-def test_threads_of_openmp_wait_awake_for_a_moment_unless_a_person_said_how_long(
+def test_threads_of_openmp_spin_for_a_moment_unless_the_user_set_how_long(
     own: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """libgomp reads the variable when it is loaded. torch, which is loaded later, must find the original value."""
@@ -287,7 +287,7 @@ def test_the_first_installed_one_that_works_is_taken(
     library._load.cache_clear()
 
 
-def test_which_ggml_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ggml_in_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "load", lambda: Library("libggml-python"))
     (found,) = GgmlBackend.remarks({"format": "q8_0"})
     assert found.params == {"source": "libggml-python", "version": "0.20.2"}
@@ -318,7 +318,7 @@ def test_layers_on_a_graphics_card_need_a_ggml_that_has_one(tmp_path: Path) -> N
     assert GgmlBackend.builder("ggml", {"gpu_layers": 3}, None).strategy == "rwkv.cpp gpu_layers=3"
 
 
-def test_layers_that_a_graphics_card_cannot_hold_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_a_graphics_card_cannot_hold_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "m.pth", "7")
     model, (_, options) = inspect(tmp_path / "m.pth"), resolve_strategy("rwkv.cpp f32 gpu_layers=99")
     monkeypatch.setattr(Ggml, "has_gpu_backend", lambda self: True)

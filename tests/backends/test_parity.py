@@ -94,7 +94,7 @@ def test_a_state_merged_in_the_model_is_where_a_fresh_slot_starts(
 
 @pytest.mark.parametrize("architecture", ("4", "7"))
 @every_backend
-def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
+def test_a_b_a_over_restarts_prefills_nothing_again_and_writes_the_same(
     entry: BackendEntry, architecture: str, tmp_path: Path
 ) -> None:
     backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])

@@ -80,7 +80,7 @@ def test_what_happened_between_answers_says_nothing_about_the_next() -> None:
     assert machine.steps() == 2
 
 
-def test_one_thread_asks_nobody() -> None:
+def test_one_thread_needs_no_measurement() -> None:
     machine = Machine(1)
     assert machine.steps() == 1 and machine.asked == 0
 

@@ -186,7 +186,7 @@ def test_weights_that_give_no_number_fail_the_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "strategy"), [*((architecture, "cpu fp32i8") for architecture in BEFORE_7), ("6", "cpu bf16")]
 )
-def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
+def test_a_file_converted_by_the_package_loads_only_with_its_own_strategy(
     architecture: str, strategy: str, tmp_path: Path
 ) -> None:
     raw, converted = tmp_path / "raw.pth", tmp_path / "converted.pth"
@@ -231,7 +231,7 @@ MADE = [
     ("architecture", "strategy", "file"),
     [(*made, ("model.pth", "model.safetensors")[n % 2]) for n, made in enumerate(MADE)],
 )
-def test_a_loaded_model_holds_to_the_last_bit_what_the_packages_constructor_makes(
+def test_a_loaded_model_is_bit_identical_to_that_of_the_packages_constructor(
     architecture: str, strategy: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_loader, "PIECE_BYTES", 5000)
@@ -289,7 +289,7 @@ def test_other_failures_keep_their_words() -> None:
         raise ValueError("as it was")
 
 
-def test_threads_are_as_set_else_one_for_a_small_model() -> None:
+def test_threads_are_as_set_otherwise_one_for_a_small_model() -> None:
     before = torch.get_num_threads()
     small = ModelConfig("7", n_layer=6, n_embd=192, n_att=192, n_ffn=768, n_head=3, head_size=64, vocab_size=65536)
     large = replace(small, n_embd=2048)

@@ -68,7 +68,7 @@ def test_nf4_takes_the_nearest_level() -> None:
     assert np.abs(np.abs(found - row) - np.abs(nearest - row)).max() <= 2.5e-4
 
 
-def test_blocks_are_filled_up_and_sizes_are_told() -> None:
+def test_blocks_are_filled_up_and_sizes_are_reported() -> None:
     rows = np.ones((4, 20), np.float32)
     for kind in packing.BITS:
         bits = rows.astype(np.float16) if kind != "bf16" else np.full((4, 20), 0x3F80, np.uint16)
@@ -82,7 +82,7 @@ def test_bfloat16_is_judged_and_widened_from_its_bits() -> None:
     assert packing.is_finite(bits[:2]) and not packing.is_finite(bits[2:3]) and not packing.is_finite(bits[3:])
 
 
-def test_what_fp16_cannot_hold_is_not_made_infinite() -> None:
+def test_values_beyond_fp16_do_not_become_infinite() -> None:
     for kind in ("fp16", "int8", "nf4"):
         with pytest.raises(packing.TooLarge):
             packing.pack(kind, np.full((4, 32), 1e5, np.float32))
@@ -150,7 +150,7 @@ def test_what_was_quantised_once_is_not_quantised_again(format: str, tmp_path: P
     assert sent(path, format, layers=2)[2] is False and len(list(packed.iterdir())) == 2
 
 
-def test_a_damaged_packed_file_is_not_believed_and_made_anew(tmp_path: Path, packed: Path) -> None:
+def test_a_damaged_packed_file_is_not_believed_and_made_again(tmp_path: Path, packed: Path) -> None:
     write_checkpoint(path := tmp_path / "m.st", "5.2", n_layer=1, n_embd=64, dtype="float16")
     expected = sent(path)[0]
     [kept] = packed.iterdir()
@@ -251,7 +251,7 @@ def test_layers_are_asked_for_only_where_some_are_quantised() -> None:
 # adapters
 
 
-def test_a_card_of_its_own_comes_first_and_opengl_never() -> None:
+def test_a_discrete_card_has_priority_and_opengl_is_never_used() -> None:
     assert device.usable([OPENGL, SOFTWARE, CHIP, CARD], with_cpu=True) == [CARD, CHIP, SOFTWARE]
     assert device.usable([OPENGL, SOFTWARE], with_cpu=False) == []
     again = Adapter("Arc A770", "discrete", "D3D12")
@@ -278,7 +278,7 @@ def test_what_is_said_of_a_machine(found: object, reason: str, monkeypatch: pyte
     assert said.is_available == (not reason) and getattr(said.reason, "key", "") == reason
 
 
-def test_a_missing_package_and_an_old_python_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_and_an_old_python_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
     assert WebgpuBackend.availability().reason.key == "reason.backends.package_not_installed"
@@ -307,7 +307,7 @@ def test_a_card_that_is_not_there_is_refused_with_those_that_are(
         (SOFTWARE, {"ram"}, "fits"),
     ],
 )
-def test_a_model_that_a_card_cannot_hold_is_told_before_it_is_loaded(
+def test_a_model_too_large_for_a_card_is_reported_before_it_is_loaded(
     card: Adapter, devices: set[str], verdict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The free memory of a card is unknown, so the best answer is that the model may fit."""
@@ -369,7 +369,7 @@ def sampler_or_skip(logits: np.ndarray, cut: int, lines: int = 40) -> GpuSampler
 
 
 @pytest.mark.parametrize("vocab_size", [127, *(pytest.param(n, marks=pytest.mark.graphics) for n in (5021, 65536))])
-def test_the_card_draws_what_the_definition_draws(vocab_size: int) -> None:
+def test_the_card_samples_what_the_definition_samples(vocab_size: int) -> None:
     logits = np.stack(list(kinds_of_logits(vocab_size).values())).astype(np.float32)
     rng = np.random.default_rng(1)
     bias = {int(t): float(rng.normal()) for t in rng.choice(vocab_size, 5, replace=False)}
@@ -411,7 +411,7 @@ def test_logprobs_are_of_the_logits_as_they_were(vocab_size: int) -> None:
     np.testing.assert_allclose(sampled.logprobs[[0, 2]], expected[sampled.token_ids[[0, 2]]], atol=1e-5)
 
 
-def test_a_usual_draw_reads_a_hundredth_of_the_logits() -> None:
+def test_usual_sampling_reads_a_hundredth_of_the_logits() -> None:
     line = kinds_of_logits(65536)["peaked"].astype(np.float32)
     sampler = sampler_or_skip(line[None], 100)
     for params, most in (({"top_p": 0.5}, 2100), ({"temperature": 0.0}, 2100), ({}, 8000)):
@@ -523,7 +523,7 @@ def test_a_row_computes_the_same_alone_and_among_others(tmp_path: Path) -> None:
 
 @pytest.mark.graphics
 @pytest.mark.parametrize("architecture", ["4", "6", "7"])
-def test_a_state_goes_on_on_another_backend(architecture: str, tmp_path: Path) -> None:
+def test_a_state_continues_on_another_backend(architecture: str, tmp_path: Path) -> None:
     backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu fp32")
     other = load_or_skip(next(e for e in entries() if e.name == "rwkv_pip"), tmp_path / "model.pth", "cpu fp32")
     slot, there = backend.new_slot(), other.new_slot()

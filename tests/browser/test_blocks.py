@@ -98,7 +98,7 @@ def test_words_alone_are_shown_as_they_were_typed(own_roost, visit, says):
     expect(page, ".bubble").to_have_js_property("textContent", "one\n    two   <b>three</b> * four")
 
 
-def test_mermaid_is_drawn_in_the_frame_when_asked_for(own_roost, visit, says):
+def test_mermaid_is_rendered_in_the_frame_on_request(own_roost, visit, says):
     hostile = 'A["<img src=x onerror=parent.pwned=1>"]'
     says(f"```mermaid\ngraph TD\n  {hostile} --> B[写代码]\n```\n\n```mermaid\nnonsense {{{{\n```\n")
     page = visit(own_roost.url)

@@ -24,7 +24,7 @@ def saved(page):
     return download.value.path().read_bytes()
 
 
-def test_a_saved_chat_is_dropped_on_the_page_and_goes_on_with_nothing_read_again(own_roost, says, visit):
+def test_a_saved_chat_is_dropped_on_the_page_and_continues_without_a_new_prefill(own_roost, says, visit):
     says(" Herons stand still.")
     page = visit(own_roost.url)
     ask(page, "What do herons do all day long?")

@@ -51,7 +51,7 @@ def drop(page, name, data):
     )
 
 
-def test_a_piece_is_heard_and_seen_goes_on_from_a_bar_and_is_saved(studio, visit):
+def test_a_piece_is_heard_and_seen_continued_from_a_bar_and_saved(studio, visit):
     roost = studio("midi")
     page = visit(f"{roost.url}/compose")
     page.wait_for_selector("#compose[data-ready]")
@@ -126,7 +126,7 @@ MIDI_KEYBOARD = """() => {
 }"""
 
 
-def test_a_tune_is_a_score_begins_anew_at_a_bar_and_takes_what_is_played(studio, visit):
+def test_a_tune_is_a_score_is_regenerated_from_a_bar_and_accepts_played_notes(studio, visit):
     roost = studio("abc")
     page = visit(f"{roost.url}/compose?lang=zh")
     page.wait_for_selector("#compose[data-ready]")

@@ -57,7 +57,7 @@ def test_a_suggested_prompt_is_one_click(roost, visit):
     expect(page, ".bubble").to_contain_text(text("chat.welcome.first.text"))
 
 
-def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
+def test_stop_keeps_the_text_and_continue_works(start, visit, pace):
     page = visit(start(fake_strategy(LONG_ANSWER)).url)
     wait_ready(page)
     pace.token_s = 0.05
@@ -130,7 +130,7 @@ def test_arrow_up_in_an_empty_composer_edits_the_last_question(roost, visit):
     page.wait_for_selector(".user .edit", state="detached")
 
 
-def test_a_deleted_message_comes_back_with_undo(roost, visit):
+def test_a_deleted_message_is_restored_by_undo(roost, visit):
     page = visit(roost.url)
     ask(page)
     act(page, ".user", "[value^=delete_message]")

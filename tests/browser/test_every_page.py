@@ -113,7 +113,7 @@ def test_a_file_input_speaks_the_pages_language_and_names_the_file(roost, visit)
     expect(page, ".drop").to_contain_text("mine.json")
 
 
-def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
+def test_what_is_typed_while_the_form_is_rendered_again_is_kept(roost, visit):
     page = visit(f"{roost.url}/tools/new?from=example")
     page.wait_for_selector("#tool-preview .tool-text")
     held = []

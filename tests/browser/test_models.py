@@ -27,7 +27,7 @@ def choose(page, path):
     page.set_input_files("#models-files", str(path))
 
 
-def test_a_file_comes_up_in_slices_although_one_is_lost_on_the_way(roost, visit, tmp_path):
+def test_a_file_is_uploaded_in_slices_although_one_is_lost(roost, visit, tmp_path):
     (tmp_path / "new.safetensors").write_bytes(good_bytes())
     page = visit(f"{roost.url}/models")
     page.expected.append("Failed to load resource")
@@ -62,7 +62,7 @@ def test_what_is_refused_says_why_and_what_is_cancelled_leaves_nothing(roost, vi
     until_true(page, lambda: [path.name for path in roost.folder.iterdir()] == ["here.safetensors"])
 
 
-def test_a_folder_comes_up_as_one_model_chosen_or_dropped(roost, visit, tmp_path):
+def test_a_folder_is_uploaded_as_one_model_chosen_or_dropped(roost, visit, tmp_path):
     folder = tmp_path / "RWKV7-tiny"
     (folder / ".cache").mkdir(parents=True)
     (folder / "config.json").write_text("{}")

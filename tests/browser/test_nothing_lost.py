@@ -92,7 +92,7 @@ def test_a_setting_changed_at_the_last_moment_counts_for_the_message(roost, visi
     assert chat.sampling == {"temperature": 0.7}
 
 
-def test_a_draft_that_was_sent_does_not_come_back(roost, visit):
+def test_a_draft_that_was_sent_does_not_reappear(roost, visit):
     chat_id = roost.answered("Sent already")
     page = visit(roost.url)
     page.evaluate(f"localStorage.setItem('roost.draft.{chat_id}', 'Sent already')")
@@ -142,7 +142,7 @@ def test_the_strips_button_is_not_replaced_while_only_its_word_changes(roost, vi
     until(page, "document.activeElement.className === 'strip-button'")
 
 
-def test_toasts_stand_above_a_composer_that_has_grown(roost, visit):
+def test_toasts_are_above_a_composer_that_has_grown(roost, visit):
     page = visit(roost.url)
     ask(page)
     page.fill("#prompt", "line\n" * 30)
@@ -170,7 +170,7 @@ def test_the_keyboard_walks_versions_without_losing_its_place(roost, visit):
         page.wait_for_selector(f".versions-count:has-text('{version}')")
 
 
-def test_the_focus_follows_a_drawer_and_comes_back(roost, visit):
+def test_the_focus_follows_a_drawer_and_returns(roost, visit):
     page = visit(roost.url, viewport={"width": 1024, "height": 768})
     ask(page)
     page.focus(".chat-head [data-panel-toggle]")

@@ -30,7 +30,7 @@ def test_a_chat_is_renamed_in_place(roost, visit):
     page.wait_for_selector(".is-current .chat-link:text-is('Birds on wires')")
 
 
-def test_a_deleted_chat_comes_back_with_undo(roost, visit):
+def test_a_deleted_chat_is_restored_by_undo(roost, visit):
     page = visit(roost.url)
     ask(page)
     address = page.url
@@ -107,7 +107,7 @@ def test_a_chat_is_pinned_moved_and_archived_from_its_menu(roost, visit):
     page.wait_for_selector(".is-current[data-folder=Waders]")
 
 
-def test_chats_are_ticked_and_deleted_together_and_come_back(roost, visit):
+def test_chats_are_ticked_and_deleted_together_and_restored(roost, visit):
     for number in range(3):
         roost.store.create(title=f"Knot {number}")
     page = visit(f"{roost.url}/chats/all?q=knot")

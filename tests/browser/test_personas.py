@@ -9,7 +9,7 @@ from tests.web.test_personas import CARD, png
 NAMES = ".rows .row-title"
 
 
-def test_a_persona_is_made_talked_to_and_deleted_and_a_card_comes_in(own_roost, visit, says):
+def test_a_persona_is_created_used_and_deleted_and_a_card_is_imported(own_roost, visit, says):
     says(" Tweet.")
     page = visit(f"{own_roost.url}/personas")
     page.fill("#field-name", "Robin")

@@ -62,7 +62,7 @@ def test_enter_makes_a_line_on_touch_until_the_settings_say_otherwise(roost, vis
     page.wait_for_selector(".bubble:has-text('two')")
 
 
-def test_sheets_come_from_below_and_the_keyboard_covers_no_composer(roost, visit):
+def test_sheets_slide_up_and_the_keyboard_covers_no_composer(roost, visit):
     page = visit(f"{roost.url}/chat/{roost.answered('A thumb')}", **PHONE)
     wait_ready(page)
     for opener, sheet in ((".rail-item[aria-current]", "#chats"), (".chat-head [data-panel-toggle]", "#panel")):

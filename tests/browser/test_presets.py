@@ -51,7 +51,7 @@ def loads(monkeypatch):
     return found
 
 
-def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, used, loads):
+def test_a_preset_from_a_template_applies_to_the_next_answer(roost, visit, used, loads):
     creative = roost.app.extensions["presets"].find("creative")
     page = visit(roost.url)
     ask(page)
@@ -120,7 +120,7 @@ def test_leaving_with_unsaved_changes_asks_first_and_two_tabs_lose_nothing(roost
     assert presets.get(mine.id).sampling == {"temperature": 0.5}
 
 
-def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit):
+def test_a_deleted_preset_is_restored_and_a_slider_changes_its_number(roost, visit):
     mine = roost.app.extensions["presets"].create("Mine", {"top_p": 0.9})
     page = visit(f"{roost.url}/presets")
     page.click(f"[popovertarget=menu-{mine.id}]")

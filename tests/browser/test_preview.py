@@ -72,7 +72,7 @@ def test_a_preview_runs_and_reaches_neither_the_page_nor_a_network(own_roost, vi
     page.wait_for_selector(".preview", state="detached")
 
 
-def test_an_answer_that_is_a_drawing_as_it_stands_is_shown_too(own_roost, visit, says):
+def test_an_answer_that_is_only_a_drawing_has_a_preview_too(own_roost, visit, says):
     says('<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40"><circle id="c" r="9"/></svg>')
     page = visit(own_roost.url)
     ask(page)

@@ -3,7 +3,7 @@
 from tests.browser.acting import ANSWER, ask, expect, send, until, until_true, wait_done, wait_ready
 
 
-def test_a_token_shows_what_else_could_have_stood_there_and_a_version_goes_on_from_it(own_roost, visit, says):
+def test_a_token_shows_its_alternatives_and_a_version_continues_from_one(own_roost, visit, says):
     says(" Birds perch on wires.")
     page = visit(own_roost.url)
     ask(page)
@@ -25,7 +25,7 @@ def test_a_token_shows_what_else_could_have_stood_there_and_a_version_goes_on_fr
     expect(page, f"{ANSWER} > .prose").to_be_visible()
 
 
-def test_the_tokens_are_put_away_again_and_stand_in_a_page_of_their_own_without_scripts(own_roost, visit, says):
+def test_the_tokens_can_be_hidden_and_have_their_own_page_without_scripts(own_roost, visit, says):
     says(" Birds perch.\n\n- on wires")
     page = visit(own_roost.url)
     ask(page)
@@ -75,7 +75,7 @@ def test_several_answers_stream_in_a_grid_and_survive_a_reload_and_a_cut_socket(
     page.wait_for_selector(".card .stats-note >> nth=2")
 
 
-def test_ticked_answers_become_versions_and_the_others_come_back_by_undo(own_roost, visit, says):
+def test_ticked_answers_become_versions_and_undo_restores_the_others(own_roost, visit, says):
     says(" Birds perch on wires.")
     page = visit(own_roost.url)
     together(page, 4)
@@ -95,7 +95,7 @@ def test_ticked_answers_become_versions_and_the_others_come_back_by_undo(own_roo
     expect(page, ".versions").to_have_count(0)
 
 
-def test_two_presets_answer_one_question_beside_each_other(own_roost, visit, says):
+def test_two_presets_answer_one_question_side_by_side(own_roost, visit, says):
     says(" Birds perch on wires.")
     own_roost.app.extensions["presets"].create("Brief", {"max_tokens": 3})
     page = visit(own_roost.url)

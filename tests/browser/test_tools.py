@@ -94,7 +94,7 @@ def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
     assert '"Tokyo"' in calls[0][0].arguments
 
 
-def test_a_call_that_is_refused_is_told_to_the_model(roost, visit, says):
+def test_a_call_that_is_refused_is_reported_to_the_model(roost, visit, says):
     offer(roost, behaviour=Behaviour.FIXED, fixed_value="22")
     page = visit(roost.url)
     ask_for_weather(page, says)
@@ -115,7 +115,7 @@ def test_a_tool_may_ask_the_person(roost, visit, says):
     assert last_result(roost).content == '{"temperature": "22"}'
 
 
-def test_a_tool_that_fails_says_so_and_the_chat_goes_on(roost, visit, says):
+def test_a_tool_that_fails_says_so_and_the_chat_continues(roost, visit, says):
     http = HttpCall("https://weather.invalid/{location}")
     offer(roost, behaviour=Behaviour.HTTP, http=http, approval=Approval.ALWAYS)
     page = visit(roost.url)
@@ -152,7 +152,7 @@ def test_the_json_and_the_form_follow_each_other(roost, visit):
     expect(page, "[name='0:name']").to_have_value("city")
 
 
-def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
+def test_a_late_preview_does_not_replace_typed_json(roost, visit):
     page = visit(f"{roost.url}/tools/new?from=example")
     until(page, "document.querySelectorAll('.parameter').length === 2")
     held = []

@@ -67,7 +67,7 @@ def test_no_text_ends_its_fence_or_begins_a_turn(text, name):
     assert all(line.strip("\u200b\u3000\u00a0 \t") for line in lines[: closing[1] + 1])
 
 
-def test_what_a_message_says_of_its_files_comes_back():
+def test_a_messages_file_metadata_is_stored():
     message = Message(Role.USER, "?", metadata={"other": 1, **attached_metadata([WHOLE, SEARCHED])})
     assert attached_files(message) == (WHOLE, SEARCHED)
     assert attached_metadata([]) == {} and attached_files(Message(Role.USER, "?")) == ()

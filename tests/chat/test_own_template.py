@@ -25,7 +25,7 @@ def test_it_writes_the_prompt_and_tells_what_stops_the_answer():
     assert rendered.stop_strings[0] == "\n\nUser:"
 
 
-def test_a_prefix_is_a_piece_of_its_own_where_the_prompt_begins_with_it():
+def test_a_prefix_is_a_separate_piece_if_the_prompt_begins_with_it():
     template = own_template(CHAT)
     alone = render(template, [], prefix="Notes.").pieces[0]
     assert alone == PromptPiece("System: Notes.\n\n", is_boundary=True)

@@ -7,7 +7,7 @@ MORE = Message(Role.USER, "More")
 SAMPLED = Message(Role.ASSISTANT, "Hi.", token_ids=(1, 2, 3))
 
 
-def test_an_answer_goes_back_as_the_ids_it_was_sampled_as():
+def test_an_answer_is_inserted_with_its_sampled_ids():
     first = render(G1X, [HELLO]).pieces
     second = render(G1X, [HELLO, SAMPLED, MORE]).pieces
     assert second[: len(first)] == first
@@ -59,7 +59,7 @@ def test_a_question_keeps_the_suffix_it_was_asked_with():
     assert later.pieces[-2].text == "User: More\n\n"
 
 
-def test_boundaries_stand_where_messages_end_and_not_after_the_generation_prompt():
+def test_boundaries_are_at_message_ends_and_not_after_the_generation_prompt():
     pieces = render(G1X, [HELLO, SAMPLED, MORE], system="Be kind.").pieces
     assert [piece.text for piece in pieces if piece.is_boundary] == [
         "System: Be kind.\n\n",
@@ -69,13 +69,13 @@ def test_boundaries_stand_where_messages_end_and_not_after_the_generation_prompt
     ]
 
 
-def test_going_on_with_sampled_ids_adds_nothing_to_them():
+def test_continuing_with_sampled_ids_adds_nothing_to_them():
     rendered = render(G1X, [HELLO, SAMPLED], continue_last=True)
     assert rendered.pieces[-2:] == (PromptPiece("Assistant:"), PromptPiece(token_ids=(1, 2, 3)))
     assert rendered.continued is rendered.pieces[-1]
 
 
-def test_going_on_inside_a_thought_starts_in_reasoning():
+def test_continuing_inside_thinking_starts_in_reasoning():
     sampled = Message(Role.ASSISTANT, "", reasoning="so", token_ids=(1, 2), think_mode=ThinkMode.THINK)
     rendered = render(G1X, [HELLO, sampled], continue_last=True)
     assert rendered.pieces[1].text == "Assistant: <think"
@@ -91,7 +91,7 @@ def test_a_template_without_think_modes_ignores_them():
     assert render(WORLD, [HELLO], think_mode=ThinkMode.THINK) == render(WORLD, [HELLO])
 
 
-def test_instruct_calls_the_question_input_only_beside_an_instruction():
+def test_instruct_calls_the_question_input_only_with_an_instruction():
     assert render(INSTRUCT, [HELLO]).text.startswith("Instruction: Hello")
     assert render(INSTRUCT, [HELLO], system="Translate.").text.startswith("Instruction: Translate.\n\nInput: Hello")
 

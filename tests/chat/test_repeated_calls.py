@@ -37,7 +37,7 @@ def test_a_result_that_repeats_the_last_one_is_noted(second: dict, is_noted: boo
     assert noted[:-1] == tuple(messages[:-1])
 
 
-def test_two_rounds_of_nothing_else_are_a_circle() -> None:
+def test_two_rounds_with_only_repeated_calls_are_a_loop() -> None:
     rounds = [message for number in range(3) for message in round_of(number)]
     assert repeats_noted([*ASKED, *rounds], NOTE)[1]
     assert not repeats_noted([*ASKED, *rounds[:4]], NOTE)[1]

@@ -95,7 +95,7 @@ def test_half_a_character_in_a_call_can_still_be_written_as_utf8() -> None:
     assert isinstance(ready, CallDelta) and ready.arguments.encode() == b'{"a":"\\ud83d","\\u4e8c":1}'
 
 
-def test_a_call_is_found_wherever_its_opening_stands() -> None:
+def test_a_call_is_found_wherever_its_opening_is() -> None:
     fenced = '```json\n{"name": "f", "arguments": {}}\n```'
     for before in ("See:", "`", "``` and ", "a\n", "x\n```python\n1\n```\n"):
         assert parse_every_way(G1X_JSON, before + fenced) == (before.rstrip(), [("f", {})])

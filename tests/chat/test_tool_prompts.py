@@ -58,7 +58,7 @@ def test_results_that_follow_each_other_are_one_message() -> None:
     assert hermes.endswith("<tool_response>\n1\n</tool_response>\n<tool_response>\ntwo\n</tool_response>\n\nAssistant:")
 
 
-def test_the_offer_stands_below_the_system_prompt_wherever_that_is_given() -> None:
+def test_the_offer_is_below_the_system_prompt_wherever_that_is_given() -> None:
     tools = OfferedTools(G1X_JSON, (WEATHER,))
     given = render(G1X, [ASKED], system="Be brief.", tools=tools).text
     first = render(G1X, [Message(Role.SYSTEM, "Be brief."), ASKED], tools=tools).text

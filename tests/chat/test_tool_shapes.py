@@ -80,7 +80,7 @@ def test_what_only_resembles_a_call_stays_text(text: str):
         assert read(dialect, list(text)) == (text.strip(), [])
 
 
-def test_what_stands_behind_a_call_is_kept_where_it_says_something():
+def test_text_after_a_call_is_kept_if_it_has_content():
     call = '{"name": "get_weather", "arguments": {"city": "Oslo"}}'
     for behind, rest in (
         ("\n```", ""),

@@ -131,7 +131,7 @@ def test_what_closes_a_call_is_no_text_where_the_answer_is_cut_off_in_it(is_held
 
 
 @pytest.mark.parametrize("dialect", [G1X_JSON, HERMES], ids=lambda row: row.name)
-def test_a_call_not_in_the_grammars_own_form_comes_whole(dialect: ToolDialect) -> None:
+def test_a_call_not_in_the_grammars_own_form_is_sent_whole(dialect: ToolDialect) -> None:
     """Other forms are not constrained, so it may turn out not to be a call."""
     for body in (
         "{'name': 'f', 'arguments': {'a': 1}}",

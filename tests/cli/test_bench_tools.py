@@ -87,7 +87,7 @@ def test_what_the_pages_keep_is_asked_where_nothing_else_is_named(bench, tmp_pat
     assert bench("--mode", "free", "--seed", "1")[1]["setup"]["cases_from"] == "made"
 
 
-def test_an_engine_that_breaks_gives_what_there_was_and_the_error(bench, files):
+def test_an_engine_that_crashes_gives_the_text_so_far_and_the_error(bench, files):
     code, found, said = bench(*files, "--mode", "free", "--strategy", "fake nan_at=60")
     assert code == 2 and found["error"]["code"] == "non_finite_logits" and "roost: " in said
 

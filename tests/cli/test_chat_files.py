@@ -18,7 +18,7 @@ def places(tmp_path):
     return ["--data", str(tmp_path / "data"), "--models", str(tmp_path / "models")]
 
 
-def test_chats_come_in_and_go_out_again(places, tmp_path, capsys):
+def test_chats_are_imported_and_exported_again(places, tmp_path, capsys):
     (tmp_path / "conversations.json").write_text(json.dumps([CHATGPT]))
     assert main(["import", str(tmp_path / "conversations.json"), *places]) == 0
     told = capsys.readouterr().out
@@ -37,7 +37,7 @@ def test_chats_come_in_and_go_out_again(places, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [["import", "good.txt"], ["export", "birds"], ["chat", "--list"]], ids=" ".join)
-def test_a_data_folder_that_is_none_is_named_and_not_made(tmp_path, monkeypatch, capsys, words):
+def test_a_missing_data_folder_is_named_and_not_created(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.txt").write_text("User: Hi\n\nAssistant: Hello")
     assert main([*words, "--data", str(tmp_path / "mistyped")]) == 2
@@ -52,7 +52,7 @@ def test_the_usual_data_folder_is_made_for_the_first_chats(tmp_path, monkeypatch
     assert "Hi" in capsys.readouterr().out and (tmp_path / "data" / "roost.db").is_file()
 
 
-def test_a_file_that_is_none_is_named_and_the_others_come(places, tmp_path, capsys):
+def test_an_invalid_file_is_named_and_the_others_are_imported(places, tmp_path, capsys):
     (tmp_path / "good.txt").write_text("User: Hi\n\nAssistant: Hello")
     (tmp_path / "torn.rwkvchat").write_bytes(b"1234567")
     names = [str(tmp_path / name) for name in ("torn.rwkvchat", "gone.json", "good.txt")]

@@ -54,7 +54,7 @@ def places(models: Path, tmp_path: Path) -> list[str]:
     ],
     ids=" ".join,
 )
-def test_a_file_that_cannot_be_written_is_told_before_the_work(command, tmp_path, monkeypatch, capsys):
+def test_a_file_that_cannot_be_written_is_reported_before_the_work(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ModelManager, "__init__", lambda *_: pytest.fail("the work began"))
     (tmp_path / "file").touch()
     for out, place in (("mistyped/out.mid", "mistyped"), (".", ""), ("file/out.mid", "file")):
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(command, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_that_may_not_be_changed_is_told(tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_changed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "kept.npy")
     (tmp_path / "kept.npy").touch()
     assert output_file(str(tmp_path / "new.npy")) == tmp_path / "new.npy"
@@ -131,7 +131,7 @@ def test_logits_are_written_after_the_last_token_or_after_each(places, tmp_path,
     assert every.shape == (3, 256) and np.array_equal(every[-1], last)
 
 
-def test_inspect_tells_what_a_file_is(models, capsys):
+def test_inspect_describes_a_file(models, capsys):
     assert main(["inspect", str(models / "tiny.safetensors"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["config"]["architecture"] == "7" and found["config"]["n_embd"] == 64
@@ -188,7 +188,7 @@ def talk(monkeypatch, *lines):
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
 
 
-def test_a_chat_of_the_terminal_goes_on_later(places, tmp_path, monkeypatch, capsys):
+def test_a_chat_of_the_terminal_continues_later(places, tmp_path, monkeypatch, capsys):
     chat_command = ["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]
     for question in ("About birds", "About ships"):
         talk(monkeypatch, question, "/quit")
@@ -212,12 +212,12 @@ def test_a_chat_of_the_terminal_goes_on_later(places, tmp_path, monkeypatch, cap
     database.close()
 
 
-def test_a_chat_that_is_not_there_cannot_go_on(places, capsys):
+def test_a_chat_that_is_not_there_cannot_continue(places, capsys):
     assert main(["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places, "--resume", "whales"]) == 2
     assert "roost: " in capsys.readouterr().err
 
 
-def test_a_temporary_chat_leaves_nothing_nor_does_one_beside_a_server(places, tmp_path, monkeypatch, capsys):
+def test_neither_a_temporary_chat_nor_one_while_a_server_runs_leaves_anything(places, tmp_path, monkeypatch, capsys):
     chat_command = ["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]
     talk(monkeypatch, "Secret", "/quit")
     assert main([*chat_command, "--temporary"]) == 0
@@ -254,7 +254,7 @@ def test_run_reads_a_pipe_without_a_prompt(places, monkeypatch, capsys):
         ("roost completion pow", "powershell"),
     ],
 )
-def test_a_shell_is_told_how_a_line_goes_on(line, offered, models, tmp_path):
+def test_a_shell_gets_completions_of_a_line(line, offered, models, tmp_path):
     answer = tmp_path / "answer"
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "ROOST_MODELS_DIR": str(models)}
     asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}

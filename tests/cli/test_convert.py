@@ -25,7 +25,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw.pth"
 
 
-def test_it_makes_a_file_beside_the_model(raw: Path, capsys) -> None:
+def test_it_makes_a_file_next_to_the_model(raw: Path, capsys) -> None:
     assert main(["convert", str(raw), "--to", "fast", "--strategy", "cpu bf16"]) == 0
     assert inspect(raw.with_name("raw.cpu-bf16.fast.pth")).converted_strategy == "cpu bf16"
     assert re.match(pattern("cli.convert.done"), capsys.readouterr().out)

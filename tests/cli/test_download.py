@@ -32,13 +32,13 @@ def download(hub, tmp_path, capsys):
     return download
 
 
-def test_a_file_of_a_repository_comes(download, tmp_path):
+def test_a_file_of_a_repository_is_downloaded(download, tmp_path):
     code, out, _ = download("someone/models/tiny.safetensors", "--json")
     assert code == 0 and json.loads(out)["name"] == "tiny.safetensors"
     assert tree(tmp_path / "models") == ["tiny.safetensors"]
 
 
-def test_a_failure_names_its_code_and_the_same_command_goes_on(download, hub, tmp_path):
+def test_a_failure_names_its_code_and_the_same_command_continues(download, hub, tmp_path):
     hub.behaviours = [lambda handler: hub.send(handler, cut=40_000), answer(403)]
     code, _, err = download("someone/models/tiny.safetensors")
     assert code != 0 and "127.0.0.1" in err
@@ -53,12 +53,12 @@ def test_a_wrong_checksum_keeps_nothing(download, tmp_path):
 
 
 @pytest.mark.parametrize("sha256", ["0" * 63, "g" * 64])
-def test_what_is_no_checksum_is_told_before_anything_is_fetched(download, hub, sha256):
+def test_an_invalid_checksum_is_refused_before_the_download(download, hub, sha256):
     code, _, err = download("someone/models/tiny.safetensors", "--sha256", sha256)
     assert code == 2 and sha256 in err and hub.requests == []
 
 
-def test_without_a_name_it_lists_and_asks_nobody(download, hub):
+def test_without_a_name_it_lists_and_contacts_no_host(download, hub):
     code, out, _ = download()
     assert code == 0 and "rwkv7-g1k-1.5b-20260930-ctx25600.pth" in out and hub.requests == []
     listed = json.loads(download("--json")[1])

@@ -152,7 +152,7 @@ def test_what_programs_read_is_the_same_in_both_languages(said, tmp_path):
     )
 
 
-def test_the_columns_hold_chinese_text():
+def test_the_columns_fit_chinese_text():
     assert columns_of("头 x 2") == 6 and pad("架构", 6) == "架构  "
     assert wrap("每个请求都必须携带的令牌；使用 --lan 时", 12) == ["每个请求都必", "须携带的令", "牌；使用", "--lan 时"]
     assert [line for line in wrap("（一二三四五）。", 8) if line[0] in "）。"] == []

@@ -28,7 +28,7 @@ def database(tmp_path):
     database.close()
 
 
-def test_a_token_is_made_listed_and_revoked_beside_a_server_that_runs(roost, database, monkeypatch):
+def test_a_token_is_created_listed_and_revoked_while_a_server_runs(roost, database, monkeypatch):
     monkeypatch.setattr(credentials, "READ_EVERY_S", 0.0)
     server = ApiTokens(database)
     assert roost()[0] == 0 and server.list() == []
@@ -43,12 +43,12 @@ def test_a_token_is_made_listed_and_revoked_beside_a_server_that_runs(roost, dat
 
 
 @pytest.mark.parametrize("arguments", [[], ["make", "x"], ["revoke", "x"]])
-def test_a_data_folder_that_is_none_is_named_and_not_made(roost, tmp_path, arguments):
+def test_a_missing_data_folder_is_named_and_not_created(roost, tmp_path, arguments):
     code, told, complained = roost("--data", str(tmp_path / "mistyped"), *arguments)
     assert code == 2 and told == "" and "mistyped" in complained and not list(tmp_path.iterdir())
 
 
-def test_a_token_is_somebodys_and_what_cannot_be_is_refused(roost, database):
+def test_a_token_belongs_to_a_person_and_an_invalid_one_is_refused(roost, database):
     anna = People(database).add(kind="guest", name="Anna")
     first, second = (roost("make", "the same", "--person", "anna")[1].strip() for _ in range(2))
     tokens = ApiTokens(database)

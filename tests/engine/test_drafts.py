@@ -43,7 +43,7 @@ def test_a_guess_is_longer_after_a_long_match_and_shorter_where_it_costs_more():
     assert len(Drafter([1] * 40, most=8).draft(8, LIKELY)) == 1, "the last time was one token ago"
 
 
-def test_guesses_grow_while_they_hold_stop_when_they_do_not_and_are_tried_again():
+def test_drafts_grow_while_they_are_right_stop_when_they_are_not_and_are_tried_again():
     drafter = Drafter([*range(30), *range(6)], most=20)
     first = len(drafter.draft(20, LIKELY))
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_no_answer_changes(seed):
     assert not drafting.backend.used_slots
 
 
-def test_a_failed_restore_ends_own_answer_alone():
+def test_a_failed_restore_ends_only_its_own_answer():
     drafting = drafting_engine("vocab=3")
     broken = []
 

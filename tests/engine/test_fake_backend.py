@@ -45,7 +45,7 @@ def test_a_script_of_numbers_is_token_ids():
     assert FakeOptions.parse("fake script=5,6,70").script_token_ids() == [5, 6, 70]
 
 
-def test_a_prompt_that_ends_inside_the_script_goes_on_from_there():
+def test_a_prompt_that_ends_inside_the_script_continues_from_there():
     backend = load("script=hello")
     assert text(greedy(backend, backend.new_slot(), [9, *(b + 1 for b in b"he")])) == "llo"
 
@@ -64,7 +64,7 @@ def test_logits_depend_on_every_token_and_on_the_initial_state_but_not_on_chunki
     assert not np.array_equal(forward(backend, [flavoured], [[1, 2, 3, 4]]), expected)
 
 
-def test_a_state_written_to_another_slot_goes_on_the_same():
+def test_a_state_written_to_another_slot_continues_the_same():
     backend = load()
     first, second = backend.new_slot(), backend.new_slot()
     forward(backend, [first], [[1, 2, 3]])
@@ -74,7 +74,7 @@ def test_a_state_written_to_another_slot_goes_on_the_same():
     backend.read_state(first).check(backend.config)
 
 
-def test_it_breaks_where_it_is_told_to():
+def test_it_fails_where_it_is_told_to():
     backend = load("fail_on=9 nan_at=3")
     slot = backend.new_slot()
     assert np.isfinite(forward(backend, [slot], [[1, 2]])).all()

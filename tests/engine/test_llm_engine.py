@@ -71,7 +71,7 @@ def test_what_was_held_back_is_sent_when_the_length_ends_it():
     assert answer.token_ids == world_bytes("hello") and answer.finish_reason is FinishReason.LENGTH
 
 
-def test_counters_and_seconds_tell_what_happened():
+def test_counters_and_seconds_are_right():
     now = iter(range(1000))
     made = engine("script=hello", clock=lambda: float(next(now)))
     stats = run(made, request(prompt=range(1, 11), max_tokens=50, seed=5))["a"].stats
@@ -81,7 +81,7 @@ def test_counters_and_seconds_tell_what_happened():
     assert made.counters()["decoded_tokens_total"] == 6 and made.counters()["finished_total"] == 1
 
 
-def test_a_seed_that_was_drawn_is_reported_and_gives_the_same_answer_again():
+def test_a_random_seed_is_reported_and_gives_the_same_answer_again():
     made = engine()
     first = run(made, request(top_p=1.0, max_tokens=30))["a"]
     again = run(made, request(top_p=1.0, max_tokens=30, seed=first.stats.seed))["a"]
@@ -94,7 +94,7 @@ def test_different_seeds_give_different_answers_and_a_negative_one_is_a_seed_too
     assert len(answers) == 3
 
 
-def test_logprobs_come_with_each_released_token():
+def test_logprobs_are_sent_with_each_released_token():
     answer = run(engine("script=hello"), request(max_tokens=50, logprobs=2))["a"]
     assert [entry[0].token_id for entry in answer.logprobs] == answer.token_ids
     assert all(len(entry) == 3 for entry in answer.logprobs)
@@ -116,7 +116,7 @@ def test_penalty_exempt_tokens_may_repeat_without_end():
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
-def test_answers_in_company_equal_the_same_requests_alone(slots):
+def test_answers_in_a_batch_equal_separate_ones(slots):
     together = run(engine(f"slots={slots}"), *a_mixed_crowd(10))
     for each in a_mixed_crowd(10):
         alone = run(engine(state_cache_bytes=0), each)[each.request_id]
@@ -178,7 +178,7 @@ def test_max_sequences_is_bounded_by_the_backends_slots():
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 9])
-def test_an_abort_frees_the_slot_at_once_wherever_the_sequence_stands(steps_before):
+def test_an_abort_frees_the_slot_at_once_in_every_phase_of_the_sequence(steps_before):
     """Step 0: waiting. Steps 1 and 2: prefilling. Later: decoding."""
     made = engine("slots=1", prefill_chunk=16)
     before = run(made, request("a", range(1, 41), **GREEDY, max_tokens=100), steps=steps_before)["a"].token_ids
@@ -216,7 +216,7 @@ def test_a_waiting_sequence_takes_the_place_of_an_aborted_one():
 # errors
 
 
-def test_nan_ends_one_sequence_with_its_error_and_the_others_go_on():
+def test_nan_ends_one_sequence_with_its_error_and_the_others_continue():
     made = engine("nan_on=99")
     answers = run(made, request("good", **GREEDY, max_tokens=20), request("bad", [1, 99, 2]))
     assert answers["bad"].finish_reason is FinishReason.ERROR
@@ -237,7 +237,7 @@ def test_nan_is_found_in_the_middle_of_a_prompt_and_no_snapshot_of_it_is_kept():
     assert len(made.snapshots) == 0
 
 
-def test_a_prompt_that_breaks_the_backend_ends_alone():
+def test_only_a_prompt_that_breaks_the_backend_ends():
     made = engine("fail_on=99")
     answers = run(made, request("good", max_tokens=20), request("bad", [1, 99, 2]), request("later", [4]))
     assert answers["bad"].error["code"] == "internal_error" and "told to fail" in answers["bad"].error["message"]
@@ -245,7 +245,7 @@ def test_a_prompt_that_breaks_the_backend_ends_alone():
     assert made.backend.used_slots == 0
 
 
-def test_a_step_that_fails_ends_only_the_rows_that_fail_alone():
+def test_a_failed_step_ends_only_rows_that_fail_in_a_separate_step():
     made = engine("fail_at=6 slots=2")
     answers = run(made, request("a", max_tokens=50), request("b", (1,), max_tokens=4), request("c", max_tokens=2))
     assert answers["a"].finish_reason is FinishReason.ERROR
@@ -254,7 +254,7 @@ def test_a_step_that_fails_ends_only_the_rows_that_fail_alone():
     assert answers["c"].finish_reason is FinishReason.LENGTH and made.backend.used_slots == 0
 
 
-def test_a_prompt_and_the_answers_beside_it_are_one_step():
+def test_a_prompt_and_running_answers_are_one_step():
     made = engine("slots=3", prefill_chunk=16)
     run(made, request("a", max_tokens=50), request("b", max_tokens=50), steps=3)
     run(made, request("c", range(1, 30)), steps=1)
@@ -320,7 +320,7 @@ def test_a_constraint_rules_tokens_out_and_hears_of_every_token():
     assert constraint.accepted == answer.token_ids
 
 
-def test_a_constraint_that_breaks_ends_its_sequence_alone():
+def test_a_constraint_that_raises_ends_only_its_sequence():
     made = engine(constraint_factory=Grumpy)
     answers = run(made, request("bad", constraint={"below": 9, "breaks_at": 3}), request("good"))
     assert answers["bad"].finish_reason is FinishReason.ERROR and len(answers["bad"].token_ids) == 3
@@ -413,7 +413,7 @@ def test_a_requests_own_initial_state_outweighs_the_engines():
 # snapshots
 
 
-def test_a_prompt_goes_on_from_the_last_boundary_it_shares():
+def test_a_prompt_continues_from_the_last_boundary_it_shares():
     made = engine()
     run(made, request(prompt=range(1, 51), boundaries=(20, 40)))
     stats = run(made, request(prompt=[*range(1, 45), 99, 98]))["a"].stats
@@ -467,7 +467,7 @@ def test_an_aborted_answer_can_be_continued_from_where_it_was():
     assert rest.token_ids == whole[6:] and rest.stats.prefilled_tokens == 1
 
 
-def test_answers_from_snapshots_equal_answers_read_anew():
+def test_answers_from_snapshots_equal_answers_read_again():
     cached, anew = engine(), engine(state_cache_bytes=0)
     prompt = list(range(1, 60))
     for turn in range(4):
@@ -487,7 +487,7 @@ def test_snapshots_belong_to_their_initial_state():
     assert run(made, request(prompt=range(1, 60)))["a"].stats.cached_tokens == 30
 
 
-def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
+def test_a_prompt_makes_no_more_snapshots_than_fit_in_the_cache():
     room = fake_config().state_bytes() * 3
     made = engine(state_cache_bytes=room)
     made.add_request(request(prompt=range(1, 101), boundaries=range(5, 100, 5)))

@@ -21,7 +21,7 @@ def finish(made, probe):
     return probe.result(), steps
 
 
-def test_the_state_after_a_text_is_where_its_continuation_goes_on():
+def test_the_state_after_a_text_is_where_it_continues():
     made = engine(prefill_chunk=4)
     whole = run(engine(), request(prompt=range(1, 21), **GREEDY, max_tokens=9))["a"].token_ids
     state, steps = finish(made, made.state_probe(list(range(1, 20))))
@@ -53,7 +53,7 @@ def test_one_token_has_nothing_to_be_scored_after():
     assert finish(made, made.score_probe([7])) == ((), 0)
 
 
-def test_scores_from_a_place_on_begin_at_the_nearest_snapshot_and_leave_one_to_go_on_from():
+def test_scores_from_a_place_on_begin_at_the_nearest_snapshot_and_leave_one_to_continue_from():
     whole, _ = finish(engine(), engine().score_probe(range(1, 30), 3))
     made = engine(prefill_chunk=8)
     run(made, request(prompt=range(1, 11), **GREEDY, max_tokens=1, boundaries=(10,)))
@@ -71,7 +71,7 @@ def test_scores_do_not_depend_on_the_chunks_they_were_read_in():
     assert scores[0][0] == scores[1][0] and [steps for _, steps in scores] == [1, 5]
 
 
-def test_a_probe_has_a_slot_of_its_own_while_every_sequence_runs():
+def test_a_probe_has_its_own_slot_while_every_sequence_runs():
     made = engine("slots=2")
     run(made, request("a", max_tokens=20), request("b", max_tokens=20), steps=3)
     made.backend.save = made.backend.restore = None
@@ -79,7 +79,7 @@ def test_a_probe_has_a_slot_of_its_own_while_every_sequence_runs():
 
 
 @pytest.mark.parametrize("is_over", [False, True])
-def test_a_sequence_whose_borrowed_slot_cannot_be_restored_fails_and_never_goes_on_from_another_state(is_over):
+def test_a_sequence_whose_borrowed_slot_cannot_be_restored_fails_and_never_continues_from_another_state(is_over):
     made = engine("slots=1", prefill_chunk=2)
     expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
     before = run(made, request("a", **GREEDY, max_tokens=20), request("next"), steps=5)["a"].token_ids
@@ -98,7 +98,7 @@ def test_a_sequence_whose_borrowed_slot_cannot_be_restored_fails_and_never_goes_
     assert np.array_equal(finish(made, probe)[0], engine().logits([7, 8] if is_over else [7, 8, 9]))
 
 
-def test_a_state_that_cannot_be_saved_costs_the_probe_alone():
+def test_a_state_that_cannot_be_saved_costs_only_the_probe():
     made = engine("slots=1")
     expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
     before = run(made, request("a", **GREEDY, max_tokens=20), steps=5)["a"].token_ids
@@ -108,7 +108,7 @@ def test_a_state_that_cannot_be_saved_costs_the_probe_alone():
     assert before + run(made)["a"].token_ids == expected
 
 
-def test_a_probe_begins_where_it_is_told():
+def test_a_probe_begins_at_the_given_position():
     made = engine()
     state = RecurrentState.zeros(made.config)
     state.arrays["att_kv"].fill(0.5)
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_refused():
         made.keep_state("other", RecurrentState("6", {}))
 
 
-def test_a_state_that_was_forgotten_cannot_be_named_and_whoever_began_with_it_goes_on():
+def test_a_deleted_state_cannot_be_named_and_running_answers_from_it_continue():
     made = engine()
     state = RecurrentState.zeros(made.config)
     state.arrays["att_kv"].fill(0.5)

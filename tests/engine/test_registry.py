@@ -59,11 +59,11 @@ def sized(monkeypatch):
         ({RAM: 1 * GB}, "sized small"),
     ],
 )
-def test_the_first_suggestion_that_runs_and_fits_is_taken_else_the_smallest(free, strategy):
+def test_the_first_suggestion_that_runs_and_fits_is_used_otherwise_the_smallest(free, strategy):
     assert registry.Candidates(MODEL).best(free) == strategy
 
 
-def test_where_nothing_runs_the_first_reason_is_told(monkeypatch):
+def test_if_nothing_runs_the_first_reason_is_reported(monkeypatch):
     monkeypatch.setattr(Sized, "suggestions", lambda model: [Suggestion("sized never", 0, "")])
     with pytest.raises(StrategyError) as raised:
         registry.Candidates(MODEL).best({RAM: GB})

@@ -162,7 +162,7 @@ def kinds_of_logits(vocab_size):
 
 @pytest.mark.parametrize("vocab_size", [7, 300, 5021, 65536])
 @pytest.mark.parametrize("kind", ["flat", "peaked", "few_values", "equal"])
-def test_a_batch_draws_what_the_definition_draws_for_each_line(vocab_size, kind):
+def test_a_batch_samples_what_the_definition_samples_for_each_line(vocab_size, kind):
     logits = kinds_of_logits(vocab_size)[kind].astype(np.float32)
     rng = np.random.default_rng(1)
     bias = {int(t): float(rng.normal()) for t in rng.choice(vocab_size, min(5, vocab_size), replace=False)}
@@ -182,7 +182,7 @@ def test_a_batch_draws_what_the_definition_draws_for_each_line(vocab_size, kind)
     assert sample_batch(np.array([logits] * len(batch)), batch).token_ids.tolist() == expected
 
 
-def test_a_uniform_number_comes_from_seed_and_position_alone():
+def test_a_uniform_number_depends_only_on_seed_and_position():
     seeds = np.array([0, 1, 2**64 - 1, 7, 7], np.uint64)
     positions = np.array([0, 1, 12345678901, 2, 3], np.uint64)
     found = uniforms(seeds, positions).tolist()
@@ -192,7 +192,7 @@ def test_a_uniform_number_comes_from_seed_and_position_alone():
     assert abs(many.mean() - 0.5) < 5e-3 and abs(np.histogram(many, 20, (0, 1))[0] / 5000 - 1).max() < 0.06
 
 
-def test_a_sequence_goes_on_the_same_from_any_position():
+def test_a_sequence_continues_the_same_from_any_position():
     logits, each = random_logits(5, 500, 1.0), sequence(seed=9)
     drawn = []
     for _ in range(20):
@@ -204,7 +204,7 @@ def test_a_sequence_goes_on_the_same_from_any_position():
     assert draw(logits, later) == [drawn[13]]
 
 
-def test_drawn_tokens_follow_the_distribution():
+def test_sampled_tokens_follow_the_distribution():
     logits = np.log(np.array([0.5, 0.3, 0.2], np.float32))
     counts = np.bincount(draw(logits, *(sequence(seed) for seed in range(20_000))), minlength=3)
     np.testing.assert_allclose(counts / 20_000, [0.5, 0.3, 0.2], atol=0.015)
@@ -263,7 +263,7 @@ def test_a_ban_outweighs_a_bias_and_greedy_respects_both():
     assert draw(np.zeros(10), sequence(temperature=0, logit_bias={3: 100.0, 4: 50.0}), banned=[3]) == [4]
 
 
-def test_banned_tokens_are_never_drawn_even_without_a_cut():
+def test_banned_tokens_are_never_sampled_even_without_a_cut():
     sequences = [sequence(seed, temperature=5.0) for seed in range(300)]
     assert set(draw(np.zeros(8), *sequences, banned=[0, 3, 7])) == {1, 2, 4, 5, 6}
 
@@ -312,7 +312,7 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed):
 
 
 @pytest.mark.parametrize("kind", ["flat", "peaked", "few_values", "equal"])
-def test_candidates_draw_what_the_line_draws_or_say_that_they_cannot(kind):
+def test_candidates_sample_what_the_line_samples_or_say_that_they_cannot(kind):
     vocab_size, decided, asked = 16384, 0, 0
     logits = kinds_of_logits(vocab_size)[kind].astype(np.float32)
     sequences = [sequence(seed, **params) for seed in range(3) for params in PARAMS]

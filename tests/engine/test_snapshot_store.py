@@ -109,7 +109,7 @@ def test_a_state_larger_than_the_store_is_not_kept():
 # in the folder
 
 
-def test_a_snapshot_is_found_again_by_another_process_of_the_same_model_alone(tmp_path):
+def test_a_snapshot_is_found_only_by_another_process_with_the_same_model(tmp_path):
     put(lasting(tmp_path), (1, 2), 3.0, logits=True)
     found = lasting(tmp_path).longest_prefix("d", (1, 2))
     assert found[0] == 2 and value(found) == 3 and found[1].logits[5] == 3
@@ -124,7 +124,7 @@ def test_logits_come_later_and_replace_the_file_without(tmp_path):
     assert folder_use(tmp_path)[0] == 1 and lasting(tmp_path).longest_prefix("d", (1, 2))[0] == 2
 
 
-def test_what_left_memory_comes_back_from_the_folder(tmp_path):
+def test_snapshots_evicted_from_memory_are_loaded_from_the_folder(tmp_path):
     store = lasting(tmp_path, memory=snapshot(0).nbytes + 256)
     for number in range(5):
         put(store, (number, 9), float(number))
@@ -264,7 +264,7 @@ store.folder.wait_written(20)
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("place, kept", [("fsync", 1), ("replace", 2)])
-def test_a_process_killed_while_it_writes_leaves_whole_snapshots_alone(tmp_path, place, kept):
+def test_a_process_killed_while_it_writes_leaves_only_whole_snapshots(tmp_path, place, kept):
     done = subprocess.run([sys.executable, "-c", KILLED, place, str(tmp_path)], timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
     assert folder_use(tmp_path)[0] == kept
@@ -272,7 +272,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_snapshots_alone(tmp_path,
     assert again.longest_prefix("d", (1, 2, 3))[0] == kept and again.folder.damaged == 0
 
 
-def test_a_folder_that_cannot_be_written_to_costs_the_snapshot_alone(tmp_path):
+def test_a_folder_that_cannot_be_written_to_costs_only_the_snapshot(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     store = lasting(blocked / "snapshots")

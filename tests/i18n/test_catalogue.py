@@ -164,7 +164,7 @@ def test_errors_are_said_in_the_readers_language():
     assert translate_error(error, "zh")[0] == "top_p 的值是 3，必须为 0 - 1。"
 
 
-def test_braces_in_a_value_are_left_alone():
+def test_braces_in_a_value_are_unchanged():
     assert "{evil}" in translate_error(RoostError(reason="{evil}"), "zh")[0]
 
 

@@ -114,7 +114,7 @@ def test_what_is_loaded_by_name_is_left_alone(make_manager, starter):
     assert manager.status().strategy == "fake" and len(starter.clients) == 1
 
 
-def test_a_build_that_fails_is_told_and_not_tried_again(make_manager, monkeypatch):
+def test_a_build_that_fails_is_reported_and_not_tried_again(make_manager, monkeypatch):
     monkeypatch.setattr(Better, "error", BackendUnavailable(backend="better", reason="no room", way_out=""))
     Better.may_end.set()
     manager = make_manager("auto")
@@ -125,7 +125,7 @@ def test_a_build_that_fails_is_told_and_not_tried_again(make_manager, monkeypatc
     assert manager.status().engine_note == "failed"
 
 
-def test_without_a_tool_to_build_it_that_is_told(make_manager, monkeypatch):
+def test_without_a_build_tool_the_reason_is_reported(make_manager, monkeypatch):
     monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
     manager = make_manager("auto")
     manager.load()
@@ -154,7 +154,7 @@ def count_asked(monkeypatch, backend) -> list[str]:
     return asked
 
 
-def test_who_asks_for_the_status_again_makes_no_backend_look_again(make_manager, monkeypatch):
+def test_a_second_status_request_does_not_query_the_backends_again(make_manager, monkeypatch):
     monkeypatch.setattr(memory, "REMEMBERED_S", float("inf"))
     monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
     of_better, of_slow = count_asked(monkeypatch, Better), count_asked(monkeypatch, Slow)

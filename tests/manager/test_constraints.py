@@ -29,7 +29,7 @@ def test_an_answer_of_noise_is_json_of_the_schema(make_manager: MakeManager) -> 
     assert set(value) == {"city", "warm"} and isinstance(value["warm"], bool)
 
 
-def test_other_sequences_run_on_beside_it_as_if_alone(make_manager: MakeManager) -> None:
+def test_other_sequences_are_not_affected(make_manager: MakeManager) -> None:
     manager = make_manager("fake vocab=256")
     alone = last_output(manager.submit(request(max_tokens=40))).token_ids
     handles = [manager.submit(constrained(kind="json_schema", schema=SCHEMA)), manager.submit(request(max_tokens=40))]

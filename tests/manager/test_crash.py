@@ -42,7 +42,7 @@ def test_a_broken_backend_is_a_crash_with_its_last_words(make_manager):
     assert "told to fail" in manager.status().error["message"]
 
 
-def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter, held_loads):
+def test_a_crash_loop_stops_and_a_load_by_hand_starts_again(make_manager, starter, held_loads):
     manager = make_manager(crash_tries=3)
     for count in range(1, 4):
         handle = manager.submit(request())

@@ -68,7 +68,7 @@ def test_a_dead_one_is_replaced(starter):
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_nobody_took_it(starter, is_closed):
+def test_an_unused_engine_is_ended(starter, is_closed):
     ahead = EngineAhead(starter, kept_s=60 if is_closed else 0.05)
     ahead.prepare("fake")
     if is_closed:

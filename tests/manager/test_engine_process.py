@@ -135,7 +135,7 @@ def test_the_engine_inherits_no_socket(make):
     assert psutil.Process(manager.engine_pid()).name() == "roost-engine"
 
 
-def test_an_engine_that_is_busy_loading_takes_any_number_of_commands(make):
+def test_a_loading_engine_accepts_any_number_of_commands(make):
     """More than fit into a pipe: submitting never waits for the engine."""
     manager = make("fake load_ms=4000 load_steps=1", max_queue=64)
     manager.load()

@@ -175,7 +175,7 @@ def test_a_load_may_take_only_so_long(make_manager):
         manager.wait_ready(60)
 
 
-def test_what_can_be_told_before_loading_is_raised_at_once_and_changes_nothing(make_manager, starter):
+def test_errors_known_before_loading_are_raised_at_once_and_change_nothing(make_manager, starter):
     manager = make_manager()
     manager.load()
     manager.wait_ready(60)
@@ -191,7 +191,7 @@ def test_what_can_be_told_before_loading_is_raised_at_once_and_changes_nothing(m
     assert len(starter.clients) == 1
 
 
-def test_a_model_replaced_on_disk_is_looked_at_anew_before_it_is_loaded(make_manager, tmp_path, models_dir):
+def test_a_model_replaced_on_disk_is_looked_at_again_before_it_is_loaded(make_manager, tmp_path, models_dir):
     folder = tmp_path / "changing"
     folder.mkdir()
     path = folder / "m.safetensors"

@@ -181,7 +181,7 @@ def library_folders(disk: Path) -> list[Path]:
     return [disk / "models", disk / "one" / "llm", disk / "one" / "llm" / "sub", disk / "two" / "llm"]
 
 
-def test_a_changed_folder_is_walked_anew_and_only_who_misses_a_file_waits(library, disk, walks):
+def test_a_changed_folder_is_walked_again_and_only_who_misses_a_file_waits(library, disk, walks):
     library._index = FolderIndex(library._walk, library.watch, pace_s=0)
     assert "new.st" not in known_names(library)
     for step, change in enumerate(

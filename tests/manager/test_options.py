@@ -114,9 +114,7 @@ def write_lora(path, width: int = 64, seed: int = 0):
     save_file({"blocks.0.att.key.lora_A": a.astype("f4"), "blocks.0.att.key.lora_B": b.astype("f4")}, str(path))
 
 
-def test_an_adapter_goes_with_its_model_and_is_left_out_by_choosing_none(
-    make_manager, models_dir, tmp_path, monkeypatch
-):
+def test_an_adapter_is_loaded_with_its_model_unless_none_is_chosen(make_manager, models_dir, tmp_path, monkeypatch):
     for name in ("v7", "v6", "wide"):
         shutil.copy(models_dir / f"{name}.safetensors", tmp_path)
     write_lora(tmp_path / "lora.safetensors")

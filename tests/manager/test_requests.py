@@ -108,7 +108,7 @@ def test_an_abort_works_in_the_queue_while_reading_and_while_writing(make_manage
     wait_phase(manager, "ready")
 
 
-def test_a_reader_that_does_not_read_holds_nobody_up(make_manager):
+def test_a_reader_that_does_not_read_delays_nobody(make_manager):
     manager = make_manager("fake script=ab repeat=0")
     slow = manager.submit(request(max_tokens=3000))
     assert last_output(manager.submit(request(max_tokens=200))).finish_reason is FinishReason.LENGTH
@@ -116,7 +116,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(make_manager):
     assert len(last_output(slow).token_ids) == 3000
 
 
-def test_a_broken_sequence_fails_alone(make_manager):
+def test_only_a_broken_sequence_fails(make_manager):
     manager = make_manager("fake fail_on=99")
     good, bad = manager.submit(request(max_tokens=50)), manager.submit(request(1, 99))
     assert last_output(bad).error["code"] == "internal_error"
@@ -154,7 +154,7 @@ def test_silence_can_be_noticed(make_manager, stuck_load):
     assert not isinstance(handle.next_event(0.01), TokenOutput)
 
 
-def test_logits_come_as_an_array(make_manager):
+def test_logits_are_an_array(make_manager):
     manager = make_manager()
     after_last = manager.logits([1, 2, 3])
     everywhere = manager.logits([1, 2, 3], every_position=True)
@@ -209,7 +209,7 @@ def test_logits_everywhere_are_refused_beyond_what_memory_should_hold(make_manag
     assert manager.logits([1] * 11).shape == (256,)
 
 
-def test_a_long_reading_holds_no_answer_up(make_manager):
+def test_a_long_prefill_delays_no_answer(make_manager):
     manager = make_manager("fake delay_ms=2", prefill_chunk=4)
     handle = manager.submit(request(max_tokens=20))
     first_token(handle)

@@ -65,7 +65,7 @@ def test_unread_progress_is_replaced_and_tokens_never_are():
     assert handle.is_finished and handle.next_event(0) is None
 
 
-def test_tokens_nobody_reads_are_joined_and_none_is_lost():
+def test_unread_tokens_are_joined_and_none_is_lost():
     handle = RequestHandle(request(), lambda handle: None)
     for token_id in range(10_000):
         handle.put(TokenOutput(handle.request_id, (token_id,), logprobs=((TokenLogprob(token_id, -1.0),),)))
@@ -130,7 +130,7 @@ def test_frames_of_any_size_cross_a_pipe():
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x80\x04N.", msgspec.msgpack.encode(["Shutdown"])])
-def test_what_is_no_message_is_refused_and_nothing_is_run(payload):
+def test_an_invalid_message_is_refused_and_nothing_is_run(payload):
     """The last two: a pickle, and a command in place of an engine's message."""
     frame = len(payload).to_bytes(8, "big") + payload
     with pytest.raises(msgspec.MsgspecError):

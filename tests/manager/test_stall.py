@@ -127,7 +127,7 @@ def test_a_load_that_hangs_is_tried_again_a_few_times(quick, starter):
         manager.submit(request())
 
 
-def test_who_waits_is_told_for_how_long_and_when_it_is_over(quick):
+def test_a_waiting_person_sees_for_how_long_and_when_it_is_over(quick):
     limits = StallLimits(silent_s=60, step_s=0, notice_s=1, look_every_s=0.02)
     manager = quick(f"{ENDLESS} hang_on=200 hang_ms=3500", limits)  # it sends heartbeats, but uses no CPU time
     handle = manager.submit(request(1, 200, max_tokens=100_000))

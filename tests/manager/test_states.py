@@ -186,7 +186,7 @@ def test_a_state_crosses_to_the_engine_once_and_not_with_each_request(make_manag
     assert {command.initial_state_digest for command in sent if isinstance(command, Submit)} == {c.digest for c in kept}
 
 
-def test_many_states_push_the_oldest_out_and_it_comes_back(monkeypatch):
+def test_many_states_evict_the_oldest_and_it_is_loaded_again(monkeypatch):
     sent = []
     states = [make_start(f"s{n}", float(n)) for n in range(4)]
     kept = KeptStates(sent.append, limit_bytes=2 * states[0].state.nbytes)
@@ -209,7 +209,7 @@ def test_snapshots_of_one_beginning_are_never_used_for_another(make_manager):
             assert (output.stats.cached_tokens > 0) == (turn == 1)
 
 
-def test_the_zero_start_is_what_a_model_without_a_state_of_its_own_has(make_manager):
+def test_the_zero_state_is_that_of_a_model_without_its_own(make_manager):
     manager = make_manager(state=FITS)
     own = last_output(manager.submit(request(), state="")).stats.initial_state_digest
     assert last_output(manager.submit(request(), state="-")).stats.initial_state_digest == own

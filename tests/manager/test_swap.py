@@ -37,7 +37,7 @@ def test_running_answers_finish_within_the_grace(make_manager, has_room):
 
 
 @BOTH
-def test_after_the_grace_they_are_told_that_the_model_changed(make_manager, starter, has_room):
+def test_after_the_grace_period_they_get_the_error_that_the_model_changed(make_manager, starter, has_room):
     manager = make_manager(ENDLESS, has_room=has_room, swap_grace_s=0.2)
     handle = manager.submit(request(max_tokens=100_000))
     first_token(handle)
@@ -130,7 +130,7 @@ def test_the_last_of_many_choices_wins(make_manager):
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 
-def test_unload_lets_answers_finish_and_the_next_request_loads_again(make_manager, starter):
+def test_unload_waits_for_answers_and_the_next_request_loads_again(make_manager, starter):
     manager = make_manager("fake script=ab repeat=0 delay_ms=2", swap_grace_s=30)
     handle = manager.submit(request(max_tokens=500))  # a second is enough to see that it still decodes
     first_token(handle)
@@ -151,7 +151,7 @@ def test_unload_during_a_load_cancels_it(make_manager, starter):
     wait_until(lambda: not any(client.is_alive() for client in starter.clients))
 
 
-def test_an_idle_model_is_unloaded_and_comes_back(make_manager, starter):
+def test_an_idle_model_is_unloaded_and_loaded_again(make_manager, starter):
     manager = make_manager("fake script=ab repeat=0 delay_ms=20", idle_unload_s=1)
     handle = manager.submit(request(max_tokens=60))  # longer than the limit, which counts only idle time
     assert last_output(handle).finish_reason is FinishReason.LENGTH

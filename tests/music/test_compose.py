@@ -116,7 +116,7 @@ def read_again(manager: ModelManager, ids: tuple[int, ...]) -> int:
         ("abc", Wish("L:1/8\nM:4/4\nK:G\n|: GABc dedB |", rules={"bars": 4}, sampling={"seed": 4})),
     ],
 )
-def test_a_fork_at_any_bar_reads_nothing_again(managers, kind, wish):
+def test_a_fork_at_any_bar_prefills_nothing_again(managers, kind, wish):
     """In the generated part, and in the part before it."""
     (generation,) = compose(managers[kind], wish)
     generation.start()
@@ -184,7 +184,7 @@ def test_one_voice_becomes_abc_and_more_are_refused():
 @pytest.mark.parametrize(
     "start_s, pitch", [(float("nan"), 60), (float("inf"), 60), (1e12, 60), (1.0, 10**9), (1.0, -1)]
 )
-def test_notes_that_cannot_be_are_refused_before_a_text_is_made_of_them(kind, start_s, pitch):
+def test_invalid_notes_are_refused_before_conversion(kind, start_s, pitch):
     """Otherwise a tune would get a rest for each empty bar, and a mark for each octave."""
     with raises_code("music_unreadable", "music_too_long"):
         text_of_notes(kind, [Note(0.0, 0.5, 60, 80, "piano", 0), Note(start_s, 0.5, pitch, 80, "piano", 0)])

@@ -108,7 +108,7 @@ def test_a_stream_in_pieces_of_any_size_gives_the_notes_of_the_whole():
         assert not any(change.is_sounding for change in final.values())
 
 
-def test_a_note_is_told_with_its_token_and_again_at_its_end():
+def test_a_note_is_reported_with_its_token_and_again_at_its_end():
     tokenizer, decoder = load_tokenizer(MIDI.size), NoteDecoder()
     stream = StreamDecoder(tokenizer)
     told = [decoder.feed(stream.feed([token_id])) for token_id in tokenizer.encode("pi:3c:a t125 pi:3c:0")]
@@ -152,7 +152,7 @@ def test_text_with_a_word_that_is_none_is_refused(text, word):
         read_text(text)
 
 
-def test_texts_that_go_on_for_ever_are_refused():
+def test_texts_that_never_end_are_refused():
     for text in ("t125 " * (MOST_SECONDS + 1), "pi:3c:a pi:3c:0 " * 100_001, "x" * (5 << 20)):
         with raises_code("music_too_long"):
             read_text(text)

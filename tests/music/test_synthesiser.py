@@ -41,7 +41,7 @@ def test_a_note_sounds_while_it_lasts_and_then_no_more():
     assert np.abs(samples[round(2.0 * RATE) :]).max() == 0
 
 
-def test_a_note_goes_on_without_a_step_from_one_second_into_the_next():
+def test_a_note_continues_without_a_step_from_one_second_into_the_next():
     samples = heard([Note(0.5, 2.0, 60, 100, "violin", 0)])
     steps = np.abs(np.diff(samples))
     assert steps[RATE - 2 : RATE + 2].max() <= steps[round(0.8 * RATE) : round(0.9 * RATE)].max() * 1.05

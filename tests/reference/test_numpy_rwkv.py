@@ -22,7 +22,7 @@ def make_reference(folder: Path, architecture: str, **options: object) -> NumpyR
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_going_on_from_a_state_is_going_on(architecture: str, tmp_path: Path) -> None:
+def test_continuing_from_a_state_equals_continuing_the_sequence(architecture: str, tmp_path: Path) -> None:
     model = make_reference(tmp_path, architecture)
     whole, last = model.forward(IDS)
     _, middle = model.forward(IDS[:9])

@@ -127,7 +127,7 @@ def test_an_authority_that_ends_before_its_certificate_would_is_made_again(made,
     assert made.refresh() and authority_of(made) != before
 
 
-def test_a_damaged_certificate_is_made_again_and_a_damaged_authority_is_told(tmp_path, made):
+def test_a_damaged_certificate_is_made_again_and_a_damaged_authority_is_reported(tmp_path, made):
     (tmp_path / "tls" / "server.pem").write_text("nonsense")
     assert made.refresh()
     (tmp_path / "tls" / "authority.pem").write_text("nonsense")
@@ -166,7 +166,7 @@ def test_a_given_certificate_is_used_and_read_again_when_its_file_changes(tmp_pa
     assert found.refresh() and shaken_hands(found.context, "localhost", later)
 
 
-def test_a_given_certificate_that_cannot_be_used_is_told(tmp_path, given):
+def test_a_given_certificate_that_cannot_be_used_is_reported(tmp_path, given):
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -113,7 +113,7 @@ def test_one_that_waits_is_cancelled_and_one_that_runs(conversions: Conversions,
         (ConversionRequest("raw.pth", "fast", "raw.pth", "cpu fp32", overwrite=True), "conversion_refused"),
     ],
 )
-def test_what_can_be_told_beforehand_is_refused_at_once(
+def test_errors_known_beforehand_are_refused_at_once(
     request_: ConversionRequest, error: type[RoostError], conversions: Conversions, jobs: Jobs, tmp_path: Path
 ) -> None:
     with raises_code(error):
@@ -147,7 +147,7 @@ def test_two_jobs_never_write_one_file(conversions: Conversions, monkeypatch: py
     may_end.set()
 
 
-def test_a_program_that_fails_is_told_and_cleared_away(
+def test_a_program_that_fails_is_reported_and_cleared_away(
     conversions: Conversions, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".raw.st.0.converting").write_bytes(b"half")
@@ -158,7 +158,7 @@ def test_a_program_that_fails_is_told_and_cleared_away(
 
 
 @pytest.mark.usefixtures("without_program")
-def test_closing_ends_what_runs_and_takes_no_more(conversions: Conversions, jobs: Jobs, tmp_path: Path) -> None:
+def test_closing_ends_running_work_and_refuses_more(conversions: Conversions, jobs: Jobs, tmp_path: Path) -> None:
     conversions.start(ConversionRequest("raw.pth", "st"))
     jobs.close()
     assert not list(tmp_path.glob(".*"))

@@ -50,7 +50,7 @@ def started(jobs: Jobs, work: Steps, kind: str = "copy", **more: Any) -> str:
     return job.id
 
 
-def test_one_of_a_kind_runs_and_another_kind_beside_it(jobs: Jobs) -> None:
+def test_one_job_of_a_kind_runs_and_other_kinds_in_parallel(jobs: Jobs) -> None:
     first, second, other = Steps({"size": 3}), Steps(), Steps()
     first_id = started(jobs, first)
     second_id = jobs.start("copy", "another", second).id
@@ -88,7 +88,7 @@ def test_a_failure_is_kept_and_an_unknown_one_too(jobs: Jobs) -> None:
         assert found.status == FAILED and found.error is not None and found.error.code == code
 
 
-def test_a_pause_goes_on_with_the_same_work_and_so_does_a_failure(jobs: Jobs) -> None:
+def test_a_pause_continues_with_the_same_work_and_so_does_a_failure(jobs: Jobs) -> None:
     work = Steps()
     job_id = started(jobs, work, can_pause=True)
     jobs.pause(job_id)
@@ -169,7 +169,7 @@ def test_only_what_is_over_leaves_the_list(jobs: Jobs) -> None:
             action(job_id)
 
 
-def test_the_end_of_the_server_stops_what_runs_and_takes_no_more(jobs: Jobs) -> None:
+def test_the_end_of_the_server_stops_running_work_and_refuses_more(jobs: Jobs) -> None:
     copy_id, load_id = started(jobs, Steps()), started(jobs, Steps(), "load", can_pause=True)
     jobs.close()
     assert jobs.job(copy_id).status == CANCELLED and jobs.job(load_id).status == PAUSED

@@ -52,7 +52,7 @@ def test_a_guest_has_the_limits_of_the_settings_and_the_owner_none(quota, people
     assert quota.of("owner") == quota.of(account.id) == quota.of("nobody") == Limits(0, 0, 0)
 
 
-def test_what_the_owner_sets_for_a_person_comes_first_and_lasts(quota, database, people, guest):
+def test_the_owners_limits_for_a_person_have_priority_and_last(quota, database, people, guest):
     quota.set(guest.id, Limits(answers=0, day_tokens=7))
     assert quota.of(guest.id) == PersonQuota(database, people, Settings(**GUESTS)).of(guest.id) == Limits(0, 7, 50)
 
@@ -71,7 +71,7 @@ def test_as_many_answers_at_once_as_allowed(quota, guest):
     quota.check("192.0.2.1", 99)
 
 
-def test_the_tokens_of_a_day_are_counted_stored_and_come_back(quota, database, people, guest, monkeypatch):
+def test_the_tokens_of_a_day_are_counted_and_stored(quota, database, people, guest, monkeypatch):
     client = request_of(guest).client
     quota.note(client, ended(60, 20))
     quota.fitted(request_of(guest))

@@ -44,7 +44,7 @@ def test_the_first_tokens_of_an_answer_weigh_more_and_prompts_nothing():
     assert weights[begins : begins + 3] == [3.0, 3.0, 1.0]
 
 
-def test_a_stream_goes_on_from_its_saved_position():
+def test_a_stream_continues_from_its_saved_position():
     one = stream()
     one.batch(3)
     saved = one.state()
@@ -103,7 +103,7 @@ def test_a_run_writes_its_curve_and_learns(config, tmp_path, monkeypatch):
     assert run.held_out_loss() < before
 
 
-def test_a_grown_vocabulary_keeps_every_row_and_goes_on(config, monkeypatch):
+def test_a_grown_vocabulary_keeps_every_row_and_continues(config, monkeypatch):
     monkeypatch.setattr("models.starter.loop.operations_for", lambda device: PlainOperations())
     mixture, device = Mixture(1, {"arithmetic": 1}), torch.device("cpu")
     run = Trainer(config, CompactVocabulary([0, *range(40, 120)]), mixture, byte_encode, device)

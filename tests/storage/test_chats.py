@@ -48,7 +48,7 @@ def test_a_chat_keeps_everything_it_was_made_with(store):
     assert (changed.template, changed.sampling) == ("g1x", {"temperature": 0.5})
 
 
-def test_a_message_comes_back_as_it_went_in(store):
+def test_a_message_is_read_as_it_was_stored(store):
     chat = store.create()
     message = assistant(
         "好\n\n**x**",
@@ -112,7 +112,7 @@ def test_the_parent_must_be_in_the_same_chat(store):
         store.add_message(store.create().id, made[0].id, user("x"))
 
 
-def test_deleting_a_message_hides_what_follows_and_undo_brings_it_back(store):
+def test_deleting_a_message_hides_what_follows_and_undo_restores_it(store):
     chat, made = conversation(store)
     store.delete_message(made[2].id)
     assert texts(store, chat.id) == ["m0", "m1"]
@@ -122,7 +122,7 @@ def test_deleting_a_message_hides_what_follows_and_undo_brings_it_back(store):
     assert texts(store, chat.id) == ["m0", "m1", "m2", "m3"]
 
 
-def test_deleting_a_version_shows_the_one_beside_it(store):
+def test_deleting_a_version_shows_the_one_next_to_it(store):
     chat, made = conversation(store, 2)
     second = store.add_message(chat.id, made[0].id, assistant("m1 again"))
     store.delete_message(second.id)
@@ -177,7 +177,7 @@ def test_purging_removes_for_good_what_was_deleted_long_enough_ago(store, databa
     assert texts(store, kept.id) == ["m0", "m1"]
 
 
-def test_an_answer_being_written_has_what_it_has_so_far(store):
+def test_a_running_answer_has_its_text_so_far(store):
     chat, made = conversation(store, 1)
     answer = store.add_message(chat.id, made[0].id, assistant(""), status="streaming")
     store.append_tokens(answer.id, "", "Hm", (1,))
@@ -207,7 +207,7 @@ def test_a_killed_process_loses_nothing_it_had_appended(store, database, tmp_pat
     assert reopened.search("97 98 99")[0].message_id == answer.id
 
 
-def test_a_reopened_message_goes_on_where_it_is_told(store):
+def test_a_reopened_message_continues_at_the_given_place(store):
     _, made = conversation(store, 2)
     store.reopen_message(made[1].id, assistant("m1", token_ids=(5,)))
     store.append_tokens(made[1].id, " and more", "", (6,))
@@ -336,7 +336,7 @@ def test_chats_have_places_and_an_archive(store):
     assert store.folders() == [] and {row.id for row in store.loose(10)} == {second.id, fourth.id}
 
 
-def test_many_chats_go_and_come_back_together_or_not_at_all(store):
+def test_many_chats_are_deleted_and_restored_together_or_not_at_all(store):
     gone, kept, before = (store.create(title=title) for title in ("gone", "kept", "before"))
     store.delete(before.id)
     with raises_code("chat_not_found"):

@@ -12,7 +12,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
 
-def test_a_new_database_is_made_with_its_folder_for_its_owner_alone(tmp_path):
+def test_a_new_database_and_its_folder_are_readable_only_by_their_owner(tmp_path):
     path = tmp_path / "deep" / "roost.db"
     Database(path).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -51,7 +51,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path):
     assert (tmp_path / "roost.db").read_bytes() == before
 
 
-def test_a_place_that_cannot_hold_a_file_is_a_storage_error(tmp_path):
+def test_a_data_folder_below_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError) as refused:
         Database(tmp_path / "file" / "roost.db")
@@ -91,7 +91,7 @@ def test_a_transaction_inside_a_reading_block_is_a_bug(database, store):
     assert store.create("the connection is sound again").id
 
 
-def test_a_block_sees_one_moment_and_the_newest_block_inside_it_what_came_since(database, store):
+def test_a_block_sees_one_moment_and_the_newest_block_inside_it_later_changes(database, store):
     with database.connect():
         assert store.list() == []  # for SQLite, the transaction starts with the first read
         elsewhere = threading.Thread(target=store.create, args=("since",))

@@ -12,7 +12,7 @@ from webapp.storage.records import OWNER_ID
 BEFORE_PEOPLE = 12
 
 
-def test_what_was_there_before_is_the_owners_and_guests_go_on_as_people_of_their_own(tmp_path, monkeypatch):
+def test_earlier_data_belongs_to_the_owner_and_guests_continue_as_separate_people(tmp_path, monkeypatch):
     path = tmp_path / "roost.db"
     with monkeypatch.context() as patched:
         patched.setattr("webapp.storage.database.MIGRATIONS", MIGRATIONS[:BEFORE_PEOPLE])
@@ -42,7 +42,7 @@ def test_a_person_is_kept_and_is_found_until_revoked(database):
     assert made.id in {person.id for person in people.list()}
 
 
-def test_a_persons_sessions_end_together_and_tell_who_watches_them(database):
+def test_a_persons_sessions_end_together_and_watchers_are_notified(database):
     sessions, told = Sessions(database), []
     keys = []
     for _ in range(3):

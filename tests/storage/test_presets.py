@@ -14,7 +14,7 @@ def presets(database):
     return PresetStore(database, SHIPPED)
 
 
-def test_what_was_saved_comes_back_whole(presets):
+def test_a_saved_preset_is_read_completely(presets):
     made = presets.create(
         "Mine", sampling={"temperature": 0.5}, stop=("END", "\n\n"), options={"threads": 2}, state="s.pth"
     )
@@ -29,7 +29,7 @@ def test_a_name_is_taken_in_any_case_also_by_a_shipped_one(presets):
             presets.create(name)
 
 
-def test_the_second_of_two_saves_is_told_and_changes_nothing(presets):
+def test_the_second_of_two_saves_is_refused_and_changes_nothing(presets):
     made = presets.create("Mine")
     saved = presets.update(made.id, made.updated_at, note="first")
     with raises_code("preset_changed"):
@@ -54,7 +54,7 @@ def test_of_saves_at_once_exactly_one_wins(presets):
     assert [note for note in outcomes if note] == [presets.get(made.id).note]
 
 
-def test_an_edited_shipped_preset_can_be_reset_and_a_deleted_one_brought_back(presets):
+def test_an_edited_shipped_preset_can_be_reset_and_a_deleted_one_restored(presets):
     key = SHIPPED[0].id
     assert presets.update(key, 0.0, note="edited").is_edited
     assert presets.reset(key) == SHIPPED[0] and not presets.get(key).is_edited
@@ -65,7 +65,7 @@ def test_an_edited_shipped_preset_can_be_reset_and_a_deleted_one_brought_back(pr
     assert presets.restore(key) == SHIPPED[0] and presets.get(key) == SHIPPED[0]
 
 
-def test_a_shipped_preset_that_was_left_alone_follows_the_next_version(presets, database):
+def test_an_unchanged_shipped_preset_follows_the_next_version(presets, database):
     presets.delete(SHIPPED[0].id)
     presets.restore(SHIPPED[0].id)
     newer = Preset(SHIPPED[0].id, "Starter", shipped_key="starter", sampling={"top_p": 0.4})

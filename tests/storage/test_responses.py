@@ -28,7 +28,7 @@ def test_the_oldest_answers_make_room_and_their_snapshots_go(database):
     assert "own_0" in released and "shared" not in released
 
 
-def test_an_answer_goes_when_its_days_are_over_and_nobody_goes_on_from_it(database, monkeypatch):
+def test_an_answer_is_deleted_after_its_days_unless_it_was_continued(database, monkeypatch):
     store, now = ResponseStore(database, days=1), time.time()
     monkeypatch.setattr("webapp.storage.programs.time.time", lambda: now)
     store.keep(kept_response(0), [], (Message(Role.USER, "a"),), ["first"])
@@ -43,7 +43,7 @@ def test_an_answer_goes_when_its_days_are_over_and_nobody_goes_on_from_it(databa
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
 
-def test_later_answers_go_on_after_one_between_was_deleted(database):
+def test_later_answers_continue_after_one_between_was_deleted(database):
     store = ResponseStore(database, days=1)
     for number, before in enumerate((None, "resp_0", "resp_1")):
         store.keep(kept_response(number, before), [{"id": f"in_{number}"}], (Message(Role.USER, str(number)),))
@@ -52,7 +52,7 @@ def test_later_answers_go_on_after_one_between_was_deleted(database):
     assert [item["id"] for item in store.items("resp_2")] == ["in_0", "msg_0", "in_1", "msg_1", "in_2"]
 
 
-def test_one_long_conversation_of_who_has_most_takes_the_room_of_others(database):
+def test_one_long_conversation_may_evict_those_of_others(database):
     most, other = (ResponseStore(database, 30, person, most_bytes=20_000) for person in ("owner", SHARED_ID))
     other.keep(kept_response("other"), [], (Message(Role.USER, "x" * 3000),))
     for number in range(10):

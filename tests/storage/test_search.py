@@ -40,7 +40,7 @@ def searched(request, store, database):
         ("\ud800", 0),
     ],
 )
-def test_words_are_found_wherever_they_stand_and_never_read_as_syntax(searched, query, count):
+def test_words_are_found_everywhere_and_never_parsed_as_syntax(searched, query, count):
     assert len([hit for hit in searched.search(query) if hit.message_id]) == count
 
 
@@ -63,7 +63,7 @@ def test_deleted_messages_and_chats_are_not_found(searched):
     assert searched.search("corvid") == searched.search("Birds") == []
 
 
-def test_a_finished_message_is_found_by_its_new_text_alone(searched):
+def test_a_finished_message_is_found_only_by_its_new_text(searched):
     hit = searched.search("corvid")[0]
     searched.finish_message(hit.message_id, Message(Role.USER, "a jackdaw"))
     assert searched.search("corvid") == []

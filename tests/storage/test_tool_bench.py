@@ -20,14 +20,14 @@ def prompts(bench):
     return [stored.case.prompt for stored in bench.cases()]
 
 
-def test_a_persons_cases_stay_when_the_made_ones_are_made_anew(bench):
+def test_a_persons_cases_stay_when_the_made_ones_are_made_again(bench):
     bench.add_cases([MADE, MINE])
     bench.add_cases([BenchCase("Good day!", is_generated=True)], replaces_generated=True)
     assert prompts(bench) == ["Weather in Paris?", "Good day!"]
     assert bench.cases()[0].case == MINE
 
 
-def test_cases_are_changed_deleted_and_brought_back(bench):
+def test_cases_are_changed_deleted_and_restored(bench):
     [stored] = bench.add_cases([MADE])
     bench.change_case(stored.id, MINE)
     assert bench.case(stored.id).case == MINE
@@ -74,7 +74,7 @@ def test_the_last_runs_are_kept_and_older_ones_go_with_their_answers(bench, data
         assert connection.execute("SELECT count(*) FROM bench_answers").fetchone()[0] == 0
 
 
-def test_answers_of_a_deleted_run_are_dropped_and_an_abandoned_run_is_told(bench):
+def test_answers_of_a_deleted_run_are_dropped_and_an_abandoned_run_is_reported(bench):
     gone, left = bench.begin_run({}), bench.begin_run({})
     bench.delete_run(gone.id)
     bench.add_answer(gone.id, {"place": 0})

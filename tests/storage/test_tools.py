@@ -30,7 +30,7 @@ def store(tmp_path):
     database.close()
 
 
-def test_a_definition_comes_back_as_it_was_saved(store: ToolStore) -> None:
+def test_a_definition_is_read_as_it_was_saved(store: ToolStore) -> None:
     made = store.create(WEATHER)
     assert store.get(made.id) == made and store.list() == [made]
     changed = store.update(made.id, replace(WEATHER, behaviour=Behaviour.FIXED, fixed_value="22"), made.updated_at)

@@ -63,7 +63,7 @@ def test_random_logits_still_give_json_of_the_schema(
     assert "days" not in value or 1 <= value["days"] <= 14
 
 
-def test_a_regex_holds_for_the_whole_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
+def test_a_regex_applies_to_the_whole_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
     pattern = r"https?://[a-z]{3,8}/\d{2}"
     for seed in range(5):
         answer = random_answer(constraints, tokenizer, {"kind": "regex", "pattern": pattern}, seed)
@@ -83,9 +83,7 @@ def test_a_thought_may_say_anything_before_the_json(constraints: GrammarConstrai
     assert allowed == {"{"}
 
 
-def test_an_answer_that_is_continued_goes_on_where_it_was(
-    constraints: GrammarConstraints, tokenizer: WorldTokenizer
-) -> None:
+def test_an_answer_is_continued_where_it_ended(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
     begun = '{"city":"Paris", "unit":'
     description = {"kind": "json_schema", "schema": SCHEMA, "consumed": begun}
     assert json.loads(begun + random_answer(constraints, tokenizer, description, 3))["city"] == "Paris"
@@ -153,7 +151,7 @@ def test_what_looks_dangerous_but_is_bounded_is_accepted(description: dict) -> N
 
 
 @pytest.mark.parametrize("part", [{"uniqueItems": True}, {"not": {}}, {"type": "string", "format": "password"}])
-def test_what_a_grammar_cannot_hold_to_is_left_out_where_that_is_wanted(part: dict) -> None:
+def test_what_a_grammar_cannot_enforce_is_left_out_if_requested(part: dict) -> None:
     description = {"kind": "json_schema", "schema": {"type": "object", "properties": {"a": part}}}
     with pytest.raises(GrammarInvalid):
         check(description)

@@ -98,7 +98,7 @@ def test_a_piece_is_as_long_as_wanted(seconds):
     assert seconds <= length < seconds + 1.0
 
 
-def test_no_note_begins_before_the_bar_that_is_written_anew():
+def test_no_note_begins_before_the_bar_that_is_generated_again():
     """The piece so far ends half a second earlier, because the wait that passed the bar is not part of it."""
     notes = notes_in(written(MIDI.size, {"kind": "midi", "before_s": 3.5, "from_s": 4}))
     assert len(notes) > 20 and 0.5 <= min(note.start_s for note in notes) < 3

@@ -127,7 +127,7 @@ CALL_LIKE = {"properties": {"name": {"const": "get_weather"}, "arguments": {"con
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
-def test_beside_a_form_an_answer_is_calls_or_the_form(
+def test_with_a_required_form_an_answer_is_calls_or_the_form(
     dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:
     """Even if the schema looks like a call of an offered tool."""

@@ -19,7 +19,7 @@ def pieces(tokenizer, token_ids):
 
 
 @pytest.mark.parametrize("vocab_size", [256, 65536])
-def test_pieces_join_to_the_text_and_hold_whole_characters(vocab_size):
+def test_pieces_join_to_the_text_and_have_whole_characters(vocab_size):
     tokenizer = load_tokenizer(vocab_size)
     token_ids = [token_id for byte in TEXT.encode() for token_id in tokenizer.encode_bytes(bytes([byte]))]
     found = pieces(tokenizer, token_ids)

@@ -127,14 +127,14 @@ def test_a_chat_without_files_says_so():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": "a", "max_results": 0}, {"query": "a", "max_results": 99}])
-def test_arguments_that_do_not_fit_are_told_before_anything_is_read(arguments):
+def test_arguments_that_do_not_fit_are_reported_before_anything_is_read(arguments):
     def never():
         raise AssertionError("the files were read")
 
     assert call(arguments, never).problems
 
 
-def test_a_query_without_words_is_told():
+def test_a_query_without_words_is_reported():
     result = call({"query": "?!"}, lambda: [NamedText("a", "b")])
     assert keys_in(result.reason) == ["reason.tools.query_without_words"]
 

@@ -42,7 +42,7 @@ HARD = {
 }
 
 
-def test_lines_come_back_as_they_went():
+def test_lines_are_read_as_they_were_written():
     cases = (
         BenchCase("Weather in “Paris”?\nNow.", (ExpectedCall("get_weather", {"city": "巴黎", "days": 3}),)),
         BenchCase("Hi", is_generated=True),
@@ -88,7 +88,7 @@ def test_what_is_typed_is_read():
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_made_arguments_fit_their_schema_and_stand_in_the_prompt(language):
+def test_generated_arguments_fit_their_schema_and_are_in_the_prompt(language):
     made = make_cases([*SHIPPED, HARD], language, per_tool=4, matches=matches)
     schemas = {definition["name"]: definition["parameters"] for definition in [*SHIPPED, HARD]}
     called = [(case, call) for case in made.cases for call in case.calls]

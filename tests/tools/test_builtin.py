@@ -138,7 +138,7 @@ def test_every_builtin_has_a_good_definition_and_answers_a_call(name: str) -> No
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "../../etc/passwd", "\0"])
-def test_a_time_zone_that_is_none_is_an_answer_for_the_model(zone: str) -> None:
+def test_an_unknown_time_zone_is_an_error_result_for_the_model(zone: str) -> None:
     call = ToolCall("1", "current_time", json.dumps({"timezone": zone}))
     result = run_call(call, BUILTINS["current_time"].definition)
     assert result is not None and result.is_error

@@ -45,11 +45,11 @@ def test_nested_values_are_compared_all_the_way_down():
 
 
 @pytest.mark.parametrize("text", ['{"city": "Paris"}', "[1, 2]", '```json\n{"name": "get_weather", "argu'])
-def test_what_begins_as_a_call_and_is_none_was_a_decision_to_call(text):
+def test_an_unreadable_call_counts_as_a_decision_to_call(text):
     assert read_answer(text) == Reading((), True)
 
 
-def test_a_call_of_a_tool_nobody_offered_is_read_too():
+def test_a_call_of_a_tool_that_was_not_offered_is_parsed_too():
     assert read_answer('```json\n{"name":"made_up","arguments":{}}\n```').calls == (ExpectedCall("made_up"),)
 
 

@@ -54,7 +54,7 @@ def test_every_link_of_every_page_is_below_the_path(roost, prefix):
     assert f'data-base="{BASE}"' in roost.get(prefix + "/")
 
 
-def test_redirections_and_what_is_typed_stay_right(roost):
+def test_redirects_and_typed_text_stay_right(roost):
     class Stay(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *given):
             return None

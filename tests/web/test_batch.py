@@ -63,7 +63,7 @@ def opened(tmp_path):
     apps[0].extensions["close"]()
 
 
-def test_a_table_is_answered_row_by_row_and_comes_back_as_a_table(opened):
+def test_a_table_is_answered_row_by_row_and_exported_as_a_table(opened):
     site = opened()
     file = (io.BytesIO(TABLE.encode("utf-8-sig")), "words.csv")
     batch_id = site.start(template="{word} in {language}?", is_chat="1", file=file)
@@ -93,7 +93,7 @@ def test_many_are_computed_together(opened, gate):
     assert {row["answer"] for row in site.lines(batch_id)} == {"la "}
 
 
-def test_what_is_done_stays_when_it_is_paused_and_a_restart_goes_on_with_the_rest(opened, gate):
+def test_finished_rows_stay_after_a_pause_and_a_restart_continues_with_the_rest(opened, gate):
     site = opened()
     batch_id = site.start(text="\n".join("abcdefgh"), at_once="2")
     wait_until(lambda: site.batches.store.get(batch_id).done >= 1)
@@ -135,7 +135,7 @@ def test_a_row_that_cannot_be_answered_does_not_end_the_others(opened):
     assert "is-trouble" in site.get(f"/notebook/batch/{batch_id}")
 
 
-def test_an_engine_that_breaks_fails_the_job_and_what_is_left_can_go_on(opened):
+def test_an_engine_that_crashes_fails_the_job_and_the_rest_can_be_resumed(opened):
     site = opened("fake load_fail=broken")
     batch_id = site.start(text="a\nb")
     job = site.over(batch_id)

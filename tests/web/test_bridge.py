@@ -50,7 +50,7 @@ def test_plain_http_still_works(server):
 
 
 @pytest.mark.parametrize("path, status", [("/", 400), ("/nope", 404)])
-def test_an_upgrade_to_what_is_no_socket_is_answered_as_http(server, path, status):
+def test_an_upgrade_of_a_page_is_answered_as_http(server, path, status):
     with pytest.raises(Refused) as caught:
         server.connect(path)
     assert caught.value.status == status and server.is_idle()
@@ -190,7 +190,7 @@ def test_fragments_with_a_ping_between_and_a_character_split(server):
     client.close()
 
 
-def test_an_inbox_nobody_reads_is_bounded(server):
+def test_an_unread_inbox_has_a_limited_size(server):
     client = server.connect("/sleepy")
     with contextlib.suppress(OSError):
         for _ in range(500):
@@ -289,7 +289,7 @@ def test_stopping_during_a_stream():
     running.finish()
 
 
-def test_clients_that_stop_reading_do_not_hold_the_workers():
+def test_clients_that_stop_reading_do_not_block_the_workers():
     running = RunningServer(send_timeout=1.0)
     stuck = [running.raw() for _ in range(4)]  # as many as workers; each response exceeds waitress' 16 MB watermark
     for client in stuck:

@@ -79,7 +79,7 @@ def test_notes_stream_while_a_piece_is_written_and_are_those_of_its_file(clients
     assert saved(clients["midi"], text, ".wav").data.startswith(b"RIFF")
 
 
-def test_a_piece_goes_on_from_a_place_in_several_ways(clients):
+def test_a_piece_continues_from_a_place_in_several_ways(clients):
     whole, _ = piece_of(written(clients["midi"], seconds="6", seed="5"))
     head = " ".join(whole.split()[:40])
     lines = written(clients["midi"], text=head, seconds="2", variations="3")
@@ -106,7 +106,7 @@ def test_notes_changed_by_hand_and_files_become_text(clients):
     assert again == found
 
 
-def test_what_is_played_becomes_abc_behind_the_tune_that_is_there(clients):
+def test_played_notes_become_abc_after_the_existing_tune(clients):
     rows = json.dumps([[0, 2.0, 0.24, 62, 90, "piano", 0], [1, 2.25, 0.24, 66, 90, "piano", 0]])
     tune = "L:1/8\nM:4/4\nK:D\nd2 fa d4|"
     for text in ("", tune):
@@ -120,7 +120,7 @@ def test_what_is_played_becomes_abc_behind_the_tune_that_is_there(clients):
     assert found.status_code == 422 and found.get_json()["error"]["code"] == "music_many_voices"
 
 
-def test_many_notes_and_a_long_text_come_in_one_form(clients):
+def test_many_notes_and_a_long_text_fit_in_one_form(clients):
     """More than Flask's default limit of 500 kB."""
     rows = [[number, number / 8, 0.1, 40 + number % 40, 90, "piano", 0] for number in range(12_000)]
     data = json.dumps(rows)
@@ -166,7 +166,7 @@ def test_damaged_notes_and_files_are_refused(clients, notes):
     assert saved(clients["midi"], "", ".exe").status_code == 415
 
 
-def test_without_scripts_the_page_comes_back_with_the_piece(clients):
+def test_without_scripts_the_page_is_shown_again_with_the_piece(clients):
     page = clients["abc"].post("/compose/write", data={"bars": "2", "seed": "2"})
     assert page.status_code == 200 and "K:" in page.text and 'formaction="/compose/file"' in page.text
 

@@ -298,7 +298,7 @@ def test_what_the_data_folder_shows_others(start):
     assert (folder / "links").stat().st_mode & 0o777 == 0o700
 
 
-def test_nothing_in_the_database_lets_anybody_in(start):
+def test_nothing_in_the_database_gives_access(start):
     roost = start(token=TOKEN)
     _, value = roost.owner
     data = b"".join(path.read_bytes() for path in Path(roost.settings.data_dir).glob("roost.db*"))

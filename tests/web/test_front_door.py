@@ -269,14 +269,14 @@ def test_a_header_that_does_not_end_is_408(open_door):
         client.abandon()
 
 
-def test_a_body_that_hardly_comes_is_408(open_door):
+def test_a_body_that_arrives_too_slowly_is_408(open_door):
     door = open_door(HARDLY)
     client = door.client(door.head("POST /take", "Content-Length: 5000", BEARER) + b"x")
     assert drip(client, b"x") == b"HTTP/1.1 408" and door.taken == []
     client.abandon()
 
 
-def test_a_body_that_comes_fast_enough_may_take_its_time(open_door):
+def test_a_body_that_arrives_fast_enough_may_take_long(open_door):
     door = open_door(HARDLY)
     client = door.client(door.head("POST /take", "Content-Length: 90000", BEARER) + b"x" * 50_000)
     for _ in range(4):
@@ -317,7 +317,7 @@ def test_one_address_does_not_lock_out_another(open_door):
     wait_until(lambda: door.status() == 200)
 
 
-def test_a_refused_connection_is_told_why(open_door):
+def test_a_refused_connection_gets_the_reason(open_door):
     door = open_door(connections_per_client=4)
     clients = half_header(door, 4)
     assert door.has_open(4)

@@ -174,7 +174,7 @@ def log_in(app, origin="http://192.0.2.7:8000", **form):
     return ask_from_afar(app, "/login", {"Origin": origin}, method="POST", data=form)
 
 
-def test_the_form_lets_in_and_leads_back(shared):
+def test_the_form_logs_in_and_leads_back(shared):
     page = ask_from_afar(shared, "/?chat=5")
     assert page.status_code == 401 and 'name="next" value="/?chat=5"' in page.text
     response = log_in(shared, token=f" {TOKEN} ", next="/?chat=5")
@@ -377,7 +377,7 @@ def test_a_program_on_this_machine_may_ask_as_often_as_it_likes(headers, host, i
         ("extensions", "null", False),
     ],
 )
-def test_which_pages_a_list_lets_in(entry, origin, is_let_in):
+def test_which_pages_a_list_allows(entry, origin, is_let_in):
     app = make_app(cors_origins=(entry,))
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     answer = ask(app, "/v1/models", headers, "OPTIONS")
@@ -388,7 +388,7 @@ def test_which_pages_a_list_lets_in(entry, origin, is_let_in):
 @pytest.mark.parametrize(
     "entry", ["*", "https://*", "http://*:80", "page.example", "https://page.example/path", "app://"]
 )
-def test_an_entry_that_lets_in_too_much_or_nothing_is_refused(entry):
+def test_an_entry_that_allows_too_much_or_nothing_is_refused(entry):
     with raises_code("settings_invalid"):
         make_app(cors_origins=(entry,))
 
@@ -452,7 +452,7 @@ def test_a_refusal_has_its_style_without_a_token_too(local):
     assert ask(local, "/login/style.css").mimetype == "text/css"
 
 
-def test_htmx_is_told_to_load_the_whole_page(shared):
+def test_htmx_is_asked_to_load_the_whole_page(shared):
     assert ask_from_afar(shared, "/", {"HX-Request": "true"}).headers["HX-Refresh"] == "true"
 
 

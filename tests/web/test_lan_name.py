@@ -83,7 +83,7 @@ def test_others_have_none(network, settings):
     assert named_on_network(Settings(**settings), 8000) is None and network.told == []
 
 
-def test_a_network_that_cannot_be_told_costs_the_name_alone(network, capsys):
+def test_a_network_without_multicast_costs_only_the_name(network, capsys):
     network.failure = OSError("no multicast")
     name = named_on_network(Settings(lan=True), 8000)
     assert not name.is_announced and network.told[-1] == "closed" and capsys.readouterr().out == ""

@@ -44,7 +44,7 @@ def measured(browser, strategy=FAKE):
     return jobs.jobs(KIND)[0]
 
 
-def test_a_measurement_is_drawn_and_tells_how_fast_the_model_is_here(browser):
+def test_a_measurement_has_a_chart_and_gives_the_models_speed_here(browser):
     page = browser.get("/measure")[1]
     assert '<option value="tiny.pth">' in page and "data-measurement" not in page
     assert "data-speed" not in browser.get("/models")[1]
@@ -86,7 +86,7 @@ class Page:
         return f"{key} {params}"
 
 
-def test_bars_stand_in_proportion_and_the_spread_stays_inside():
+def test_bars_are_proportional_and_the_spread_stays_inside():
     runs = [
         {"sequences": 1, "decode_tokens_per_s": 50.0, "spread": {"decode_tokens_per_s": [40.0, 60.0]}},
         {"sequences": 8, "decode_tokens_per_s": 100.0, "spread": {"decode_tokens_per_s": [100.0, 200.0]}},

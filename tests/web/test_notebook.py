@@ -79,7 +79,7 @@ def read_tokens(lines):
     return int(re.search(r"(\d+) tokens? read", figures)[1])
 
 
-def test_a_text_goes_on_is_saved_and_reads_nothing_again(opened):
+def test_a_text_is_continued_and_saved_and_prefills_nothing_again(opened):
     page = opened()
     first = page.live(text="Once upon a time ", name="A tale")
     assert words(first) == ANSWER and first[-1]["state"]["text"] == "Once upon a time " + ANSWER
@@ -105,7 +105,7 @@ def test_undo_and_redo_move_over_whole_continuations_and_survive_the_page(opened
     assert page.live(text="Three ")[-1]["state"]["can_redo"] is False
 
 
-def test_each_token_shows_what_else_could_have_stood_there_and_a_fork_reads_only_that(opened):
+def test_each_token_shows_its_alternatives_and_a_fork_prefills_only_that(opened):
     page = opened()
     page.live(text="Once upon a time ")
     shown = page.part("/tokens")
@@ -222,7 +222,7 @@ def test_known_tokens_end_with_a_whole_character(text):
     assert shown == {"": "", "other": ""}.get(text, text[:2]) and count == 3 * len(shown)
 
 
-def test_a_store_keeps_so_many_steps_and_refuses_what_was_changed_elsewhere(database):
+def test_a_store_keeps_a_limited_number_of_steps_and_refuses_changes_made_elsewhere(database):
     store = NotebookStore(database)
     made = store.create("one")
     for number in range(MOST_STEPS + 5):

@@ -41,14 +41,14 @@ def test_an_unchanged_file_is_not_sent_again(client):
     assert (again.status_code, again.data) == (304, b"")
 
 
-def test_a_changed_file_is_packed_anew(client, tmp_path):
+def test_a_changed_file_is_packed_again(client, tmp_path):
     get(client, "/static/a.css")
     (tmp_path / "a.css").write_text(CSS + "b {}")
     assert gzip.decompress(get(client, "/static/a.css").data).decode() == CSS + "b {}"
 
 
 @pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0"])
-def test_who_cannot_unpack_gets_it_plain(client, accepted):
+def test_a_client_without_gzip_gets_plain_text(client, accepted):
     answer = get(client, "/static/a.css", **{"Accept-Encoding": accepted})
     assert "Content-Encoding" not in answer.headers and answer.text == CSS
     assert "Accept-Encoding" in answer.headers["Vary"]

@@ -152,14 +152,14 @@ def address(rule, kept):
     return path + "?off=1"  # requests to the model are replaced
 
 
-def test_what_an_address_for_guests_names_is_known_as_somebodys_or_everybodys(app):
+def test_every_id_in_a_guests_address_is_known_as_personal_or_shared(app):
     """A new id in an address for guests must be added to one of the two lists."""
     for_guests = (rule for rule in app.url_map.iter_rules() if least_role(rule.endpoint) < Role.LOCAL)
     assert {name for rule in for_guests for name in rule.arguments} - OWN_IDS - SHARED == set()
 
 
 @pytest.mark.parametrize("name", ["owner", "anna", "user"])
-def test_an_address_of_a_chat_is_for_whom_it_belongs_to_alone(app, household, name):
+def test_an_address_of_a_chat_is_only_for_its_person(app, household, name):
     own, kept = household[name]
     rules = rules_of_chats(app)
     assert len(rules) >= 20
@@ -216,7 +216,7 @@ def kept_by_programs(kept):
 
 
 @pytest.mark.parametrize("name", ["owner", "anna", "user"])
-def test_answers_and_states_of_programs_are_for_whose_they_are_alone(app, household, programs, name):
+def test_answers_and_states_of_programs_are_only_for_their_person(app, household, programs, name):
     """Also by their ids, which cannot be guessed but may be in a log."""
     own, kept = household[name]
     before, asked = content_of(app), list(kept_by_programs(kept))
@@ -248,7 +248,7 @@ def test_lists_and_sessions_of_states_are_ones_own(household, programs):
     assert household["stranger"][0]("/v1/states").status_code == 401
 
 
-def test_a_session_of_anothers_by_the_same_name_is_a_session_of_ones_own(app, household, programs):
+def test_two_people_have_separate_sessions_with_the_same_name(app, household, programs):
     states = StateHandles(app.extensions["database"], 30)
     said = {"session_id": "one", "contents": ["x"], "max_tokens": 2}
     made = programs["ben"]("/state/chat/completions", "POST", json=said).json
@@ -287,7 +287,7 @@ def test_undo_brings_back_ones_own_alone(app, household):
     assert household["owner"][0]("/notebook/batch/do", "POST", data={"do": f"restore:{mine}"}).status_code == 303
 
 
-def test_a_batch_among_the_jobs_is_seen_by_whose_it_is_and_by_who_may_end_it(app, household):
+def test_a_batch_among_the_jobs_is_seen_by_its_person_and_by_the_owner(app, household):
     jobs = app.extensions["jobs"]
     root = app.extensions["people"].add(kind="account", name="third admin", is_admin=True)
     started = jobs.start("batch", "of-root batch", lambda _: None, {"batch": "x" * 32, "person": root.id})
@@ -314,7 +314,7 @@ def test_removing_a_person_takes_all_that_was_theirs(app, household):
 
 
 @pytest.mark.parametrize("do", sorted(COMMANDS))
-def test_a_command_on_somebody_elses_chat_is_told_there_is_none(app, household, do):
+def test_a_command_on_another_persons_chat_gets_not_found(app, household, do):
     before, everything = content_of(app), household
     for name in ("owner", "anna"):
         kept = everything[name][1]
@@ -375,7 +375,7 @@ def test_a_guest_can_neither_take_a_file_into_anothers_chat_nor_open_it_by_polli
     assert content_of(app) == before
 
 
-def test_who_logs_in_with_the_token_has_a_room_of_their_own(app):
+def test_a_login_with_the_token_makes_a_separate_person(app):
     browsers = [app.test_client() for _ in range(2)]
     for browser in browsers:
         login = {"token": TOKEN}
@@ -434,7 +434,7 @@ def test_the_mark_goes_through_the_tools_form(household, app, is_marked):
 
 
 @pytest.mark.parametrize("name, adds", [("owner", True), ("anna", False), ("user", False)])
-def test_a_chat_file_brings_a_preset_along_for_who_may_add_one(app, household, name, adds):
+def test_a_chat_file_adds_its_preset_for_people_who_may_add_one(app, household, name, adds):
     """For others, only the chat gets the values of the file's preset."""
     presets, database = app.extensions["presets"], app.extensions["database"]
     preset = presets.add([replace(presets.active(), id="", name=f"for-{name}", system_prompt=f"As {name}.")])[0]

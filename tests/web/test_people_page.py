@@ -87,7 +87,7 @@ def account(app, owner, name="Carl", kind="user"):
     return browser
 
 
-def test_a_link_lets_as_many_in_as_it_says_and_looking_at_it_uses_nothing_up(app, owner):
+def test_a_link_admits_its_number_of_people_and_viewing_it_uses_nothing_up(app, owner):
     link = invite(owner, name="Class")
     path = "/" + link.split("/", 3)[3]
     assert [Browser(app).get(path).status_code for _ in range(3)] == [200, 200, 200]
@@ -98,7 +98,7 @@ def test_a_link_lets_as_many_in_as_it_says_and_looking_at_it_uses_nothing_up(app
     assert ben.get(path).status_code == 403
 
 
-def test_the_code_of_a_link_is_drawn_in_the_page(owner):
+def test_the_qr_code_of_a_link_is_in_the_page(owner):
     page = owner.post("/people/invite", kind="guest", uses="1", hours="1").text
     assert "<svg" in page.split('id="new-link"')[1] and 'class="qr"' in page
     link = re.search(r'data-link="([^"]+)"', page)[1]
@@ -117,7 +117,7 @@ def test_a_link_works_as_long_as_it_says(app, owner, monkeypatch, hours, is_open
     assert Browser(app).join(link).status_code == (303 if is_open else 403)
 
 
-def test_of_many_who_come_last_one_gets_in(app, owner):
+def test_of_many_who_use_the_last_place_of_a_link_one_joins(app, owner):
     link, statuses = invite(owner), []
     browsers = [Browser(app) for _ in range(8)]
     threads = [threading.Thread(target=lambda b=b: statuses.append(b.join(link).status_code)) for b in browsers]
@@ -134,7 +134,7 @@ def test_wrong_links_are_guesses(app):
     assert Browser(app).get("/join").status_code == 429
 
 
-def test_a_link_taken_back_shuts_out_whoever_came_by_it_at_once(app, owner):
+def test_a_revoked_link_blocks_everyone_who_joined_by_it_at_once(app, owner):
     first, second = invite(owner, name="First", uses="5"), invite(owner, name="Second")
     anna, ben, eve = Browser(app), Browser(app), Browser(app)
     anna.join(first), ben.join(first), eve.join(second)
@@ -148,7 +148,7 @@ def test_a_link_taken_back_shuts_out_whoever_came_by_it_at_once(app, owner):
     assert Browser(app).join(first).status_code == 403
 
 
-def test_who_is_shut_out_comes_back_by_a_link_when_let_in_again(app, owner):
+def test_a_blocked_person_can_join_again_by_a_link_when_admitted(app, owner):
     anna = Browser(app)
     anna.join(invite(owner), name="Anna")
     person, chat = anna.person, ChatStore(app.extensions["database"], anna.person.id).create("Hers")
@@ -162,7 +162,7 @@ def test_who_is_shut_out_comes_back_by_a_link_when_let_in_again(app, owner):
     assert phone.person.id == person.id and phone.get(f"/chat/{chat.id}").status_code == 200
 
 
-def test_the_batches_of_who_is_shut_out_are_paused(app, owner):
+def test_the_batches_of_a_blocked_person_are_paused(app, owner):
     jobs, admins = app.extensions["jobs"], [account(app, owner, name, kind="admin") for name in ("Root", "Ruth")]
 
     def work(running):
@@ -181,7 +181,7 @@ def test_the_batches_of_who_is_shut_out_are_paused(app, owner):
     jobs.cancel(hers.id)
 
 
-def test_who_is_removed_is_gone_with_all_chats(app, owner):
+def test_a_removed_person_is_deleted_with_all_chats(app, owner):
     anna = Browser(app)
     anna.join(invite(owner), name="Anna")
     person, store = anna.person, ChatStore(app.extensions["database"])
@@ -284,7 +284,7 @@ def test_a_role_changes_at_once(app, owner):
     assert carl.person.name == "Carl B."
 
 
-def test_a_person_ends_its_own_devices_and_nobody_elses(app, owner):
+def test_a_person_can_end_only_their_own_sessions(app, owner):
     carl, phone, dora = account(app, owner), Browser(app), account(app, owner, "Dora")
     phone.post("/login", name="Carl", password=PASSWORD)
     key = {row.person_id: row.key for row in app.extensions["sessions"].list()}

@@ -80,7 +80,7 @@ def test_thirty_requests_of_one_person_let_one_of_another_through(app, gate, mon
     assert order.index(modest.person.id) <= 2, "one had the slot, one may have been given it meanwhile"
 
 
-def test_a_person_with_as_many_answers_as_allowed_is_told(app, gate):
+def test_a_person_at_the_limit_of_answers_gets_an_error(app, gate):
     gate.clear()
     guest, other, found = Guest(app, "Ada"), Guest(app, "Ben"), []
     guest.limit(answers=1)
@@ -144,7 +144,7 @@ class Words(StreamWriter):
         yield event.text.encode() if isinstance(event, ContentDelta) else b""
 
 
-def test_a_stream_that_waits_tells_its_place(app, monkeypatch):
+def test_a_stream_that_waits_reports_its_place(app, monkeypatch):
     monkeypatch.setattr(answering, "HEADERS_AFTER_S", -1.0)
     monkeypatch.setattr(answering, "COMMENT_EVERY_S", -1.0)
     with app.test_request_context("/v1/chat/completions"):

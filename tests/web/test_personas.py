@@ -70,7 +70,7 @@ def answered(browser, persona, text, **fields):
     return store.get(chat_id), store.branch(chat_id)
 
 
-def test_a_card_becomes_a_persona_and_goes_out_as_one():
+def test_a_card_is_imported_as_a_persona_and_exported():
     for data in (json.dumps(CARD).encode(), json.dumps(CARD["data"]).encode(), png(chara=json.dumps(CARD).encode())):
         name, body, picture = persona_in(data)
         assert (name, body["greeting"]) == ("Wren", "Hello, User!")
@@ -90,7 +90,7 @@ def test_what_is_no_card_is_refused(browser, data):
     assert answer.status_code == 422 and 'data-code="item_invalid"' in answer.text and stored(browser) == []
 
 
-def test_a_persona_is_saved_with_its_picture_exported_deleted_and_brought_back(browser):
+def test_a_persona_is_saved_with_its_picture_exported_deleted_and_restored(browser):
     given = {"name": "Wren", "emoji": "🐦", "system_prompt": "You are a bird.", "greeting": "Hi"}
     answer = post_files(browser, "/personas", **given, picture=(io.BytesIO(png()), "a.png"))
     item = stored(browser)[0]

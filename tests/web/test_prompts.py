@@ -32,7 +32,7 @@ def listed(browser):
     return json.loads(browser.get("/prompts/list")[1])["prompts"]
 
 
-def test_a_prompt_is_saved_changed_deleted_and_brought_back(browser):
+def test_a_prompt_is_saved_changed_deleted_and_restored(browser):
     status, page = browser.post("/prompts", name="/translate", title="To English", content="Translate:\r\n{{text}}")
     assert status == 200 and "{{text}}" in page
     assert listed(browser) == [{"name": "translate", "title": "To English", "content": "Translate:\n{{text}}"}]
@@ -55,7 +55,7 @@ def test_what_cannot_be_typed_after_a_slash_is_refused_and_kept_in_the_form(brow
     assert status == 422 and 'data-code="item_invalid"' in page and 'value="kept"' in page and listed(browser) == []
 
 
-def test_open_webuis_export_comes_in_and_ours_is_its_format(browser):
+def test_open_webuis_export_is_imported_and_ours_has_its_format(browser):
     browser.post("/prompts", name="Summarize", content="mine")
     assert browser.post("/prompts/import", text=json.dumps(OPEN_WEBUI))[0] == 200
     assert [row["name"] for row in listed(browser)] == ["later-version", "Summarize", "summarize-2"]

@@ -120,7 +120,7 @@ def test_an_owner_reaches_everything(walk):
     assert {name: found for name, found in walk(Role.OWNER).items() if found != {200}} == {}
 
 
-def test_a_guest_chats_and_looks_and_changes_nothing_else(walk):
+def test_a_guest_may_chat_and_look_but_change_nothing_else(walk):
     refused = {name for name, found in walk(Role.GUEST).items() if found == {403}}
     program_questions = {
         name for name in walk.changes if name.startswith("api ") and name.rpartition(" ")[2] not in API_ROLES

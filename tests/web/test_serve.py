@@ -181,7 +181,7 @@ def test_the_network_gets_an_address_a_warning_and_a_qr_code(monkeypatch):
 
 
 @pytest.mark.parametrize("is_ipv6, version", [(False, 4), (True, 6)])
-def test_only_addresses_of_the_kind_that_is_listened_at_are_told(is_ipv6, version):
+def test_only_addresses_of_the_listening_family_are_printed(is_ipv6, version):
     found = serve_module.lan_addresses(is_ipv6)
     assert all(ipaddress.ip_address(address).version == version for address in found)
 
@@ -206,7 +206,7 @@ def test_the_url_given_to_the_browser_is_an_owners_link(monkeypatch):
     assert proof.addresses() == [], "they are forgotten when it stops"
 
 
-def test_the_name_on_the_network_is_asked_for_beside_the_serving(monkeypatch):
+def test_the_name_on_the_network_is_claimed_while_serving(monkeypatch):
     is_served, closed = threading.Event(), []
 
     class Name:

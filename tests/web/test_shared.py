@@ -79,7 +79,7 @@ def test_a_snapshot_stays_and_a_live_link_follows_the_chat(owner):
     assert "Renamed" in owner.read(live) and "Wires" in owner.read(snapshot)
 
 
-def test_the_page_asks_for_nothing_but_its_style_and_is_kept_by_nobody(owner):
+def test_the_page_requests_only_its_style_and_is_not_cached(owner):
     path = owner.share(owner.chat("Why?", "Because."), "snapshot")
     answer = owner.stranger(path)
     assert "Set-Cookie" not in answer.headers and answer.headers["Cache-Control"] == "no-store"

@@ -20,7 +20,7 @@ from webapp.web.status import strip
 
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
-def test_a_load_says_what_it_is_at(locale):
+def test_a_load_reports_its_step(locale):
     def t(key, **values):
         return translate(key, locale, **values)
 

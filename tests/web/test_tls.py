@@ -36,7 +36,7 @@ def hello(client_context):
     return client, incoming, outgoing
 
 
-def test_a_handshake_that_never_ends_holds_nothing_up_and_is_dropped(contexts):
+def test_a_handshake_that_never_ends_blocks_nothing_and_is_dropped(contexts):
     running = RunningServer(tls=contexts, threads=1, adjustments={"channel_timeout": 1, "cleanup_interval": 1})
     silent = [RawClient(running.port) for _ in range(20)]
     for place, client in enumerate(silent):
@@ -90,14 +90,14 @@ def test_what_is_neither_tls_nor_http_ends(contexts, first):
     running.finish()
 
 
-def test_plain_http_comes_in_at_the_same_port(contexts):
+def test_plain_http_is_accepted_at_the_same_port(contexts):
     running = RunningServer(tls=contexts)
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/", timeout=60) as response:
         assert response.read() == b"hi"
     running.finish()
 
 
-def test_the_end_of_an_answer_is_told_from_a_cut(contexts):
+def test_the_end_of_an_answer_is_distinguished_from_a_cut(contexts):
     """Without close_notify, OpenSSL's clients consider a response without a length incomplete."""
     running = RunningServer(tls=contexts)
     raw = RawClient(running.port)
@@ -141,7 +141,7 @@ def test_the_way_from_plain_http_is_no_other_sites_page(app):
     assert ask(app, "/presets", "https", **{"Sec-Fetch-Mode": "cors"}, **told).status_code == 403
 
 
-def test_programs_forms_and_sockets_are_told_in_plain_http(app):
+def test_programs_forms_and_sockets_get_an_error_in_plain_http(app):
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     openai = ask(app, "/v1/models", "http", Accept="*/*", **bearer)
     assert (openai.status_code, openai.json["error"]["code"]) == (400, "https_only")

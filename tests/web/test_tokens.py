@@ -122,7 +122,7 @@ def test_a_revoked_token_and_one_that_never_was_are_refused(app):
     assert ask(app, "/v1/models", TOKEN).status_code == 200, "the server's own goes on"
 
 
-def test_a_token_goes_with_its_person(app):
+def test_a_blocked_persons_token_is_refused(app):
     people = app.extensions["people"]
     guest = people.add(kind="guest", name="Ada")
     token = made(app, "chat", person_id=guest.id)

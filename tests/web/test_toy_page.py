@@ -39,7 +39,7 @@ def index():
     return render_page("toys/page.html", {"page_title": current_page().t("toys.title")})
 
 
-def test_a_new_page_stands_in_the_shell_and_in_every_rail(client):
+def test_a_new_page_is_in_the_shell_and_in_every_rail(client):
     for locale, word in (("en", "Toys"), ("zh", "玩具")):
         page = client.get(f"/toys?lang={locale}", base_url=BASE).get_data(as_text=True)
         assert f"<h1 data-toys>{word}</h1>" in page

@@ -75,7 +75,7 @@ def text_of(reader, folder, data: bytes | str, kind: str) -> str:
         ("</p>" * 50_000 + "end", "end"),
     ],
 )
-def test_html_is_what_a_reader_sees(reader, tmp_path, source, expected):
+def test_html_gives_its_visible_text(reader, tmp_path, source, expected):
     assert text_of(reader, tmp_path, source, "html").endswith(expected)
 
 
@@ -173,7 +173,7 @@ def runs(*texts: str) -> str:
         (f"<mc:Choice>{runs('box')}</mc:Choice><mc:Fallback>{runs('box')}</mc:Fallback>", "box"),
     ],
 )
-def test_a_word_file_is_what_a_reader_sees(reader, tmp_path, inner, expected):
+def test_a_word_file_gives_its_visible_text(reader, tmp_path, inner, expected):
     assert text_of(reader, tmp_path, word(inner), "docx") == expected
 
 

@@ -146,7 +146,7 @@ def test_a_name_of_bytes_that_are_no_text(tmp_path):
         FileReader().inspect(name)
 
 
-def test_a_mismatch_is_told_with_its_words(tmp_path):
+def test_a_mismatch_is_reported_with_its_words(tmp_path):
     write_state(tmp_path / "s.pth", n_layer=3)
     with raises_code("state_mismatch") as caught:
         FileReader().read_state(tmp_path / "s.pth", ModelConfig("7", 2, 128, 128, 512, 2, 64, 256))
@@ -170,7 +170,9 @@ def test_a_process_that_was_killed_is_started_again(process, file):
         ("flood", "reason.weights.reader_ended"),
     ],
 )
-def test_what_beats_the_readers_is_told_and_remembered(process, file, tmp_path, monkeypatch, operation, key):
+def test_a_file_that_crashes_the_reader_is_reported_and_remembered(
+    process, file, tmp_path, monkeypatch, operation, key
+):
     monkeypatch.setattr(file_reader, "WAITING_FACTOR", 1000)  # so that CPU time is the limit, also on a busy machine
     memory = tmp_path / "memory.json"
     reader = FileReader(memory, process)

@@ -105,7 +105,7 @@ def test_the_old_form_of_torch_is_read(content: str, tmp_path: Path) -> None:
     assert inspect(tmp_path / "m.pth").kind == ("state" if content == "state" else "model")
 
 
-def test_an_old_file_that_was_cut_off_is_told(tmp_path: Path) -> None:
+def test_an_old_file_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     torch.save(official("7"), tmp_path / "m.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "m.pth").read_bytes()
     for size in (len(whole) - 1, len(whole) // 2):
@@ -211,7 +211,7 @@ def damaged(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "outside", "not json", "huge", "twice"])
-def test_a_damaged_folder_is_told(how: str, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_reported(how: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", official("7"))
     damaged(folder, how)
     with pytest.raises(WeightsError) as caught:
@@ -260,7 +260,7 @@ def test_states_as_others_save_them(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["6", "7"])
-def test_a_running_state_of_the_package_goes_on_where_it_stopped(architecture: str, tmp_path: Path) -> None:
+def test_a_running_state_of_the_package_continues_where_it_stopped(architecture: str, tmp_path: Path) -> None:
     """Its complete state, saved with torch as a list: the next token's logits are those of the original chat."""
     torch.save(official(architecture, torch.float32), tmp_path / "m.pth")
     backend = load_backend(tmp_path / "m.pth", "cpu fp32")
@@ -294,13 +294,13 @@ def test_a_running_state_of_another_width_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 64, 32), (2, 2, 2, 64, 64)])
-def test_an_array_that_is_no_state_is_told(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_an_array_that_is_no_state_is_reported(shape: tuple[int, ...], tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.zeros(shape, np.float32))
     with raises_code("file_error"):
         inspect(tmp_path / "s.npy")
 
 
-def test_an_array_that_was_cut_off_is_told(tmp_path: Path) -> None:
+def test_an_array_that_was_cut_off_is_reported(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.zeros((2, 2, 64, 64), np.float32))
     (tmp_path / "s.npy").write_bytes((tmp_path / "s.npy").read_bytes()[:-1])
     with raises_code("file_truncated"):

@@ -30,7 +30,7 @@ def test_values_and_orientation_are_those_of_the_file(tmp_path, ending, dtype):
     assert state.digest == state_digest(state.layers)
 
 
-def test_dot_state_holds_either_format(tmp_path):
+def test_dot_state_may_be_either_format(tmp_path):
     for ending in ("pth", "safetensors"):
         write_state(tmp_path / f"s.{ending}", **SIZES)
         (tmp_path / f"s.{ending}").rename(tmp_path / "s.state")

@@ -45,7 +45,7 @@ def lines_of(backend: NativeBackend, wanted: np.ndarray) -> Logits:
 
 @pytest.mark.parametrize("isa", library.ISAS)
 @pytest.mark.parametrize("vocab_size", (7, 300, 5021, 65536))
-def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, tmp_path: Path) -> None:
+def test_the_library_samples_what_the_definition_samples(vocab_size: int, isa: str, tmp_path: Path) -> None:
     if library.load().roost_self_test(library.ISAS[isa]) is not None:
         pytest.skip(f"{isa}: this processor cannot run it")
     backend = backend_with(tmp_path, f"native f32 isa={isa} threads=2", vocab_size=vocab_size, n_layer=1, n_embd=64)
@@ -60,7 +60,7 @@ def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, 
 
 @pytest.mark.parametrize("format", ("f32", "bf16", "f16", "q8", "q6", "q4"))
 @pytest.mark.parametrize("banned_count", (0, 5, 200, 291))
-def test_tokens_that_may_not_be_drawn_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
+def test_banned_tokens_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
     """If most tokens are banned, the head is computed only for the others; the sampled tokens are the same as with all
     logits."""
     backend = backend_with(tmp_path, f"native {format} threads=2", vocab_size=300)
@@ -112,7 +112,7 @@ def test_logprobs_are_the_models_own_best_first(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_a_fork_and_a_saved_state_go_on_exactly(tmp_path: Path) -> None:
+def test_a_fork_and_a_saved_state_continue_exactly(tmp_path: Path) -> None:
     backend = backend_with(tmp_path, "native q8")
     slot = backend.new_slot()
     backend.step([Row(slot, [1, 2, 3], "nothing")])
@@ -135,7 +135,7 @@ def test_the_footprint_is_what_the_library_takes(architecture: str, format: str,
 
 
 @pytest.mark.parametrize(("used", "rows"), [(200, 208), (2048, 2048), (2049, 0)])
-def test_the_head_of_the_tokens_that_are_drawn_is_counted(used: int, rows: int, tmp_path: Path) -> None:
+def test_the_head_for_sampled_tokens_is_counted(used: int, rows: int, tmp_path: Path) -> None:
     write_checkpoint(path := tmp_path / "model.safetensors", "7", n_embd=256, vocab_size=4096)
     bitmap = np.packbits(np.arange(8 * 8192) < used, bitorder="little").tobytes()
     found = inspect(path)
@@ -217,7 +217,7 @@ def test_running_a_model_imports_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vocab_size", (40, 300, 1024))
-def test_lines_of_a_step_in_rounds_are_drawn_from_as_others(vocab_size: int, tmp_path: Path) -> None:
+def test_rows_of_a_step_in_rounds_are_sampled_like_others(vocab_size: int, tmp_path: Path) -> None:
     """More tokens than the layers take at once; the head's data about its rows must belong to the right ones."""
     backend = backend_with(tmp_path, "native q8 threads=2", vocab_size=vocab_size)
     slots = [backend.new_slot(), backend.new_slot()]

@@ -19,7 +19,7 @@ PIECES = [np.random.default_rng(seed).integers(0, 256, 24).tolist() for seed in 
 
 @pytest.mark.parametrize("format", ("q4", "q6"))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_fitted_scales_come_nearer_where_some_inputs_are_large(architecture: str, format: str, tmp_path: Path) -> None:
+def test_fitted_scales_are_more_exact_if_some_inputs_are_large(architecture: str, format: str, tmp_path: Path) -> None:
     """Trained models have a few channels that are far larger than the others; this one does too."""
     arrays = make_tensors(architecture, 2, 128, 64, 256)
     large = np.random.default_rng(0).random(128) < 0.1

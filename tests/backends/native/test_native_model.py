@@ -232,7 +232,7 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "blocks.1.att.a2" in str(refused.value)
 
 
-def test_a_model_there_is_no_memory_for_is_told_and_takes_none() -> None:
+def test_a_model_too_large_for_memory_is_reported_and_uses_none() -> None:
     """Its states alone would need 550 terabytes."""
     config = ModelConfig("7", 1024, 131072, 131072, 64, 128, 1024, 16)
     for _ in range(2):

@@ -68,7 +68,9 @@ def test_instruction_sets_share_a_file(tmp_path: Path) -> None:
             mapped.close()
 
 
-def test_another_model_under_the_same_name_is_read_anew_and_replaces_the_file(tmp_path: Path, own_folder: Path) -> None:
+def test_another_model_under_the_same_name_is_read_again_and_replaces_the_file(
+    tmp_path: Path, own_folder: Path
+) -> None:
     write_checkpoint(path := tmp_path / "m.safetensors", "7", seed=1)
     first = answer(load(path))
     write_checkpoint(path, "7", seed=2)
@@ -85,7 +87,7 @@ def test_an_update_of_the_library_maps_nothing_old(tmp_path: Path, monkeypatch: 
     assert not is_mapped(load(path))
 
 
-def test_formats_have_files_of_their_own(tmp_path: Path, own_folder: Path) -> None:
+def test_formats_have_separate_files(tmp_path: Path, own_folder: Path) -> None:
     write_checkpoint(path := tmp_path / "m.safetensors", "7")
     load(path, "q8").close()
     assert not is_mapped(load(path, "q4"))
@@ -93,7 +95,7 @@ def test_formats_have_files_of_their_own(tmp_path: Path, own_folder: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ("empty", "cut", "longer", "words", "magic"))
-def test_a_torn_or_damaged_file_is_read_anew(damage: str, tmp_path: Path, own_folder: Path) -> None:
+def test_a_torn_or_damaged_file_is_read_again(damage: str, tmp_path: Path, own_folder: Path) -> None:
     write_checkpoint(path := tmp_path / "m.safetensors", "7")
     expected = answer(load(path))
     [kept] = own_folder.iterdir()
@@ -132,7 +134,7 @@ def test_a_disk_without_room_costs_the_file_not_the_model(
     load(path).close()
 
 
-def test_all_together_are_bounded_and_the_longest_unused_goes(
+def test_their_total_is_limited_and_the_least_recently_used_is_removed(
     tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]

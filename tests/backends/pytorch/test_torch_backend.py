@@ -36,7 +36,7 @@ def backend_with(folder: Path, text: str = "torch cpu f32", **made: object) -> T
 
 
 @pytest.mark.parametrize("vocab_size", (7, 300, 5021))
-def test_a_card_draws_what_the_definition_draws(vocab_size: int) -> None:
+def test_a_card_samples_what_the_definition_samples(vocab_size: int) -> None:
     """The same operations, on a CPU."""
     batch = many_lines(vocab_size)
     for kind, logits in kinds_of_logits(vocab_size).items():
@@ -46,7 +46,7 @@ def test_a_card_draws_what_the_definition_draws(vocab_size: int) -> None:
         assert found == expected, (kind, [i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b])
 
 
-def test_logprobs_drawn_on_a_card_are_the_models_own_best_first() -> None:
+def test_logprobs_computed_on_a_card_are_the_models_own_best_first() -> None:
     line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal values
     batch = batch_of(5021, *[sequence(seed, logprobs=count) for seed, count in enumerate((0, 20, 3))], sequence(9))
     found = draw(torch.from_numpy(np.tile(line, (4, 1))), batch)
@@ -70,7 +70,7 @@ def test_a_line_without_a_number_or_a_token_costs_the_others_nothing() -> None:
 
 @pytest.mark.parametrize("format", ("f32", "q8", "q4"))
 @pytest.mark.parametrize("banned_count", (0, 200, 299, 300))
-def test_tokens_that_may_not_be_drawn_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
+def test_banned_tokens_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
     backend = backend_with(tmp_path, f"torch cpu {format}", vocab_size=300)
     rng = np.random.default_rng(banned_count)
     more = {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}

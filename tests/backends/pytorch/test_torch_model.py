@@ -190,7 +190,7 @@ def test_rwkv_4_keeps_its_weights_where_exponentials_overflow() -> None:
 
 @pytest.mark.parametrize("target", ("native f32", "cpu fp32"))
 @pytest.mark.parametrize("architecture", ("4", "5.0", "6", "7"))
-def test_a_state_goes_on_in_another_backend(architecture: str, target: str, tmp_path: Path) -> None:
+def test_a_state_continues_in_another_backend(architecture: str, target: str, tmp_path: Path) -> None:
     write_checkpoint(path := tmp_path / "model.pth", architecture)
     here = load_backend(path, "torch cpu f32")
     try:
@@ -338,7 +338,7 @@ def test_a_card_that_records_nothing_decodes_all_the_same(tmp_path: Path) -> Non
     assert (forward(backend, [backend.new_slot()], [[1]]) == expected).all()
 
 
-def test_a_freed_slot_starts_anew(tmp_path: Path) -> None:
+def test_a_freed_slot_starts_again(tmp_path: Path) -> None:
     backend, _ = backend_of(tmp_path, "4")
     slot = backend.new_slot()
     forward(backend, [slot], [[1, 2]])

@@ -51,7 +51,7 @@ def chat(store):
     return store.create()
 
 
-def test_a_file_is_counted_as_it_will_stand_in_the_prompt(files, chat, world):
+def test_a_file_is_counted_as_it_is_in_the_prompt(files, chat, world):
     file = files.attach(chat.id, "../../notes.txt", "苍鹭\r\n\r\n站着".encode("gb18030"))
     assert file.name == "notes.txt" and files.store.text(chat.id, file.id) == "苍鹭\r\n\r\n站着"
     assert file.tokens == len(world.encode("File: notes.txt\n```\n苍鹭\n站着\n```"))
@@ -68,13 +68,13 @@ def test_a_file_is_counted_as_it_will_stand_in_the_prompt(files, chat, world):
         (b"A PDF begins with %PDF-1.7 and a number.", ""),
     ],
 )
-def test_a_document_is_told_by_its_bytes_and_a_text_about_one_is_a_text(files, data, kind):
+def test_a_document_is_recognised_by_its_bytes_and_a_text_about_one_is_a_text(files, data, kind):
     assert document_kind(data) == kind
     if data.startswith(b"A PDF"):
         assert files.check("notes.md", data) == data.decode()
 
 
-def test_a_disk_without_room_for_a_document_is_told(files, monkeypatch):
+def test_a_disk_without_room_for_a_document_is_reported(files, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -92,7 +92,7 @@ def test_a_long_file_is_searched_unless_the_person_says_otherwise(files, chat):
     assert files.pending(chat.id)[0].mode is ReadMode.SEARCH
 
 
-def test_what_no_prompt_can_hold_is_not_read_whole(files, chat):
+def test_a_file_too_large_for_a_prompt_is_not_read_completely(files, chat):
     file = files.attach(chat.id, "huge.txt", b"heron " * 21_000)
     with raises_code("prompt_too_long"):
         files.toggle(chat.id, file.id)
@@ -148,7 +148,7 @@ def test_the_search_is_offered_once_and_in_a_persons_own_words(database):
     assert with_search([own], tools) == [own]
 
 
-def test_a_persons_tool_of_that_name_stands_in_its_place(database):
+def test_a_persons_tool_of_that_name_replaces_it(database):
     tools = ToolStore(database)
     theirs = tools.create(ToolDefinition("search_attachments", behaviour=Behaviour.ASK))
     assert with_search([theirs], tools) == [theirs]

@@ -18,7 +18,7 @@ def test_unicode_is_read_as_it_is(text, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_without_its_mark_is_told_by_its_zeros(encoding):
+def test_utf_16_without_its_mark_is_recognised_by_its_zeros(encoding):
     found = decode_text("a", ENGLISH.encode(encoding))
     assert (found.text, found.encoding) == (ENGLISH, encoding)
 

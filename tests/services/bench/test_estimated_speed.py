@@ -34,7 +34,7 @@ def test_a_token_takes_as_long_as_its_weights_take_to_be_read():
     assert not found.is_measured and found.tokens_per_s == pytest.approx(0.85 * 20e9 / read)
 
 
-def test_a_measured_model_tells_more_than_memory_alone():
+def test_a_measured_model_gives_a_better_estimate_than_memory():
     other = MeasuredSpeed("other.pth", 1, "native q4", 10.0, 10**9)
     found = speed_here(LARGE, "native q8", MeasuredMachine((other,), 20e9))
     assert found.tokens_per_s == pytest.approx(1e10 / bytes_a_token(LARGE, "native q8"))

@@ -100,7 +100,7 @@ def test_what_the_model_reads_is_the_offer_and_the_case(world):
     assert read == runner.setup()["offer"] + answer["sent"] and "get_weather" in runner.setup()["offer"]
 
 
-def test_a_crash_ends_the_run_with_its_error_and_keeps_what_there_was(world):
+def test_a_crash_ends_the_run_with_its_error_and_keeps_earlier_answers(world):
     crash = [end("error", EngineCrashed(reason="a memory fault").to_dict())]
     with pytest.raises(EngineCrashed):
         run(world, [call("get_weather", city="Paris"), crash, " never asked"], [PARIS, PARIS, HELLO])
@@ -120,7 +120,7 @@ def test_another_model_chosen_meanwhile_refuses_the_rest(world):
     assert len(run.answers) == 1
 
 
-def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
+def test_a_stop_aborts_running_answers_and_sends_no_more_requests(world):
     going = threading.Event()
     manager = BenchManager(world, " Hi.", [" Bird", threading.Event()], " never asked")
     runner = BenchRunner(manager, BenchRequest((WEATHER,), (HELLO, HELLO, HELLO), ("free",)), at_once=1)
@@ -139,7 +139,7 @@ def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
     assert len(answers) == 1 and len(manager.requests) <= 2
 
 
-def test_one_prompt_too_long_spoils_that_case_alone(world):
+def test_one_prompt_too_long_fails_only_that_case(world):
     runner, answers = run(world, [RequestError("prompt_too_long", tokens=9, limit=8), " Hi."], [HELLO, HELLO])
     assert answers[0]["error"]["code"] == "prompt_too_long" and not answers[0]["score"]["decision"]
     [report] = reports(runner.setup(), answers)

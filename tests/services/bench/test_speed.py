@@ -125,7 +125,7 @@ def test_what_a_backend_says_of_itself_is_in_table_and_document(bench, monkeypat
     assert json.loads(out.splitlines()[-1])["model"]["remarks"] == [remark.to_plain()]
 
 
-def test_beside_busy_processes_the_loss_is_told_and_they_end(bench):
+def test_beside_busy_processes_the_loss_is_reported_and_they_end(bench):
     code, out, err = bench(
         "--sequences", "1", "--prefill", "64", "--tokens", "4", "--repeat", "1", "--busy", "1"
     )  # fmt: skip

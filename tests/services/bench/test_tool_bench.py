@@ -53,7 +53,7 @@ def test_a_run_that_ends_by_itself_is_done_and_has_its_figures(bench_with):
     assert found.finished_at >= found.started_at
 
 
-def test_a_crash_keeps_what_there_is_and_says_what_happened(bench_with):
+def test_a_crash_keeps_the_text_so_far_and_reports_the_error(bench_with):
     bench = bench_with(call("get_time"), [end("error", EngineCrashed(reason="a memory fault").to_dict())])
     found = ended(bench, bench.start(order(3)))
     assert (found.status, found.answers, found.error["code"]) == (FAILED, 1, "engine_crashed")
@@ -84,7 +84,7 @@ def test_the_end_of_the_server_ends_the_run_and_none_begins_after_it(bench_with)
         bench.start(order(1))
 
 
-def test_a_run_another_process_left_is_told_at_the_next_start(bench_with):
+def test_a_run_another_process_left_is_reported_at_the_next_start(bench_with):
     bench = bench_with()
     run = bench.store.begin_run({"modes": []})
     bench_with()

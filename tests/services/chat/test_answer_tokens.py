@@ -54,7 +54,7 @@ def test_probabilities_are_the_models_own_after_the_answers_own_tokens(written, 
     assert own.probability == pytest.approx(row[own.token_id], rel=1e-4)
 
 
-def test_what_could_have_followed_the_end_has_no_token_of_its_own(written):
+def test_the_end_of_an_answer_has_no_token_to_choose(written):
     _, tokens, answer = written(tokens=3)
     own, best = tokens.alternatives(answer.id, 3)
     assert own is None and len(best) == 8
@@ -68,7 +68,7 @@ def test_a_long_answer_is_scored_in_windows_that_begin_at_its_snapshots(written)
     assert turns._manager.counters()["cache_hits"] == before + 1
 
 
-def test_a_version_goes_on_from_an_alternative_and_reads_nothing_again(written, store):
+def test_a_version_continues_from_an_alternative_and_prefills_nothing_again(written, store):
     turns, tokens, answer = written()
     _, best = tokens.alternatives(answer.id, 5)
     chosen = next(token.token_id for token in best if token.token_id not in (0, answer.message.token_ids[5]))

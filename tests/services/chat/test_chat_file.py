@@ -71,7 +71,7 @@ def machine(tmp_path):
         each.close()
 
 
-def test_a_chat_goes_on_elsewhere_with_nothing_read_again(machine):
+def test_a_chat_continues_elsewhere_without_a_new_prefill(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create(title="Birds", system_prompt="Be kind.")
     for text in ("Hello, a first question", "And a second"):
@@ -90,7 +90,7 @@ def test_a_chat_goes_on_elsewhere_with_nothing_read_again(machine):
     assert here.say(again.chat_ids[0], "And a fourth").stats["read_again"] == 0
 
 
-def test_a_duplicate_goes_on_from_the_same_states_and_leaves_the_first_alone(machine):
+def test_a_duplicate_continues_from_the_same_states_and_leaves_the_first_alone(machine):
     here = machine("here")
     chat = here.store.create(title="Birds", system_prompt="Be kind.", sampling={"temperature": 0.5})
     here.store.place([chat.id], folder="Work")
@@ -119,7 +119,7 @@ def test_a_copy_of_a_rewritten_answer_is_one_too(machine):
     assert texts[0] == texts[1] and texts[1][-1].metadata == {REWRITTEN: True}
 
 
-def test_every_branch_comes_along_with_its_state(machine):
+def test_every_branch_is_exported_with_its_state(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create()
     first = here.turns.send(chat.id, "Hello")
@@ -136,7 +136,7 @@ def test_every_branch_comes_along_with_its_state(machine):
     assert there.say(new_id, "More").stats["read_again"] == 0
 
 
-def test_another_model_reads_the_transcript_again_when_it_is_told_to(machine):
+def test_another_model_prefills_the_transcript_again_on_request(machine):
     here, there = machine("here"), machine("there", "fake script=' Good day.'", seed=2)
     chat = here.store.create()
     here.say(chat.id, "Hello, a question of some length")
@@ -148,7 +148,7 @@ def test_another_model_reads_the_transcript_again_when_it_is_told_to(machine):
     assert text_of([end]) is not None and end.stats["prefilled_tokens"] < 20 < end.stats["cached_tokens"]
 
 
-def test_a_state_from_a_file_is_found_by_its_own_chat_alone(machine):
+def test_a_state_from_a_file_is_found_only_by_its_own_chat(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create()
     here.say(chat.id, "Hello, a question of some length")
@@ -159,7 +159,7 @@ def test_a_state_from_a_file_is_found_by_its_own_chat_alone(machine):
     assert there.say(new_id, "More").stats["read_again"] == 0
 
 
-def test_files_thinking_and_calls_come_along_and_a_tool_that_is_not_there_is_named(machine):
+def test_files_thinking_and_calls_are_imported_and_a_missing_tool_is_named(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create()
     files = AttachmentStore(here.database)
@@ -298,7 +298,7 @@ def test_a_table_that_lies_allocates_nothing(entry):
         read_chat_file("x", blank.replace(b"0" * 64, digest.encode(), 1))
 
 
-def test_a_state_of_other_sizes_or_without_sense_is_left_and_the_words_come(machine):
+def test_a_state_of_other_sizes_or_an_invalid_one_is_left_out_and_the_text_is_imported(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create()
     here.say(chat.id, "Hello, a question of some length")

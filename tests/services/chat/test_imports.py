@@ -71,7 +71,7 @@ def data(value):
 
 
 @pytest.mark.parametrize("is_zip", [False, True])
-def test_chatgpt_brings_its_tree_its_thoughts_and_names_what_it_cannot(is_zip):
+def test_a_chatgpt_export_has_its_tree_and_thoughts_and_the_rest_is_named(is_zip):
     content = data([CHATGPT])
     content = zipped(("export/conversations.json", content), ("chat.html", "<html>")) if is_zip else content
     [chat] = read_chats("conversations.json", content)

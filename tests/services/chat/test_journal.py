@@ -58,7 +58,7 @@ def test_what_came_while_one_transaction_lasted_is_the_next(store, journal):
     ]
 
 
-def test_an_ended_answer_waits_for_what_is_being_stored_and_leaves_nothing(store, journal):
+def test_an_ended_answer_waits_for_its_pending_writes_and_leaves_nothing(store, journal):
     journal.add("first", [ContentDelta("b")], [2])
     ended = threading.Event()
     threading.Thread(target=lambda: (journal.end("first"), ended.set()), daemon=True).start()

@@ -61,7 +61,7 @@ def test_a_model_calls_a_servers_tool_and_answers_with_what_it_said(world, datab
     assert messages[2].content == "modern" and messages[3].content == "It said modern."
 
 
-def test_a_server_that_is_away_is_told_to_the_model_and_the_chat_goes_on(
+def test_a_server_that_is_away_is_reported_to_the_model_and_the_chat_continues(
     world, database, settings, servers, store, chat
 ):
     server = servers.store.list()[0]

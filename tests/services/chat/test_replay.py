@@ -28,7 +28,7 @@ def here(machine):  # noqa: F811
     return machine("here", RANDOM)
 
 
-def test_an_answer_comes_out_the_same_and_its_figures_say_so(here):
+def test_a_replayed_answer_is_the_same_and_its_figures_say_so(here):
     chat = here.store.create(sampling={"temperature": 1.3, "top_p": 1.0, "max_tokens": 40})
     live = here.turns.send(chat.id, "Hello")
     watch(live)

@@ -75,7 +75,7 @@ def test_a_call_is_shown_to_run_and_runs_once(house, slow):
     assert house.rounds == [[("c0", "late")]]
 
 
-def test_a_call_is_stopped_while_it_runs_and_the_answer_goes_on(house, slow):
+def test_a_call_is_stopped_while_it_runs_and_the_answer_continues(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
     wait_until(slow.begun.is_set)

@@ -24,7 +24,7 @@ def rows(store, lives):
     return [store.message(live.message_id) for live in lives]
 
 
-def test_many_answers_read_their_prompt_once_and_each_has_a_seed_of_its_own(turns_of, store):  # noqa: F811
+def test_many_answers_prefill_their_prompt_once_and_each_has_its_own_seed(turns_of, store):  # noqa: F811
     turns = turns_of("fake slots=9")
     chat = store.create(sampling={"max_tokens": 12, "seed": 100, "top_p": 1.0})
     found = rows(store, written(turns, turns.send(chat.id, "A question of some words", count=8)))
@@ -44,7 +44,7 @@ def test_seeds_that_nobody_chose_differ_and_are_recorded(turns_of, store):  # no
     assert len({row.stats["seed"] for row in found}) == 8
 
 
-def test_one_is_stopped_and_the_others_go_on_until_all_are(turns_of, store):  # noqa: F811
+def test_one_is_stopped_and_the_others_continue_until_all_are(turns_of, store):  # noqa: F811
     turns = turns_of("fake slots=9 repeat=0 delay_ms=5 script='and so on '")
     chat = store.create(sampling={"max_tokens": 5000})
     turns.send(chat.id, "Why?", count=4)
@@ -169,7 +169,7 @@ def test_models_answer_in_turn_and_the_one_before_is_loaded_again(turns_of, mode
         other.unlink()
 
 
-def test_a_model_that_cannot_be_loaded_fails_its_own_answer_alone(turns_of, store):  # noqa: F811
+def test_a_model_that_cannot_be_loaded_fails_only_its_own_answer(turns_of, store):  # noqa: F811
     turns = turns_of("fake script=' Hi.'")
     first = turns.send(store.create().id, "Hello")
     watch(first)
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_own_answer_alone(turns_of, stor
     assert (gone.status, gone.error["code"], there.message.content) == ("failed", "model_not_found", "Hi.")
 
 
-def test_calls_in_answers_beside_each_other_wait_until_one_is_kept(turns_of, store, monkeypatch):  # noqa: F811
+def test_calls_in_answers_side_by_side_wait_until_one_is_kept(turns_of, store, monkeypatch):  # noqa: F811
     turns = turns_of("fake script=' Hi.'")
     monkeypatch.setattr(TurnWriter, "has_calls", True)
     advanced = []

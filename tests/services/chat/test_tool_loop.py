@@ -70,7 +70,7 @@ def house(tmp_path):
 PARIS = {"city": "Paris"}
 
 
-def test_a_tool_that_needs_no_approval_runs_and_the_answer_goes_on(house: House) -> None:
+def test_a_tool_that_needs_no_approval_runs_and_the_answer_continues(house: House) -> None:
     message_id = house.answer(("free", PARIS))
     house.loop.advance(message_id)
     assert house.rounds == [[("c0", '{"temperature": "22"}')]]
@@ -88,7 +88,7 @@ def test_a_tool_that_asks_first_waits_until_it_is_approved(house: House) -> None
         house.loop.approve(message_id, "c0")
 
 
-def test_an_answer_goes_on_only_when_every_call_has_its_result(house: House) -> None:
+def test_an_answer_continues_only_when_every_call_has_its_result(house: House) -> None:
     message_id = house.answer(("weather", PARIS), ("free", PARIS), ("ask_me", PARIS))
     house.loop.advance(message_id)
     assert house.statuses(message_id) == ["waiting", "done", "asking"]
@@ -98,7 +98,7 @@ def test_an_answer_goes_on_only_when_every_call_has_its_result(house: House) -> 
     assert str(REFUSED) in house.rounds[0][0][1] and house.rounds[0][2][1] == "it rains"
 
 
-def test_a_call_approved_late_leaves_what_was_said_since_where_it_is(house: House) -> None:
+def test_a_call_approved_late_does_not_move_later_messages(house: House) -> None:
     message_id = house.answer(("weather", PARIS))
     house.loop.advance(message_id)
     later = house.chats.add_message(house.chat.id, message_id, Message(Role.USER, "Never mind.")).id
@@ -137,7 +137,7 @@ def test_edited_arguments_are_checked_and_go_back_as_text(house: House) -> None:
     assert stored.tool_calls[0].arguments == '{"city": "Rome"}' and stored.token_ids == ()
 
 
-def test_wrong_arguments_and_unknown_tools_are_told_to_the_model(house: House) -> None:
+def test_wrong_arguments_and_unknown_tools_are_reported_to_the_model(house: House) -> None:
     message_id = house.answer(("free", {"city": 3}), ("nobody", {}))
     house.loop.advance(message_id)
     texts = [text for _, text in house.rounds[0]]
@@ -171,7 +171,7 @@ def test_the_same_call_again_is_not_run_again_and_ends_the_rounds(house: House) 
     assert runs == ["free", "free"] and len(house.rounds) == 3
 
 
-def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:
+def test_a_round_that_cannot_continue_now_can_later(house: House) -> None:
     message_id = house.answer(("free", PARIS))
 
     def refuse(message_id: str, results: Sequence[Message]) -> None:
@@ -184,7 +184,7 @@ def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:
     assert len(house.rounds) == 1
 
 
-def test_a_chat_whose_next_answer_takes_long_to_begin_holds_up_no_other(house):
+def test_a_chat_whose_next_answer_starts_late_delays_no_other(house):
     other = house.chats.create()
     house.chats.set_tools(other.id, house.chats.get(house.chat.id).tools)
     question = house.chats.add_message(other.id, None, Message(Role.USER, "?")).id

@@ -99,7 +99,7 @@ def test_a_stop_spelled_across_tokens_leaves_a_prefix_that_fits(turns_with, stor
     assert second == first + world.encode(" 好。\n\n") + world.encode("User: 再见\n\n") + world.encode("Assistant:")
 
 
-def test_the_engine_is_told_the_usual_spelling_of_each_stop(turns_with, store):
+def test_the_engine_gets_the_usual_tokens_of_each_stop(turns_with, store):
     turns, manager = turns_with(" Hi.")
     watch(turns.send(store.create().id, "Hello"))
     params = manager.requests[0].params
@@ -120,7 +120,7 @@ def test_thinking_is_kept_apart_and_left_out_of_the_next_prompt(turns_with, stor
     assert second == "User: 17*3? (think)\n\nAssistant: 51\n\nUser: Sure? (think)\n\nAssistant: <think"
 
 
-def test_the_fast_form_reads_nothing_again(turns_with, store):
+def test_the_fast_form_prefills_nothing_again(turns_with, store):
     turns, manager = turns_with(">\nHi.", ">\nFine.")
     chat = store.create(think_mode=ThinkMode.FAST)
     assert text_of(watch(turns.send(chat.id, "Hello"))) == "Hi."
@@ -130,7 +130,7 @@ def test_the_fast_form_reads_nothing_again(turns_with, store):
     assert second[len(first)] == 63  # the ">" that the model wrote
 
 
-def test_stop_keeps_the_text_and_continue_goes_on_in_the_same_message(turns_with, store, world):
+def test_stop_keeps_the_text_and_continue_writes_in_the_same_message(turns_with, store, world):
     gate = threading.Event()
     turns, manager = turns_with([" One, two,", gate], " three.")
     chat = store.create()
@@ -151,7 +151,7 @@ def test_stop_keeps_the_text_and_continue_goes_on_in_the_same_message(turns_with
     assert done.message.token_ids == tuple(world.encode(" One, two,") + world.encode(" three."))
 
 
-def test_continue_takes_up_what_the_router_was_holding_back(turns_with, store):
+def test_continue_uses_what_the_router_was_holding_back(turns_with, store):
     turns, _ = turns_with([" One.\n\nUse", end("length")], "ful too.")
     chat = store.create()
     live = turns.send(chat.id, "Go")
@@ -160,7 +160,7 @@ def test_continue_takes_up_what_the_router_was_holding_back(turns_with, store):
     assert shown(store, chat.id)[-1] == "One.\n\nUseful too."
 
 
-def test_continue_inside_a_thought_goes_on_thinking(turns_with, store):
+def test_continue_inside_thinking_continues_the_thinking(turns_with, store):
     turns, _ = turns_with([">\nHm", end("length")], "m.</think>\n51")
     chat = store.create(think_mode=ThinkMode.THINK)
     live = turns.send(chat.id, "17*3?")
@@ -170,7 +170,7 @@ def test_continue_inside_a_thought_goes_on_thinking(turns_with, store):
     assert (answer.reasoning, answer.content) == ("Hmm.", "51")
 
 
-def test_an_answer_known_as_text_alone_can_go_on(turns_with, store, world):
+def test_an_answer_with_only_text_can_be_continued(turns_with, store, world):
     turns, manager = turns_with(" two.")
     chat = store.create()
     question = store.add_message(chat.id, None, Message(Role.USER, "Count"))
@@ -189,7 +189,7 @@ def test_half_a_character_at_the_limit_is_not_shown_but_kept(turns_with, store):
     assert text_of(watch(turns.continue_answer(live.message_id))) == "a好"
 
 
-def test_an_answer_that_ended_by_itself_cannot_go_on(turns_with, store):
+def test_an_answer_that_ended_by_itself_cannot_be_continued(turns_with, store):
     turns, _ = turns_with(" Hi.")
     live = turns.send(store.create().id, "Hello")
     watch(live)
@@ -220,7 +220,7 @@ def test_a_question_without_answer_can_be_answered(turns_with, store):
     assert shown(store, chat.id) == ["Hello", "Hi."]
 
 
-def test_editing_makes_a_branch_beside_the_old_one(turns_with, store):
+def test_editing_makes_a_branch_next_to_the_old_one(turns_with, store):
     turns, _ = turns_with(" One.", " Two.")
     chat = store.create()
     live = turns.send(chat.id, "Hello")
@@ -410,7 +410,7 @@ def test_sampling_that_cannot_be_is_a_failed_turn(turns_with, store):
     assert watch(turns.send(chat.id, "Hello"))[-1].error["code"] == "sampling_invalid"
 
 
-def test_waiting_is_told_in_words_a_page_can_show(turns_with, store):
+def test_waiting_is_reported_in_words_a_page_can_show(turns_with, store):
     turns, _ = turns_with([LoadingEvent(1, 9), LoadingEvent(2, 9), QueuePosition(3), PrefillProgress("", 5, 7), " Hi."])
     events = watch(turns.send(store.create().id, "Hello"))
     waits = [event for event in events if isinstance(event, Waiting)]
@@ -431,7 +431,7 @@ def test_a_viewer_who_comes_late_or_again_sees_all_of_it(turns_with, store):
     assert live.events_after(len(early + rest), 60) == ([], len(early + rest))
 
 
-def test_what_a_viewer_sees_is_stored_a_moment_later_though_nothing_more_comes(turns_with, store, journal_writes):
+def test_what_a_viewer_sees_is_stored_soon_even_without_more_events(turns_with, store, journal_writes):
     gate = threading.Event()
     turns, _ = turns_with([" One", gate])
     chat = store.create()
@@ -545,7 +545,7 @@ def test_what_was_deleted_long_ago_is_gone_at_the_next_start(turns_with, store):
     assert {summary.id for summary in store.list()} == {kept.id, new.id}
 
 
-def test_a_message_deleted_while_it_is_written_comes_back_whole(turns_with, store):
+def test_a_message_deleted_while_it_is_written_is_restored_completely(turns_with, store):
     gate = threading.Event()
     turns, _ = turns_with([" One", gate, " two"])
     live = turns.send(store.create().id, "Go")

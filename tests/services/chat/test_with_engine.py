@@ -62,9 +62,7 @@ def test_the_second_turn_reads_only_what_is_new(turns_of, store, world, rest):
         ("summary", " We spoke of birds.\nThey sit.", ["We spoke of birds.\nThey sit."]),
     ],
 )
-def test_what_is_asked_beside_a_chat_reads_the_question_alone_and_leaves_no_trace(
-    kind, said, lines, turns_of, store, world
-):
+def test_a_side_question_prefills_only_the_question_and_leaves_no_trace(kind, said, lines, turns_of, store, world):
     turns = turns_of(spelled(world, said))
     chat = store.create(title="As it was")
     watch(turns.send(chat.id, "A long beginning: " + "birds on wires, " * 200))
@@ -75,7 +73,7 @@ def test_what_is_asked_beside_a_chat_reads_the_question_alone_and_leaves_no_trac
     assert watch(turns.send(chat.id, "On"))[-1].stats["read_again"] == 0
 
 
-def test_nothing_is_asked_beside_a_chat_without_messages(turns_of, store):
+def test_no_side_question_in_a_chat_without_messages(turns_of, store):
     with raises_code("prompt_empty"):
         turns = turns_of("fake")
         ask_aside(turns._manager, turns._presets, store, store.create().id, "title", "A title?")
@@ -105,7 +103,7 @@ def restarted(turns_of, turns, strategy):
     return turns_of(strategy)
 
 
-def test_after_a_restart_every_way_to_go_on_reads_nothing_again(turns_of, store):
+def test_after_a_restart_every_way_to_continue_prefills_nothing_again(turns_of, store):
     strategy = "fake script=' Hi there.'"
     turns = turns_of(strategy)
     chat = store.create()

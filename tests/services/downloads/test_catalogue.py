@@ -45,7 +45,7 @@ def test_a_row_is_whole(model):
     assert model.size_bytes == pytest.approx(2e9 * billions, rel=0.1) or billions <= 0.4
 
 
-def test_names_are_unique_and_families_stand_together():
+def test_names_are_unique_and_families_are_listed_together():
     models = known_models()
     assert len({model.file for model in models}) == len(models)
     order = [FAMILIES.index(model.family) for model in models]

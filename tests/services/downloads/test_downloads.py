@@ -80,7 +80,7 @@ def test_redirects_in_a_circle_end(downloads: Downloads, hub: HubServer) -> None
     assert code(fetched(downloads)) == "download_bad_redirect"
 
 
-def test_what_passes_is_tried_again_and_goes_on(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
+def test_what_passes_is_tried_again_and_continues(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
     hub.behaviours = [cut(hub), answer(503), cut(hub, 10), answer(429, {"Retry-After": "0"}), cut(hub, 10), disconnect]
     job = fetched(downloads)
     assert job.status == "done" and is_whole(settings)
@@ -88,7 +88,7 @@ def test_what_passes_is_tried_again_and_goes_on(downloads: Downloads, settings: 
     assert len(job.log) >= 6
 
 
-def test_a_server_that_cannot_go_on_in_the_middle(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
+def test_a_server_that_cannot_continue_in_the_middle(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
     def whole(handler: Any) -> None:
         handler.headers.replace_header("Range", "bytes=0-")
         hub.send(handler)
@@ -121,7 +121,7 @@ def test_a_wrong_checksum_keeps_nothing(downloads: Downloads, settings: Settings
     assert "other.safetensors" not in str(tree(settings.models_dir))
 
 
-def test_a_wrong_size_is_told(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
+def test_a_wrong_size_is_reported(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
     assert code(fetched(downloads, size_bytes=1234567)) == "download_wrong_size"
 
 
@@ -206,7 +206,7 @@ def halfway(hub: HubServer) -> tuple[Any, threading.Event, threading.Event]:
     return half, arrived, release
 
 
-def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings, hub: HubServer) -> None:
+def test_a_pause_a_restart_and_continuing(open_downloads: Any, settings: Settings, hub: HubServer) -> None:
     first = open_downloads()
     half, arrived, release = halfway(hub)
     hub.behaviours = [half]
@@ -282,9 +282,7 @@ def test_nothing_is_asked_before_somebody_starts_something(open_downloads: Any, 
     assert hub.requests == []
 
 
-def test_a_token_goes_to_its_own_hub_only_and_is_kept_from_others(
-    downloads: Downloads, settings: Settings, hub: HubServer
-) -> None:
+def test_a_token_is_sent_only_to_its_own_hub(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
     other = HubServer({FILE: good_bytes()})
     downloads.hubs.set_token("custom", "hf_secret")
     hub.behaviours = [answer(302, {"Location": f"{other.url}/x/resolve/main/{FILE}"})]
@@ -303,7 +301,7 @@ def test_a_token_goes_to_its_own_hub_only_and_is_kept_from_others(
             downloads.hubs.set_token("huggingface", bad)
 
 
-def test_a_full_disk_is_told_and_keeps_the_choice_there_was(
+def test_a_full_disk_is_reported_and_keeps_the_choice_there_was(
     open_downloads: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hubs = open_downloads(hub_url="").hubs

@@ -65,7 +65,7 @@ def test_a_folder_of_a_repository_of_several(
         downloads.named("rwkv-rs/g1-st/9b")
 
 
-def test_a_folder_goes_on_after_a_restart_with_what_is_missing_alone(
+def test_a_folder_continues_after_a_restart_with_only_what_is_missing(
     open_downloads: Any, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
 ) -> None:
     first = open_downloads()

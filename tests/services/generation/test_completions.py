@@ -109,7 +109,7 @@ def test_what_came_with_the_error_is_read_before_it_is_raised(start, world):
     assert text == " Half rest"
 
 
-def test_it_says_of_each_event_whether_another_is_there_at_once(start):
+def test_each_event_says_whether_another_is_available(start):
     """So that a stream writes them together."""
     completion, _ = start([" one", " two"])
     told = [(type(item[1]), completion.has_more) for item in completion.events(0.01) if item is not None]

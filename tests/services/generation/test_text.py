@@ -50,7 +50,7 @@ def test_tokens_that_reach_into_the_blank_line_are_kept_whole(world, text):
     assert made.kept_token_ids() == (tuple(world.encode(text)), True)
 
 
-def test_a_stop_inside_a_token_has_what_is_before_it_encoded_anew(world):
+def test_the_text_before_a_stop_inside_a_token_is_encoded_again(world):
     assert len(world.encode(" hello")) == 1
     made = answer(world, " hello", "lo")
     assert made.content == "hel"
@@ -107,7 +107,7 @@ def test_tokens_with_logprobs_join_to_the_content(world, seed):
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_tokens_that_come_together_are_taken_as_those_that_come_alone(world, seed):
+def test_tokens_that_arrive_together_have_the_same_result_as_separate_ones(world, seed):
     rng = random.Random(seed)
     text = "".join(rng.choices(PIECES, k=rng.randrange(1, 20)))
     ids = [byte + 1 for byte in text.encode()] if rng.random() < 0.5 else world.encode(text)

@@ -52,7 +52,7 @@ def names(files) -> list[str]:
     return [file.name for file in files.library.files()]
 
 
-def test_deleted_and_brought_back(files, disk):
+def test_deleted_and_restored(files, disk):
     before = tree(disk)
     for name in ("sub/b.safetensors", "extra:c.safetensors"):
         trashed = files.delete(name)
@@ -79,7 +79,7 @@ def test_a_model_that_was_unloaded_may_be_deleted(files, manager, disk, phase):
     files.delete("a.safetensors")
 
 
-def test_the_model_that_came_with_roost_stays(files, disk):
+def test_the_bundled_model_cannot_be_deleted(files, disk):
     before = tree(disk)
     with raises_code("model_kept"):
         files.delete(STARTER_MODEL)
@@ -100,7 +100,7 @@ def test_names_of_nothing(files, disk, name):
     assert tree(disk) == before
 
 
-def test_of_many_who_delete_one_model_one_does(files):
+def test_of_many_simultaneous_deletions_of_a_model_one_succeeds(files):
     def delete(_):
         try:
             return files.delete("a.safetensors")
@@ -267,7 +267,7 @@ def test_the_list_has_another_number_after_every_action(files, manager):
         seen.add(files.revision())
 
 
-def test_a_folder_is_deleted_brought_back_and_renamed_as_one(files, disk):
+def test_a_folder_is_deleted_restored_and_renamed_as_one(files, disk):
     write_folder(disk / "models" / "hf", official("7"))
     before = tree(disk)
     trashed = files.delete("hf")
@@ -278,7 +278,7 @@ def test_a_folder_is_deleted_brought_back_and_renamed_as_one(files, disk):
 
 
 @pytest.mark.parametrize("mode", ["copy", "move", pytest.param("link", marks=can_link)])
-def test_a_folder_comes_in_as_one(files, disk, mode):
+def test_a_folder_is_imported_as_one(files, disk, mode):
     source = write_folder(disk / "away" / "hf", official("7"))
     assert imported(files, source, mode).status == "done"
     assert files.library.entry("hf").inspection.kind == "model"

@@ -21,7 +21,7 @@ def trash(tmp_path):
     return Trash(tmp_path)
 
 
-def test_a_file_comes_back_to_where_it_was_even_if_its_folder_is_gone(trash, tmp_path):
+def test_a_file_is_restored_to_its_place_even_if_its_folder_is_gone(trash, tmp_path):
     item = trash.put(tmp_path / "sub" / "a.pth")
     assert (item.name, item.size_bytes) == ("sub/a.pth", 7)
     (tmp_path / "sub").rmdir()
@@ -30,7 +30,7 @@ def test_a_file_comes_back_to_where_it_was_even_if_its_folder_is_gone(trash, tmp
     assert trash.list() == () and tree(tmp_path) == ["sub/a.pth"]
 
 
-def test_of_two_who_delete_one_file_one_is_told(trash, tmp_path):
+def test_of_two_simultaneous_deletions_of_a_file_one_gets_an_error(trash, tmp_path):
     def put(_):
         try:
             return trash.put(tmp_path / "sub" / "a.pth")

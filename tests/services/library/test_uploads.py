@@ -46,7 +46,7 @@ def test_slices_become_the_file(into, folder):
     assert tree(folder) == ["new.safetensors"] and not into.folder.exists()
 
 
-def test_a_cut_off_upload_goes_on_where_it_stopped_also_after_a_restart(into, folder):
+def test_a_cut_off_upload_continues_where_it_stopped_also_after_a_restart(into, folder):
     content = good_bytes()
     upload = into.start("new.safetensors", len(content), "date")
     into.write(upload.id, 0, io.BytesIO(content[:5000]))
@@ -57,7 +57,7 @@ def test_a_cut_off_upload_goes_on_where_it_stopped_also_after_a_restart(into, fo
     assert into.finish(again.id).read_bytes() == content
 
 
-def test_a_slice_at_the_wrong_place_is_told_the_right_one(into):
+def test_a_slice_at_the_wrong_place_gets_the_right_one(into):
     upload = into.start("new.pth", 100_000)
     into.write(upload.id, 0, io.BytesIO(good_bytes()[:50]))
     for offset in (0, 49, 51, -1, 10**18):
@@ -72,7 +72,7 @@ def folder_parts() -> tuple[tuple[tuple[str, int], ...], bytes]:
     return tuple((name, len(content)) for name, content in files.items()), b"".join(files.values())
 
 
-def test_a_folder_comes_as_one_model_also_after_a_restart(into, folder):
+def test_a_folder_is_downloaded_as_one_model_also_after_a_restart(into, folder):
     parts, content = folder_parts()
     upload = into.start("RWKV7-0.1B", 0, "date", parts)
     into.write(upload.id, 0, io.BytesIO(content[:5000]))
@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_model_or_is_too_much_is_refused(into, folder):
     assert tree(folder) == []
 
 
-def test_a_folder_of_an_adapter_comes_too(into, folder):
+def test_a_folder_of_an_adapter_is_downloaded_too(into, folder):
     lora = save({"blocks.0.att.key.lora_A": np.ones((4, 64), "f4"), "blocks.0.att.key.lora_B": np.ones((64, 4), "f4")})
     parts = (("adapter_config.json", 2), ("adapter_model.safetensors", len(lora)))
     upload = into.start("tuned", 0, "", parts)
@@ -231,7 +231,7 @@ def test_a_file_that_took_the_name_meanwhile_is_not_replaced(into, folder):
     assert into.finish(upload.id).read_bytes() == content
 
 
-def test_a_disk_that_fills_up_keeps_what_was_there_before_the_slice(into, monkeypatch):
+def test_a_disk_that_fills_up_keeps_the_data_before_the_slice(into, monkeypatch):
     content = good_bytes()
     upload = into.start("new.safetensors", len(content))
     into.write(upload.id, 0, io.BytesIO(content[:3000]))
@@ -271,7 +271,7 @@ def test_a_folder_one_may_not_write_to(into, folder):
         folder.chmod(0o700)
 
 
-def test_what_nobody_went_on_with_for_a_day_is_removed(into, folder):
+def test_uploads_not_resumed_for_a_day_are_removed(into, folder):
     old, new = into.start("old.pth", 10), into.start("new.pth", 10)
     day_ago = time.time() - model_files.KEPT_S - 1
     os.utime(into.folder / f"{old.id}.part", (day_ago, day_ago))

@@ -47,7 +47,7 @@ def test_nothing_in_a_number_takes_the_override_away():
     assert changes == {"sampling": {}, "options": {}}
 
 
-def test_what_is_put_in_comes_out_flat():
+def test_preset_fields_are_flattened_without_loss():
     given = {
         "name": "Mine",
         "top_k": 40,
@@ -128,7 +128,7 @@ def test_a_stop_text_survives_its_line_in_a_form(stop):
     assert unescaped(escaped(stop)) == stop
 
 
-def test_a_file_brings_back_what_was_exported():
+def test_an_import_restores_what_was_exported():
     presets = [made_of({"name": "A", "temperature": 0.2, "stop": ["\n"]}), made_of({"name": "B", "threads": 2})]
     assert files.read(files.write(presets)) == presets
 
@@ -151,7 +151,7 @@ def test_a_file_brings_back_what_was_exported():
         json.dumps({"format": "roost-presets", "version": 1, "presets": [{"name": "a"}] * 201}),
     ],
 )
-def test_a_file_that_is_none_is_refused(text):
+def test_an_invalid_file_is_refused(text):
     for read in (files.read, read_runner_presets):
         with raises_code("preset_file_invalid"):
             read(text)

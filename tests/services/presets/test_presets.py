@@ -85,7 +85,7 @@ def logged(caplog):
     return [row for row in rows if row["event"] == "begins"]
 
 
-def test_a_page_drawn_as_of_an_earlier_moment_does_not_hide_a_new_preset(open_house):
+def test_a_page_rendered_as_of_an_earlier_moment_does_not_hide_a_new_preset(open_house):
     """The page's thread reads in one transaction of the database, and the list of presets is cached for all threads."""
     house = open_house()
     with house.database.connect():

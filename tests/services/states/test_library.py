@@ -125,7 +125,7 @@ def test_a_path_on_this_machine_is_copied(states, tmp_path):
         states.import_path(str(tmp_path / "model.pth"))
 
 
-def test_a_deleted_state_comes_back(states):
+def test_a_deleted_state_is_restored(states):
     trashed = states.delete("poet.pth")
     assert states.names() == ()
     assert states.restore(trashed.id) == "poet.pth" and states.names() == ("poet.pth",)

@@ -147,14 +147,14 @@ def test_an_answer_over_the_api_starts_from_it_and_counts_all_tokens(house):
     assert house.answer(system, asks("What is the cat called?"), state=name).end.usage.prompt == plain.end.usage.prompt
 
 
-def test_a_raw_text_goes_on_behind_it(house):
+def test_a_raw_text_continues_behind_it(house):
     name = house.bake(NOTES, "notes")
     found = house.answer(text=TextPrompt("User: Hi\n\nAssistant:"), state=name)
     tokens = house.states.entry(name).sheet.prefix.tokens
     assert (found.end.usage.cached, found.prompt.prefix_tokens) == (tokens, tokens)
 
 
-def test_a_chat_starts_from_it_and_reads_only_what_is_new(house):
+def test_a_chat_starts_from_it_and_prefills_only_new_tokens(house):
     name = house.bake(NOTES, "notes")
     tokens = house.states.entry(name).sheet.prefix.tokens
     chat = house.store.create(state=name)
@@ -216,7 +216,7 @@ def test_the_state_in_use_is_baked_again_under_the_answers(house):
     assert house.answer(asks("Hi")).end.usage.cached > 0 and house.manager.status().state == name
 
 
-def test_a_system_prompt_replaces_the_same_one_and_stands_before_another(house):
+def test_a_system_prompt_replaces_an_equal_one_and_comes_before_another(house):
     name = house.bake(Source(PROMPT, "", "You are kind."), "kind")
     tokens = house.states.entry(name).sheet.prefix.tokens
     same = house.answer(Message(Role.SYSTEM, "You are kind."), asks("Hi"), state=name)

@@ -100,7 +100,7 @@ def test_a_strategy_for_the_whole_model_is_read_before_a_model_is_chosen(strateg
     assert kind == strategy.split()[0] and registry.build(kind, values, None).strategy == strategy
 
 
-def test_a_kind_that_does_not_exist_has_no_strategy_and_a_value_that_is_none_counts_as_the_default() -> None:
+def test_an_unknown_kind_has_no_strategy_and_an_invalid_value_counts_as_the_default() -> None:
     assert registry.build("warp", {"precision": "fp16"}, V6).strategy == ""
     assert registry.build("cpu", {"precision": "int4", "gpu_layers": "many"}, V6).strategy == "cpu fp32"
 
@@ -122,7 +122,7 @@ def test_a_head_alone_has_no_layers(gpu: None) -> None:
     assert [(run.count, run.has_head) for run in runs] == [(24, False), (0, True)]
 
 
-def test_what_another_machine_could_run_is_told_from_what_none_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_machine_could_run_is_distinguished_from_what_none_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
     elsewhere = choice.validate("cuda fp16", V6)
     nowhere = choice.validate("cuda fp16i8", V7)
@@ -204,7 +204,7 @@ def test_every_option_of_the_builder_has_its_words(locale: str) -> None:
         ("native banana", None),
     ],
 )
-def test_the_native_engines_strategies_stand_in_the_builder(strategy: str, values: dict[str, str] | None) -> None:
+def test_the_native_engines_strategies_are_in_the_builder(strategy: str, values: dict[str, str] | None) -> None:
     kind, found = registry.read_builder(strategy, V6)
     assert (kind, found) == (("native", values) if values is not None else ("custom", {"strategy": strategy}))
     if values is not None:

@@ -132,7 +132,7 @@ def test_the_verdict_follows_what_is_free(free_gb: float, verdict: str) -> None:
     assert (found.seats == 0) is (verdict == "does_not_fit")
 
 
-def test_seats_are_what_memory_allows_and_settings_let_in() -> None:
+def test_slots_are_limited_by_memory_and_settings() -> None:
     found = choice.estimate(big("6"), "cpu bf16", machine(8), max_sequences=16, state_cache_bytes=10**8)
     left = found.free_bytes - found.needed_bytes - 10**8
     assert found.seats == 1 + left // found.state_bytes_per_seat and found.seats > 100
@@ -146,7 +146,7 @@ def test_memory_the_running_engine_gives_back_counts_as_free() -> None:
     assert choice.estimate(big("6"), "cpu fp32", machine(2), reclaimable_bytes=6 * GB).verdict == "fits"
 
 
-def test_what_does_not_fit_comes_with_what_would(gpu: None) -> None:
+def test_a_strategy_that_does_not_fit_is_shown_with_one_that_does(gpu: None) -> None:
     found = choice.estimate(big("6"), "cpu fp32", machine(4.0))
     assert found.verdict == "does_not_fit" and found.needed_bytes - found.free_bytes > 2 * GB
     best = found.alternatives[0]
@@ -163,7 +163,7 @@ def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
     assert streamed and any("+" in other.strategy for other in streamed)
 
 
-def test_a_card_nobody_can_ask_is_not_promised(gpu: None) -> None:
+def test_a_card_that_cannot_be_queried_is_not_promised(gpu: None) -> None:
     found = choice.estimate(big("7"), "cuda fp16", machine(32))
     assert found.verdict == "tight" and found.seats is None
 
@@ -226,7 +226,7 @@ def test_the_native_engine_is_recommended_in_as_many_bits_as_fit(
     ("free_gb", "vram", "strategy"),
     [(32, (), "torch cpu q8"), (3.0, (), "torch cpu q8"), (2.4, (), "torch cpu q4"), (32, (8.0,), "cuda fp16")],
 )
-def test_the_torch_engine_comes_before_the_package_on_a_processor(
+def test_the_torch_engine_has_priority_over_the_package_on_a_cpu(
     free_gb: float, vram: tuple[float, ...], strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(True))

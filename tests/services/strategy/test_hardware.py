@@ -125,7 +125,7 @@ def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -
     assert memory.read_gpus() == ()
 
 
-def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:
+def test_probing_the_machine_imports_neither_numpy_nor_torch() -> None:
     code = (
         "import sys; from webapp.engine import registry; from webapp.services.strategy import choice, hardware;"
         "hardware.probe(); registry.kinds(); choice.validate('cpu fp32 *3 -> cpu bf16');"

@@ -32,13 +32,13 @@ def test_another_is_taken_where_the_file_cannot_be_run_with_the_one_in_use():
     assert strategy_for(replace(big("6"), converted_strategy=INT8), "cpu fp32", machine(32)) == INT8
 
 
-def test_a_strategy_nothing_can_be_run_with_is_left_to_be_told():
+def test_a_strategy_that_runs_nothing_is_reported_later():
     assert strategy_for(big("7"), "banana", machine(32)) == "banana"
     elsewhere = replace(big("7"), converted_strategy="cuda:99 fp16")
     assert strategy_for(elsewhere, "cpu fp32", machine(32)) == "cpu fp32"
 
 
-def test_auto_stays_and_is_shown_as_what_it_comes_to(tmp_path):
+def test_auto_is_stored_and_shown_with_its_current_choice(tmp_path):
     write_checkpoint(tmp_path / "seven.pth", "7", n_embd=64, vocab_size=256)
     assert strategy_on_load(ModelLibrary(tmp_path), "seven.pth", "auto") is None
     assert strategy_for(big("7"), "auto", machine(32)) == "cpu fp32"

@@ -50,7 +50,7 @@ def names(tools):
     return {tool.definition.name: tool for tool in tools.list()}
 
 
-def test_a_servers_tools_stand_among_the_others_and_ask_first(tools, server):
+def test_a_servers_tools_are_among_the_others_and_need_approval(tools, server):
     told = sync(tools, server, Listing((ECHO, READ)))
     assert told.names == ("echo", "files.read") and told.refused == ()
     found = names(tools)["files_read"].definition
@@ -58,7 +58,7 @@ def test_a_servers_tools_stand_among_the_others_and_ask_first(tools, server):
     assert (found.behaviour, found.approval, found.parameters) == (Behaviour.MCP, Approval.ALWAYS, TEXT)
 
 
-def test_ids_stay_when_a_tool_goes_and_comes_again(tools, server):
+def test_ids_stay_if_a_tool_disappears_and_returns(tools, server):
     sync(tools, server, Listing((ECHO, READ)))
     before = names(tools)["echo"].id
     sync(tools, server, Listing((READ,)))

@@ -125,14 +125,14 @@ def test_a_call_that_is_stopped_is_left_and_the_server_lives_on(client):
     client.drop("stopped")
 
 
-def test_a_program_that_ends_between_calls_is_begun_again(client):
+def test_a_program_that_ends_between_calls_is_started_again(client):
     config = raw("modern")
     psutil.Process(int(client.call("modern", config, "pid", {}).text)).kill()
     wait_until(lambda: client.state("modern").phase == "failed")
     assert client.call("modern", config, "echo", {}).text == "modern"
 
 
-def test_a_server_of_the_newest_protocol_alone_is_spoken_to_in_it(client):
+def test_a_server_with_only_the_newest_protocol_is_used_with_it(client):
     listing = client.connect("modern", raw("modern"))
     assert [tool.name for tool in listing.tools] == ["echo"]
     assert client.call("modern", raw("modern"), "echo", {}).text == "modern"
@@ -179,7 +179,7 @@ def test_a_server_that_refuses_is_said_to(client, web_server, status):
     assert caught.value.params["found"] == status and "Authorization" in caught.value.hint
 
 
-def test_a_server_that_was_started_anew_is_connected_again(client, http_server):
+def test_a_restarted_server_is_connected_again(client, http_server):
     config = address(http_server.url)
     client.call("again", config, "echo", {"text": "1"})
     http_server.stop()

@@ -23,7 +23,7 @@ def test_secrets_are_in_no_text_about_a_server():
     assert ServerConfig("a", command="x", env={"DEBUG": "1"}).without_secrets("1 error") == "1 error"
 
 
-def test_what_an_address_holds_beside_its_place_is_not_shown():
+def test_keys_in_an_address_are_not_shown():
     config = ServerConfig("a", HTTP, url="https://me:secret@Api.Example:8443/mcp?key=abc#x")
     assert config.shown_url == "https://Api.Example:8443/mcp" and config.host == "api.example"
     assert "secret" not in repr(config)

@@ -61,7 +61,7 @@ def test_how_an_answer_ends(client):
     assert (found.content[0].text, found.stop_reason, found.stop_sequence) == ("Birds 🐦 ", "stop_sequence", "sit")
 
 
-def test_thinking_is_a_block_of_its_own(serve):
+def test_thinking_is_a_separate_block(serve):
     client = connect(serve(">\nThe user greets.\n</think>\nHello!"))
     thinking = {"type": "enabled", "budget_tokens": 2048}
     found = ask(client, thinking=thinking)
@@ -146,7 +146,7 @@ def test_documents_of_text_and_what_was_found_are_read(server, client):
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}, "output_config": {"effort": "max"}}, ThinkMode.THINK),
     ],
 )
-def test_the_effort_says_how_long_a_model_thinks_that_is_told_to(asked, mode):
+def test_the_effort_limits_the_thinking_of_a_model_that_thinks(asked, mode):
     read = converted({"max_tokens": 5, "messages": HELLO, **asked}, MessageRequest)
     assert think_mode_of(read) is mode
 

@@ -30,7 +30,7 @@ def refused(server, body, path=CHAT):
     return status, found["error"]["code"], found["error"]["param"]
 
 
-def test_a_program_at_an_address_outside_the_api_is_told_so_too(server):
+def test_a_program_at_an_address_outside_the_api_gets_a_json_error_too(server):
     for status, code, found in (
         (404, "unknown_url", server.get("/nothing")),
         (405, "wrong_method", server.post("/docs", {})),
@@ -175,7 +175,7 @@ def test_errors_are_the_clients_own_exceptions(server, client):
     )
 
 
-def test_an_address_nobody_has(server):
+def test_an_unknown_address(server):
     status, found = server.get("/v1/nothing")
     assert (status, found["error"]["code"]) == (404, "unknown_url")
     status, found = server.post("/api/nothing", {"model": "m"})
@@ -205,7 +205,7 @@ def as_json(data):
     [("GET", CHAT, "POST"), ("GET", "/v1/messages", "POST"), ("POST", "/v1/models/m", "GET"),
      ("GET", "/api/chat", "POST"), ("GET", "/api/delete", "DELETE"), ("GET", "/embeddings", "POST")],
 )  # fmt: skip
-def test_a_wrong_method_is_told_the_right_one(server, method, path, allowed):
+def test_a_wrong_method_gets_the_right_one(server, method, path, allowed):
     status, headers, found = answer_of(server, method, path)
     assert status == 405 and allowed in headers["Allow"].split(", ") and "error" in found
 
@@ -214,7 +214,7 @@ def test_a_wrong_method_is_told_the_right_one(server, method, path, allowed):
     ("accept", "is_json"),
     [("*/*", True), ("application/json", True), ("text/html,application/xhtml+xml,*/*;q=0.8", False)],
 )
-def test_a_program_gets_json_for_an_address_nobody_has(server, accept, is_json):
+def test_a_program_gets_json_for_an_unknown_address(server, accept, is_json):
     for path in ("/nothing/at/all", "/v2/chat"):
         status, _, found = answer_of(server, "GET", path, Accept=accept)
         assert (status, found is not None) == (404, is_json)

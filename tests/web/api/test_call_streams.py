@@ -26,7 +26,7 @@ def calls_of(choice):
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
-def test_arguments_come_in_pieces_that_join_to_the_whole_in_every_dialect(serve, dialect):
+def test_arguments_are_streamed_in_pieces_that_join_to_the_whole_in_every_dialect(serve, dialect):
     client = serve(strategy=spoken(in_dialect(dialect, {"city": LONG, "unit": "C"}))).openai()
     options = {"tools": [WEATHER], "extra_body": {"tool_dialect": dialect.name}, "max_tokens": 500}
     [choice] = ask(client, **options).choices
@@ -40,7 +40,7 @@ def test_arguments_come_in_pieces_that_join_to_the_whole_in_every_dialect(serve,
 
 
 @pytest.mark.parametrize("limit", [16, 20, 26])
-def test_a_call_the_limit_cuts_off_is_what_was_written_of_it(serve, limit):
+def test_a_call_that_the_limit_cuts_off_is_sent_as_far_as_it_was_written(serve, limit):
     """As with OpenAI: the reason says that the arguments are incomplete."""
     client = serve(strategy=spoken(BOTH)).openai()
     options = {"tools": [WEATHER, TIME], "max_tokens": limit}
@@ -52,7 +52,7 @@ def test_a_call_the_limit_cuts_off_is_what_was_written_of_it(serve, limit):
     assert name == "get_weather" and '{"city":"Oslo 🐦 ```"}'.startswith(arguments)
 
 
-def test_without_the_grammar_calls_come_whole_and_are_read_leniently(serve):
+def test_without_the_grammar_calls_are_sent_whole_and_parsed_leniently(serve):
     text = "```json\n{'name': 'get_weather', 'arguments': {'city': 'it's fine'}}\n```"
     client = serve(strategy=spoken(text)).openai()
     options = {"tools": [WEATHER], "extra_body": {"tool_decoding": "free"}}
@@ -72,7 +72,7 @@ def test_what_the_dialect_and_the_decoding_cannot_be_is_refused(server):
         assert (status, answer["error"]["param"]) == (400, param)
 
 
-def test_anthropics_input_comes_in_pieces(serve):
+def test_anthropics_input_is_sent_in_pieces(serve):
     server = serve(strategy=spoken(f"Let me see.\n{BOTH}"))
     tools = [
         {"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in (WEATHER, TIME)

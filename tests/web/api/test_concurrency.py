@@ -52,7 +52,7 @@ def is_free(server):
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_who_leaves_while_it_writes_frees_the_slot(serve, is_stream):
+def test_a_client_that_leaves_during_an_answer_frees_the_slot(serve, is_stream):
     server = serve(options=ENDLESS)
     client = RawClient(server, body(stream=is_stream, max_tokens=100_000))
     wait_until(lambda: is_running(server))
@@ -66,7 +66,7 @@ ALL_LIMITS = dict.fromkeys(("max_tokens", "max_output_tokens", "n_predict"), 100
 ANY_WRITING = {**ALL_LIMITS, "options": {"num_predict": 100_000}, "input_suffix": ""}
 
 
-def test_who_leaves_frees_the_slot_at_every_address_that_writes(serve):
+def test_a_client_that_leaves_frees_the_slot_at_every_generating_endpoint(serve):
     """The answers never end by themselves, only because the client has left."""
     server = serve(options=ENDLESS)
     writing = [op for op in OPERATIONS if op.generates and op.stream]
@@ -82,7 +82,7 @@ def test_who_leaves_frees_the_slot_at_every_address_that_writes(serve):
 
 @pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize("end", ["remove", "revoke the person", "revoke the token"])
-def test_who_is_shut_out_while_it_writes_is_told_and_frees_the_slot(serve, end, is_stream):
+def test_a_person_blocked_during_an_answer_gets_an_error_and_frees_the_slot(serve, end, is_stream):
     server = serve(options=ENDLESS)
     people, tokens = server.app.extensions["people"], server.app.extensions["api_tokens"]
     person = people.add(kind=GUEST, name="Anna")
@@ -108,7 +108,7 @@ def test_who_is_shut_out_while_it_writes_is_told_and_frees_the_slot(serve, end, 
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_who_leaves_while_the_prompt_is_read_frees_the_slot(serve, is_stream):
+def test_a_client_that_leaves_during_prefill_frees_the_slot(serve, is_stream):
     server = serve(options={"delay_ms": 100})
     server.post(CHAT, body(max_tokens=1))  # loaded
     client = RawClient(server, body("word " * 6000, stream=is_stream))  # 94 chunks, 10 s
@@ -118,7 +118,7 @@ def test_who_leaves_while_the_prompt_is_read_frees_the_slot(serve, is_stream):
     assert server.manager.counters()["prefilled_tokens_total"] < 5000
 
 
-def test_who_leaves_while_waiting_leaves_the_queue(serve):
+def test_a_client_that_leaves_while_waiting_leaves_the_queue(serve):
     server = serve(options={**ENDLESS, "slots": 1})
     first = RawClient(server, body(stream=True, max_tokens=100_000))
     first.read_some()
@@ -130,7 +130,7 @@ def test_who_leaves_while_waiting_leaves_the_queue(serve):
     wait_until(lambda: is_free(server))
 
 
-def test_who_leaves_while_the_model_loads_is_forgotten(serve):
+def test_a_client_that_leaves_during_a_load_is_removed(serve):
     server = serve(options={"load_ms": 3000})
     client = RawClient(server, body(stream=True))
     wait_until(lambda: server.manager.status().phase == "loading")
@@ -217,7 +217,7 @@ def test_a_full_queue_is_said(serve):
     wait_until(lambda: is_free(server))
 
 
-def test_nobody_gets_anothers_words(serve):
+def test_nobody_gets_anothers_text(serve):
     """Each continues its own prompt: the script continues from the place with which the prompt ends."""
     script = "".join(f"<{number:02d}|{'x' * (number % 7)}{number * 37:04d}>" for number in range(100))
     server = serve(script, options={"slots": 8})
@@ -234,7 +234,7 @@ def test_nobody_gets_anothers_words(serve):
     wait_until(lambda: is_free(server))
 
 
-def test_figures_and_log_tell_what_happened_but_not_what_was_said(serve, caplog):
+def test_figures_and_log_contain_events_but_no_texts(serve, caplog):
     server = serve()
 
     def is_logged(count):

@@ -19,7 +19,7 @@ def prompt(server, messages=HELLO, **body):
     return found["prompt"]
 
 
-def test_a_model_is_told_the_schema(server):
+def test_a_models_prompt_contains_the_schema(server):
     assert prompt(server, response_format=FORM) == (
         f"System: Answer in JSON that fits this schema: {TEXT}\n\nUser: Hello\n\nAssistant:"
     )
@@ -30,19 +30,19 @@ def test_a_model_is_told_the_schema(server):
         assert prompt(server, **other) == bare
 
 
-def test_below_what_the_program_says_itself(server):
+def test_below_the_programs_own_system_prompt(server):
     told = prompt(server, [{"role": "system", "content": "Be kind."}, *HELLO], response_format=FORM)
     assert told.startswith(f"System: Be kind.\nAnswer in JSON that fits this schema: {TEXT}\n\nUser: Hello")
 
 
 @pytest.mark.parametrize("template, before", [("function_calling", "### System\n"), ("bot", "System✿"), ("raven", "")])
-def test_each_format_has_it_where_its_system_prompt_stands(server, template, before):
+def test_each_format_has_it_in_its_system_prompt(server, template, before):
     assert f"{before}Answer in JSON that fits this schema: {TEXT}" in prompt(
         server, response_format=FORM, template=template
     )
 
 
-def test_beside_tools_it_is_for_an_answer_without_calls(server):
+def test_with_tools_it_is_for_an_answer_without_calls(server):
     told = prompt(server, response_format=FORM, tools=[TOOL])
     assert f"When you call no tool, answer in JSON that fits this schema: {TEXT}" in told and "look" in told
     assert "schema:" not in prompt(server, response_format=FORM, tools=[TOOL], tool_choice="required")
@@ -57,11 +57,11 @@ def test_beside_tools_it_is_for_an_answer_without_calls(server):
         {"role": "user", "content": 'A json object with "city" and "days", please.'},
     ],
 )
-def test_a_program_that_tells_it_is_not_told_again(server, message):
+def test_a_program_that_explains_the_schema_does_not_get_it_again(server, message):
     assert "fits this schema" not in prompt(server, [message, *HELLO], response_format=FORM)
 
 
-def test_words_that_name_no_json_or_not_all_properties_do_not_tell_it(server):
+def test_an_explanation_without_json_or_all_properties_does_not_replace_the_schema(server):
     for words in ("the city and days", "JSON with a city", "JSON"):
         told = prompt(server, [{"role": "user", "content": words}], response_format=FORM)
         assert told.count("fits this schema") == 1
@@ -75,7 +75,7 @@ def test_a_schema_longer_than_a_prompt_should_bear_is_left_out(server):
     assert prompt(server, response_format=long) == prompt(server)
 
 
-def test_the_other_dialects_tell_the_same(server):
+def test_the_other_dialects_give_the_same_result(server):
     counted = server.post("/v1/messages/count_tokens", {"messages": HELLO})[1]["input_tokens"]
     asked = {"messages": HELLO, "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
     longer = server.post("/v1/messages/count_tokens", asked)[1]["input_tokens"]

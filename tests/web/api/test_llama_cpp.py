@@ -64,7 +64,7 @@ def test_probabilities_of_each_token(server):
     assert found[0]["top_logprobs"][0]["id"] == 67 and found[0]["bytes"] == [66]
 
 
-def test_biases_come_as_pairs_of_ids_or_texts(serve):
+def test_biases_may_be_pairs_of_ids_or_texts(serve):
     server = serve(strategy="fake slots=4")
     for biases in ([[98, 100.0]], [["a", 100]], {"98": 100}):
         assert complete(server, n_predict=2, logit_bias=biases, temperature=0)["content"] == "aa"
@@ -114,7 +114,7 @@ def test_a_gap_is_filled_where_the_model_can(serve, tmp_path, monkeypatch, name)
     assert "".join(piece["content"] for piece in pieces) == "x=1" and read[1] == read[0]
 
 
-def test_a_model_that_cannot_says_so_and_goes_on_from_a_prefix_alone(server):
+def test_a_model_that_cannot_fill_gaps_says_so_and_continues_only_from_a_prefix(server):
     status, found = server.post("/infill", {"input_prefix": "a", "input_suffix": "b"})
     assert (status, found["error"]["code"]) == (400, "unsupported_parameter")
     assert found["error"]["param"] == "input_suffix" and "G1c" in found["error"]["message"]
@@ -147,7 +147,7 @@ def test_tokens_with_pieces_are_llama_cpps_for_its_field(server):
     assert server.post("/tokenize", {"text": "a", "with_pieces": True})[1]["pieces"] == ["a"]
 
 
-def test_an_answer_may_be_told_not_to_end(serve):
+def test_an_answer_may_ignore_its_end(serve):
     """The script ends after "Yes."; then the fake model writes likely tokens, never token 0."""
     server = serve("Yes.")
     for path, body in (("/completion", {"prompt": "x"}), ("/v1/completions", {"prompt": "x"})):

@@ -69,7 +69,7 @@ def wait():
     time.sleep(0.01)
 
 
-def test_who_waits_longest_comes_next():
+def test_the_longest_waiting_is_next():
     turns, order, begun = ModelTurns(), [], []
     turns.enter("a", wait)
 
@@ -89,7 +89,7 @@ def test_who_waits_longest_comes_next():
     assert order == ["b", "a", "c"]
 
 
-def test_who_gives_up_waiting_lets_the_others_in():
+def test_a_request_that_gives_up_waiting_frees_its_place():
     turns = ModelTurns()
     turns.enter("a", wait)
 

@@ -51,7 +51,7 @@ def test_options_are_used(client):
     assert found.message.content == "Birds 🐦 "
 
 
-def test_what_ollama_itself_takes_is_taken(server):
+def test_values_that_ollama_accepts_are_accepted(server):
     """Numbers as Go writes them, a top_k of -1, and null for missing values."""
     messages = [
         *HELLO,
@@ -65,7 +65,7 @@ def test_what_ollama_itself_takes_is_taken(server):
     assert server.post("/api/show", {"model": MODEL, "name": None})[0] == 200
 
 
-def test_more_than_there_is_is_all_there_is(serve):
+def test_values_above_the_maximum_mean_the_maximum(serve):
     """A top_k above the vocabulary's size, and so many tokens that the server's limit applies."""
     server = serve(max_tokens_limit=5)
     body = {"model": "m", "messages": HELLO, "stream": False, "options": {"top_k": 100_000, "num_predict": 10**9}}

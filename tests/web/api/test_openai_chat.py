@@ -64,7 +64,7 @@ def test_the_stream_ends_with_done(server):
     assert events[-1] == "[DONE]" and "usage" not in events[0]
 
 
-def test_usage_comes_in_a_last_chunk_only_if_wanted(client):
+def test_usage_is_sent_in_a_last_chunk_only_if_requested(client):
     chunks = streamed(client, stream_options={"include_usage": True})
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == len(ANSWER.encode()) + 1
     assert all(chunk.usage is None for chunk in chunks[:-1])
@@ -185,7 +185,7 @@ def test_a_call_made_before_is_read_as_g1_was_trained_to(server):
     assert 'Assistant: ```json\n{"name":"f","arguments":{"a":1}}\n```\n\nUser: Function output:\n2\n\n' in text
 
 
-def test_an_answer_may_be_begun_by_the_client(serve):
+def test_the_client_may_give_the_beginning_of_an_answer(serve):
     """The answer continues after the last character: a leading space belongs to it, and the beginning is not
     repeated."""
     client = serve(" and south.").openai()
@@ -206,7 +206,7 @@ def test_an_answer_may_be_begun_by_the_client(serve):
         ({"content": "", "reasoning_content": "Well"}, "Yes.", "Hm."),
     ],
 )
-def test_who_opens_a_thought_in_the_content_reads_it_there(serve, begun, content, thought):
+def test_a_client_that_begins_thinking_in_the_content_gets_it_there(serve, begun, content, thought):
     """RWKV-Runner's page begins with the tag and searches for its end; DeepSeek's API has a field for thinking."""
     message = {"role": "assistant", "prefix": True, **begun}
     [choice] = ask(serve("\nHm.\n</think>\nYes.").openai(), [*HELLO, message]).choices
@@ -225,7 +225,7 @@ def test_thinking_is_split_off(serve):
     assert (text_of(chunks), thought) == ("Hello!", "The user greets.")
 
 
-def test_stops_and_logprobs_are_about_the_content_alone(serve):
+def test_stops_and_logprobs_apply_only_to_the_content(serve):
     client = serve(">\nHello there.\n</think>\nHello you.").openai()
     found = ask(client, reasoning_effort="high", stop=["you"], logprobs=True).choices[0]
     assert (found.message.content, found.message.reasoning_content) == ("Hello ", "Hello there.")
@@ -329,7 +329,7 @@ def test_values_written_as_text_are_read(server):
     assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
 
 
-def test_an_empty_stop_is_none(client):
+def test_an_empty_stop_is_ignored(client):
     for stop in ("", [], [""], ["", "sit"]):
         assert ask(client, stop=stop).choices[0].message.content == (ANSWER if "sit" not in stop else "Birds 🐦 ")
 

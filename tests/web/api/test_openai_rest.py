@@ -21,7 +21,7 @@ def complete(client, prompt="Once", **options):
     return client.completions.create(model="any", prompt=prompt, **options)
 
 
-def test_a_text_goes_on_as_it_is(serve):
+def test_a_text_continues_as_it_is(serve):
     found = complete(serve("  upon a time\n\n ").openai())
     assert found.id.startswith("cmpl-") and found.object == "text_completion" and found.model == MODEL
     [choice] = found.choices
@@ -83,7 +83,7 @@ def test_logprobs_have_offsets_in_the_text(client):
     assert all(len(row) == 2 for row in found.logprobs.top_logprobs)
 
 
-def test_the_prompts_own_logprobs_come_with_its_echo(client):
+def test_the_prompts_own_logprobs_are_sent_with_its_echo(client):
     found = complete(client, "Once upon", logprobs=1, echo=True, max_tokens=2).choices[0]
     ids = load_tokenizer(65536).encode("Once upon")
     assert len(found.logprobs.tokens) == len(ids) + 2 and "".join(found.logprobs.tokens) == "Once uponBi" == found.text
@@ -192,7 +192,7 @@ def test_token_ids_embed_as_their_text(real):
     assert real.embeddings.create(model="any", input=[ids, ids]).data[1].embedding == by_text
 
 
-def test_many_texts_are_the_same_vectors_as_each_alone(server):
+def test_many_texts_have_the_same_vectors_as_separately(server):
     texts = [f"text number {number}" * (number % 4) for number in range(1, 70)]
     texts = [text for text in texts if text]
     together = [row["embedding"] for row in server.post("/v1/embeddings", {"input": texts})[1]["data"]]

@@ -61,7 +61,7 @@ def test_usage_counts_the_whole_prompt_and_what_of_it_was_not_read(server, path)
         assert cached is None or server.tokens <= cached <= prompt
 
 
-def test_a_prefix_that_is_none_and_two_beginnings_are_refused(server):
+def test_an_invalid_prefix_and_two_beginnings_are_refused(server):
     path, body = "/v1/chat/completions", {"messages": HELLO}
     status, found = server.post(path, {**body, "prefix_id": "nobody"})
     assert (status, found["error"]["code"]) == (404, "state_not_found")

@@ -135,7 +135,7 @@ def test_the_clients_own_accumulation_reads_the_stream(serve):
     assert final.output_text == "Let me see."
 
 
-def test_a_turn_goes_on_with_the_items_of_the_one_before(serve):
+def test_a_turn_continues_with_the_items_of_the_one_before(serve):
     """As agents do: the output is sent back with results; every item has the same place as in chat completions."""
     server = serve(strategy=spoken(f"Let me see.\n{BOTH}"))
     client = server.openai()
@@ -268,7 +268,7 @@ def test_what_is_wrong_is_named(server, changes, code, param):
     assert (status, found["error"]["code"], found["error"]["param"]) == (400, code, param)
 
 
-def test_an_answer_goes_on_by_its_id_and_only_what_is_new_is_read(serve):
+def test_an_answer_is_continued_by_its_id_and_prefills_only_new_tokens(serve):
     """With its sampled ids: the snapshot at its end fits, so no turn prefills an earlier one again."""
     server = serve("Yes.", options={"repeat": 1})
     client, last, read = server.openai(), None, []
@@ -322,7 +322,7 @@ def test_an_answer_that_is_not_kept_is_named(server, client):
         assert (status, found["error"]["param"]) == (404, "input[1].id")
 
 
-def test_a_conversation_goes_on_after_a_restart_and_reads_only_what_is_new(serve, tmp_path):
+def test_a_conversation_continues_after_a_restart_and_prefills_only_new_tokens(serve, tmp_path):
     strategy, places = fake_strategy("Yes.", slots=16, repeat=1), {"data_dir": tmp_path / "same"}
     first = ApiServer(strategy=strategy, **places)
     try:
@@ -344,7 +344,7 @@ def test_a_conversation_goes_on_after_a_restart_and_reads_only_what_is_new(serve
         second.stop()
 
 
-def test_a_kept_answer_tells_its_events_again(serve):
+def test_a_stored_answer_sends_its_events_again(serve):
     """Thinking, content and calls: the same items with the same ids as in the original stream."""
     server = serve(strategy=spoken(f">\nI look.\n</think>\nLet me see.\n{PARIS}"))
     body = {"input": "Weather?", "tools": FLAT, "reasoning": {"effort": "high"}, "include": [LOGPROBS]}
@@ -372,7 +372,7 @@ def test_a_kept_answer_tells_its_events_again(serve):
     assert server.get(f"{RESPONSES}/resp_none?stream=true")[0] == 404
 
 
-def test_an_answer_cut_off_is_told_again_as_one(server):
+def test_an_answer_that_was_cut_off_is_sent_again_as_such(server):
     body = {"input": "Hello", "max_output_tokens": 5}
     kept = server.post(RESPONSES, body)[1]["id"]
     with server.openai().responses.retrieve(kept, stream=True) as events:
@@ -380,7 +380,7 @@ def test_an_answer_cut_off_is_told_again_as_one(server):
     assert (last.type, last.response.incomplete_details.reason) == ("response.incomplete", "max_output_tokens")
 
 
-def test_an_answer_goes_on_from_a_state_and_so_do_those_after_it(serve):
+def test_an_answer_continues_from_a_state_and_so_do_those_after_it(serve):
     server = serve("Yes.", options={"repeat": 1})
     client = server.openai()
 

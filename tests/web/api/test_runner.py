@@ -17,7 +17,7 @@ def say(server):
     return server.post("/chat/completions", HELLO)[1]["choices"][0]["message"]["content"]
 
 
-def test_a_model_is_switched_and_the_status_tells(serve):
+def test_a_model_is_switched_and_the_status_shows_it(serve):
     server = serve()
     assert server.get("/status") == (200, {"status": 0, "pid": os.getpid(), "device_name": "CPU"})
     body = {"model": f"models/{MODEL}", "strategy": fake_strategy("Other."), "customCuda": False, "deploy": False}
@@ -30,7 +30,7 @@ def test_a_model_is_switched_and_the_status_tells(serve):
     wait_until(lambda: server.get("/status")[1]["status"] == 0)
 
 
-def test_the_deployment_scripts_of_its_manual_go_on_working(serve):
+def test_the_deployment_scripts_of_its_manual_still_work(serve):
     """deploy-examples/*/setup.sh and setup.bat send "deploy" as text."""
     server = serve()
     asked = {"model": f"./models/{MODEL}", "strategy": fake_strategy("Other."), "deploy": "true"}

@@ -29,7 +29,7 @@ def chat(server, text, **more):
     return found
 
 
-def test_an_answer_goes_on_from_a_state_and_reads_only_what_is_new(short):
+def test_an_answer_continues_from_a_state_and_prefills_only_new_tokens(short):
     first = chat(short, "A first question that has some length to it", return_state=True)
     state_id = first["choices"][0]["state_id"]
     again, read = read_by(short, lambda: chat(short, "And?", state_id=state_id, return_state=True))
@@ -40,7 +40,7 @@ def test_an_answer_goes_on_from_a_state_and_reads_only_what_is_new(short):
     assert shown["tokens"] > short.get(f"/v1/states/{state_id}")[1]["tokens"] >= first["usage"]["total_tokens"] - 1
 
 
-def test_text_goes_on_exactly_where_it_ended_streamed_too(short):
+def test_text_continues_exactly_where_it_ended_streamed_too(short):
     body = {"prompt": "Once upon a time", "max_tokens": 2, "return_state": True}
     first = short.post("/v1/completions", body)[1]["choices"][0]
     events = short.events(
@@ -127,7 +127,7 @@ def test_what_cannot_be_gone_on_from_is_named(server, changes, status, code, par
     assert (found, told["error"]["code"], told["error"]["param"]) == (status, code, param)
 
 
-def test_a_session_of_lightning_goes_on_and_is_listed_and_deleted(short):
+def test_a_session_of_lightning_continues_and_is_listed_and_deleted(short):
     body = {"session_id": "one", "contents": ["User: What is it, then?\n\nAssistant:"], "max_tokens": 20}
     first = short.post("/state/chat/completions", body)[1]
     assert (first["choices"][0]["message"], first["session_id"]) == ({"role": "assistant", "content": SAYS}, "one")
@@ -155,6 +155,6 @@ def test_a_dialogue_of_lightning_branches_at_any_answer(short):
     assert short.post("/state/status", {})[1]["total_sessions"] == 0
 
 
-def test_nothing_of_it_shows_where_nobody_asked(server):
+def test_nothing_of_it_is_shown_unless_requested(server):
     assert "state_id" not in chat(server, "Hello")["choices"][0]
     assert chat(server, "Hello")["choices"][0]["message"]["content"] == ANSWER

@@ -321,7 +321,7 @@ def test_odd_parameters_never_cost_the_request(server, parameters):
     assert server.post("/v1/chat/completions", {"messages": HELLO, "tools": [tool]})[0] == 200
 
 
-def test_only_strict_tools_are_refused_for_what_cannot_be_held_to(client):
+def test_only_strict_tools_are_refused_for_what_cannot_be_enforced(client):
     parameters = {"type": "object", "properties": {"a": ODD["lookahead"]}, "required": ["a"]}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
     with pytest.raises(openai.BadRequestError) as error:
@@ -373,7 +373,7 @@ def test_a_schema_beyond_bounds_is_refused(client):
     assert error.value.code == "grammar_invalid"
 
 
-def test_only_strict_refuses_a_schema_for_what_no_grammar_can_hold(serve):
+def test_only_strict_refuses_a_schema_that_no_grammar_can_express(serve):
     client = openai.OpenAI(base_url=f"{serve(strategy=spoken('[1,2]')).url}/v1", api_key="none", max_retries=0)
     described = {"name": "x", "schema": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}
     found = ask(client, response_format={"type": "json_schema", "json_schema": described})

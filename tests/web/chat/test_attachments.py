@@ -177,7 +177,7 @@ def test_a_file_for_a_chat_that_is_gone_or_from_another_site_is_refused(roost):
     assert post(roost, "/chat/attach", [("a.txt", b"a")], {"Origin": "http://evil.example"}, chat="")[0] == 403
 
 
-def test_every_page_of_the_chat_shows_what_waits(roost):
+def test_every_page_of_the_chat_shows_waiting_calls(roost):
     chat_id = roost.store.create().id
     page = roost.socket()
     page.open(chat_id)

@@ -33,7 +33,7 @@ def test_chats_are_grouped_by_the_calendar_of_the_browser(roost):
         assert 'id="chat-list"' in roost.get("/", Cookie=f"{roost.cookie}; roost_zone={zone}")
 
 
-def test_pinned_chats_and_folders_stand_first_in_the_list(roost):
+def test_pinned_chats_and_folders_are_first_in_the_list(roost):
     chats = [roost.store.create(title=f"Placed {number}") for number in range(IN_FOLDER + 3)]
     roost.post("/chat/do", do=f"pin_chat:{chats[0].id}")
     for chat in chats[1:]:
@@ -47,7 +47,7 @@ def test_pinned_chats_and_folders_stand_first_in_the_list(roost):
         roost.store.delete(chat.id)
 
 
-def test_an_archived_chat_leaves_the_list_and_comes_back(roost):
+def test_an_archived_chat_leaves_the_list_and_can_be_restored(roost):
     chat = roost.store.create(title="Herring gull")
     _, page = roost.post("/chat/do", do=f"archive_chat:{chat.id}", chat=chat.id)
     undo = f"unarchive_chat:{chat.id}"

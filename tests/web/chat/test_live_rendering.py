@@ -20,7 +20,7 @@ def rendering_of(*events):
     return turn, LiveRendering(turn, Clock())
 
 
-def test_finished_blocks_come_once_and_the_open_one_as_tail():
+def test_finished_blocks_are_sent_once_and_the_open_one_as_tail():
     turn, rendering = rendering_of(ContentDelta("One.\n\nTwo\nTw"))
     rendering.advance()
     seen = rendering.since("content", 0)
@@ -44,7 +44,7 @@ def test_a_link_defined_after_its_use_replaces_what_was_shown():
     assert not rendering.since("content", later.count).replaces
 
 
-def test_a_page_that_comes_late_gets_everything():
+def test_a_page_opened_late_gets_everything():
     turn, rendering = rendering_of(ContentDelta("One.\n\nTwo.\n\nThree"))
     rendering.advance()
     turn.finish(Finished("stop"))
@@ -63,14 +63,14 @@ def test_thinking_ends_where_the_answer_begins():
     assert "hm" in rendering.since("reasoning", 0).final
 
 
-def test_waiting_is_told_until_the_first_word():
+def test_waiting_is_reported_until_the_first_word():
     turn, rendering = rendering_of(Waiting("loading", 5, 10))
     assert rendering.advance().waiting == Waiting("loading", 5, 10)
     turn.emit([ContentDelta("x")])
     assert rendering.advance().waiting is None
 
 
-def test_an_engine_that_does_not_answer_is_told_in_mid_answer_until_it_goes_on():
+def test_an_engine_that_does_not_answer_is_reported_during_an_answer_until_it_continues():
     turn, rendering = rendering_of(ContentDelta("a"), Waiting("silent", 7))
     assert rendering.advance().waiting == Waiting("silent", 7)
     turn.emit([Waiting("silent", 0)])

@@ -19,7 +19,7 @@ def test_a_listener_hears_of_every_topic_until_it_is_forgotten():
     assert (first, second) == ([("mine",), ("mine", "other")], [("mine",)])
 
 
-def test_a_page_is_not_woken_by_what_is_news_to_other_pages(roost):
+def test_a_page_is_not_woken_by_news_for_other_pages(roost):
     with roost.app.test_request_context():
         viewer = Viewer(roost.app, "en", lambda text: None)
     viewer.open("", [])
@@ -53,7 +53,7 @@ def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monke
     assert news.number("old") != seen and news.number("early") != seen_before
 
 
-def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for_the_next(roost, monkeypatch):
+def test_due_news_of_the_list_do_not_wait_for_the_next_news(roost, monkeypatch):
     """Once, a page got them 15 s later: it had checked a moment before the list could be rendered again."""
     monkeypatch.setattr("webapp.web.chat.viewer.LIST_INTERVAL_S", IDLE_WAIT_S)
     with roost.app.test_request_context():
@@ -68,7 +68,7 @@ def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for
     assert viewer.idle_s == 0
 
 
-def test_what_a_command_tells_while_the_page_is_brought_up_to_date_is_sent_whatever_becomes_of_that(roost, monkeypatch):
+def test_a_commands_frames_are_sent_even_if_updating_the_page_fails(roost, monkeypatch):
     sent = []
     with roost.app.test_request_context():
         viewer = Viewer(roost.app, "en", sent.append)

@@ -53,7 +53,7 @@ def test_a_new_chat_can_begin_with_a_preset(roost, preset):
     assert address == f"/?preset={preset.id}"
 
 
-def test_a_page_drawn_before_the_preset_changed_keeps_no_old_value(roost, preset):
+def test_a_page_rendered_before_the_preset_changed_keeps_no_old_value(roost, preset):
     """It shows temperature 1 as the preset's; only the changed top_p belongs to the chat."""
     chat = roost.store.create(preset_id=preset.id)
     roost.post("/chat/do", do="options", chat=chat.id, base=base(), temperature="1", top_p="0.5")
@@ -108,7 +108,7 @@ def test_a_panel_is_saved_as_a_preset_that_the_chat_then_follows(roost, preset):
     roost.app.extensions["presets"].delete(made.id)
 
 
-def test_choosing_a_preset_draws_the_panel_anew_and_moving_a_slider_does_not(roost, preset):
+def test_choosing_a_preset_renders_the_panel_again_and_moving_a_slider_does_not(roost, preset):
     page = roost.socket()
     page.open()
     page.until(lambda frame: isinstance(frame, str) and 'id="options"' in frame)
@@ -120,7 +120,7 @@ def test_choosing_a_preset_draws_the_panel_anew_and_moving_a_slider_does_not(roo
     page.close()
 
 
-def test_the_first_message_of_a_chat_draws_no_panel(roost):
+def test_the_first_message_of_a_chat_renders_no_panel(roost):
     """The page shows it already; only the chat of its form is new, which the page sets itself."""
     shown = re.search(r'data-fingerprint="(\w+)"', roost.get("/"))[1]
     page = roost.socket()

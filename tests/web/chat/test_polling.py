@@ -124,7 +124,7 @@ def test_a_question_is_asked_and_answered_over_requests(roost):
     assert "<strong>no current</strong>" in shown_text(frames)
 
 
-def test_a_page_the_server_does_not_know_is_told_to_open_anew(roost):
+def test_a_page_unknown_to_the_server_is_asked_to_reload(roost):
     said = PollingClient(roost).ask({"do": "send", "chat": "", "text": "Lost?"}, page="gone")
     assert said == {"page": "", "taken": 0, "frames": []}
     assert "Lost?" not in [chat.title for chat in roost.store.list()]

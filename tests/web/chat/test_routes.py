@@ -115,7 +115,7 @@ def test_deleting_a_chat_leads_to_a_page_that_offers_undo(roost):
     assert roost.store.get(chat_id).id == chat_id
 
 
-def test_an_undo_that_is_none_is_not_offered(roost):
+def test_an_invalid_undo_is_not_offered(roost):
     page = roost.get("/?done=chat_deleted&undo=delete_chat:abc")
     assert 'class="toast"' not in page
 
@@ -131,7 +131,7 @@ def test_versions_of_an_answer_can_be_walked(roost):
     assert "1/2" in page and roost.store.branch(chat_id)[-1].id == answer.id
 
 
-def test_a_deleted_message_comes_back(roost):
+def test_a_deleted_message_is_restored(roost):
     chat_id = roost.answered()
     first = roost.store.branch(chat_id)[0]
     _, page = roost.post("/chat/do", do=f"delete_message:{first.id}", chat=chat_id)

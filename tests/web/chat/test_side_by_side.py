@@ -93,7 +93,7 @@ def test_the_form_that_compares_says_what_was_marked_best(chat):
     assert "1 of 2" in told
 
 
-def test_a_vote_stands_where_the_end_of_an_answer_is_told_after_it(chat):
+def test_a_vote_is_kept_if_the_end_of_an_answer_is_reported_after_it(chat):
     chat.perform("send", text="Why?", answers="2")
     voted = chat.written()[1].id
     end = ("finished", voted)

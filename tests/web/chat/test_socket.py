@@ -52,7 +52,7 @@ def test_the_list_that_follows_a_new_chat_shows_it_as_the_current_one(roost, pag
     assert f'href="/chat/{chat_id}" aria-current="page"' in drawn
 
 
-def test_the_foot_with_the_figures_comes_at_the_end(roost, page):
+def test_the_footer_with_the_figures_is_sent_at_the_end(roost, page):
     page.open()
     page.send(do="send", chat="", text="Why?")
     frames = page.until_type("finished")
@@ -76,7 +76,7 @@ def test_an_answer_whose_end_cannot_be_stored_says_why_and_can_be_tried_again(ro
 
 
 @pytest.mark.parametrize("data", ["", "nonsense", "[]", '{"do": 5}', '{"do": "explode"}', '{"do": "open", "shown": 3}'])
-def test_a_bad_frame_gets_a_toast_and_the_loop_goes_on(roost, page, data):
+def test_a_bad_frame_gets_a_toast_and_the_loop_continues(roost, page, data):
     page.client.send(data)
     refusal = page.until(lambda frame: isinstance(frame, str) and "toast-error" in frame)
     assert is_frame("refused")(refusal[-2])
@@ -84,7 +84,7 @@ def test_a_bad_frame_gets_a_toast_and_the_loop_goes_on(roost, page, data):
     page.until_type("answering")
 
 
-def test_a_page_that_comes_in_mid_answer_gets_all_of_it(start):
+def test_a_page_opened_during_an_answer_gets_all_of_it(start):
     roost = start(fake_strategy(delay_ms=12))
     first, second = roost.socket(), roost.socket()
     first.open()
@@ -98,7 +98,7 @@ def test_a_page_that_comes_in_mid_answer_gets_all_of_it(start):
     second.close()
 
 
-def test_an_answer_goes_on_when_its_page_closes(start):
+def test_an_answer_continues_when_its_page_closes(start):
     roost = start(fake_strategy(delay_ms=2))
     page, chat_id = asked(roost)
     page.close()
@@ -107,7 +107,7 @@ def test_an_answer_goes_on_when_its_page_closes(start):
     assert roost.store.branch(chat_id)[-1].finish_reason == "stop"
 
 
-def test_stop_keeps_the_text_and_continue_goes_on_with_it(start):
+def test_stop_keeps_the_text_and_continue_uses_it(start):
     roost = start(fake_strategy(delay_ms=12))
     page, chat_id = asked(roost)
     page.until(lambda frame: is_frame("text")(frame) and len(frame["tail"]) > 20)
@@ -149,7 +149,7 @@ def test_another_page_sees_a_change_at_once(roost, page):
     page.until(lambda frame: isinstance(frame, str) and f'id="m-{first.id}" hx-swap-oob="delete"' in frame)
 
 
-def test_a_chat_deleted_elsewhere_is_told(roost, page):
+def test_a_chat_deleted_elsewhere_is_reported(roost, page):
     chat_id = roost.answered()
     page.open(chat_id)
     page.until_type("answering")
@@ -196,7 +196,7 @@ def test_a_chat_that_has_not_begun_introduces_the_model_just_chosen(start):
         other.unlink()
 
 
-def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, monkeypatch):
+def test_a_message_needs_few_queries_and_renders_no_panel(start, monkeypatch):
     """The branch is read when question and answer appear, but not when the answer ends."""
     roost = start(fake_strategy())
     chat_id = roost.answered()
@@ -220,7 +220,7 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
     assert len(statements) <= 10 + journal
 
 
-def test_a_message_draws_itself_its_answers_foot_the_list_and_the_strip(start):
+def test_a_message_renders_itself_its_answers_footer_the_list_and_the_strip(start):
     """Nothing of the existing branch, and nothing of the panel."""
     roost = start(fake_strategy(delay_ms=2))
     chat_id = roost.answered()
@@ -239,7 +239,7 @@ def test_a_message_draws_itself_its_answers_foot_the_list_and_the_strip(start):
     assert re.findall(r' data-message="(\w+)"', appended) == [question, answer]
 
 
-def test_an_answer_that_is_over_before_the_page_looks_is_told_to_be_finished(start):
+def test_an_answer_that_ends_before_the_page_looks_is_shown_as_finished(start):
     roost = start(fake_strategy("Yes."))
     page = roost.socket()
     page.open(roost.answered())

@@ -75,7 +75,7 @@ def test_the_plan_follows_the_form(browser: Browser) -> None:
     assert "note-warn" in taken and 'name="overwrite"' in taken
 
 
-def test_a_job_is_done_and_offers_what_comes_next(browser: Browser) -> None:
+def test_a_finished_job_offers_the_next_steps(browser: Browser) -> None:
     status, page = browser.post("/convert", model="raw.pth", target="fast", strategy="cpu bf16")
     assert status == 200 and "raw.cpu-bf16.fast.pth" in page
     finish(browser)
@@ -122,7 +122,7 @@ def test_a_name_that_is_taken_asks_first(browser: Browser) -> None:
     ],
     ids=str,
 )
-def test_a_bad_order_comes_back_with_its_reason(form: dict[str, str], browser: Browser) -> None:
+def test_a_bad_order_is_refused_with_its_reason(form: dict[str, str], browser: Browser) -> None:
     before = sorted(path.name for path in browser.folder.iterdir())
     status, page = browser.post("/convert", **form)
     assert status == 422 and "note-bad" in page and "<script>alert" not in page

@@ -31,7 +31,7 @@ def finished(browser):
     return jobs.wait(jobs.jobs("download")[0].id, 30)
 
 
-def test_the_page_offers_the_published_models_and_asks_nobody(browser, hub):
+def test_the_page_offers_the_published_models_and_contacts_no_host(browser, hub):
     page = browser.get("/models")[1]
     assert 'data-model="rwkv7-g1k-1.5b-20260930-ctx25600.pth"' in page and hub.url.removeprefix("http://") in page
     assert hub.requests == []
@@ -77,12 +77,12 @@ def test_a_state_is_shown_where_states_are(browser):
     ],
     ids=str,
 )
-def test_what_cannot_be_fetched_comes_back_with_its_reason(url, form, code, browser, hub):
+def test_an_invalid_download_is_refused_with_its_reason(url, form, code, browser, hub):
     status, page = browser.post(url, **form)
     assert status in (400, 404, 409, 422) and f'data-error="{code}"' in page and hub.requests == []
 
 
-def test_a_refusal_of_the_hub_stands_on_the_page(browser, hub):
+def test_a_refusal_of_the_hub_is_on_the_page(browser, hub):
     hub.behaviours = [answer(404)]
     status, page = browser.post("/models/downloads/look", hub="custom", repo="someone/gone")
     assert status == 404 and 'data-error="download_not_found"' in page
@@ -112,7 +112,7 @@ def test_another_site_can_start_nothing(browser, hub):
     assert hub.requests == []
 
 
-def test_a_running_download_is_seen_on_every_page_and_goes_when_it_is_over(browser, hub):
+def test_a_running_download_is_shown_on_every_page_until_it_is_over(browser, hub):
     release = threading.Event()
     hub.behaviours = [lambda handler: release.wait(60)]
     assert 'id="strip-jobs" href="/jobs" hidden' in browser.get("/presets")[1]

@@ -31,7 +31,7 @@ def token(page: str, part: str) -> str:
     return re.search(f'id="models-{part}" data-revision="([^"]*)"', page)[1]
 
 
-def test_the_page_tells_what_every_file_is(browser):
+def test_the_page_describes_every_file(browser):
     status, page = browser.get("/models")
     assert status == 200
     assert rows(page) == ["good.safetensors", "llama.safetensors", "roost-starter-v7.safetensors", "torn.safetensors"]
@@ -129,7 +129,7 @@ def test_five_hundred_files_are_looked_into_as_they_are_shown(browser, monkeypat
     assert len(set(rows(browser.get("/models?count=5000")[1]))) == 504 and len(opened) <= 505
 
 
-def test_an_open_page_is_told_only_what_changed(browser):
+def test_an_open_page_gets_only_changes(browser):
     page = browser.get("/models")[1]
     known = {"list": token(page, "list"), "activity": token(page, "activity")}
     assert browser.part(f"/models/news?{urllib.parse.urlencode(known)}") == (204, "")
@@ -246,7 +246,7 @@ def test_an_import_is_a_job_of_the_page(browser, tmp_path):
     assert job.id not in browser.act(f"/jobs/{job.id}/remove?kind=import")[1]
 
 
-def test_the_published_models_are_links_nobody_follows_for_the_reader(browser):
+def test_the_published_models_are_links_that_are_not_followed_automatically(browser):
     page = browser.get("/models")[1]
     links = re.findall(r'<a href="(https://[^"]*)"([^>]*)>', page)
     assert len(links) >= 25 and all("noreferrer" in attributes for _, attributes in links)

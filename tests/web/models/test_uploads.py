@@ -31,7 +31,7 @@ def test_a_folder_in_slices(browser):
     assert not any(path.startswith(".uploads") for path in tree(browser.folder))
 
 
-def test_a_slice_sent_again_is_told_where_to_go_on(browser):
+def test_a_slice_sent_again_gets_the_place_to_continue(browser):
     state = browser.upload("up.safetensors", len(good_bytes())).json
     browser.slice(state["id"], 0, good_bytes()[:100])
     again = browser.slice(state["id"], 0, good_bytes()[:100])

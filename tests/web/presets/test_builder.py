@@ -95,7 +95,7 @@ def test_a_strategy_for_another_machine_may_be_saved(browser):
     assert browser.presets.get(mine.id).strategy == "cuda fp16 *2 -> cpu fp32"
 
 
-def test_the_page_without_scripts_shows_what_a_choice_comes_to(browser):
+def test_the_page_without_scripts_shows_the_result_of_a_choice(browser):
     mine = browser.presets.create("Mine", {"model": "six.safetensors"})
     for form in ({"do": "preview", "build_kind": "cpu", "build_precision": "bf16"}, {"switch": "cpu bf16"}):
         status, _, page = browser.save(mine.id, temperature="0.5", **form)

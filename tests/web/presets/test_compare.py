@@ -13,7 +13,7 @@ def test_every_kind_of_the_tables_is_one_of_the_builders():
     assert len(data["memory"]) == 11 and len(data["kinds"]) == 5
 
 
-def test_measured_figures_come_with_the_command_that_gave_them():
+def test_measured_figures_are_shown_with_their_command():
     assert comparison()["measured"]
     for row in comparison()["measured"]:
         assert row["peak_gb"] > 0 and row["size"] in comparison()["sizes"]

@@ -68,7 +68,7 @@ def test_a_value_at_its_default_is_no_override(browser):
     assert saved.sampling == {} and saved.options == {}
 
 
-def test_saving_says_for_whom_it_holds(browser):
+def test_saving_says_to_whom_it_applies(browser):
     mine = browser.presets.create("Mine")
 
     def said(value):
@@ -103,7 +103,7 @@ def test_what_differs_from_the_default_has_a_dot(browser):
         ("think_mode", "x"), ("name", "   "), ("threads", "1e400"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_comes_back_with_its_error_in_place(browser, name, value):
+def test_a_wrong_value_is_shown_again_with_its_error(browser, name, value):
     mine = browser.presets.create("Mine", {"top_p": 0.5})
     status, _, page = browser.save(mine.id, **{"min_p": "0.07", "note": "my words", name: value})
     assert status == 422 and browser.presets.get(mine.id) == mine
@@ -114,7 +114,7 @@ def test_a_wrong_value_comes_back_with_its_error_in_place(browser, name, value):
         assert value.strip()[:50] in page
 
 
-def test_two_tabs_the_later_save_is_told_and_keeps_what_was_typed(browser):
+def test_in_two_tabs_the_later_save_is_refused_and_keeps_its_input(browser):
     mine = browser.presets.create("Mine")
     page = browser.get(f"/presets/{mine.id}")[1]
     expected = re.search(r'name="expected" value="([^"]+)"', page)[1]
@@ -170,7 +170,7 @@ def test_a_model_that_is_not_here_stays_what_the_preset_names(browser):
     assert browser.presets.get(coding.id).model == coding.model
 
 
-def test_a_translated_name_left_alone_is_no_change_of_name(browser):
+def test_an_unchanged_translated_name_is_no_change_of_name(browser):
     precise = browser.presets.find("precise")
     page = browser.get(f"/presets/{precise.id}?lang=zh")[1]
     shown = re.search(r'id="field-name" name="name"[^>]*value="([^"]+)"', page)[1]
@@ -198,7 +198,7 @@ def test_a_new_preset_from_nothing_needs_a_name_and_keeps_what_was_typed(browser
     assert browser.post("/presets/do", do="create", name="Free")[0] == 303
 
 
-def test_a_deleted_preset_comes_back_by_the_toast(browser):
+def test_a_deleted_preset_is_restored_by_the_toast(browser):
     mine = browser.presets.create("Mine")
     _, where, _ = browser.post("/presets/do", do=f"delete:{mine.id}")
     page = browser.get(where)[1]
@@ -245,7 +245,7 @@ def test_export_and_import_bring_the_same_preset(browser):
     assert (copy.sampling, copy.stop, copy.note) == (mine.sampling, mine.stop, mine.note)
 
 
-def test_a_file_of_rwkv_runner_comes_in(browser):
+def test_a_file_of_rwkv_runner_is_imported(browser):
     import io
 
     text = json.dumps({"modelConfigs": [{"name": "GPU-2G", "apiParameters": {"temperature": 0.7, "topP": 0.6}}]})
@@ -259,7 +259,7 @@ def test_a_file_of_rwkv_runner_comes_in(browser):
      '{"format": "roost-presets", "version": 1, "presets": [{"name": "x", "temperature": 1e999}]}',
      '{"format": "roost-presets", "version": 1, "presets": [{"name": "x"}, {"name": "y", "top_p": "high"}]}'],
 )  # fmt: skip
-def test_a_bad_import_is_refused_whole_and_its_text_comes_back(browser, text):
+def test_a_bad_import_is_refused_completely_and_its_text_is_shown_again(browser, text):
     before = browser.presets.list()
     status, _, page = browser.post("/presets/do", do="import", text=text)
     assert 400 <= status < 500 and browser.presets.list() == before
@@ -296,7 +296,7 @@ def test_another_sites_form_changes_nothing(browser):
     assert browser.presets.get(mine.id) == mine
 
 
-def test_names_are_escaped_wherever_they_stand(browser):
+def test_names_are_escaped_everywhere(browser):
     mine = browser.presets.create('<img src=x onerror="alert(1)">', {"note": "</textarea><script>"})
     for path in ("/presets", "/presets/new", f"/presets/{mine.id}"):
         page = browser.get(path)[1]
@@ -351,7 +351,7 @@ def test_defaults_follow_the_model_that_is_chosen_in_the_form(browser, monkeypat
 
 
 @pytest.mark.parametrize("drawn", ["", "{", "[1]", "9" * 5000, '{"frequency_penalty": "x", "other": 1}', "[" * 1999])
-def test_a_form_that_does_not_say_what_it_was_drawn_with_is_read_all_the_same(browser, drawn):
+def test_a_form_without_its_defaults_is_read_all_the_same(browser, drawn):
     mine = browser.presets.create("Mine")
     assert browser.save(mine.id, drawn=drawn, temperature="1", top_p="0.9")[0] == 303
     assert browser.presets.get(mine.id).sampling == {"top_p": 0.9}

@@ -85,14 +85,14 @@ def test_a_preset_keeps_it_and_its_form_brings_it_back_unchanged(browser):
     assert browser.presets.get(mine.id).strategy == "toy red level=3 polished=false"
 
 
-def test_a_wrong_option_is_refused_with_what_there_is(browser):
+def test_a_wrong_option_is_refused_with_the_valid_ones(browser):
     mine = browser.presets.create("Mine", {"model": MODEL})
     status, _, page = browser.save(mine.id, build_kind="custom", strategy="toy green")
     assert status == 422 and "colour, level, polished" in page
     assert choice.validate("toy red", None).is_valid
 
 
-def test_it_stands_in_the_comparison(browser):
+def test_it_is_in_the_comparison(browser):
     page = unescape(browser.get("/presets/compare")[1])
     assert "Toy engine" in page and "RWKV-9: .toy" in page
 
@@ -145,7 +145,7 @@ def test_one_that_is_not_available_says_why_everywhere(browser, bench, monkeypat
     assert code != 0 and "the box is empty" in said and "Buy batteries." in said
 
 
-def test_a_strategy_nobody_knows_is_told_the_ways_there_are(toy):
+def test_an_unknown_strategy_is_refused_with_the_known_ones(toy):
     with pytest.raises(StrategyError) as caught:
         registry.backend_for("nonsense")
     named = str(caught.value.params["way_out"].params["names"]).split(", ")

@@ -78,7 +78,7 @@ def test_the_list_says_what_each_state_is_and_whether_it_fits(browser):
     assert text("states.here", "zh") in browser.get("/states?lang=zh")
 
 
-def test_using_a_state_holds_for_the_next_answer_and_shows_in_the_strip(browser):
+def test_using_a_state_applies_to_the_next_answer_and_is_shown_in_the_strip(browser):
     plain = begins_with(browser)
     page = browser.post("/states/use", name="poet.pth")
     assert says(page, "states.said.used", name="poet.pth")
@@ -106,7 +106,7 @@ def test_details_show_norms_digest_and_models(browser):
     assert browser.client.get("/states/gone.pth", base_url="http://127.0.0.1").status_code == 404
 
 
-def test_a_file_goes_up_and_comes_down_again(browser, tmp_path):
+def test_a_file_is_uploaded_and_downloaded(browser, tmp_path):
     write_state(tmp_path / "new.st", 2, 2, 32, seed=7)
     data = (tmp_path / "new.st").read_bytes()
     page = browser.post("/states/upload", file=(io.BytesIO(data), "new.st"))
@@ -251,7 +251,7 @@ def test_a_dropped_document_becomes_a_state_that_a_chat_starts_from(browser):
     assert text("states.prefix.document", "zh") in browser.get("/states/cats.safetensors?lang=zh")
 
 
-def test_a_pasted_system_prompt_is_read_as_it_stands(browser):
+def test_a_pasted_system_prompt_is_used_unchanged(browser):
     page = bakes(browser, kind="prompt", text=" You are kind. ", name="kind")
     assert says(page, "states.prefix.prompt") and "kind.safetensors" in page
 
@@ -303,7 +303,7 @@ def test_a_document_that_cannot_be_read_says_why_and_leaves_nothing(browser, nam
 # views of a state
 
 
-def test_a_files_page_draws_each_layer_and_head_and_holds_another_against_it(browser):
+def test_a_files_page_shows_each_layer_and_head_and_compares_another_state(browser):
     write_state(browser.states / "prose.pth", 2, 2, 32, seed=5)
     page = browser.get("/states/poet.pth")
     assert page.count('<svg class="heat"') == 1 and 'viewBox="0 0 2 2"' in page and 'data-layers="2"' in page
@@ -348,7 +348,7 @@ def test_a_chats_page_says_what_is_absorbed_and_what_the_last_answer_changed(bro
         ("mine.pth", 5000, "states.view.trained_unknown"),
     ],
 )
-def test_beyond_what_the_model_was_trained_on_the_page_says_so(browser, model, tokens, key):
+def test_beyond_the_models_training_length_the_page_says_so(browser, model, tokens, key):
     with browser.client.application.test_request_context(base_url="http://127.0.0.1"):
         note = context_note(current_page(), model, tokens)
     words = {"tokens": tokens, "trained": trained_context(model), "model": model}

@@ -120,7 +120,7 @@ def test_a_tool_no_case_can_be_made_for_is_named(browser: Browser) -> None:
     assert says(browser.get(where)[1], "tool_bench.said.without", names="odd_one")
 
 
-def test_a_case_is_written_changed_deleted_and_brought_back(browser: Browser) -> None:
+def test_a_case_is_written_changed_deleted_and_restored(browser: Browser) -> None:
     assert browser.post("/cases", **PARIS)[0] == 303
     [stored] = browser.bench.store.cases()
     assert stored.case.calls[0].arguments == {"city": "Paris"}
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_a_case_is_said_at_its_field(browser: Browser, change
     assert re.search(rf'id="field-{field}-error">\S', page)
 
 
-def test_cases_are_brought_in_and_taken_out_as_lines(browser: Browser) -> None:
+def test_cases_are_imported_and_exported_as_lines(browser: Browser) -> None:
     line = json.dumps({"prompt": "Hi <b>", "calls": []})
     assert browser.post("/cases/import", text=f"{line}\n{line}")[0] == 303
     answer = browser.client.get("/tools/bench/cases/export", base_url=BASE).get_data(as_text=True)

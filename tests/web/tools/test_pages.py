@@ -75,7 +75,7 @@ WEATHER = {
 }
 
 
-def test_a_tool_is_defined_in_the_form_and_comes_back_in_it(browser: Browser) -> None:
+def test_a_tool_is_defined_in_the_form_and_shown_in_it_again(browser: Browser) -> None:
     status, where, _ = browser.post("/tools", **WEATHER)
     assert status == 303
     stored = browser.tools.list()[0].definition
@@ -129,7 +129,7 @@ def test_rows_are_added_moved_and_removed_without_losing_what_is_typed(browser: 
     assert "<html" in page and 'name="2:name"' in page
 
 
-def test_the_json_beside_the_form_goes_both_ways(browser: Browser) -> None:
+def test_the_json_next_to_the_form_works_in_both_directions(browser: Browser) -> None:
     _, _, preview = browser.post("/tools/preview", htmx=True, **WEATHER)
     assert '"name": "get_weather"' in preview and says(preview, "tools.preview.sample")
     changed = json.dumps({"name": "other", "parameters": {"type": "object", "properties": {"n": {"type": "number"}}}})
@@ -208,7 +208,7 @@ def test_lines_of_text_stay_lines(browser: Browser) -> None:
     assert ">\nc\nd</textarea>" in page  # an input has one line
 
 
-def test_a_deleted_tool_comes_back_by_its_toast(browser: Browser) -> None:
+def test_a_deleted_tool_is_restored_by_its_toast(browser: Browser) -> None:
     browser.post("/tools", **WEATHER)
     tool_id = browser.tools.list()[0].id
     _, where, _ = browser.post(f"/tools/{tool_id}/delete")
@@ -218,7 +218,7 @@ def test_a_deleted_tool_comes_back_by_its_toast(browser: Browser) -> None:
     assert [tool.id for tool in browser.tools.list()] == [tool_id]
 
 
-def test_what_comes_with_roost_is_added_once(browser: Browser) -> None:
+def test_built_in_tools_are_added_once(browser: Browser) -> None:
     assert browser.post("/tools/builtin", name="calculate")[0] == 303
     assert browser.post("/tools/builtin", name="calculate")[0] == 422
     assert browser.post("/tools/builtin", name="nothing")[0] == 303

@@ -110,7 +110,7 @@ def test_a_server_that_cannot_be_connected_says_why_and_what_to_do(browser: Brow
     assert says(page, "mcp.phase.failed") and says(page, "mcp.reconnect") and browser.tools.list() == []
 
 
-def test_secrets_go_in_and_never_come_out(browser: Browser) -> None:
+def test_secrets_are_accepted_and_never_shown(browser: Browser) -> None:
     server_id = added(browser, env=f"API_KEY={SECRET}\nOTHER=plain-text")
     for path in ("/tools/servers", f"/tools/servers/{server_id}"):
         _, page = browser.get(path)
@@ -229,7 +229,7 @@ def test_servers_of_other_programs_are_imported_switched_off(browser: Browser) -
         assert status == 422 and len(browser.servers.store.list()) == 1
 
 
-def test_who_is_not_the_owner_changes_nothing_and_sees_no_arguments(browser: Browser) -> None:
+def test_only_the_owner_may_change_servers_and_see_arguments(browser: Browser) -> None:
     server_id = added(browser, env=f"API_KEY={SECRET}")
     browser.until_settled(server_id)
     browser.client.delete_cookie("roost_session_80", domain="127.0.0.1")

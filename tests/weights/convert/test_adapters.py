@@ -263,7 +263,7 @@ def test_a_folder_in_the_way_stays_unless_told(tmp_path: Path) -> None:
         assert checkpoint.spelling == "hf"
 
 
-def test_the_side_files_of_a_folder_come_along(tmp_path: Path) -> None:
+def test_the_side_files_of_a_folder_are_copied(tmp_path: Path) -> None:
     torch.save(official("7"), tmp_path / "m.pth")
     convert(tmp_path / "m.pth", tmp_path / "one", "hf")
     (tmp_path / "one" / "chat_template.jinja").write_text("{{ messages }}")

@@ -171,7 +171,7 @@ def test_a_merged_state_stays_as_it_is_in_a_fast_file(architecture: str, tmp_pat
 
 
 @pytest.mark.parametrize("architecture", ["6", "7"])
-def test_a_fast_file_runs_with_its_own_strategy_alone(architecture: str, tmp_path: Path) -> None:
+def test_a_fast_file_runs_only_with_its_own_strategy(architecture: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "raw.pth", architecture)
     convert(tmp_path / "raw.pth", tmp_path / "fast.pth", "fast", ConversionOptions(strategy="cpu bf16"))
     with pytest.raises(StrategyError, match="cpu bf16"):

@@ -94,7 +94,7 @@ def test_the_bytes_are_those_of_rwkv_cpps_own_quantiser(name: str) -> None:
     assert compared
 
 
-def test_the_start_state_of_a_model_comes_along(tmp_path: Path) -> None:
+def test_the_initial_state_of_a_model_is_converted_too(tmp_path: Path) -> None:
     needs_ggml()
     path, weights = make_bin(tmp_path, "7", "f32", time_state=True)
     backend = load_backend(path, "rwkv.cpp")

@@ -164,7 +164,7 @@ def test_the_world_vocabulary_is_in_memory_once(tmp_path: Path) -> None:
     assert inspect(tmp_path / "m.gguf").metadata["tokenizer.ggml.eot_token_id"] == "261"
 
 
-def test_what_no_gguf_holds_is_refused_with_another_way(tmp_path: Path) -> None:
+def test_a_model_that_gguf_cannot_store_is_refused_with_an_alternative(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "four.pth", "4")
     write_checkpoint(tmp_path / "five.pth", "5.2")
     write_checkpoint(tmp_path / "state.pth", "7", time_state=True)
