@@ -1,5 +1,5 @@
-// Text files for the next message: chosen, dropped or pasted. One after another, so that a new chat begins only once.
-// Chats that come as files: chosen in the list, dropped on it, or told by their ending.
+// Text files for the next message: chosen, dropped or pasted. They are uploaded one after the other, so that a new chat
+// is created only once. Also files with chats: chosen in the list, dropped on it, or recognised by their extension.
 
 import { at } from "./base.js";
 import { optionFields } from "./options.js";
@@ -9,16 +9,16 @@ const note = document.getElementById("attaching");
 const place = document.getElementById("reading");
 const prompt = document.getElementById("prompt");
 const LONG_PASTE = 3000; // characters
-let pasted = ""; // what is offered to become a file
+let pasted = ""; // the text that may become a file
 let queue = Promise.resolve();
 let becomeChat;
 
-// Settles when all files chosen so far have arrived or were refused.
+// Settles when all chosen files have been uploaded or refused.
 export function attached() {
   return queue;
 }
 
-// Files alone are no message.
+// A message needs more than files.
 export function askForWords() {
   if (document.querySelector("#attached .file")) say("words", "");
 }
@@ -35,7 +35,7 @@ function body(file) {
   const chat = document.body.dataset.chat;
   for (const [name, value] of Object.entries(chat ? {} : optionFields())) form.append(name, value);
   form.set("chat", chat);
-  // one byte more than allowed is enough for the server to say so
+  // one byte more than allowed, so that the server reports it
   form.append("file", file.slice(0, Number(input.dataset.fileBytes) + 1), file.name);
   return form;
 }
@@ -61,13 +61,13 @@ function show(html, chat) {
 
 const asFile = (text) => new File([text], note.dataset.pasted, { type: "text/plain" });
 
-// The browser would cut what is pasted.
+// The browser would cut a long pasted text.
 function isTooLong(text) {
   const kept = prompt.value.length - (prompt.selectionEnd - prompt.selectionStart);
   return prompt.maxLength >= 0 && kept + text.length > prompt.maxLength;
 }
 
-// A long text may be better off as a file: it stands below the question then, and can be searched.
+// A long text may be better as a file: it is below the question then, and can be searched.
 function offerFile(text) {
   const button = document.createElement("button");
   button.type = "button";
@@ -91,7 +91,7 @@ function take(files) {
 
 const list = document.getElementById("chats");
 const chooser = document.querySelector("#import input");
-// A .json may be an attachment, too: it is a chat where it is dropped on the list.
+// A .json file may also be an attachment; dropped on the list, it is a chat.
 const isChat = (file, at) => /\.(rwkvchat|jsonl|zip)$|conversations.*\.json$/i.test(file.name) || (/\.json$/i.test(file.name) && list.contains(at));
 
 async function bring(files) {
@@ -119,20 +119,20 @@ function startImport() {
   });
 }
 
-// Folders have no content to read; the browser says so only when asked.
+// Folders have no content to read, but the browser reports it only when asked.
 function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
   return [...transfer.files].filter((_, index) => !entries[index]?.isDirectory);
 }
 
 function startDropping() {
-  let depth = 0; // enter and leave come for every element passed
+  let depth = 0; // enter and leave are sent for every element passed
   const over = (change) => {
     depth = Math.max(0, change);
     place.classList.toggle("is-over", depth > 0);
     list.classList.toggle("is-over", depth > 0);
   };
-  // anywhere on the page: a browser would leave it to show a file that was dropped beside
+  // anywhere on the page: otherwise the browser would leave it to show the file
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
@@ -150,10 +150,10 @@ function startDropping() {
   }
 }
 
-// ``begin(id)`` makes the page that of the chat which began with a file.
+// ``begin(id)`` shows the chat that was created for a file.
 export function startAttachments(begin) {
   becomeChat = begin;
-  input.removeAttribute("name"); // it is for pages without this script
+  input.removeAttribute("name"); // only for pages without this script
   input.addEventListener("change", () => {
     take([...input.files]);
     input.value = "";

@@ -1,7 +1,7 @@
-// Where Roost stands on its host: "" or, behind a proxy, a path such as "/roost".
+// Roost's path on its host: "" or, behind a proxy, for example "/roost".
 export const at = (path) => (document.documentElement.dataset.base ?? "") + path;
 
-// An answer that comes as lines of JSON, value by value.
+// Reads a response that is streamed as lines of JSON, value by value.
 export async function* lines(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

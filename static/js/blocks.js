@@ -1,4 +1,4 @@
-// What an answer's code and tables offer: wrap, download, copy as CSV; and a formula is copied as its source.
+// Buttons of code and tables in an answer: wrap, download, copy as CSV. A formula is copied as its source.
 
 import { copyText, say } from "./copy.js";
 
@@ -13,7 +13,7 @@ function button(name, text) {
   return made;
 }
 
-// Of what is finished: the open end of an answer is drawn anew many times a second.
+// Only for finished blocks: the open end of an answer is rendered many times a second.
 export function equip(root) {
   for (const head of root.querySelectorAll(".final .code-head:not(:has(.code-wrap))")) {
     const wrap = button("code-wrap", words.tWrap);
@@ -22,7 +22,7 @@ export function equip(root) {
   }
   for (const table of root.querySelectorAll(".final table:not(.has-csv)")) {
     table.classList.add("has-csv");
-    table.tabIndex = 0; // a wide one is scrolled by keys
+    table.tabIndex = 0; // a wide table is scrolled with keys
     table.after(button("table-csv text-button", words.tCsv));
   }
 }
@@ -44,7 +44,7 @@ function cellText(cell) {
   return copy.textContent.replace(/\n{2,}/g, "\n").trim();
 }
 
-// A spreadsheet would run what begins like a formula; a negative number is none.
+// A spreadsheet would run a cell that begins like a formula; a negative number is not a formula.
 function csvCell(text) {
   const isFormula = /^[=@\t]|^[+-](?![\d.,\s]*%?$)/.test(text);
   const safe = isFormula ? `'${text}` : text;
@@ -58,7 +58,7 @@ export function asCsv(table) {
 function withSources(root) {
   for (const formula of root.querySelectorAll("math[data-tex]")) {
     const source = document.createElement("code");
-    source.className = "formula-source"; // with its own line breaks
+    source.className = "formula-source"; // keeps its line breaks
     source.textContent = formula.dataset.tex;
     formula.replaceWith(source);
   }
@@ -66,7 +66,7 @@ function withSources(root) {
   return root;
 }
 
-// What is selected, with the source of its formulas; the browser would copy their letters without any structure.
+// The selection with the source of its formulas; the browser would copy only their characters.
 function copySelection(event) {
   const selection = getSelection();
   if (selection.isCollapsed || event.target.closest?.("input, textarea")) return;
@@ -75,7 +75,7 @@ function copySelection(event) {
   const place = document.createElement("div");
   place.className = "unseen prose";
   place.append(withSources(part));
-  document.body.append(place); // innerText has line breaks only where there is a layout
+  document.body.append(place); // innerText has line breaks only for elements with a layout
   event.clipboardData.setData("text/plain", place.innerText);
   place.remove();
   event.preventDefault();

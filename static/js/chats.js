@@ -8,7 +8,7 @@ import { remember } from "./shell.js";
 const frame = document.getElementById("chat");
 const menu = document.getElementById("chat-menu");
 let opener = null;
-let place = ""; // where the name stands; news may have drawn it anew meanwhile
+let place = ""; // the place of the name, which an update of the list may render again
 
 // Menu
 function openMenu(button) {
@@ -63,7 +63,7 @@ function rename(link, id) {
   });
 }
 
-// The folder of a chat, typed in its place; none is none.
+// The folder of a chat, typed in its place; empty means none.
 function move(link, id, before) {
   const form = copyOf("move-template", id);
   form.elements.do.value = `move_chat:${id}`;
@@ -80,7 +80,7 @@ function copyOf(name, id) {
   return form;
 }
 
-// A form in the place of a name until it is sent or left.
+// A form that replaces a name until it is sent or left.
 function ask(form, field, link, before, keep) {
   field.value = before;
   link.hidden = true;
@@ -112,7 +112,7 @@ function ask(form, field, link, before, keep) {
   });
 }
 
-// What the model says beside the chat; it takes a moment.
+// A suggestion of the model outside the chat; it takes a moment.
 async function showAside(address) {
   const place = document.getElementById("aside");
   place.hidden = false;
@@ -122,7 +122,7 @@ async function showAside(address) {
   document.getElementById("aside").scrollIntoView({ block: "nearest" });
 }
 
-// News of the list: one that was made longer is asked for at its length, and what has the focus keeps it.
+// Updates of the list: a longer list is requested with its length, and the focus stays.
 function keepList(event) {
   const list = event.detail.target;
   const focused = focusedIn(list);
@@ -133,8 +133,8 @@ function keepList(event) {
   return htmx.ajax("GET", source, { target: "#chat-list", swap: "outerHTML" }).then(refocus);
 }
 
-// Chats whose answer was complete while another was shown, as far as this tab knows. One the list no longer shows is
-// forgotten.
+// Chats with an answer that was finished while another chat was shown, as far as this tab knows; without those that are
+// no longer in the list.
 function markUnread() {
   if (!document.getElementById("chat-list")) return;
   const ids = (name) => JSON.parse(sessionStorage.getItem(name) ?? "[]");
@@ -154,7 +154,7 @@ function markUnread() {
   }
 }
 
-// What of the list has the focus, as it is found again in a list drawn anew.
+// The focused element of the list, to find it again after the list was rendered.
 function focusedIn(list) {
   const node = list.contains(document.activeElement) ? document.activeElement : null;
   const href = node?.closest("li")?.querySelector(".chat-link").getAttribute("href");
@@ -174,7 +174,7 @@ function setDrawer(name) {
   if (name) document.getElementById(name).querySelector("a, button").focus();
 }
 
-// Before it closes: the focus goes back to the button that opened it.
+// Before it closes, the focus returns to the button that opened it.
 function leavePanel() {
   const drawer = document.activeElement.closest("#panel, #chats");
   const isChats = drawer?.id === "chats";
@@ -240,7 +240,7 @@ export function startChats() {
       placeMenu();
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (isPhone() && event.target.closest(".rail-item[aria-current]")) {
-      event.preventDefault(); // the list, where a thumb is
+      event.preventDefault(); // opens the list, which is within reach of a thumb
       toggleList();
     }
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
@@ -254,7 +254,7 @@ export function startChats() {
   menu.addEventListener("toggle", (event) => {
     opener?.setAttribute("aria-expanded", String(event.newState === "open"));
   });
-  // News from the server must not take away a name that is being typed.
+  // Updates from the server must not remove a name that is being typed.
   document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
     if (event.detail.target.querySelector(".chat-rename")) event.detail.shouldSwap = false;
     else if (event.detail.target.id === "chat-list") keepList(event);

@@ -1,5 +1,5 @@
-// Compose: pieces come as lines of JSON and are heard and seen meanwhile. A piece is its text; what was written, played or
-// changed by hand stays in this browser, and can be taken back.
+// Compose: pieces are streamed as lines of JSON; they play and appear meanwhile. A piece is its text; text that was
+// generated, played or edited is stored in this browser, and changes can be undone.
 
 import { at, lines } from "./base.js";
 import { Player, Roll, firstFrom } from "./music.js";
@@ -18,10 +18,10 @@ const STEP_S = 0.008;
 let pieces = [emptyPiece()];
 let current = 0;
 let writing = null;
-let steps = []; // texts to go back to: [texts of the pieces, current]
+let steps = []; // texts for undo: [texts of the pieces, current]
 let undone = [];
 let frame = 0;
-let cut = null; // of a tune in ABC: the character from which it is written anew
+let cut = null; // in an ABC tune: position from which it is generated again
 
 function emptyPiece() {
   return { text: "", notes: [], byNumber: new Map(), end: 0, longest: 0, isWriting: false, bar: 2 };
@@ -44,7 +44,7 @@ const roll = new Roll(document.getElementById("roll"), piece, player, {
     takeNotes();
   },
 });
-Object.assign(window, { roostMusic: { player, roll, piece } }); // for tests and the curious
+Object.assign(window, { roostMusic: { player, roll, piece } }); // for tests
 
 function say(text, isWrong = false) {
   said.textContent = text;
@@ -92,7 +92,7 @@ async function post(path, body, accept = "application/json", signal = undefined)
   return fetch(at(`/compose/${path}`), { method: "POST", body, signal, headers: { Accept: accept } });
 }
 
-// The text, or a file, or notes, as the server reads them.
+// The notes of a text, a file or notes, as the server parses them.
 async function readBack(fields) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
@@ -126,7 +126,7 @@ async function takeNotes() {
   await readBack({ notes: rowsOf(piece().notes) });
 }
 
-// What can be taken back
+// Undo
 
 const kept = () => [pieces.map((one) => one.text), current];
 
@@ -155,7 +155,7 @@ async function back(from, to) {
   await restore(from.pop());
 }
 
-// What is written
+// Generation
 
 const barBegin = () => Math.floor(player.now / piece().bar + 0.001) * piece().bar;
 
@@ -232,7 +232,7 @@ function grow(one, line) {
   if (line.notes) addNotes(one, line.notes, line.time);
 }
 
-// The first notes begin to sound; the page shows what came once a frame.
+// The first notes start to play; the page shows new data once per frame.
 function arrived(line, from) {
   if (line.at) roll.came(line.at);
   if (line.head !== undefined) show();
@@ -253,7 +253,7 @@ function arrived(line, from) {
   });
 }
 
-// What is shown
+// Display
 
 function barLength() {
   const speed = Number(form.elements.most_bpm?.value);
@@ -311,16 +311,16 @@ function showTransport() {
   roll.request();
 }
 
-// The score of a tune in ABC: drawn by abcjs, which is fetched with the first one.
+// The score of an ABC tune, rendered by abcjs, which is loaded with the first one.
 let abcjs = null;
 let scoreTimer = 0;
 let scoreTook = 0; // milliseconds for all of it
-const LONG_SCORE_MS = 150; // of a longer one the last lines are drawn while it is written, and all of it at the end
+const LONG_SCORE_MS = 150; // for a longer score, only the last lines are rendered during generation, and all of it at the end
 const LAST_LINES = 8;
-const TRAINING_FIELDS = /^[SBE]:.*\n/gm; // numbers the ABC models were trained with, no music
-const BAR_SIGNS = /[|:\]\d \n]/; // what belongs to a bar line once it has begun, as in webapp/music/bars.py
+const TRAINING_FIELDS = /^[SBE]:.*\n/gm; // numbers from the training of ABC models, not music
+const BAR_SIGNS = /[|:\]\d \n]/; // characters that continue a bar line, as in webapp/music/events.py
 
-// The first character of the bar of a character: what is before it is what the engine has kept the state of.
+// Position of the first character in a character's bar: the engine has a state for the text before it.
 function barAt(text, place) {
   const line = text.lastIndexOf("\n", place) + 1;
   let begin = text.lastIndexOf("|", place) + 1;
@@ -363,7 +363,7 @@ function drawScore() {
   }, writing ? 250 : 0);
 }
 
-// When each note of the score sounds. abcjs counts by a tempo of its own, with repeats as we do.
+// The time of each note in the score. abcjs uses its own tempo, with repeats as we do.
 let scoreTimes = []; // { start, nodes }, by their starts
 let sounding = null;
 
@@ -374,7 +374,7 @@ function timesOf(tune) {
   return events.map(({ milliseconds, elements }) => ({ start: milliseconds * scale, nodes: elements.flat() }));
 }
 
-// The note that sounds, and where it plays its line in view.
+// The sounding note, and scrolling to its line.
 function markScore() {
   const { now } = player;
   const found = now || player.isPlaying ? scoreTimes[firstFrom(scoreTimes, now + 0.01) - 1] : null;
@@ -389,8 +389,8 @@ function markScore() {
   if (!isInView) score.scrollTop = top - 8;
 }
 
-// abcjs writes styles as text, which the page's policy forbids; as properties they are the same and allowed. The style
-// element it makes (and looks for, to copy it into each line) is for dragging, which is off.
+// abcjs writes styles as text, which the page's policy forbids; as properties they are allowed. The style element that
+// it creates (and searches, to copy it into each line) is for dragging, which is disabled.
 function withStyles(draw) {
   const { setAttribute, querySelector } = Element.prototype;
   const { createElementNS } = Document.prototype;
@@ -418,7 +418,7 @@ function loaded(address) {
   });
 }
 
-// A piano to begin with
+// A piano to play the beginning
 
 const KEYS = "awsedftgyhujkolp";
 const held = new Map();
@@ -525,8 +525,8 @@ form.addEventListener("click", (event) => {
   COMMANDS[button.dataset.do](button);
 });
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.hasAttribute("formaction")) { // a file, or a state
-    if (!textFold.open) area.value = piece().text; // an open one may hold words that are still on their way
+  if (event.submitter?.hasAttribute("formaction")) { // for a file or a state
+    if (!textFold.open) area.value = piece().text; // an open one may have text that is not processed yet
     return;
   }
   event.preventDefault();
@@ -544,7 +544,7 @@ area.addEventListener("change", async () => {
   remember();
   const typed = area.value;
   if (!(await readBack({ text: typed }))) {
-    piece().text = typed; // what is wrong with it is said; it stays to be put right
+    piece().text = typed; // an error is shown, and the text stays to be corrected
     keep();
   }
 });

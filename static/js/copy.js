@@ -1,4 +1,4 @@
-// Copying: the text of an answer as Markdown, the code of a block. Works on plain http too, where there is no clipboard.
+// Copying: the text of an answer as Markdown, the code of a block. Also works with plain http, which has no clipboard.
 
 export async function copyText(text) {
   if (navigator.clipboard && window.isSecureContext) {
@@ -52,7 +52,7 @@ export function say(button, done) {
 }
 
 export function startCopying() {
-  // The label of code blocks is made by CSS from these, so that one rendering serves readers of every language.
+  // CSS creates the label of code blocks from these, so that the rendered HTML is independent of the language.
   document.body.style.setProperty("--copy", JSON.stringify(document.body.dataset.tCopy));
   document.body.style.setProperty("--copied", JSON.stringify(document.body.dataset.tCopied));
   document.addEventListener("click", async (event) => {

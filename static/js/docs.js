@@ -1,4 +1,4 @@
-// The page at /docs: example tabs, copying, and "Try it", which sends the request as written and shows what comes.
+// The page /docs: example tabs, copying, and "Try it", which sends the request and shows the response.
 import { copyBySelection } from "./copy.js";
 
 const words = document.getElementById("docs-contents").dataset;
@@ -7,7 +7,7 @@ async function copy(button) {
   const text = document.getElementById(button.dataset.docsCopy).textContent;
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // plain http to another machine has no clipboard
+  } catch { // no clipboard with plain http to another machine
     if (!copyBySelection(text)) return;
   }
   const label = button.getAttribute("aria-label");

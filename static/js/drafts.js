@@ -1,4 +1,4 @@
-// What is typed and not sent yet is kept in this browser, by chat; nothing is lost by a reload or a broken connection.
+// Unsent text is stored in this browser for each chat, so a reload or a broken connection loses nothing.
 
 const PREFIX = "roost.draft.";
 
@@ -25,7 +25,7 @@ export function keep(area, key) {
   area.addEventListener("input", () => store(typeof key === "function" ? key() : key, area.value));
 }
 
-// Browsers without `field-sizing: content` get the height by script.
+// Sets the height for browsers without `field-sizing: content`.
 export function grow(area) {
   if (CSS.supports("field-sizing", "content")) return;
   const fit = () => {
@@ -36,8 +36,8 @@ export function grow(area) {
   fit();
 }
 
-// Enter sends, or makes a line where a finger types; the Settings page says otherwise. With Shift it makes a line, with
-// Ctrl or ⌘ it sends.
+// Enter sends; on a touch screen it starts a new line; Settings can change this. Shift+Enter starts a new line,
+// Ctrl+Enter or ⌘+Enter sends.
 export function entersLine() {
   const { enter } = document.documentElement.dataset;
   return enter === "line" || (enter !== "send" && matchMedia("(hover: none) and (pointer: coarse)").matches);
@@ -48,7 +48,7 @@ export function isSendKey(event) {
   return event.ctrlKey || event.metaKey || !entersLine();
 }
 
-// True for the Enter that ends the composition of a Chinese or Japanese word (229: Safari tells it only so).
+// True for the Enter that ends the composition of a Chinese or Japanese word (229: the only sign in Safari).
 export function isComposing(event) {
   return event.isComposing || event.keyCode === 229;
 }

@@ -1,6 +1,6 @@
-// Forms that are saved as a whole: sliders and numbers move together, dots show what differs from the default, what is
-// not saved is not lost by leaving. A form takes part by `data-form`; see templates/_controls.html for its rows.
-// `roost:dirty` on the form tells the names of what differs from the page as it came.
+// Forms that are saved as a whole: sliders and numbers are linked, dots show what differs from the default, and unsaved
+// changes are not lost by leaving. Forms with `data-form`; see templates/_controls.html for their rows. `roost:dirty`
+// on the form has the names of changed fields.
 
 const fieldOf = (row) => row.querySelector("[name]:not([type=hidden])");
 
@@ -37,7 +37,7 @@ function set(row, value) {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-// Every name with its values: a switch sends "0" from a hidden field and "1" after it when it is on.
+// Every name with its values: a checkbox sends "0" from a hidden field and, if checked, "1" after it.
 function snapshot(form) {
   const data = new FormData(form);
   return Object.fromEntries([...new Set(data.keys())].map((name) => [name, data.getAll(name).join("\n")]));
@@ -53,7 +53,7 @@ export function shownLabel(form, name) {
 }
 
 function watch(form) {
-  const sent = form.cloneNode(true); // something may have been typed before this script was there
+  const sent = form.cloneNode(true); // the user may have typed before this script was loaded
   sent.reset();
   const before = snapshot(sent);
   const isUnsaved = form.hasAttribute("data-unsaved");
@@ -75,7 +75,7 @@ function watch(form) {
     const dot = event.target.closest("[data-reset]");
     if (dot) set(dot.closest("[data-default]"), dot.dataset.reset);
   });
-  // A part of the form that the server drew anew.
+  // A part of the form that the server has rendered again.
   form.addEventListener("htmx:load", (event) => {
     for (const row of event.target.querySelectorAll("[data-default]")) paint(row);
     check();

@@ -1,4 +1,5 @@
-// The socket, over htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all else is HTML.
+// The socket, with htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all others are
+// HTML.
 
 import { at } from "./base.js";
 import { giveUp, isPolling, startTransport } from "./transport.js";
@@ -23,8 +24,8 @@ export function wasOpen() {
   return !isFresh;
 }
 
-// Sends a command; the promise tells whether the server took it. What is not answered is not lost: the caller keeps it.
-// After three seconds without an answer the page says so; later it takes the connection for broken.
+// Sends a command; the promise says whether the server accepted it. Without a reply nothing is lost, because the caller
+// keeps it. After three seconds without a reply the page says so; later the connection counts as broken.
 export function send(fields) {
   const sentAs = `c${++number}`;
   const answer = new Promise((resolve) => waitingFor.set(sentAs, resolve));
@@ -38,7 +39,7 @@ export function send(fields) {
   });
 }
 
-// One line above the page: "lost", "unsure", or the server's own words; "" for nothing.
+// One line above the page: "lost", "unsure", or the server's own text; "" for none.
 let told = "";
 
 function tell(key, words = "") {
@@ -48,7 +49,7 @@ function tell(key, words = "") {
   if (key) lost.querySelector("span").textContent = words || lost.dataset[key];
 }
 
-// The page shows something else now than when the socket opened.
+// The page shows another chat than when the socket opened.
 export function reopen(shown) {
   wrapper?.sendImmediately(JSON.stringify({ do: "open", fresh: false, ...shown }));
 }
@@ -61,7 +62,8 @@ function settle(frame, wasTaken) {
 on("accepted", (frame) => settle(frame, true));
 on("refused", (frame) => settle(frame, false));
 
-// The ws extension's own delay is drawn from up to 64 s: a server that took ten seconds to restart would stay lost for long.
+// The ws extension's own delay is random, up to 64 s: after a restart of ten seconds the page would stay disconnected
+// for long.
 const LONGEST_DELAY_MS = 4000;
 const delayAfter = (tries) => Math.min(500 * 2 ** tries, LONGEST_DELAY_MS) * (0.5 + Math.random() / 2);
 

@@ -9,12 +9,12 @@ const list = document.getElementById("messages");
 
 export const find = (id) => document.getElementById(`m-${id}`);
 
-// What the page shows, for the server to send only what differs.
+// The page's content, so that the server sends only differences.
 export function shownMessages() {
   return [...list.querySelectorAll(".message")].map((node) => [node.dataset.message, node.dataset.fingerprint]);
 }
 
-// Their label is made by CSS; a screen reader gets a name of its own.
+// CSS creates their label; screen readers need a separate name.
 function nameButtons(root) {
   for (const button of root.querySelectorAll(":is(.code-copy, .code-preview):not([aria-label])")) {
     const isCopy = button.matches(".code-copy");
@@ -32,7 +32,7 @@ function markLast() {
   if (nodes.length) document.getElementById("welcome").hidden = true;
 }
 
-// A message drawn anew under a pressed button would leave the focus nowhere.
+// A message that is rendered again while its button is pressed would lose the focus.
 let pressed = null;
 
 function keepFocus(nodes) {
@@ -73,7 +73,7 @@ function finish(frame) {
   if (frame.announce) document.getElementById("announcer").textContent = frame.announce;
 }
 
-// Editing: the bubble, or the text of an answer, becomes a form; what was typed survives Esc and a reload.
+// Editing: the bubble, or the text of an answer, becomes a form; its text survives Esc and a reload.
 function edit(message) {
   if (message.querySelector(".edit")) return;
   const id = message.dataset.message;
@@ -111,7 +111,7 @@ function edit(message) {
   });
 }
 
-// Reading aloud is offered where the browser has voices; they come a moment after the page.
+// Reading aloud is offered if the browser has voices, which it loads after the page.
 function startVoices() {
   const voices = window.speechSynthesis;
   const look = () => document.body.classList.toggle("can-speak", Boolean(voices?.getVoices().length));

@@ -1,4 +1,4 @@
-// The models page: files on their way up, and what changed on disk or in the engine while the page is open.
+// The models page: uploads, and changes on disk or in the engine while the page is open.
 
 import { at } from "./base.js";
 
@@ -6,8 +6,8 @@ const page = document.getElementById("models-page");
 const words = page.dataset;
 const sliceBytes = Number(words.slice);
 
-// What changed: asked often while something goes on, seldom otherwise, never in the background.
-const QUIET_MS = 900; // with the second between two looks at the disk: a file that is dropped in is listed within two
+// Requests changes: often while something is going on, otherwise rarely, never in the background.
+const QUIET_MS = 900; // plus the second between two checks of the disk: a new file is listed within two seconds
 const BUSY_MS = 500;
 let timer;
 
@@ -18,7 +18,7 @@ function revision(id) {
 async function look() {
   clearTimeout(timer);
   const known = new URLSearchParams({ list: revision("models-list"), activity: revision("models-activity") });
-  // Nothing is replaced under an open menu or dialog, nor while a button is held down.
+  // Replaces nothing while a menu or dialog is open, or a button is pressed.
   const isHeld = document.hidden || document.querySelector(".row-menu:popover-open, dialog[open], #models-page :active");
   if (!isHeld) await htmx.ajax("GET", at(`/models/news?${known}`), { source: page, swap: "none" }).catch(() => {});
   const isBusy = document.querySelector("#models-activity[data-busy]");
@@ -30,20 +30,20 @@ timer = setTimeout(look, QUIET_MS);
 document.addEventListener("visibilitychange", () => document.hidden || look());
 document.body.addEventListener("roost:status", look);
 
-// As many rows as are shown come back with the next change.
+// The next update has as many rows as are shown now.
 document.body.addEventListener("htmx:afterSettle", () => {
   const shown = document.querySelectorAll("#models-list .model-row").length;
   document.querySelector("#models-filter [name=count]").value = Math.max(shown, 30);
   hideOwnUploads();
 });
 
-// A dialog whose form was accepted has nothing left to say.
+// Closes a dialog whose form was accepted.
 document.body.addEventListener("htmx:oobAfterSwap", (event) => {
   hideOwnUploads();
   if (event.detail.target.id === "import-form") document.getElementById("import-dialog").close();
 });
 
-// Uploads: one after the other, slice by slice. A slice that does not arrive is sent again.
+// Uploads: one after the other, in slices. A slice that fails is sent again.
 const list = document.getElementById("uploads");
 const template = document.getElementById("upload-row");
 const queue = [];
@@ -55,7 +55,7 @@ document.getElementById("models-files").addEventListener("change", (event) => {
   event.target.value = "";
 });
 
-// A folder: as one model where its files make one, else the model files in it and below, one by one.
+// A folder is one model if its files form one; otherwise the model files in it and below are uploaded separately.
 const folderInput = document.getElementById("models-folder");
 document.getElementById("choose-folder").addEventListener("click", () => folderInput.click());
 folderInput.addEventListener("change", () => {
@@ -71,7 +71,7 @@ folderInput.addEventListener("change", () => {
 
 const ENDINGS = [".pth", ".safetensors", ".st", ".bin", ".gguf"];
 
-// As webapp/weights/model_folder.py says what a folder is; the server judges anew.
+// The rules of webapp/weights/model_folder.py; the server checks again.
 function isModelFolder(names) {
   if (names.has("adapter_config.json") && names.has("adapter_model.safetensors")) return true;
   if (names.has("model.safetensors.index.json") || names.has("pytorch_model.bin.index.json")) return true;
@@ -87,7 +87,7 @@ function enqueueFolder(name, files) {
   }
   const parts = shown.map((file) => [file.name, file.size]);
   const lastModified = Math.max(...shown.map((file) => file.lastModified));
-  const whole = new Blob(shown); // reads nothing before a slice of it is sent
+  const whole = new Blob(shown); // reads nothing until a slice is sent
   enqueue({ name, size: whole.size, lastModified, parts, slice: (start, end) => whole.slice(start, end) });
 }
 
@@ -95,7 +95,7 @@ async function enqueueEntry(entry) {
   if (!entry.isDirectory) return enqueue(await new Promise((done, fail) => entry.file(done, fail)));
   const reader = entry.createReader();
   const inside = [];
-  // A browser hands out a hundred at a time.
+  // A browser returns a hundred entries at a time.
   for (let some = [null]; some.length; inside.push(...some)) {
     some = await new Promise((done, fail) => reader.readEntries(done, fail));
   }
@@ -155,7 +155,7 @@ function sendSlice(upload, offset) {
   return fetch(url, { method: "PUT", body: slice, headers, signal: upload.abort.signal });
 }
 
-// The answer as JSON. While the server is away or busy it is asked again, for as long as the page stays open.
+// The response as JSON. If the server is offline or busy, the request is repeated while the page is open.
 async function patiently(upload, ask) {
   for (let pause = 500; ; pause = Math.min(pause * 2, 15_000)) {
     if (upload.isCancelled) throw new Error();
@@ -219,7 +219,7 @@ function fail(upload, error) {
   look();
 }
 
-// As webapp/services/library/disk_space.py says sizes.
+// Sizes in the same form as on the server.
 function sizeText(bytes) {
   if (bytes < 1000) return `${bytes} B`;
   for (const unit of ["kB", "MB", "GB"]) {
@@ -229,21 +229,21 @@ function sizeText(bytes) {
   return `${Number((bytes / 1000).toPrecision(3))} TB`;
 }
 
-// The server lists what stopped halfway; what this page is sending now is not that.
+// The server lists unfinished uploads; without those that this page is sending now.
 function hideOwnUploads() {
   for (const row of document.querySelectorAll("[data-upload]")) row.hidden = own.has(row.dataset.upload);
 }
 
-// Leaving takes an upload with it only as far as it is: the rest can follow within a day.
+// Leaving interrupts an upload: it can be resumed within a day.
 window.addEventListener("beforeunload", (event) => {
   if (isSending) event.preventDefault();
 });
 
-// A file that misses the box is meant for it all the same; without this the browser would open it.
+// A file dropped outside the box is uploaded too; otherwise the browser would open it.
 document.addEventListener("dragover", (event) => {
   if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
 });
-// Before the box takes it: its file input would make a folder an empty file.
+// Before the box gets it, because its file input would turn a folder into an empty file.
 document.addEventListener(
   "drop",
   (event) => {
@@ -251,7 +251,7 @@ document.addEventListener(
     event.preventDefault();
     event.stopPropagation();
     document.querySelector(".drop.is-over")?.classList.remove("is-over");
-    // Entries are there for the moment of the event alone.
+    // Entries exist only during the event.
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
     if (entries.length) for (const entry of entries) enqueueEntry(entry).catch(() => {});
     else for (const file of event.dataTransfer.files) enqueue(file);

@@ -1,7 +1,7 @@
-// What a piece of music sounds and looks like: a small synthesiser on WebAudio, and a piano roll on a canvas. A note is
-// { number, start, length, pitch, velocity, instrument, track, isSounding }, times in seconds.
+// Sound and display of a piece: a small synthesiser on WebAudio, and a piano roll on a canvas. A note is { number,
+// start, length, pitch, velocity, instrument, track, isSounding }, with times in seconds.
 
-// Wave, seconds of attack and release, how fast the sound fades while it is held (0: not at all), loudness.
+// Wave, seconds of attack and release, decay while it sounds (0: none), loudness.
 const VOICES = {
   piano: ["triangle", 0.004, 0.12, 2.2, 0.5], marimba: ["sine", 0.002, 0.08, 6, 0.6], guitar: ["sawtooth", 0.004, 0.1, 3, 0.22],
   bass: ["triangle", 0.006, 0.08, 2, 0.6], violin: ["sawtooth", 0.07, 0.15, 0, 0.16], trumpet: ["sawtooth", 0.03, 0.1, 0, 0.18],
@@ -11,7 +11,7 @@ const VOICES = {
 const DRUMS = new Set(["percussion", "drum"]);
 const LOOKAHEAD_S = 0.35;
 const TICK_MS = 60;
-const OPEN_END_S = 1.5; // a note that still sounds when it is due
+const OPEN_END_S = 1.5; // length of a note without an end that is due
 
 export class Player {
   // `piece()` has `notes` in order of their starts, `end` (seconds) and `isWriting`.
@@ -20,7 +20,7 @@ export class Player {
     this.onChange = onChange;
     this.isPlaying = false;
     this.isLoop = false;
-    this.place = 0; // seconds of the piece, while nothing plays
+    this.place = 0; // position in seconds while paused
     this.volume = 0.8;
     this.voices = new Set();
   }
@@ -42,7 +42,7 @@ export class Player {
     return Math.min(Math.max(0, this.audio.currentTime - this.zero), this.piece().end);
   }
 
-  // The loudest sample of the last moment, 0 to 1.
+  // The loudest recent sample, 0 to 1.
   get level() {
     if (!this.meter) return 0;
     const samples = new Float32Array(this.meter.fftSize);
@@ -59,7 +59,7 @@ export class Player {
     this.begin();
     const call = (this.call = {});
     await this.audio.resume();
-    if (this.call !== call) return; // paused, or begun elsewhere, meanwhile
+    if (this.call !== call) return; // paused or moved meanwhile
     this.hush();
     this.isPlaying = true;
     this.place = from;
@@ -94,7 +94,7 @@ export class Player {
     this.due = place;
   }
 
-  // Plays what is due soon. While the piece is written it does not run past what is there.
+  // Plays notes that are due soon. During generation it stops at the end of the available notes.
   #tick() {
     const { notes, end, isWriting } = this.piece();
     const here = this.audio.currentTime - this.zero;
@@ -118,7 +118,7 @@ export class Player {
     this.due = Math.max(this.due, until);
   }
 
-  // One note, at a time of the audio's clock.
+  // Plays one note at a time of the audio clock.
   sound(note, at = this.audio.currentTime, length = note.length) {
     const start = Math.max(at, this.audio.currentTime);
     const loudness = (note.velocity / 127) ** 1.4;
@@ -168,7 +168,7 @@ export class Player {
   }
 }
 
-// The first note that begins at this time or later.
+// The first note that starts at this time or later.
 export function firstFrom(notes, time) {
   let low = 0;
   let high = notes.length;
@@ -182,9 +182,9 @@ export function firstFrom(notes, time) {
 
 const RULER = 22;
 const FEWEST_ROWS = 36;
-const EDGE = 7; // pixels at the end of a note by which its length is drawn
+const EDGE = 7; // width in pixels of the handle at a note's end
 
-// Draws what is in view, so that a piece of any length scrolls alike. `host`: an element that scrolls sideways.
+// Draws only the visible part, so a piece of any length scrolls equally fast. `host`: an element that scrolls sideways.
 export class Roll {
   constructor(host, piece, player, callbacks) {
     this.host = host;
@@ -193,7 +193,7 @@ export class Roll {
     this.callbacks = callbacks; // edited(notes), seek(seconds), barOf(seconds)
     this.canvas = host.querySelector("canvas");
     this.spacer = host.querySelector(".roll-length");
-    this.scale = 90; // pixels a second
+    this.scale = 90; // pixels per second
     this.selected = null;
     this.latencies = [];
     this.drawn = 0;
@@ -241,7 +241,7 @@ export class Roll {
     return this.highest - Math.floor((y - RULER) / this.row);
   }
 
-  // The pitches of the piece with some air, so that all of them are in view.
+  // The range of pitches in the piece with a margin, so that all are visible.
   #range() {
     const { low = 48, high = 84 } = this.piece();
     const spare = Math.max(6, FEWEST_ROWS - (high - low + 1));
@@ -250,13 +250,13 @@ export class Roll {
     this.row = (this.height - RULER) / (this.highest - this.lowest + 1);
   }
 
-  // Keeps a moment in view: the one that sounds, or the last that was written.
+  // Keeps a position visible: that of the sounding note, or of the last generated one.
   follow(seconds) {
     const x = this.x(seconds);
     if (x > this.width * 0.75 || x < 0) this.host.scrollLeft = Math.max(0, seconds * this.scale - this.width * 0.25);
   }
 
-  // The colours of the page, asked for once: asking has the browser work out the styles of all of it.
+  // The page's colours, read once, because reading computes the styles of the whole page.
   #theme() {
     const probe = this.host.querySelector(".roll-probe");
     const names = { ground: "raised", ink: "ink", line: "line", strong: "line-strong", soft: "ink-soft", keys: "side", accent: "accent" };
@@ -327,7 +327,7 @@ export class Roll {
     this.arrived = [];
   }
 
-  // Notes have come, at a time of the server's clock.
+  // Notes have arrived, at a time of the server's clock.
   came(at) {
     (this.arrived ??= []).push(at);
     this.request();
@@ -344,7 +344,7 @@ export class Roll {
     return null;
   }
 
-  // A note is drawn by its body to another pitch or time, by its end to another length; the ruler seeks.
+  // Dragging a note's body changes its pitch or time, dragging its end its length; the ruler seeks.
   #edit() {
     let held = null;
     const place = (event) => {

@@ -1,5 +1,5 @@
-// The notebook: what is typed is saved, what the model writes is followed line by line, and each token can be asked what
-// else could have stood there. The form posts without this script too.
+// The notebook: saves typed text, reads generated text line by line, and shows the alternatives of each token. The form
+// also works without this script.
 
 import { at, lines } from "./base.js";
 import { draft, forget, isComposing, keep } from "./drafts.js";
@@ -14,7 +14,7 @@ const said = document.getElementById("said");
 const here = at(`/notebook/${form.dataset.id}`);
 const key = `notebook.${form.dataset.id}`;
 let timer;
-let writing = null; // what ends the request that writes
+let writing = null; // aborts the generating request
 let saving = Promise.resolve(true);
 let changes = 0;
 
@@ -32,7 +32,7 @@ function fields(more = {}) {
   return found;
 }
 
-// How the notebook stands on the server.
+// The notebook's state on the server.
 function take(state, isTextToo) {
   form.elements.seen.value = state.seen;
   document.getElementById("undo").disabled = !state.can_undo;
@@ -50,7 +50,7 @@ async function post(path, body, accept, signal) {
   return fetch(`${here}/${path}`, { method: "POST", body, signal, headers: { Accept: accept } });
 }
 
-// One after the other: each says which version it has seen. Another path is what changes the text as well.
+// One after the other: each request contains the version it has seen. Other paths change the text as well.
 function save(path = "save", isTextToo = false) {
   clearTimeout(timer);
   saving = saving.then(async () => {
@@ -68,14 +68,14 @@ function save(path = "save", isTextToo = false) {
       say(form.dataset.saved);
       return true;
     } catch {
-      say(form.dataset.unsaved, true); // it stands in this browser meanwhile
+      say(form.dataset.unsaved, true); // the text is stored in this browser meanwhile
       return false;
     }
   });
   return saving;
 }
 
-// What is written
+// Generation
 function setWriting(controller) {
   writing = controller;
   area.readOnly = Boolean(writing);
@@ -143,7 +143,7 @@ function span(text, name) {
   return made;
 }
 
-// The text, or its tokens in its place
+// The text, or its tokens
 async function showView() {
   area.hidden = isTokens();
   place.hidden = !isTokens();
@@ -158,7 +158,7 @@ form.addEventListener("change", async (event) => {
   area.hidden = isTokens();
 });
 
-// A pointer that rests on a token asks as a press does.
+// Hovering over a token works like a click.
 let resting;
 place.addEventListener("pointerover", (event) => {
   clearTimeout(resting);
@@ -199,7 +199,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// Saved as it is typed; what did not get there stands in this browser and comes back.
+// Saves while typing; text that could not be saved is stored in this browser and restored.
 keep(area, key);
 form.addEventListener("input", (event) => {
   if (event.target.name === "view" || writing) return;

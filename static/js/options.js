@@ -1,5 +1,5 @@
-// The panel of a chat's own settings: sliders and numbers move together, what changed is saved by itself. The server
-// draws the panel anew when a preset changes, so nothing here holds on to its elements.
+// The panel with a chat's settings: sliders and numbers are linked, and changes are saved automatically. The server
+// renders the panel again when a preset changes, so this script keeps no references to its elements.
 
 import { grow } from "./drafts.js";
 import { isOpen, send } from "./live.js";
@@ -13,7 +13,7 @@ export function optionFields() {
   return Object.fromEntries(new FormData(form()));
 }
 
-// For the server, when the page opens or comes back.
+// For the server, when the page opens or reconnects.
 export function panelFields() {
   const fields = document.body.dataset.chat ? {} : optionFields();
   delete fields.do;
@@ -60,7 +60,7 @@ function save(delay = 300) {
   timer = setTimeout(saveOptions, delay);
 }
 
-// What is not saved yet, at once: before a message that should be answered with it, or when the connection is back.
+// Saves pending changes immediately: before a message that should use them, or after a reconnect.
 export async function saveOptions() {
   clearTimeout(timer);
   if (!isUnsaved || !form().checkValidity() || !isOpen()) return;
@@ -90,11 +90,11 @@ function reset(event) {
     : [event.target.closest("#options [data-reset]")?.closest(".knob")].filter(Boolean);
   for (const knob of knobs) set(knob, knob.dataset.default);
   if (!knobs.length) return;
-  if (knobs.length === 1) input(knobs[0]).focus(); // the dot is gone
+  if (knobs.length === 1) input(knobs[0]).focus(); // the dot has disappeared
   save();
 }
 
-// The panel drawn anew: what is open stays open, the focus stays where it was. Not under a hand that types or drags.
+// Replaces the panel: open parts stay open and the focus stays. Not while the user types or drags.
 function keepPlace(event) {
   if (event.detail.target.id !== "options") return;
   if (isHeld || isUnsaved) {

@@ -1,4 +1,4 @@
-// What the pages beside the chat do: the status strip stays true, menus and dialogs open, files can be dropped.
+// Pages other than the chat: updates of the status strip, menus and dialogs, dropping files.
 
 import { at } from "./base.js";
 import { copyText, say } from "./copy.js";
@@ -6,7 +6,8 @@ import { copyText, say } from "./copy.js";
 const QUIET_MS = 3000;
 const BUSY_MS = 500;
 
-// The strip: the chat page is told over its socket, the others ask. `roost:status` on the body says that it changed.
+// The strip: the chat page gets it over its socket, others request it. `roost:status` on the body means that it
+// changed.
 const body = document.body;
 let timer;
 
@@ -39,7 +40,7 @@ body.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.requestConfig?.verb === "post") refreshStrip();
 });
 
-// A menu opens under its button, or above where there is no room.
+// A menu opens below its button, or above if there is no room.
 document.addEventListener("toggle", (event) => {
   const menu = event.target;
   if (event.newState !== "open" || !menu.matches?.(".row-menu")) return;
@@ -51,13 +52,13 @@ document.addEventListener("toggle", (event) => {
   menu.querySelector("a, button")?.focus();
 }, true);
 
-// One tick for all of a list.
+// One checkbox for all rows of a list.
 document.addEventListener("change", (event) => {
   if (!event.target.matches("[data-tick-all]")) return;
   for (const tick of event.target.form.querySelectorAll("[name=chat]")) tick.checked = event.target.checked;
 });
 
-// data-dialog="ID" opens a <dialog>; data-close closes the one it stands in.
+// data-dialog="ID" opens a <dialog>; data-close closes the dialog around it.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-dialog]");
   if (opener) {
@@ -70,7 +71,7 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-close]") || event.target.matches("dialog")) event.target.closest("dialog")?.close();
 });
 
-// A file input says which file was chosen.
+// Shows the name of the chosen file.
 document.addEventListener("change", (event) => {
   const zone = event.target.type === "file" && event.target.closest(".drop");
   const place = zone && zone.querySelector("[data-file-name]");
@@ -80,7 +81,7 @@ document.addEventListener("change", (event) => {
   zone.classList.toggle("has-file", event.target.files.length > 0);
 });
 
-// A file dropped on .drop goes into its file input.
+// A file dropped on .drop is put into its file input.
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     const zone = event.target.closest?.(".drop");
@@ -94,13 +95,13 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-// A command or link that stands in the page, copied.
+// Copies a command or link on the page.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy-text]");
   if (button && !button.dataset.said) say(button, await copyText(button.dataset.copyText));
 });
 
-// The list of jobs asks for itself every second: not under a button held down or a log that is open.
+// The list of jobs updates every second, but not while a button is pressed or a log is open.
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   const isAsking = event.target.id === "jobs" && event.detail.requestConfig.verb === "get";
   if (isAsking && event.target.querySelector(":active, details[open]")) event.preventDefault();

@@ -1,4 +1,4 @@
-// The palette of commands (Ctrl+K) and the help on keys (?): asked for when somebody opens one.
+// The command palette (Ctrl+K) and the help on shortcuts (?), loaded when opened.
 
 import { at } from "./base.js";
 
@@ -27,7 +27,7 @@ const list = () => document.getElementById("palette-list");
 const shown = () => [...list().querySelectorAll(".palette-group:not([hidden]) .palette-row:not([hidden])")];
 const plain = (text) => text.toLocaleLowerCase();
 
-// What can be pressed on this page now.
+// Buttons that are available on this page.
 function isThere(row) {
   const { press } = row.dataset;
   return !press || press.startsWith("#keys") || Boolean(document.querySelector(press));
@@ -56,7 +56,7 @@ function filter() {
   choose(rows[0]);
 }
 
-// Chats and messages with the words typed, as the list's own search finds them.
+// Chats and messages that contain the typed words, found by the list's search.
 let timer;
 let asked = 0;
 

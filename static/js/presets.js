@@ -1,8 +1,8 @@
-// The presets pages: renaming in a dialog, what saving will do, taking the other side's value in a conflict.
+// The presets pages: renaming in a dialog, the effect of saving, and the other version's value in a conflict.
 
 import { shownLabel } from "./forms.js";
 
-// Renaming: the link leads to the form's name without this.
+// Renaming: without this, the link leads to the form's name.
 document.addEventListener("click", (event) => {
   const link = event.target.closest("[data-rename]");
   const dialog = document.getElementById("rename-dialog");
@@ -15,7 +15,7 @@ document.addEventListener("click", (event) => {
   dialog.querySelector("[name=name]").select();
 });
 
-// A link to a folded part opens it; a chosen or dropped file is imported at once.
+// A link to a folded part opens it; a chosen or dropped file is imported immediately.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
   if (opener) document.getElementById(opener.dataset.open).querySelector("details").open = true;
@@ -26,7 +26,7 @@ document.getElementById("import-file")?.addEventListener("change", (event) => {
 
 const form = document.getElementById("preset");
 
-// What Save will do with what differs from the page as it came.
+// What Save will do with the changed fields.
 const isReload = (name) => name === "strategy" || Boolean(form.querySelector(`[name="${name}"]`)?.closest(".form-row")?.querySelector(".reload-mark"));
 
 function say(changed) {
@@ -51,7 +51,7 @@ if (form) {
   form.addEventListener("roost:dirty", (event) => say(event.detail));
   document.getElementById("save-and-use").hidden = form.dataset.active === "1" && !form.hasAttribute("data-unsaved");
 
-  // The page after a save stands where the one before it stood.
+  // Keeps the scroll position after a save.
   const page = document.querySelector(".page");
   form.addEventListener("submit", () => sessionStorage.setItem("roost.preset.scroll", String(page.scrollTop)));
   const kept = sessionStorage.getItem("roost.preset.scroll");

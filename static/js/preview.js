@@ -1,10 +1,11 @@
-// What HTML, SVG or a Mermaid diagram in an answer draws, on demand: in a frame of an origin of its own, which reaches
-// neither this page nor a network. The frame is an empty page with a policy of its own (/preview) that is told what to show.
+// A preview of HTML, SVG or a Mermaid diagram in an answer, on demand: in a frame with a separate origin, without
+// access to this page or a network. The frame is an empty page with its own policy (/preview), to which the content is
+// sent.
 
 import { at } from "./base.js";
 import { sourceOf } from "./copy.js";
 
-let mermaid; // the library's text: 2.5 MB, asked for with the first diagram
+let mermaid; // the library's text: 2.5 MB, loaded with the first diagram
 
 export function togglePreview(button) {
   const block = button.closest("pre") ?? button.closest(".answer").querySelector("[data-channel=content]").parentElement;

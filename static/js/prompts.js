@@ -1,5 +1,5 @@
-// "/name" in the composer: the saved prompts, filtered while typing; the chosen one takes the place of what was typed,
-// after its variables were asked for: {{name}}, {{name:one|another}}, {{clipboard}}, {{date}}, {{time}}.
+// "/name" in the composer: the saved prompts, filtered while typing. The chosen one replaces the typed text, after its
+// variables were entered: {{name}}, {{name:one|another}}, {{clipboard}}, {{date}}, {{time}}.
 
 import { at } from "./base.js";
 import { isComposing } from "./drafts.js";
@@ -77,7 +77,7 @@ export async function show() {
   choose(rows()[0]);
 }
 
-// What of the text has to be asked for, by name; a choice has what is between its strokes.
+// The variables of the text, by name; a choice has the texts between its strokes.
 async function variables(text) {
   const known = new Map();
   const now = new Date();

@@ -1,4 +1,4 @@
-// Scrolling that never fights the reader: the page follows the text only while the reader is at its end.
+// Scrolling: the page follows the text only while the user is at its end.
 
 const NEAR = 48;
 const scroller = document.getElementById("scroller");
@@ -22,10 +22,10 @@ export function toEnd() {
   jump.hidden = true;
 }
 
-// An empty chat is read from its top.
+// An empty chat starts at the top.
 const isWelcome = () => Boolean(document.querySelector("#welcome:not([hidden])"));
 
-// Above the composer, however much is written in it.
+// The space above the composer, whatever its height.
 function placeToasts() {
   const spot = dock.getBoundingClientRect();
   const toasts = document.getElementById("toasts");
@@ -33,7 +33,7 @@ function placeToasts() {
   toasts.style.left = `${spot.left + spot.width / 2}px`;
 }
 
-// Text that becomes shorter for a moment, as at the end of an answer, moves the page up as well; that is no reader.
+// Text that becomes shorter for a moment, as at the end of an answer, also moves the page up; that is not the user.
 function isReaders(pixels) {
   return isPressed || pixels > FAR || performance.now() - lastInput < INPUT_MS;
 }
@@ -63,7 +63,7 @@ export function startScrolling() {
   grown.observe(document.getElementById("messages").parentElement);
   grown.observe(dock);
   grown.observe(scroller);
-  // A long head of earlier messages is put in above: keep what is read where it is.
+  // Earlier messages are inserted above: keep the visible text in place.
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     if (event.detail.target.id !== "older") return;
     const from = distance();

@@ -1,4 +1,4 @@
-// What every page does: theme, menus, toasts.
+// For every page: theme, menus, toasts.
 
 import { at } from "./base.js";
 
@@ -8,7 +8,7 @@ export function remember(name, value) {
   document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax`;
 }
 
-// The server tells today from yesterday by this calendar.
+// The server needs this time zone for "today" and "yesterday".
 remember("roost_zone", Intl.DateTimeFormat().resolvedOptions().timeZone);
 
 // Theme, density, what Enter does: data-choose="name=value".
@@ -23,7 +23,7 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// Where the browser lays its keyboard over the page (iOS) instead of making the page smaller, the page ends above it.
+// If the keyboard covers the page (iOS) instead of making it smaller, the page ends above it.
 const SMALLEST_KEYBOARD = 120;
 const seen = window.visualViewport;
 
@@ -36,14 +36,14 @@ function endAboveKeyboard() {
 }
 for (const type of ["resize", "scroll"]) seen?.addEventListener(type, endAboveKeyboard);
 
-// The page may have become another one since it was made (a first message makes a chat).
+// The page's address may have changed (a first message creates a chat).
 document.addEventListener("click", (event) => {
   const link = event.target.closest("[data-language]");
   if (link) link.pathname = location.pathname;
 });
 
 // The strip changes several times a second while a model loads. A button that is replaced while it is pressed is never
-// clicked, and one that has the focus loses it: only what differs is replaced.
+// clicked, and a focused one loses the focus, so only differences are replaced.
 document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
   const fresh = event.detail.fragment.querySelector("#strip");
   if (event.detail.target.id !== "strip" || !fresh) return;
@@ -52,8 +52,7 @@ document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
   [...fresh.children].forEach((part, index) => part.isEqualNode(parts[index]) || parts[index].replaceWith(part));
 });
 
-// Menus take the focus when they open, so that arrow keys work and a screen reader says which it is; the menu of the
-// model is asked for anew each time.
+// Menus get the focus when they open, so that arrow keys and screen readers work; the model menu is loaded each time.
 for (const name of ["model-menu", "appearance-menu"]) {
   document.getElementById(name).addEventListener("toggle", (event) => {
     if (event.newState !== "open") return;
@@ -71,7 +70,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// Ctrl+K: the palette of commands. ?: the keys.
+// Ctrl+K: the command palette. ?: the shortcuts.
 document.addEventListener("keydown", async (event) => {
   if (event.isComposing || event.keyCode === 229 || event.defaultPrevented) return;
   const isPalette = event.key === "k" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
@@ -92,7 +91,7 @@ document.addEventListener("click", async (event) => {
   else if (event.target.closest("[data-tour-skip]")) (await import("./tour.js")).dismissTour();
 });
 
-// Toasts leave by themselves, but not while someone points at them or has the focus in them.
+// Toasts disappear automatically, but not while they are hovered or focused.
 const TOAST_MS = 10_000;
 const toasts = document.getElementById("toasts");
 
@@ -119,8 +118,8 @@ toasts.addEventListener("click", (event) => {
   if (event.target.closest("[data-dismiss]")) event.target.closest(".toast").remove();
 });
 
-// What was done on a slow connection before the scripts listened is told to them when all do, htmx too: a field that is
-// not as the server sent it, a part that was opened. Sliders follow their numbers.
+// Actions on a slow connection before the scripts were ready are repeated when they are, also for htmx: changed fields
+// and opened parts. Sliders follow their numbers.
 function isAsSent(field) {
   const sent = field.cloneNode(true);
   const form = document.createElement("form");
@@ -133,7 +132,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const field of document.querySelectorAll("input:not([type=range]), select, textarea")) {
     if (isAsSent(field)) continue;
     field.dispatchEvent(new Event("input", { bubbles: true }));
-    // the browser itself tells that a text is complete, when its field is left
+    // the browser sends a change event when a text field is left
     const isTyping = field === document.activeElement && !field.matches("select, [type=checkbox], [type=radio], [type=file]");
     if (!isTyping) field.dispatchEvent(new Event("change", { bubbles: true }));
   }
@@ -142,7 +141,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Only where the browser has it: an address of this machine, or https. It shows a page while the server is away, kept in
-// the language and the colours chosen: others are another address, from which the browser fetches that page again.
+// Only if the browser supports it: on this machine or with https. It shows a page while the server is offline, in the
+// chosen language and colours: others have another address, from which the browser loads that page again.
 const { lang, dataset } = document.documentElement;
 if (window.isSecureContext) navigator.serviceWorker?.register(at(`/sw.js?${lang}-${dataset.theme}`)).catch(() => {});

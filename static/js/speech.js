@@ -1,9 +1,9 @@
-// Speech, where the browser has it: dictation into the composer, and answers read aloud. Asked for when somebody presses.
+// Speech, if the browser supports it: dictation into the composer, and answers read aloud. Loaded when used.
 
 const AGREED = "roost.voice";
 const PIECE_CHARS = 180; // some voices of Chrome stop after fifteen seconds of one piece
 
-// Dictation. The browser's maker may turn the sound into text on its own servers: said before the first time.
+// Dictation. The browser may convert the sound to text on its maker's servers; the user is told before the first use.
 const said = document.getElementById("voice-said");
 let listening = null;
 
@@ -64,14 +64,14 @@ function dictate(button, area) {
   };
   const abort = () => recognition.abort();
   addEventListener("pagehide", abort);
-  area.form.addEventListener("submit", abort); // what comes after belongs to no message
+  area.form.addEventListener("submit", abort); // later text belongs to no message
   listening = recognition;
   button.setAttribute("aria-pressed", "true");
   tell("listening");
   recognition.start();
 }
 
-// At the cursor, with a space between words of scripts that have them.
+// Inserts at the cursor, with a space between words in scripts that have spaces.
 function insert(area, text) {
   const before = area.value.slice(0, area.selectionStart);
   const isJoined = /[\p{L}\p{N}.,!?;:]$/u.test(before) && !/[\u3000-\u9fff\uff00-\uffef]$/.test(before);
@@ -81,7 +81,7 @@ function insert(area, text) {
 
 // Reading aloud
 const voices = window.speechSynthesis;
-let spoken = ""; // id of the element whose text is being read
+let spoken = ""; // id of the element that is being read
 
 const buttonOf = (id) => document.getElementById(id)?.querySelector("[data-speak]");
 
@@ -113,7 +113,7 @@ export function toggleReading(answer) {
 }
 for (const leaving of ["pagehide", "popstate"]) addEventListener(leaving, () => spoken && stopReading());
 
-// The words of an answer: no code, no formulas, no buttons.
+// The text of an answer, without code, formulas and buttons.
 function textOf(answer) {
   const copy = document.createElement("div");
   copy.className = "unseen prose";
@@ -140,8 +140,8 @@ function piecesOf(text) {
   return found;
 }
 
-// By the script of a tenth of its letters (a Chinese voice reads English words too, not the other way round); in Latin
-// letters by the commonest words of the whole answer.
+// Detects the language by the script of a tenth of the letters (a Chinese voice also reads English words, but not the
+// reverse); for Latin letters, by the most frequent words of the whole answer.
 const SCRIPTS = [["ja", /[\p{Script=Hiragana}\p{Script=Katakana}]/gu], ["ko", /\p{Script=Hangul}/gu], ["zh-CN", /\p{Script=Han}/gu], ["ru", /\p{Script=Cyrillic}/gu]];
 
 const WORDS = { en: "the and of is to in it that you are", de: "der die und das ist nicht ein zu mit den", fr: "le la les et est des une que dans pour", es: "el los que es una por con para las se", it: "il di che è per una sono non gli nel", pt: "o os que é uma não com para em do" };
@@ -156,7 +156,7 @@ function languageOf(piece, whole) {
   return count ? lang : "en";
 }
 
-// One that speaks on this machine before one that sends the text away.
+// Prefers a voice on this machine to one that sends the text away.
 function voiceFor(lang) {
   const own = voices.getVoices().filter((voice) => voice.lang.replace("_", "-").split("-")[0] === lang.split("-")[0]);
   const exact = own.filter((voice) => voice.lang.replace("_", "-") === lang);

@@ -1,4 +1,4 @@
-// While the server is away, a page of Roost's own in place of the browser's; nothing else is kept or changed.
+// Shows Roost's own page instead of the browser's while the server is offline; caches and changes nothing else.
 
 const CACHE = "roost-offline-1";
 const at = (path) => new URL(path, self.registration.scope).href;

@@ -1,4 +1,4 @@
-// The switcher of presets and models in a chat's head: asked for when somebody opens it. Without scripts it is a page.
+// The switcher of presets and models in a chat's header, loaded when opened. Without scripts it is a page.
 
 import { at } from "./base.js";
 
@@ -9,7 +9,7 @@ const shown = () => items().filter((item) => !item.hidden && !item.disabled);
 const address = () => at(`/chat/switch?chat=${encodeURIComponent(document.body.dataset.chat)}&preset=${encodeURIComponent(document.getElementById("preset").value)}`);
 const refresh = () => htmx.ajax("GET", address(), { target: "#switch", swap: "outerHTML" });
 let opener = null;
-let isClosing = false; // the press that closes it is on its own button
+let isClosing = false; // the click that closes it is on its own button
 
 function filter() {
   const wanted = words.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
@@ -29,11 +29,11 @@ export async function openSwitcher(button) {
   const spot = button.getBoundingClientRect();
   menu.style.top = `${spot.bottom + 4}px`;
   menu.style.left = `${Math.max(8, Math.min(spot.left, innerWidth - menu.offsetWidth - 8))}px`;
-  if (matchMedia("(hover: hover)").matches) words.focus(); // no keyboard over the list on a phone
+  if (matchMedia("(hover: hover)").matches) words.focus(); // no on-screen keyboard over the list
   else menu.querySelector("[aria-current]")?.focus();
 }
 
-// The panel's own choice of a preset: it is stored and drawn as if made there.
+// Uses the panel's choice of a preset, so that it is stored and shown as if chosen there.
 function choosePreset(id) {
   const preset = document.getElementById("preset");
   preset.value = id;

@@ -1,4 +1,4 @@
-// The tool form: what a behaviour needs is shown with it; errors and JSON of the preview go to their places.
+// The tool form: shows the fields of a behaviour; puts errors and the preview's JSON into their places.
 
 document.addEventListener("change", (event) => {
   const shown = event.target.dataset?.shows;
@@ -20,14 +20,14 @@ document.addEventListener("htmx:afterSwap", () => {
   if (preview.dataset.json && json && !isTypedIn(json)) json.value = json.defaultValue = preview.dataset.json;
 });
 
-// The JSON follows the form (value and defaultValue together) until a person types in it: then it is theirs, until the
-// form is drawn from it. A preview that was asked for before would else put the old text back, and the form would take that.
+// The JSON follows the form (value and defaultValue together) until the user types in it; then it is left alone until
+// the form is rendered from it. Otherwise an older preview would restore the old text, and the form would use that.
 function isTypedIn(json) {
   return json.value !== json.defaultValue;
 }
 
-// The form is drawn anew after a change of type and by its buttons. What was typed while the answer was on its way would
-// be lost with the old form: such an answer is left out, and the same is asked again of the form as it is now.
+// The form is rendered again after a change of type and by its buttons. Text typed while the request is running would
+// be lost with the old form, so such a response is ignored and the request repeated with the current form.
 const sent = new WeakMap();
 const written = (form) => {
   const own = isTypedIn(document.getElementById("tool-json"));
@@ -45,5 +45,5 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   event.detail.shouldSwap = false;
   const { elt, triggeringEvent } = event.detail.requestConfig;
   if (triggeringEvent?.type === "click") elt.click();
-  else elt.dispatchEvent(new Event("change")); // not for the form, which would ask for its preview
+  else elt.dispatchEvent(new Event("change")); // not for the form, which would request its preview
 });

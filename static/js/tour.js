@@ -1,5 +1,5 @@
-// The tour of the page, in a few steps; it stands beside what it speaks of and takes nothing away. Offered once to a new
-// browser, and by the help on keys.
+// The tour of the page, in a few steps next to the elements they explain; it blocks nothing. Offered once in a new
+// browser, and in the help on shortcuts.
 
 import { parts } from "./palette.js";
 import { remember } from "./shell.js";
@@ -50,7 +50,7 @@ function show(wanted) {
   for (const [place, step] of steps().entries()) step.hidden = place !== number;
   tour().querySelector("[data-tour-step='-1']").disabled = number === 0;
   mark(steps()[number].dataset.spot);
-  steps()[number].querySelector("h2").focus({ preventScroll: true }); // read out, with what follows it
+  steps()[number].querySelector("h2").focus({ preventScroll: true }); // read aloud with the text that follows
 }
 
 function mark(selector) {

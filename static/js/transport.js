@@ -1,8 +1,9 @@
-// How frames travel: by WebSocket, and where its handshake fails, by requests (POST /chat/poll) that look like a socket to
-// htmx' extension, until a WebSocket gets through again. The extension decides when to try anew; each failure tries the other.
+// Transport of frames: by WebSocket and, if its handshake fails, by requests (POST /chat/poll) that look like a socket
+// to htmx' extension, until a WebSocket works again. The extension decides when to retry; each failure tries the other
+// transport.
 
 const HANDSHAKE_MS = 3000;
-const ANSWER_MS = 15_000; // of a request; the server holds one for a second
+const ANSWER_MS = 15_000; // for a request; the server waits up to a second
 const BETWEEN_MS = 100;
 const MOST_FRAMES = 100;
 const HIDDEN_MS = 3000;
@@ -12,7 +13,7 @@ const LOOK_MS = 30_000;
 let isPollingNext = false;
 let current = null;
 
-// What a polled page and the server tell each other; see webapp/web/chat/polling.py.
+// The protocol of polled pages; see webapp/web/chat/polling.py.
 class PolledSocket extends EventTarget {
   CONNECTING = 0;
   OPEN = 1;
@@ -38,7 +39,7 @@ class PolledSocket extends EventTarget {
   send(text) {
     this.#unsaid.push([++this.#number, text]);
     this.#wake();
-    this.#ask().catch(() => {}); // beside the request that is held; what fails is asked again by the other
+    this.#ask().catch(() => {}); // in addition to the waiting request; if it fails, the other one repeats it
   }
 
   close(code = 1000) {
@@ -113,7 +114,7 @@ function webSocket(url) {
   return socket;
 }
 
-// While requests do the work: does a WebSocket get through by now?
+// During polling: checks whether a WebSocket works now.
 function lookForSocket(url, after = FIRST_LOOK_MS) {
   const polled = current;
   setTimeout(() => {
@@ -124,7 +125,7 @@ function lookForSocket(url, after = FIRST_LOOK_MS) {
     probe.onopen = () => {
       probe.close();
       isPollingNext = false;
-      if (polled === current) polled.close(1012); // the extension comes back with a WebSocket
+      if (polled === current) polled.close(1012); // the extension reconnects with a WebSocket
     };
     probe.onclose = () => {
       clearTimeout(give);
@@ -147,7 +148,7 @@ export function isPolling() {
   return current instanceof PolledSocket && current.readyState === current.OPEN;
 }
 
-// A WebSocket that says nothing more may look open for minutes: it is given up, and the extension comes back.
+// A silent WebSocket may seem open for minutes; it is closed, and the extension reconnects.
 export function giveUp() {
   const silent = current;
   if (silent instanceof PolledSocket) return silent.close(1006);
