@@ -5,8 +5,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.formats import own_template
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.chat.own_template import OPENING
-from webapp.chat.prompts import PromptPiece, render
+from webapp.chat.prompts import OPENING, PromptPiece, render
 from webapp.chat.tool_dialects import FUNCTION_CALLING, OfferedTools
 
 CHAT = (

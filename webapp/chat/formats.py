@@ -62,7 +62,7 @@ class PromptTemplate(Struct, frozen=True):
     """Text is not changed: no cleaning, no stops, no think tags."""
     jinja: str = ""
     """The source of the model's own chat template, which then renders the whole prompt
-    (:mod:`webapp.chat.own_template`)."""
+    (:mod:`webapp.chat.prompts`)."""
 
     @property
     def think_modes(self) -> tuple[ThinkMode, ...]:

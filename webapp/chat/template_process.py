@@ -2,7 +2,7 @@
 
 Jinja's immutable sandbox protects Python's internals from the template; the limits of this process protect the machine:
 memory and CPU time if the system can limit them, and the output length. The calling process kills it after a timeout in
-any case (:func:`webapp.chat.own_template.run_template`).
+any case (:func:`webapp.chat.prompts.run_template`).
 """
 
 from __future__ import annotations
