@@ -14,7 +14,7 @@ from tests.sources import MODULES, ROOT, nodes_of, tree_of
 
 CONTRACTS = {"sampling_params", "state", "backend", "options", "registry", "outputs", "sampler"}
 HEAVY = {"torch", "rwkv", "safetensors"}
-IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("graphs", "linear", "loader", "model", "recurrence", "sampling")}
+IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("linear", "loader", "model", "recurrence", "sampling")}
 """Imported late as a whole, by the backend whose model they are."""
 
 

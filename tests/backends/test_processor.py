@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from webapp.backends.processor import IDLE_S, WATCHED_S, FreeThreads, busy_seconds
+from webapp.backends.machine import IDLE_S, WATCHED_S, FreeThreads, busy_seconds
 
 PROCESSORS = 4
 

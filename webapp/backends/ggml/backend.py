@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.ggml import library
-from webapp.backends.processor import FreeThreads, usable_cores
-from webapp.backends.slots import FlatBackend
+from webapp.backends.machine import FreeThreads, usable_cores
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
     RAM,
@@ -17,6 +16,7 @@ from webapp.engine.backend import (
     BackendKind,
     BackendOption,
     Builder,
+    FlatBackend,
     Footprint,
     Logits,
     ModelFile,

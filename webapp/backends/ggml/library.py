@@ -23,7 +23,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from webapp.backends.driver_process import DriverFailed, printed_by
+from webapp.backends.machine import DriverFailed, printed_by
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
 

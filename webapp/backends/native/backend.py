@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from msgspec import Struct
 
+from webapp.backends.machine import FreeThreads, usable_cores
 from webapp.backends.native import building, library
-from webapp.backends.processor import FreeThreads, usable_cores
-from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
     RAM,
     Availability,
     BackendKind,
     BackendOption,
+    FlatBackend,
     Footprint,
     Logits,
     ModelFile,

@@ -69,7 +69,7 @@ class TorchBackend(Backend):
     prefill_tokens = PREFILL_TOKENS
 
     def __init__(self, config: ModelConfig, model: TorchModel) -> None:
-        from webapp.backends.pytorch.graphs import DecodeGraphs, are_wanted
+        from webapp.backends.pytorch.model import DecodeGraphs, are_wanted
         from webapp.backends.pytorch.sampling import Head
 
         self.config = config

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from webapp.backends.slots import SlotBackend
 from webapp.backends.webgpu import device
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
@@ -29,6 +28,7 @@ from webapp.engine.backend import (
     PlacedRun,
     ProgressCallback,
     Row,
+    SlotBackend,
 )
 from webapp.engine.options import plain_builder, read_words, usage
 from webapp.engine.state import ModelConfig

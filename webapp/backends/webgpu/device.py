@@ -24,7 +24,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from webapp.backends.driver_process import DriverFailed, printed_by
+from webapp.backends.machine import DriverFailed, printed_by
 from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable, EngineCrashed, OutOfMemory, RoostError
 from webapp.i18n import Text

@@ -1,11 +1,16 @@
-"""How many CPU threads a backend may use on this machine, and how many are useful now."""
+"""What a backend can use of this machine: how many CPU threads it may use and how many are useful now, and what GPU
+drivers report. Drivers are queried in a separate process, so that one that crashes cannot end this process."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 WATCHED_S = 0.25
 IDLE_S = 2.0
@@ -83,3 +88,36 @@ def busy_seconds() -> tuple[float, int]:
     counted_twice = ("guest", "guest_nice")  # in user and nice, too
     other = sum(row.idle + sum(getattr(row, name, 0.0) for name in ("iowait", *counted_twice)) for row in rows)
     return sum(sum(row) for row in rows) - other, len(rows)
+
+
+TIMEOUT_S = 60
+
+
+class DriverFailed(Exception):
+    """Contains the last output of the process, or how it ended."""
+
+
+def printed_by(module: str) -> Any:
+    """The JSON that ``python -m module`` prints last. Raises DriverFailed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode == 0:
+            return json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as exc:
+        raise DriverFailed(f"{type(exc).__name__}: {exc}") from exc
+    words = done.stderr.strip().splitlines()
+    raise DriverFailed(words[-1] if words else f"exit code {done.returncode}")
+
+
+def _environment() -> dict[str, str]:
+    """Mesa needs a folder of the user, and prints a warning on the terminal if there is none."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    places = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ, "PYTHONPATH": places}
