@@ -47,7 +47,6 @@ from webapp.web import (
     batch,
     compose,
     conversion,
-    docs,
     error_answers,
     jobs,
     login,
@@ -60,6 +59,7 @@ from webapp.web import (
 )
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
+from webapp.web.api import docs
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat.commands import answer_handshake
 from webapp.web.guard import Guard

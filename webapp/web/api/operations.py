@@ -1,7 +1,7 @@
 """Every endpoint for programs as one row: its view, its types and an example.
 
 Routes, the OpenAPI document, the page /docs and the list of API paths are all made from :data:`OPERATIONS`. Views and
-types are given by name and not imported ("module:name" in this package), because msgspec and the types of four dialects
+types are given by name and not imported ("module:name" in this package), because the dialects
 are not needed before the first request. The texts are in the catalogues: ``api.op.<key>.title`` and ``.text``.
 """
 
@@ -304,7 +304,7 @@ OPERATIONS = (
     Operation("exit", "runner", "POST", ("/exit",), "runner:leave", answer="str"),
     Operation("health", "server", "GET", ("/health",), "", answer="dict"),
     Operation("metrics", "server", "GET", ("/metrics",), "calls:metrics"),
-    Operation("openapi", "server", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
+    Operation("openapi", "server", "GET", ("/openapi.json",), "docs:openapi", is_documented=False),
 )
 # fmt: on
 GENERATING_PATHS = frozenset(path for op in OPERATIONS if op.generates for path in op.paths)
