@@ -181,12 +181,14 @@ def invalid(text: str) -> RoostError:
 
 # its parameters and texts
 
-MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """The range that the engine accepts."""
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
+Stops = Annotated[list[Stop], Meta(max_length=64)]
+StateName = Annotated[str, Meta(max_length=500, description='A state file; "" is none.')]
+PrefixId = Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
 
 
 def sampling_struct(name: str, api: str, base: type[Struct] = Struct) -> type[Struct]:

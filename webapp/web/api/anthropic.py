@@ -16,26 +16,7 @@ from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
-from webapp.web.api.answering import (
-    MAX_STOPS,
-    Answering,
-    Stop,
-    StreamWriter,
-    answer,
-    asked_sampling,
-    begin,
-    budget_mode,
-    most_tokens,
-    named_event,
-    read_body,
-    sampling_struct,
-    served_model,
-    stops_of,
-    stream,
-    text_of,
-    the_completions,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -240,25 +221,25 @@ class CountRequest(Struct, kw_only=True):
 if TYPE_CHECKING:  # a type checker does not know a base class created at run time
     AnthropicSampling = CountRequest
 else:
-    AnthropicSampling = sampling_struct("AnthropicSampling", "anthropic", CountRequest)
+    AnthropicSampling = api.sampling_struct("AnthropicSampling", "anthropic", CountRequest)
 
 
 class MessageRequest(AnthropicSampling, kw_only=True):
     """A conversation to answer. A last message by the assistant is the beginning of the answer."""
 
     max_tokens: Annotated[int, Meta(ge=1)]
-    stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stop_sequences: api.Stops | None = None
     stream: bool | None = None
     metadata: Any = None
-    state: Annotated[str, Meta(max_length=500)] | None = None
-    prefix_id: Annotated[str, Meta(max_length=500)] | None = None
+    state: api.StateName | None = None
+    prefix_id: api.PrefixId | None = None
 
 
 def answer_request(asked: MessageRequest) -> AnswerRequest:
     return AnswerRequest(
         prompts=(prompt_of(asked),),
-        sampling={"max_tokens": most_tokens(asked.max_tokens), **asked_sampling(asked, "anthropic")},
-        stop=stops_of(asked.stop_sequences),
+        sampling={"max_tokens": api.most_tokens(asked.max_tokens), **api.asked_sampling(asked, "anthropic")},
+        stop=api.stops_of(asked.stop_sequences),
         state=asked.state,
         prefix_id=asked.prefix_id,
         structure=structure_of(asked),
@@ -306,7 +287,7 @@ def choice_of(choice: dict[str, Any]) -> Any:
 
 
 def prompt_of(asked: CountRequest) -> ChatPrompt:
-    system = text_of(asked.system, "system") if asked.system else ""
+    system = api.text_of(asked.system, "system") if asked.system else ""
     messages = [Message(Role.SYSTEM, system)] if system else []
     for place, message in enumerate(asked.messages):
         found = messages_of(message, f"messages[{place}].content")
@@ -334,7 +315,7 @@ def think_mode_of(asked: CountRequest) -> ThinkMode | None:
         return ThinkMode.NONE
     if effort is not None and thinking.budget_tokens is None:
         return EFFORTS.get(effort, ThinkMode.THINK_A_LOT)
-    return budget_mode(thinking.budget_tokens or 2048)
+    return api.budget_mode(thinking.budget_tokens or 2048)
 
 
 def messages_of(message: InMessage, place: str) -> list[Message]:
@@ -343,14 +324,14 @@ def messages_of(message: InMessage, place: str) -> list[Message]:
         return [Message(Role(message.role), message.content)]
     results = [block for block in message.content if isinstance(block, ToolResultBlock)]
     found = [
-        Message(Role.TOOL, text_of(block.content or "", place), tool_call_id=block.tool_use_id) for block in results
+        Message(Role.TOOL, api.text_of(block.content or "", place), tool_call_id=block.tool_use_id) for block in results
     ]
     calls = tuple(
         ToolCall(block.id, block.name, msgspec.json.encode(block.input).decode())
         for block in message.content
         if isinstance(block, ToolUseBlock)
     )
-    text = text_of([block for block in message.content if block not in results], place)
+    text = api.text_of([block for block in message.content if block not in results], place)
     if text or calls or not results:
         found.append(Message(Role(message.role), text, tool_calls=calls))
     return found
@@ -360,24 +341,24 @@ OutBlock = TextOut | ThinkingOut | ToolUseOut
 
 
 def create() -> Response:
-    asked = read_body(MessageRequest)
+    asked = api.read_body(MessageRequest)
     wanted = answer_request(asked)
-    model = served_model(asked.model)
-    answering = begin(wanted)
+    model = api.served_model(asked.model)
+    answering = api.begin(wanted)
     if asked.stream:
-        return stream(answering, Blocks(model, answering.completion.prompt_tokens))
-    return answer(whole(answering, model))
+        return api.stream(answering, Blocks(model, answering.completion.prompt_tokens))
+    return api.answer(whole(answering, model))
 
 
 def count_tokens() -> Response:
-    asked = read_body(CountRequest)
+    asked = api.read_body(CountRequest)
     prompt = prompt_of(asked)
-    served_model(asked.model)
-    return answer(TokenCount(len(the_completions().prompt_token_ids(prompt, structure_of(asked)))))
+    api.served_model(asked.model)
+    return api.answer(TokenCount(len(api.the_completions().prompt_token_ids(prompt, structure_of(asked)))))
 
 
-def whole(answering: Answering, model: str) -> MessageAnswer:
-    [(text, end)] = whole_answers(answering)
+def whole(answering: api.Answering, model: str) -> MessageAnswer:
+    [(text, end)] = api.whole_answers(answering)
     content: list[OutBlock] = [ThinkingOut(text.reasoning)] if text.reasoning else []
     if text.content or not (content or text.tool_calls):
         content.append(TextOut(text.content))
@@ -419,7 +400,7 @@ def reason_of(end: Finished) -> StopReason:
     return "max_tokens" if end.finish_reason == "length" else "end_turn"
 
 
-class Blocks(StreamWriter):
+class Blocks(api.StreamWriter):
     """The stream of a message: head, each block from start to stop, end. Thinking, text, then calls."""
 
     model: str
@@ -430,7 +411,7 @@ class Blocks(StreamWriter):
 
     def begin(self) -> Iterator[bytes]:
         usage = MessageUsage(input_tokens=self.prompt_tokens, output_tokens=0)
-        yield named_event(
+        yield api.named_event(
             "message_start", {"type": "message_start", "message": message_of(self.model, [], usage, None, "")}
         )
 
@@ -452,7 +433,7 @@ class Blocks(StreamWriter):
         yield self._event("message_stop")
 
     def error(self, body: dict[str, Any]) -> bytes:
-        return named_event("error", body)
+        return api.named_event("error", body)
 
     def _delta(self, kind: str, text: str) -> Iterator[bytes]:
         if self.kind != kind:
@@ -479,4 +460,4 @@ class Blocks(StreamWriter):
 
     @staticmethod
     def _event(name: str, **fields: Any) -> bytes:
-        return named_event(name, {"type": name, **fields})
+        return api.named_event(name, {"type": name, **fields})

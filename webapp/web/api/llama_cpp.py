@@ -20,21 +20,7 @@ from webapp import __version__
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.services.generation.request import TextPrompt
-from webapp.web.api.answering import (
-    Answering,
-    StreamWriter,
-    answer,
-    begin,
-    data_event,
-    most_tokens,
-    read_body,
-    served_model,
-    stream,
-    the_completions,
-    the_manager,
-    the_settings,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import ReadingProgress, Timings, chat_logprobs, progress_of, timings_of
 from webapp.web.api.openai.chat import ChatRequest, FormFields
 from webapp.web.api.openai.chat import answer_request as chat_request
@@ -148,12 +134,12 @@ Slots = list[Slot]
 
 
 def complete() -> Response:
-    asked = read_body(LlamaCompletion)
+    asked = api.read_body(LlamaCompletion)
     return written(asked, prompts_in(asked.prompt), is_list=is_list_of_prompts(asked.prompt))
 
 
 def infill() -> Response:
-    asked = read_body(LlamaInfill)
+    asked = api.read_body(LlamaInfill)
     extra = "".join(f"\n\n--- snippet ---\n\n{file.text}" for file in asked.input_extra or ())
     try:
         return written(asked, (TextPrompt(extra + asked.input_prefix + asked.prompt, suffix=asked.input_suffix),))
@@ -165,21 +151,24 @@ def infill() -> Response:
 
 def apply_template() -> Response:
     """The prompt of an answer to this conversation, as text."""
-    asked = read_body(ChatRequest)
-    served_model(asked.model)
+    asked = api.read_body(ChatRequest)
+    api.served_model(asked.model)
     wanted = chat_request(asked)
-    ids = the_completions().prompt_token_ids(wanted.prompts[0], wanted.structure)
-    return answer(PromptText(the_manager().tokenizer().decode(ids)))
+    ids = api.the_completions().prompt_token_ids(wanted.prompts[0], wanted.structure)
+    return api.answer(PromptText(api.the_manager().tokenizer().decode(ids)))
 
 
 def props() -> Response:
-    manager = the_manager()
+    manager = api.the_manager()
     status = manager.status()
-    defaults = {"params": settings_of(the_completions().default_sampling()), "n_ctx": the_settings().max_prompt_tokens}
-    return answer(
+    defaults = {
+        "params": settings_of(api.the_completions().default_sampling()),
+        "n_ctx": api.the_settings().max_prompt_tokens,
+    }
+    return api.answer(
         Props(
             default_generation_settings=defaults,
-            total_slots=the_settings().max_sequences,
+            total_slots=api.the_settings().max_sequences,
             model_alias=status.model,
             model_path=status.model,
             chat_template=chat_template(manager.model_info()) if status.model else "",
@@ -194,11 +183,11 @@ def props() -> Response:
 
 def slots() -> Response:
     """Which slots are busy, without their content. With ``fail_on_no_slot=1``, 503 if none is free."""
-    most, n_ctx = the_settings().max_sequences, the_settings().max_prompt_tokens
-    running = the_manager().status().running
+    most, n_ctx = api.the_settings().max_sequences, api.the_settings().max_prompt_tokens
+    running = api.the_manager().status().running
     if request.args.get("fail_on_no_slot") == "1" and running >= most:
         raise RoostError("server_busy", limit=most)
-    return answer([Slot(place, -1, n_ctx, False, place < running) for place in range(most)])
+    return api.answer([Slot(place, -1, n_ctx, False, place < running) for place in range(most)])
 
 
 def is_list_of_prompts(given: str | list[Any]) -> bool:
@@ -219,7 +208,7 @@ def prompts_in(given: str | list[Any]) -> tuple[TextPrompt, ...]:
 
 def ids_of(items: list[int | str]) -> list[int]:
     """Converts a mix of token ids and texts; for nothing, the beginning of a text."""
-    tokenizer = the_manager().tokenizer()
+    tokenizer = api.the_manager().tokenizer()
     found = [number for item in items for number in ([item] if isinstance(item, int) else tokenizer.encode(item))]
     return found or [0]
 
@@ -228,18 +217,18 @@ def written(asked: WritingFields, prompts: tuple[TextPrompt, ...], is_list: bool
     asked.logit_bias = biases_in(asked.logit_bias)  # type: ignore[assignment]
     if asked.seed is not None and asked.seed < 0:  # type: ignore[attr-defined]
         asked.seed = None  # type: ignore[attr-defined]
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     n_probs = asked.n_probs or None
-    wanted = answer_request(asked, prompts, most_tokens(asked.n_predict, "n_predict"), n_probs)
-    answering = begin(wanted)
+    wanted = answer_request(asked, prompts, api.most_tokens(asked.n_predict, "n_predict"), n_probs)
+    answering = api.begin(wanted)
     pieces = LlamaPieces(asked, model, answering, [shown(prompt) for prompt in prompts])
     if asked.stream:
-        return stream(answering, pieces)
+        return api.stream(answering, pieces)
     found = [
         pieces.whole(number, end, text.content, pieces.probabilities(text.tokens))
-        for number, (text, end) in enumerate(whole_answers(answering))
+        for number, (text, end) in enumerate(api.whole_answers(answering))
     ]
-    return answer(found if is_list else found[0])
+    return api.answer(found if is_list else found[0])
 
 
 def biases_in(given: Any) -> dict[str, float] | None:
@@ -251,7 +240,7 @@ def biases_in(given: Any) -> dict[str, float] | None:
     for key, bias in pairs:
         value = -100.0 if bias is False else max(-100.0, min(100.0, float(bias)))
         is_id = isinstance(key, int) or key.lstrip("-").isdigit()
-        for token_id in (key,) if is_id else the_manager().tokenizer().encode(key):
+        for token_id in (key,) if is_id else api.the_manager().tokenizer().encode(key):
             found[str(token_id)] = value
     return found
 
@@ -263,10 +252,10 @@ def settings_of(params: Any) -> dict[str, Any]:
     return {**found, "seed": -1 if params.seed is None else params.seed, "n_predict": params.max_tokens}
 
 
-class LlamaPieces(StreamWriter):
+class LlamaPieces(api.StreamWriter):
     asked: WritingFields
     model: str
-    answering: Answering
+    answering: api.Answering
     prompts: list[str]
     began_at: float = field(default_factory=time.monotonic)
     told: Counter[int] = field(default_factory=Counter)
@@ -282,7 +271,7 @@ class LlamaPieces(StreamWriter):
         elif read is not None:
             yield self._piece(number, "", prompt_progress=read)
         elif isinstance(event, Finished):
-            yield data_event(self.whole(number, event, ""))
+            yield api.data_event(self.whole(number, event, ""))
 
     def whole(
         self, number: int, end: Finished, content: str, probabilities: list[dict[str, Any]] | None = None
@@ -333,7 +322,7 @@ class LlamaPieces(StreamWriter):
     def _piece(self, number: int, content: str, **more: Any) -> bytes:
         ids = self.answering.completion.answers[number].text.token_ids
         before, self.told[number] = self.told[number], len(ids)
-        return data_event(
+        return api.data_event(
             LlamaPiece(
                 index=number,
                 content=content,

@@ -1,8 +1,8 @@
 """Every endpoint for programs as one row: its view, its types and an example.
 
 Routes, the OpenAPI document, the page /docs and the list of API paths are all made from :data:`OPERATIONS`. Views and
-types are given by name and not imported ("module:name" in this package), because the dialects
-are not needed before the first request. The texts are in the catalogues: ``api.op.<key>.title`` and ``.text``.
+types are given by name and not imported ("module:name" in this package), because the dialects are not needed before the
+first request. The texts are in the catalogues: ``api.op.<key>.title`` and ``.text``.
 """
 
 from __future__ import annotations

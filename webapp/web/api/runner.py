@@ -26,15 +26,7 @@ from webapp.music.midi_file import MOST_BYTES, read_midi
 from webapp.services.attachments import decode_text
 from webapp.services.compose import MIDI_TEXT, saved, vocabulary_of
 from webapp.tokenizer.music import MIDI, MidiVocabulary
-from webapp.web.api.answering import (
-    RunnerSampling,
-    answer,
-    asked_sampling,
-    read_body,
-    the_completions,
-    the_manager,
-    the_settings,
-)
+from webapp.web.api import answering as api
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3
@@ -54,7 +46,7 @@ class SwitchModel(Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
     deploy: bool = False
 
 
-class RunnerConfig(RunnerSampling, kw_only=True):
+class RunnerConfig(api.RunnerSampling, kw_only=True):
     """What is null stays as it is."""
 
     state: str | None = None
@@ -78,25 +70,25 @@ class RunnerError(Struct):
 
 def switch_model() -> Response:
     """Responds when the model is loaded, as Runner does; 304 while another load is running."""
-    asked = read_body(SwitchModel, is_strict=False)
-    manager = the_manager()
+    asked = api.read_body(SwitchModel, is_strict=False)
+    manager = api.the_manager()
     if manager.status().phase in ("loading", "unloading"):
         return Response(status=304)
     if not asked.model:
         manager.unload()
-        return answer(SUCCESS)
+        return api.answer(SUCCESS)
     from webapp.engine.options import EngineOptions
 
     options = EngineOptions(custom_cuda=asked.custom_cuda, tokenizer=asked.tokenizer or "")
     manager.load(model=library_name(asked.model), strategy=asked.strategy, options=options)
     manager.wait_ready()
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def library_name(path: str) -> str:
     """Runner's clients send paths: a path into the models folder, or one that begins with Runner's own ``models/``, is
     converted to the name there."""
-    folder = os.path.abspath(the_manager().library.models_dir)
+    folder = os.path.abspath(api.the_manager().library.models_dir)
     below = path.replace("\\", "/").removeprefix("./").removeprefix("models/")
     for candidate in (os.path.abspath(path), os.path.join(folder, path), os.path.join(folder, below)):
         found = os.path.normpath(candidate)
@@ -113,19 +105,19 @@ def state_name(path: str) -> str:
 
 def update_config() -> Response:
     """Defaults for later requests, until the server ends; ``state``: the initial state of later answers."""
-    asked = read_body(RunnerConfig, is_strict=False)
-    given, state = asked_sampling(asked, "runner"), asked.state
+    asked = api.read_body(RunnerConfig, is_strict=False)
+    given, state = api.asked_sampling(asked, "runner"), asked.state
     SamplingParams.from_dict(given)
     if state is not None:
-        the_manager().apply_state(state_name(state))
-    completions = the_completions()
+        api.the_manager().apply_state(state_name(state))
+    completions = api.the_completions()
     completions.overrides = {**completions.overrides, **given}
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def status() -> Response:
-    found = the_manager().status()
-    return answer(RunnerStatus(STATUS.get(found.phase, OFFLINE), os.getpid(), device_of(found.strategy)))
+    found = api.the_manager().status()
+    return api.answer(RunnerStatus(STATUS.get(found.phase, OFFLINE), os.getpid(), device_of(found.strategy)))
 
 
 def device_of(strategy: str) -> str:
@@ -140,19 +132,19 @@ def device_of(strategy: str) -> str:
 def reset_states() -> Response:
     """``/reset-state``, and also ``/enable-`` and ``/disable-state-cache``, because Runner clears its cache for each.
     Roost's cache has its own limit, and fills again."""
-    the_manager().clear_snapshots()
-    return answer(SUCCESS)
+    api.the_manager().clear_snapshots()
+    return api.answer(SUCCESS)
 
 
 def file_to_text() -> Response:
     """The text of a ``.txt`` as one page, in langchain's form; without ``file_encoding``, the encoding is detected from
     the bytes. A PDF is refused, because its text needs a separate process."""
-    given = uploaded(the_settings().api_max_body_bytes)
+    given = uploaded(api.the_settings().api_max_body_bytes)
     name = given.filename or request.args.get("file_name", "")
     if os.path.splitext(name)[1].lower() != ".txt":
         raise RoostError("attachment_not_text", name=name, reason=Text("reason.api.only_text_files"))
     page = {"page_content": decode_text(name, given.read()).text, "metadata": {"source": name}, "type": "Document"}
-    return answer(Pages([page]))
+    return api.answer(Pages([page]))
 
 
 def uploaded(limit: int) -> FileStorage:
@@ -173,7 +165,7 @@ def credit_grants() -> Response:
         "effective_at": 1672531200,
         "expires_at": 33229440000,
     }
-    return answer(
+    return api.answer(
         {
             "object": "credit_summary",
             "total_granted": CREDIT,
@@ -185,7 +177,7 @@ def credit_grants() -> Response:
 
 
 def greet() -> Response:
-    return answer({"Hello": "World!"})
+    return api.answer({"Hello": "World!"})
 
 
 def leave() -> Response:
@@ -193,7 +185,7 @@ def leave() -> Response:
     if stop is None:
         raise ModelError(reason=Text("reason.api.was_not_started_by_serve"))
     threading.Timer(EXIT_AFTER_S, stop).start()
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 # Music. Three endpoints work with files on the server, only in ``midi/`` in the data folder; Runner accepted any path.
@@ -228,43 +220,43 @@ class TextToWav(Struct):
 
 def text_to_midi() -> Response:
     """``music_unreadable`` contains the first word that is not in the model's vocabulary."""
-    return Response(saved(MIDI_TEXT, read_body(MidiText).text, ".mid", the_vocabulary()), mimetype="audio/midi")
+    return Response(saved(MIDI_TEXT, api.read_body(MidiText).text, ".mid", the_vocabulary()), mimetype="audio/midi")
 
 
 def midi_to_text() -> Response:
-    given = uploaded(min(the_settings().api_max_body_bytes, MOST_FORM_BYTES))
-    return answer(MidiText(text_of(given.read(MOST_BYTES + 1))))
+    given = uploaded(min(api.the_settings().api_max_body_bytes, MOST_FORM_BYTES))
+    return api.answer(MidiText(text_of(given.read(MOST_BYTES + 1))))
 
 
 def txt_to_midi() -> Response:
-    asked = read_body(TxtToMidi)
+    asked = api.read_body(TxtToMidi)
     source, target = file_of(asked.txt_path, ".txt", "txt_path"), file_of(asked.midi_path, ".mid", "midi_path")
     text = content_of(source, MOST_CHARS).decode("utf-8", "replace")
     target.write_bytes(saved(MIDI_TEXT, text, ".mid", the_vocabulary()))
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def midi_to_wav() -> Response:
-    asked = read_body(MidiToWav)
+    asked = api.read_body(MidiToWav)
     source, target = file_of(asked.midi_path, ".mid", "midi_path"), file_of(asked.wav_path, ".wav", "wav_path")
     text = text_of(content_of(source, MOST_BYTES))
     target.write_bytes(saved(MIDI_TEXT, text, ".wav", the_vocabulary()))
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def text_to_wav() -> Response:
     """Writes three files with that name: ``.txt``, ``.mid`` and ``.wav``."""
-    asked = read_body(TextToWav)
+    asked = api.read_body(TextToWav)
     made = {ending: saved(MIDI_TEXT, asked.text, ending, the_vocabulary()) for ending in (".txt", ".mid", ".wav")}
     for ending, content in made.items():
         file_of(f"{FOLDER}{asked.wav_name}{ending}", ending, "wav_name").write_bytes(content)
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def the_vocabulary() -> MidiVocabulary:
     """The vocabulary of the model in use; the larger one if it is not a MIDI model, or none is chosen."""
     try:
-        return vocabulary_of(the_manager().model_info())
+        return vocabulary_of(api.the_manager().model_info())
     except RoostError:
         return MIDI
 
@@ -279,7 +271,7 @@ def file_of(path: str, ending: str, param: str) -> Path:
     name = path.removeprefix(FOLDER)
     if not path.startswith(FOLDER) or not NAME.fullmatch(name) or not name.lower().endswith(ending):
         raise RoostError("invalid_parameter", param=param, reason=Text("reason.api.music_path", ending=ending))
-    folder = the_settings().data_dir / "midi"
+    folder = api.the_settings().data_dir / "midi"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 

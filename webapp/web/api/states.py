@@ -26,22 +26,7 @@ from webapp.services.chat.chat_file import pack_state, unpack_state
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPrompt
 from webapp.storage.programs import StateHandle, StateHandles
-from webapp.web.api.answering import (
-    StreamWriter,
-    Whole,
-    answer,
-    begin,
-    data_event,
-    most_tokens,
-    read_body,
-    read_data,
-    read_query,
-    served_model,
-    stream,
-    the_manager,
-    the_settings,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.operations import openai_error
 from webapp.weights.inspection import require_model
 
@@ -51,7 +36,7 @@ DONE = b"data: [DONE]\n\n"
 
 def the_handles() -> StateHandles:
     """The states of the client."""
-    return StateHandles(current_app.extensions["database"], the_settings().response_days, g.person.id)
+    return StateHandles(current_app.extensions["database"], api.the_settings().response_days, g.person.id)
 
 
 class StateObject(Struct, kw_only=True):
@@ -120,7 +105,7 @@ def going_on(wanted: AnswerRequest, state_id: str) -> AnswerRequest:
 
 def after(wanted: AnswerRequest, handle: StateHandle) -> AnswerRequest:
     """Raises ``invalid_parameter`` for another vocabulary, which has other tokens."""
-    if handle.tokenizer != the_manager().tokenizer().name:
+    if handle.tokenizer != api.the_manager().tokenizer().name:
         raise RoostError("invalid_parameter", param="state_id", reason=Text("reason.api.state_of_another_vocabulary"))
     return replace(wanted, before=handle.token_ids, state=handle.state, origin=handle.origin, is_kept=True)
 
@@ -128,7 +113,7 @@ def after(wanted: AnswerRequest, handle: StateHandle) -> AnswerRequest:
 class Keeper(Struct):
     """Creates ids for states; created during the request, because a stream ends after it."""
 
-    manager: ModelManager = field(default_factory=the_manager)
+    manager: ModelManager = field(default_factory=api.the_manager)
     handles: StateHandles = field(default_factory=the_handles)
 
     def keep(
@@ -171,36 +156,36 @@ def handle_of(
 
 
 def index() -> Response:
-    asked = read_query(StateQuery)
+    asked = api.read_query(StateQuery)
     handles, has_more = the_handles().newest(asked.limit, asked.after)
-    return answer(StateList([shown(handle) for handle in handles], has_more))
+    return api.answer(StateList([shown(handle) for handle in handles], has_more))
 
 
 def show(name: str) -> Response:
-    return answer(shown(the_handles().get(name)))
+    return api.answer(shown(the_handles().get(name)))
 
 
 def delete(name: str) -> Response:
-    the_manager().forget_snapshots(the_handles().delete(name))
-    return answer(StateDeleted(name))
+    api.the_manager().forget_snapshots(the_handles().delete(name))
+    return api.answer(StateDeleted(name))
 
 
 def fork(name: str) -> Response:
     """Copies, which continue independently; their common part is prefilled and stored once."""
-    asked, handles = read_body(ForkRequest), the_handles()
+    asked, handles = api.read_body(ForkRequest), the_handles()
     found = handles.get(name)
     copies = []
     for _ in range(asked.n):
         made, unneeded = handles.add(replace(found, parent_id=found.id, session=""))
-        the_manager().forget_snapshots(unneeded)
+        api.the_manager().forget_snapshots(unneeded)
         copies.append(shown(made))
-    return answer(StateList(copies))
+    return api.answer(StateList(copies))
 
 
 def rollback(name: str) -> Response:
     """An earlier state of the same conversation, with its own id. Exact; the part after the nearest snapshot is
     prefilled again."""
-    asked, handles = read_body(RollbackRequest), the_handles()
+    asked, handles = api.read_body(RollbackRequest), the_handles()
     found = handles.get(name)
     if (asked.tokens is None) == (asked.turns is None):
         raise RoostError("invalid_parameter", param="tokens", reason=Text("reason.api.tokens_or_turns"))
@@ -217,13 +202,13 @@ def rollback(name: str) -> Response:
             reason = Text("reason.engine.whole_number_between", least=1, most=len(found.token_ids))
             raise RoostError("invalid_parameter", param="tokens", reason=reason)
     made, unneeded = handles.add(replace(found, token_ids=token_ids, parent_id=found.id, session=""))
-    the_manager().forget_snapshots(unneeded)
-    return answer(shown(made))
+    api.the_manager().forget_snapshots(unneeded)
+    return api.answer(shown(made))
 
 
 def content(name: str) -> Response:
     """The state as a file: for another Roost, or for the States page of one."""
-    handle, manager = the_handles().get(name), the_manager()
+    handle, manager = the_handles().get(name), api.the_manager()
     found = manager.snapshot(handle.token_ids, handle.state, handle.origin)
     if found is None:
         raise RoostError("state_id_not_found", id=name[:80], param=None)
@@ -237,12 +222,12 @@ def content(name: str) -> Response:
 def upload() -> Response:
     """A file from :func:`content`, as the body or as a form's ``file``, for the model with which it was made."""
     if request.mimetype == "multipart/form-data":
-        request.max_content_length = the_settings().api_max_body_bytes
+        request.max_content_length = api.the_settings().api_max_body_bytes
         given = request.files.get("file")
         data = given.stream.read() if given is not None else b""
     else:
-        data = read_data(the_settings().api_max_body_bytes)
-    manager = the_manager()
+        data = api.read_data(api.the_settings().api_max_body_bytes)
+    manager = api.the_manager()
     about, token_ids, arrays, length = unpack_state(data)
     if about.get("model") != manager.model_digest():
         raise RoostError("invalid_parameter", param="file", reason=Text("reason.api.state_of_another_model"))
@@ -257,7 +242,7 @@ def upload() -> Response:
     name = manager.put_snapshot(token_ids[:length], snapshot, "", handle.origin)
     made, unneeded = the_handles().add(handle, (name,))
     manager.forget_snapshots(unneeded)
-    return answer(shown(made))
+    return api.answer(shown(made))
 
 
 _uploads = itertools.count()
@@ -275,14 +260,14 @@ class LightningRequest(Struct, kw_only=True):
     dialogue_idx: Annotated[int, Meta(ge=0)] | None = None
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=-1)] | None = None
-    stop_tokens: Annotated[list[Whole], Meta(max_length=64)] | None = None
+    stop_tokens: Annotated[list[api.Whole], Meta(max_length=64)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=65_536)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     alpha_presence: Annotated[float, Meta(ge=-2, le=2)] | None = None
     alpha_frequency: Annotated[float, Meta(ge=-2, le=2)] | None = None
     alpha_decay: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: Whole | None = None
+    seed: api.Whole | None = None
     stream: bool = False
     chunk_size: int | None = None
     password: str | None = None
@@ -322,13 +307,13 @@ class LightningAnswer(Struct, kw_only=True, omit_defaults=True):
 
 def say() -> Response:
     """A session continues from the end of its last answer."""
-    asked = read_body(LightningRequest)
+    asked = api.read_body(LightningRequest)
     return _say(asked, the_handles().of_session(asked.session_id), lambda: (asked.session_id, None))
 
 
 def branch() -> Response:
     """Continues from any earlier answer of the session, by its ``dialogue_idx``; each answer gets one. 0 starts."""
-    asked, handles = read_body(LightningRequest), the_handles()
+    asked, handles = api.read_body(LightningRequest), the_handles()
     if asked.dialogue_idx is None:
         raise RoostError("invalid_parameter", param="dialogue_idx", reason=Text("reason.common.is_missing"))
     found = handles.of_session(f"{asked.session_id}:{asked.dialogue_idx}")
@@ -346,15 +331,15 @@ def branch() -> Response:
 
 def _say(asked: LightningRequest, before: StateHandle | None, place: Any) -> Response:
     given = {ours: getattr(asked, theirs) for theirs, ours in SAMPLING.items()}
-    given["max_tokens"] = most_tokens(asked.max_tokens)
+    given["max_tokens"] = api.most_tokens(asked.max_tokens)
     sampling = {name: value for name, value in given.items() if value is not None}
     if asked.stop_tokens is not None:
         sampling["stop_token_ids"] = tuple({0, *asked.stop_tokens})
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     wanted = AnswerRequest((TextPrompt(asked.contents[0]),), sampling, stop=(), is_kept=True)
     if before is not None:
         wanted = after(wanted, before)
-    answering, keeper = begin(wanted), Keeper()
+    answering, keeper = api.begin(wanted), Keeper()
 
     def keep() -> tuple[str, str, int | None]:
         session, number = place()
@@ -362,12 +347,12 @@ def _say(asked: LightningRequest, before: StateHandle | None, place: Any) -> Res
         return keeper.keep(answering.completion.answers[0], wanted, parent, session), session, number
 
     if asked.stream:
-        return stream(answering, LightningChunks(keep))
-    [(text, end)] = whole_answers(answering)
+        return api.stream(answering, LightningChunks(keep))
+    [(text, end)] = api.whole_answers(answering)
     state_id, session, number = keep()
     choice = LightningChoice(0, LightningMessage(text.content), end.finish_reason)
     kind = "rwkv7-multi-state" if number is not None else "rwkv7-batch"
-    return answer(
+    return api.answer(
         LightningAnswer(
             id=kind,
             object="chat.completion",
@@ -380,7 +365,7 @@ def _say(asked: LightningRequest, before: StateHandle | None, place: Any) -> Res
     )
 
 
-class LightningChunks(StreamWriter):
+class LightningChunks(api.StreamWriter):
     """Pieces of text; before the end, the index of the new state."""
 
     keep: Any
@@ -389,14 +374,14 @@ class LightningChunks(StreamWriter):
     def write(self, number: int, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, ContentDelta) and event.text:
             choice = {"index": number, "delta": {"content": event.text}}
-            yield data_event({"object": "chat.completion.chunk", "choices": [choice]})
+            yield api.data_event({"object": "chat.completion.chunk", "choices": [choice]})
 
     def end(self) -> Iterator[bytes]:
         state_id, session, place = self.keep()
         told = {"session_id": session, "state_id": state_id}
         if place is not None:
             told = {"object": "multi_state.dialogue_idx", "dialogue_idx": place, **told}
-        yield data_event({"object": "state.session", **told})
+        yield api.data_event({"object": "state.session", **told})
         yield DONE
 
 
@@ -433,17 +418,17 @@ def status() -> Response:
         SessionKept(name, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), at)
         for name, at in the_handles().sessions()
     ]
-    return answer(SessionList(total_sessions=len(found), database_count=len(found), sessions=found))
+    return api.answer(SessionList(total_sessions=len(found), database_count=len(found), sessions=found))
 
 
 def drop() -> Response:
-    asked = read_body(SessionRequest)
+    asked = api.read_body(SessionRequest)
     if not asked.session_id:
         raise RoostError("invalid_parameter", param="session_id", reason=Text("reason.common.is_missing"))
     count, unneeded = the_handles().delete_session(asked.session_id, asked.delete_prefix)
-    the_manager().forget_snapshots(unneeded)
+    api.the_manager().forget_snapshots(unneeded)
     if not count and not asked.delete_prefix:
         message = f"Session {json.dumps(asked.session_id)} is not known"
         error = openai_error(RoostError("state_id_not_found", id=asked.session_id, param="session_id"), message, 404)
-        return answer({"status": "not_found", "message": message, "error": error}, 404)
-    return answer(SessionDeleted(message=f"Session {json.dumps(asked.session_id)} deleted"))
+        return api.answer({"status": "not_found", "message": message, "error": error}, 404)
+    return api.answer(SessionDeleted(message=f"Session {json.dumps(asked.session_id)} deleted"))

@@ -19,27 +19,7 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure, TextPrompt
 from webapp.web import roles
-from webapp.web.api.answering import (
-    JSON_LINES,
-    MAX_STOPS,
-    Answering,
-    OllamaSampling,
-    Stop,
-    StreamWriter,
-    answer,
-    asked_sampling,
-    begin,
-    is_name_of,
-    json_line,
-    known_name,
-    most_tokens,
-    read_body,
-    served_model,
-    stops_of,
-    stream,
-    the_manager,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.guard import require
 
@@ -75,11 +55,11 @@ class OllamaMessage(Struct, kw_only=True):
     tool_call_id: str | None = None
 
 
-class Options(OllamaSampling, kw_only=True):
+class Options(api.OllamaSampling, kw_only=True):
     """Those Roost knows; others (num_ctx, num_gpu, mirostat …) are ignored. ``num_predict`` 0 or less is the
     preset's."""
 
-    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stop: api.Stop | api.Stops | None = None
 
 
 class OllamaRequest(Struct, kw_only=True):
@@ -94,8 +74,8 @@ class OllamaRequest(Struct, kw_only=True):
     keep_alive: Any = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    state: Annotated[str, Meta(max_length=500)] | None = None
-    prefix_id: Annotated[str, Meta(max_length=500)] | None = None
+    state: api.StateName | None = None
+    prefix_id: api.PrefixId | None = None
 
 
 class OllamaChat(OllamaRequest, kw_only=True):
@@ -139,15 +119,15 @@ def generate_request(asked: OllamaGenerate) -> AnswerRequest:
 
 def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, Any], ...] = ()) -> AnswerRequest:
     options = asked.options or Options()
-    sampling = asked_sampling(options, "ollama")
+    sampling = api.asked_sampling(options, "ollama")
     if "max_tokens" in sampling:
-        sampling["max_tokens"] = most_tokens(sampling["max_tokens"])
+        sampling["max_tokens"] = api.most_tokens(sampling["max_tokens"])
     if asked.logprobs:
         sampling["logprobs"] = asked.top_logprobs or 0
     return AnswerRequest(
         prompts=(prompt,),
         sampling=sampling,
-        stop=stops_of(options.stop),
+        stop=api.stops_of(options.stop),
         state=asked.state,
         prefix_id=asked.prefix_id,
         structure=Structure(tools, None, format_of(asked.format)),
@@ -251,22 +231,22 @@ def respond(
     """``translate`` converts the dialect's body to a request, ``make`` creates its lines."""
     if not has_question:
         return load_or_unload(asked, make)
-    model = served_model(asked.model)
-    answering = begin(translate(asked))
+    model = api.served_model(asked.model)
+    answering = api.begin(translate(asked))
     lines = Lines(answering, model, make, bool(asked.logprobs))
     if asked.stream is not False:
-        return stream(answering, lines)
-    [(text, end)] = whole_answers(answering)
+        return api.stream(answering, lines)
+    [(text, end)] = api.whole_answers(answering)
     told = {**lines.figures(end), "logprobs": lines.logprobs(text.tokens)}
-    return answer(lines.line(text.content, text.reasoning, text.tool_calls, **told))
+    return api.answer(lines.line(text.content, text.reasoning, text.tool_calls, **told))
 
 
 def load_or_unload(asked: OllamaRequest, make: MakeLine) -> Response:
     """For a request without a question: loads the model or, with ``keep_alive`` 0, unloads it."""
     if is_zero(asked.keep_alive):
         return unload(asked.model, make)
-    model = served_model(asked.model)
-    the_manager().load()
+    model = api.served_model(asked.model)
+    api.the_manager().load()
     return empty(model, make, "load")
 
 
@@ -278,22 +258,22 @@ def is_zero(keep_alive: Any) -> bool:
 def unload(asked: str | None, make: MakeLine) -> Response:
     """Ignores a name that belongs to another model than the served one."""
     require(roles.Role.LOCAL)
-    manager = the_manager()
+    manager = api.the_manager()
     served = manager.status().model
-    if not asked or is_name_of(asked, served) or known_name(manager, asked) is None:
+    if not asked or api.is_name_of(asked, served) or api.known_name(manager, asked) is None:
         manager.unload()
     return empty(asked or served, make, "unload")
 
 
 def empty(model: str, make: MakeLine, reason: str) -> Response:
-    return answer(make("", "", (), model=model, created_at=timestamp(), done=True, done_reason=reason))
+    return api.answer(make("", "", (), model=model, created_at=timestamp(), done=True, done_reason=reason))
 
 
-class Lines(StreamWriter):
-    media_type = JSON_LINES
+class Lines(api.StreamWriter):
+    media_type = api.JSON_LINES
     comment = b""
 
-    answering: Answering
+    answering: api.Answering
     model: str
     make: MakeLine
     has_logprobs: bool
@@ -302,18 +282,18 @@ class Lines(StreamWriter):
 
     def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, ReasoningDelta):
-            yield json_line(self.line("", event.text, (), done=False))
+            yield api.json_line(self.line("", event.text, (), done=False))
         elif isinstance(event, ContentDelta):
-            yield json_line(self.line(event.text, "", (), done=False, logprobs=self.logprobs(event.tokens)))
+            yield api.json_line(self.line(event.text, "", (), done=False, logprobs=self.logprobs(event.tokens)))
         elif isinstance(event, CallDelta):  # complete: Ollama's requests do not use partial calls
             call = ToolCall(event.call_id, event.name, event.arguments)
-            yield json_line(self.line("", "", (call,), first_call=self.calls, done=False))
+            yield api.json_line(self.line("", "", (call,), first_call=self.calls, done=False))
             self.calls += 1
         elif isinstance(event, Finished):
-            yield json_line(self.line("", "", (), **self.figures(event)))
+            yield api.json_line(self.line("", "", (), **self.figures(event)))
 
     def error(self, body: dict[str, Any]) -> bytes:
-        return json_line(body)
+        return api.json_line(body)
 
     def logprobs(self, tokens: Iterable[AnswerToken]) -> list[TokenLogprobs]:
         """Empty if they were not requested."""
@@ -342,7 +322,7 @@ def nanoseconds(seconds: float) -> int:
 
 
 def chat() -> Response:
-    asked = read_body(OllamaChat)
+    asked = api.read_body(OllamaChat)
     return respond(asked, asked.messages, chat_request, chat_line)
 
 
@@ -357,7 +337,7 @@ def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], first_call
 
 
 def generate() -> Response:
-    asked = read_body(OllamaGenerate)
+    asked = api.read_body(OllamaGenerate)
     return respond(asked, asked.prompt, generate_request, generate_line)
 
 

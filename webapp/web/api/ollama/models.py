@@ -20,21 +20,7 @@ from webapp.i18n import Text, sentences
 from webapp.services.downloads.downloads import Downloads
 from webapp.services.jobs import DONE, PAUSED, Job, Jobs
 from webapp.services.library.model_files import ModelFiles
-from webapp.web.api.answering import (
-    JSON_LINES,
-    ServedEntry,
-    answer,
-    json_line,
-    known_name,
-    read_body,
-    served_entry,
-    served_model,
-    served_models,
-    the_completions,
-    the_manager,
-    the_record,
-    the_settings,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
 from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
 from webapp.web.kit.page import current_locale
@@ -117,30 +103,30 @@ class ShowRequest(Struct, kw_only=True):
 
 
 def tags() -> Response:
-    return answer(Tags([Tag(**tag_fields(served)) for served in served_models()]))
+    return api.answer(Tags([Tag(**tag_fields(served)) for served in api.served_models()]))
 
 
 def running() -> Response:
     """The loaded model. Roost unloads by its own setting, so nothing expires here."""
-    loaded = [served for served in served_models() if served.is_loaded]
-    told: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0, "context_length": the_settings().max_prompt_tokens}
-    return answer(RunningModels([Running(**tag_fields(one), **told) for one in loaded]))
+    loaded = [served for served in api.served_models() if served.is_loaded]
+    told: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0, "context_length": api.the_settings().max_prompt_tokens}
+    return api.answer(RunningModels([Running(**tag_fields(one), **told) for one in loaded]))
 
 
 def show() -> Response:
-    asked = read_body(ShowRequest)
+    asked = api.read_body(ShowRequest)
     wanted = asked.model or asked.name or ""
-    served = served_entry(wanted)
+    served = api.served_entry(wanted)
     if served is None:
         raise ModelNotFound(name=wanted or "without a name", param="model")
-    return answer(shown(served))
+    return api.answer(shown(served))
 
 
 def version() -> Response:
-    return answer(VersionAnswer(OLLAMA_LEVEL, __version__))
+    return api.answer(VersionAnswer(OLLAMA_LEVEL, __version__))
 
 
-def tag_fields(served: ServedEntry) -> dict[str, Any]:
+def tag_fields(served: api.ServedEntry) -> dict[str, Any]:
     """``digest`` covers name, size and date: reading gigabytes for a list would take too long."""
     size, changed = size_and_date(served)
     digest = hashlib.sha256(f"{served.name} {size} {changed}".encode()).hexdigest()
@@ -154,7 +140,7 @@ def tag_fields(served: ServedEntry) -> dict[str, Any]:
     }
 
 
-def size_and_date(served: ServedEntry) -> tuple[int, float]:
+def size_and_date(served: api.ServedEntry) -> tuple[int, float]:
     if served.entry is not None:
         with suppress(OSError):
             found = Path(served.entry.path).stat()
@@ -162,7 +148,7 @@ def size_and_date(served: ServedEntry) -> tuple[int, float]:
     return 0, 0.0
 
 
-def details_of(served: ServedEntry) -> Details:
+def details_of(served: api.ServedEntry) -> Details:
     found = served.entry.inspection if served.entry else None
     family = f"rwkv{found.config.architecture}" if found and found.config else "rwkv"
     return Details(
@@ -178,7 +164,7 @@ def size_words(parameters: int) -> str:
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
 
 
-def shown(served: ServedEntry) -> ShowAnswer:
+def shown(served: api.ServedEntry) -> ShowAnswer:
     found = served.entry.inspection if served.entry else None
     return ShowAnswer(
         modelfile="",
@@ -195,7 +181,7 @@ def capabilities_of(found: Inspection | None) -> list[str]:
     """Clients use tools, thinking and a suffix ("insert") only if they are listed here."""
     if found is None or found.config is None:
         return ["completion"]
-    template = the_completions().template(found)
+    template = api.the_completions().template(found)
     tools = [] if template.is_raw else ["tools"]
     gaps = ["insert"] if fills_gaps(model_name(found)) else []
     return ["completion", *tools, *(["thinking"] if template.openings else []), *gaps]
@@ -212,7 +198,7 @@ def info_of(found: Inspection) -> dict[str, Any]:
             f"{family}.block_count": config.n_layer,
             f"{family}.embedding_length": config.n_embd,
             f"{family}.vocab_size": config.vocab_size,
-            f"{family}.context_length": the_settings().max_prompt_tokens,  # the model itself has no such limit
+            f"{family}.context_length": api.the_settings().max_prompt_tokens,  # the model itself has no such limit
         }
     return known
 
@@ -231,15 +217,15 @@ class EmbeddingAnswer(Struct):
 
 
 def embed_one() -> Response:
-    asked = read_body(OllamaEmbedding)
-    served_model(asked.model)
+    asked = api.read_body(OllamaEmbedding)
+    api.served_model(asked.model)
     if not asked.prompt:
-        the_manager().load()
-        return answer(EmbeddingAnswer([]))
-    token_ids = the_manager().tokenizer().encode(asked.prompt)
-    the_record().prompt_tokens = len(token_ids)
+        api.the_manager().load()
+        return api.answer(EmbeddingAnswer([]))
+    token_ids = api.the_manager().tokenizer().encode(asked.prompt)
+    api.the_record().prompt_tokens = len(token_ids)
     [vector] = vectors([token_ids])
-    return answer(EmbeddingAnswer(vector))
+    return api.answer(EmbeddingAnswer(vector))
 
 
 class ModelRequest(Struct, kw_only=True):
@@ -274,8 +260,8 @@ PULL_EVERY_S = 0.5
 def pull() -> Response:
     """Downloads a published model, ``OWNER/REPOSITORY/FILE`` or a URL. It continues if the client disconnects, as the
     page Models shows; another pull of the same name follows it again."""
-    asked = read_body(ModelRequest)
-    if known_name(the_manager(), asked.wanted) is not None:
+    asked = api.read_body(ModelRequest)
+    if api.known_name(api.the_manager(), asked.wanted) is not None:
         return told(iter([SUCCESS]), asked)
     downloads: Downloads = current_app.extensions["downloads"]
     job = downloads.start(downloads.named(asked.wanted))
@@ -297,27 +283,27 @@ def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
 def told(lines: Iterator[Progress], asked: ModelRequest) -> Response:
     """As lines, or only the last of them; Ollama streams by default."""
     if asked.stream is False:
-        return answer(list(lines)[-1])
+        return api.answer(list(lines)[-1])
     locale = current_locale()
 
     def body() -> Iterator[bytes]:
         try:
-            yield from map(json_line, lines)
+            yield from map(api.json_line, lines)
         except RoostError as exc:
-            yield json_line({"error": sentences(*translate_error(exc, locale))})
+            yield api.json_line({"error": sentences(*translate_error(exc, locale))})
 
-    return Response(body(), content_type=JSON_LINES)
+    return Response(body(), content_type=api.JSON_LINES)
 
 
 def delete() -> Response:
     """Moves it to the trash of the models folder, from which the page Models can restore it."""
-    asked = read_body(ModelRequest)
-    name = known_name(the_manager(), asked.wanted)
+    asked = api.read_body(ModelRequest)
+    name = api.known_name(api.the_manager(), asked.wanted)
     if name is None:
         raise ModelNotFound(name=asked.wanted, param="model")
     files: ModelFiles = current_app.extensions["model_files"]
     files.delete(name)
-    return answer(SUCCESS)
+    return api.answer(SUCCESS)
 
 
 def refuse_making() -> Response:
@@ -336,13 +322,13 @@ class OllamaEmbed(Struct, kw_only=True):
 def embed() -> Response:
     """Without a text it only loads the model, as Ollama does."""
     began = time.monotonic()
-    asked = read_body(OllamaEmbed)
-    model = served_model(asked.model)
+    asked = api.read_body(OllamaEmbed)
+    model = api.served_model(asked.model)
     check_dimensions(asked.dimensions)
     texts = asked.input if isinstance(asked.input, list) else [asked.input] if asked.input else []
     if not texts:
-        the_manager().load()
-    inputs = [the_manager().tokenizer().encode(text) for text in texts]
-    count = the_record().prompt_tokens = sum(map(len, inputs))
+        api.the_manager().load()
+    inputs = [api.the_manager().tokenizer().encode(text) for text in texts]
+    count = api.the_record().prompt_tokens = sum(map(len, inputs))
     rows = list(vectors(inputs))
-    return answer(EmbedAnswer(model, rows, nanoseconds(time.monotonic() - began), 0, count))
+    return api.answer(EmbedAnswer(model, rows, nanoseconds(time.monotonic() - began), 0, count))

@@ -20,28 +20,7 @@ from webapp.i18n import Text
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.tokenizer import Tokenizer
-from webapp.web.api.answering import (
-    MAX_STOPS,
-    Answering,
-    OpenAiSampling,
-    Stop,
-    StreamWriter,
-    UsageSum,
-    Whole,
-    answer,
-    asked_sampling,
-    begin,
-    budget_mode,
-    data_event,
-    most_tokens,
-    read_body,
-    served_model,
-    stops_of,
-    stream,
-    text_of,
-    the_manager,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import (
     CalledFunction,
     ChatAnswer,
@@ -164,7 +143,7 @@ class StreamOptions(Struct, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(OpenAiSampling, kw_only=True):
+class SamplingFields(api.OpenAiSampling, kw_only=True):
     """What is left out, or null, is as the active preset has it. Names not listed here are ignored."""
 
     model: str | None = None
@@ -173,16 +152,13 @@ class SamplingFields(OpenAiSampling, kw_only=True):
         | list[tuple[int | str, Bias]]
         | None
     ) = None
-    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[Whole], Meta(max_length=64)] | None = None
+    stop: api.Stop | api.Stops | None = None
+    stop_token_ids: Annotated[list[api.Whole], Meta(max_length=64)] | None = None
     n: Annotated[int, Meta(ge=1, le=1024)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
-    prefix_id: (
-        Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
-        | None
-    ) = None
+    state: api.StateName | None = None
+    prefix_id: api.PrefixId | None = None
     state_id: Annotated[str, Meta(max_length=200, description="A state of /v1/states to go on from.")] | None = None
     return_state: Annotated[bool, Meta(description="Each answer comes with the state_id after it.")] | None = None
 
@@ -248,7 +224,7 @@ def schema_in(given: Any, name: str) -> Any:
 
 def sampling_of(fields: FormFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
     """Names of SamplingParams, only the requested ones."""
-    given = {**asked_sampling(fields, "openai"), "max_tokens": max_tokens, "logprobs": logprobs}
+    given = {**api.asked_sampling(fields, "openai"), "max_tokens": max_tokens, "logprobs": logprobs}
     given |= {"min_tokens": fields.min_tokens, "ignore_eos": fields.ignore_eos}
     if fields.logit_bias:
         given["logit_bias"] = biases_of(fields.logit_bias)
@@ -318,7 +294,7 @@ def answer_request(asked: ChatRequest) -> AnswerRequest:
     return AnswerRequest(
         prompts=(prompt,),
         sampling=sampling_of(asked, max_tokens_of(asked), logprobs_of(asked)),
-        stop=stops_of(asked.stop),
+        stop=api.stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
         prefix_id=asked.prefix_id,
@@ -333,7 +309,7 @@ def think_mode_of(asked: ChatRequest) -> ThinkMode | None:
     if asked.reasoning_effort:
         return EFFORTS[asked.reasoning_effort]
     if asked.thinking_budget_tokens is not None and asked.thinking_budget_tokens >= 0:
-        return budget_mode(asked.thinking_budget_tokens)
+        return api.budget_mode(asked.thinking_budget_tokens)
     switches = asked.chat_template_kwargs or {}
     is_on = switches.get("enable_thinking", switches.get("thinking"))
     return None if not isinstance(is_on, bool) else ThinkMode.THINK if is_on else ThinkMode.NONE
@@ -392,13 +368,13 @@ def content_text(content: Any, place: str) -> str:
     """Null becomes "", an object its JSON."""
     if isinstance(content, dict):
         return msgspec.json.encode(content).decode()
-    return text_of(content or "", place)
+    return api.text_of(content or "", place)
 
 
 def max_tokens_of(asked: ChatRequest) -> int | None:
     for name in ("max_completion_tokens", "max_tokens", "n_predict"):
         if (value := getattr(asked, name)) is not None:
-            return most_tokens(value, name)
+            return api.most_tokens(value, name)
     return None
 
 
@@ -413,7 +389,7 @@ def logprobs_of(asked: ChatRequest) -> int | None:
 
 def assistant_message(message: AssistantMessage, place: str) -> Message:
     content = None if message.content is UNSET else message.content
-    text = text_of(content or message.refusal or "", f"{place}.content")
+    text = api.text_of(content or message.refusal or "", f"{place}.content")
     calls = tuple(
         ToolCall(call.id or f"{place}.{number}", call.function.name, arguments_text(call.function.arguments))
         for number, call in enumerate(message.tool_calls or ())
@@ -432,24 +408,24 @@ DONE = b"data: [DONE]\n\n"
 
 
 def create() -> Response:
-    asked = read_body(ChatRequest)
+    asked = api.read_body(ChatRequest)
     has_usage = includes_usage(asked)
     wanted = answer_request(asked)
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     if asked.state_id is not None:
         wanted = going_on(wanted, asked.state_id)
-    answering = begin(wanted)
+    answering = api.begin(wanted)
     head = heading("chatcmpl", model)
     keep = state_keeper(answering, wanted, asked)
     if asked.stream:
         has_logprobs, has_progress = bool(asked.logprobs), bool(asked.return_progress)
         chunks = Chunks(head, answering, wanted.choices, has_usage, has_logprobs, has_progress, keep=keep)
-        return stream(answering, chunks)
-    answers, counted = whole_answers(answering), UsageSum(answering.completion.prompt_tokens)
+        return api.stream(answering, chunks)
+    answers, counted = api.whole_answers(answering), api.UsageSum(answering.completion.prompt_tokens)
     for _, end in answers:
         counted.add(end.usage)
     tokenizer = answering.completion.tokenizer if asked.logprobs else None
-    return answer(
+    return api.answer(
         ChatCompletion(
             **head,
             object="chat.completion",
@@ -463,7 +439,7 @@ def create() -> Response:
     )
 
 
-def state_keeper(answering: Answering, wanted: AnswerRequest, asked: SamplingFields) -> StateKeeper:
+def state_keeper(answering: api.Answering, wanted: AnswerRequest, asked: SamplingFields) -> StateKeeper:
     """Returns the id of the state after the answer with a given number; UNSET if it was not requested."""
     if not asked.return_state:
         return lambda number: UNSET
@@ -492,18 +468,18 @@ def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokeniz
     )
 
 
-class Chunks(StreamWriter):
+class Chunks(api.StreamWriter):
     """The stream of a chat completion: the role first, then pieces, the finish reason, and the usage if requested."""
 
     head: dict[str, Any]
-    answering: Answering
+    answering: api.Answering
     choices: int
     has_usage: bool
     has_logprobs: bool
     has_progress: bool = False
     began_at: float = field(default_factory=time.monotonic)
     keep: StateKeeper = lambda number: UNSET
-    counted: UsageSum = field(default_factory=UsageSum)
+    counted: api.UsageSum = field(default_factory=api.UsageSum)
     calls: Counter[int] = field(default_factory=Counter)
     """How many calls each choice has made so far."""
 
@@ -556,12 +532,13 @@ class Chunks(StreamWriter):
         return self._event([choice], None if self.has_usage else UNSET, **more)
 
     def _event(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None, **more: Any) -> bytes:
-        return data_event(ChatChunk(**self.head, object="chat.completion.chunk", choices=choices, usage=usage, **more))
+        chunk = ChatChunk(**self.head, object="chat.completion.chunk", choices=choices, usage=usage, **more)
+        return api.data_event(chunk)
 
 
 def heading(prefix: str, model: str) -> dict[str, Any]:
     """The fields of :class:`~.answers.Heading`."""
-    status = the_manager().status()
+    status = api.the_manager().status()
     made_of = f"{status.model_path}\n{status.strategy}\n{status.adapter}\n{status.state}"
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
@@ -571,7 +548,7 @@ def heading(prefix: str, model: str) -> dict[str, Any]:
     }
 
 
-def usage_of(counted: UsageSum) -> Usage:
+def usage_of(counted: api.UsageSum) -> Usage:
     return Usage(
         prompt_tokens=counted.prompt,
         completion_tokens=counted.completion,

@@ -13,23 +13,7 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, Structure, TextPrompt
-from webapp.web.api.answering import (
-    Answering,
-    StreamWriter,
-    UsageSum,
-    answer,
-    begin,
-    check_count,
-    client_check,
-    data_event,
-    most_tokens,
-    read_body,
-    served_model,
-    stops_of,
-    stream,
-    the_manager,
-    whole_answers,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import (
     TextChoice,
     TextCompletion,
@@ -83,12 +67,12 @@ class Echo(Struct, frozen=True):
 
 
 def create() -> Response:
-    asked = read_body(CompletionRequest)
+    asked = api.read_body(CompletionRequest)
     has_usage = includes_usage(asked)
     check_supported(asked)
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
-    check_count(len(prompts) * (asked.n or 1))  # before an echoed prompt is processed
+    api.check_count(len(prompts) * (asked.n or 1))  # before an echoed prompt is processed
     echo = Echo(
         texts=tuple(shown(prompt) if asked.echo else "" for prompt in prompts),
         logprobs=tuple(scored(prompt, asked) for prompt in prompts),
@@ -96,16 +80,16 @@ def create() -> Response:
     )
     head = heading("cmpl", model)
     if asked.max_tokens == 0:
-        return answer(only_prompts(head, echo, prompts))
-    wanted = answer_request(asked, prompts, most_tokens(limit_of(asked)), asked.logprobs)
+        return api.answer(only_prompts(head, echo, prompts))
+    wanted = answer_request(asked, prompts, api.most_tokens(limit_of(asked)), asked.logprobs)
     if asked.state_id is not None:
         wanted = going_on(wanted, asked.state_id)
-    answering = begin(wanted)
+    answering = api.begin(wanted)
     keep = state_keeper(answering, wanted, asked)
     chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None, keep=keep)
     if asked.stream:
-        return stream(answering, chunks)
-    return answer(whole(chunks))
+        return api.stream(answering, chunks)
+    return api.answer(whole(chunks))
 
 
 def check_supported(asked: CompletionRequest) -> None:
@@ -136,15 +120,15 @@ def shown(prompt: TextPrompt) -> str:
 
 
 def token_ids_of(prompt: TextPrompt) -> tuple[int, ...]:
-    return prompt.token_ids or tuple(the_manager().tokenizer().encode(prompt.text))
+    return prompt.token_ids or tuple(api.the_manager().tokenizer().encode(prompt.text))
 
 
 def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
     """The logprobs of the prompt's own tokens, if it is echoed with logprobs; needs a second prefill."""
     if not asked.echo or asked.logprobs is None:
         return None
-    client_check()()
-    manager, token_ids = the_manager(), token_ids_of(prompt)
+    api.client_check()()
+    manager, token_ids = api.the_manager(), token_ids_of(prompt)
     found = manager.score_tokens(token_ids, asked.logprobs, asked.state) if len(token_ids) > 1 else ()
     return prompt_logprobs(token_ids, found, manager.tokenizer())
 
@@ -155,7 +139,7 @@ def answer_request(
     return AnswerRequest(
         prompts=prompts,
         sampling=sampling_of(asked, max_tokens, logprobs),
-        stop=stops_of(asked.stop),
+        stop=api.stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
         prefix_id=asked.prefix_id,
@@ -179,7 +163,7 @@ def only_prompts(head: dict[str, Any], echo: Echo, prompts: tuple[TextPrompt, ..
         )
         for number in range(len(prompts) * echo.n)
     ]
-    return completion_of(head, choices, usage_of(UsageSum(count)))
+    return completion_of(head, choices, usage_of(api.UsageSum(count)))
 
 
 def completion_of(head: dict[str, Any], choices: list[TextChoice], usage: Usage | UnsetType | None) -> TextCompletion:
@@ -188,7 +172,7 @@ def completion_of(head: dict[str, Any], choices: list[TextChoice], usage: Usage 
 
 def whole(chunks: TextChunks) -> TextCompletion:
     choices = []
-    for number, (text, end) in enumerate(whole_answers(chunks.answering)):
+    for number, (text, end) in enumerate(api.whole_answers(chunks.answering)):
         chunks.counted.add(end.usage)
         choices.append(
             TextChoice(
@@ -202,15 +186,15 @@ def whole(chunks: TextChunks) -> TextCompletion:
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
 
 
-class TextChunks(StreamWriter):
+class TextChunks(api.StreamWriter):
     """The stream of a text completion; the echoed prompt is its first piece."""
 
     head: dict[str, Any]
-    answering: Answering
+    answering: api.Answering
     echo: Echo
     has_usage: bool
     has_logprobs: bool
-    counted: UsageSum = field(default_factory=UsageSum)
+    counted: api.UsageSum = field(default_factory=api.UsageSum)
     keep: StateKeeper = lambda number: UNSET
 
     def __post_init__(self) -> None:
@@ -239,7 +223,7 @@ class TextChunks(StreamWriter):
 
     def end(self) -> Iterator[bytes]:
         if self.has_usage:
-            yield data_event(completion_of(self.head, [], usage_of(self.counted)))
+            yield api.data_event(completion_of(self.head, [], usage_of(self.counted)))
         yield DONE
 
     def logprobs(self, choice: int, tokens: Any) -> TextLogprobs | None:
@@ -248,4 +232,4 @@ class TextChunks(StreamWriter):
         return text_logprobs(tokens, self.answering.completion.tokenizer, len(self.echo.before(choice)))
 
     def _chunk(self, choice: TextChoice) -> bytes:
-        return data_event(completion_of(self.head, [choice], None if self.has_usage else UNSET))
+        return api.data_event(completion_of(self.head, [choice], None if self.has_usage else UNSET))

@@ -20,19 +20,7 @@ from webapp.errors import ModelNotFound, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.services.generation.completions import embeddings
 from webapp.services.generation.request import ChatPrompt
-from webapp.web.api.answering import (
-    ServedEntry,
-    answer,
-    client_check,
-    read_body,
-    served_entry,
-    served_model,
-    served_models,
-    the_completions,
-    the_manager,
-    the_record,
-    the_settings,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import (
     Embedding,
     EmbeddingList,
@@ -49,18 +37,18 @@ from webapp.web.api.openai.chat import ChatMessage, messages_of
 
 def index() -> Response:
     """In Anthropic's form for its clients, which send the version of their API with every request."""
-    served = [model_of(entry) for entry in served_models()]
+    served = [model_of(entry) for entry in api.served_models()]
     if is_anthropics():
-        return answer(anthropic_list(served))
-    return answer(ModelList("list", served))
+        return api.answer(anthropic_list(served))
+    return api.answer(ModelList("list", served))
 
 
 def show(name: str) -> Response:
-    served = served_entry(name)
+    served = api.served_entry(name)
     if served is None:
         raise ModelNotFound(name=name, param="model")
     found = model_of(served)
-    return answer(anthropic_model(found) if is_anthropics() else found)
+    return api.answer(anthropic_model(found) if is_anthropics() else found)
 
 
 def is_anthropics() -> bool:
@@ -78,7 +66,7 @@ def anthropic_model(model: Model) -> dict[str, Any]:
     return {"type": "model", "id": model.id, "display_name": model.id, "created_at": created}
 
 
-def model_of(served: ServedEntry) -> Model:
+def model_of(served: api.ServedEntry) -> Model:
     found = served.entry.inspection if served.entry else None
     created = 0
     if served.entry is not None:
@@ -90,8 +78,8 @@ def model_of(served: ServedEntry) -> Model:
         created=created,
         owned_by="roost",
         loaded=served.is_loaded,
-        context_length=the_settings().max_prompt_tokens,
-        max_model_len=the_settings().max_prompt_tokens,
+        context_length=api.the_settings().max_prompt_tokens,
+        max_model_len=api.the_settings().max_prompt_tokens,
         architecture=f"rwkv-{found.config.architecture}" if found and found.config else None,
         parameters=found.parameters if found else None,
     )
@@ -113,7 +101,7 @@ class EmbeddingRequest(Struct, kw_only=True):
 
 
 def embed() -> Response:
-    asked = read_body(EmbeddingRequest)
+    asked = api.read_body(EmbeddingRequest)
     inputs = list(inputs_of(asked.input))
     if len(inputs) > MOST_INPUTS:
         raise RoostError(
@@ -121,11 +109,11 @@ def embed() -> Response:
             param="input",
             reason=Text("reason.api.there_are_too_many", found=len(inputs), limit=MOST_INPUTS),
         )
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     check_dimensions(asked.dimensions)
-    count = the_record().prompt_tokens = sum(map(len, inputs))
+    count = api.the_record().prompt_tokens = sum(map(len, inputs))
     rows = [Embedding("embedding", place, encoded(vector, asked)) for place, vector in enumerate(vectors(inputs))]
-    return answer(EmbeddingList("list", rows, model, EmbeddingUsage(count, count)))
+    return api.answer(EmbeddingList("list", rows, model, EmbeddingUsage(count, count)))
 
 
 def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
@@ -136,11 +124,11 @@ def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
     for item in items:
         if isinstance(item, int):
             raise RoostError("invalid_parameter", param="input", reason=Text("reason.web.mixed_list"))
-        yield the_manager().tokenizer().encode(item) if isinstance(item, str) else item
+        yield api.the_manager().tokenizer().encode(item) if isinstance(item, str) else item
 
 
 def check_dimensions(dimensions: int | None) -> None:
-    config = the_manager().model_info().config
+    config = api.the_manager().model_info().config
     if dimensions is not None and config is not None and dimensions != config.n_embd:
         raise RoostError(
             "unsupported_parameter",
@@ -151,8 +139,8 @@ def check_dimensions(dimensions: int | None) -> None:
 
 def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
     """While the client is connected."""
-    check = client_check()
-    for vector in embeddings(the_manager(), inputs):
+    check = api.client_check()
+    for vector in embeddings(api.the_manager(), inputs):
         check()
         yield vector
 
@@ -183,14 +171,14 @@ class DetokenizeRequest(Struct, kw_only=True):
 
 
 def tokenize() -> Response:
-    asked = read_body(TokenizeRequest)
-    model = served_model(asked.model)
-    tokenizer = the_manager().tokenizer()
+    asked = api.read_body(TokenizeRequest)
+    model = api.served_model(asked.model)
+    tokenizer = api.the_manager().tokenizer()
     token_ids = token_ids_of(asked)
     if asked.with_pieces and asked.content is not None:
-        return answer(Tokens([piece_of(token_id, tokenizer) for token_id in token_ids], len(token_ids), model))
+        return api.answer(Tokens([piece_of(token_id, tokenizer) for token_id in token_ids], len(token_ids), model))
     pieces = [text_of(token_id, tokenizer) for token_id in token_ids] if asked.with_pieces else None
-    return answer(Tokens([*token_ids], len(token_ids), model, pieces))
+    return api.answer(Tokens([*token_ids], len(token_ids), model, pieces))
 
 
 def token_ids_of(asked: TokenizeRequest) -> list[int]:
@@ -198,20 +186,20 @@ def token_ids_of(asked: TokenizeRequest) -> list[int]:
     if len(texts) + (asked.messages is not None) != 1:
         raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.not_exactly_one_source"))
     if asked.messages is None:
-        return the_manager().tokenizer().encode(texts[0])
-    return list(the_completions().prompt_token_ids(ChatPrompt(messages_of(asked.messages))))
+        return api.the_manager().tokenizer().encode(texts[0])
+    return list(api.the_completions().prompt_token_ids(ChatPrompt(messages_of(asked.messages))))
 
 
 def detokenize() -> Response:
-    asked = read_body(DetokenizeRequest)
-    served_model(asked.model)
+    asked = api.read_body(DetokenizeRequest)
+    api.served_model(asked.model)
     text = decoded(asked.tokens)
-    return answer(PlainText(text, text, text))
+    return api.answer(PlainText(text, text, text))
 
 
 def decoded(token_ids: Sequence[int]) -> str:
     """Raises ``token_out_of_range`` for an id that is not in the vocabulary."""
-    tokenizer = the_manager().tokenizer()
+    tokenizer = api.the_manager().tokenizer()
     largest = max(token_ids, default=0)
     if largest >= tokenizer.vocab_size:
         raise RequestError("token_out_of_range", found=largest, vocab_size=tokenizer.vocab_size)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from webapp.web.api.answering import sampling_struct
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import TokenLogprobs
 from webapp.web.api.openai.chat import Effort, MaxTokens
 
@@ -95,7 +95,7 @@ class InputRequest(Struct, kw_only=True):
 if TYPE_CHECKING:  # a type checker does not know a base class created at run time
     SampledInput = InputRequest
 else:
-    SampledInput = sampling_struct("SampledInput", "openai", InputRequest)
+    SampledInput = api.sampling_struct("SampledInput", "openai", InputRequest)
 
 
 class ResponseRequest(SampledInput, kw_only=True):
@@ -111,11 +111,8 @@ class ResponseRequest(SampledInput, kw_only=True):
     prompt: Annotated[Any, Meta(description="Refused: a prompt kept at OpenAI.")] = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
-    prefix_id: (
-        Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
-        | None
-    ) = None
+    state: api.StateName | None = None
+    prefix_id: api.PrefixId | None = None
     return_state: bool | None = None
 
 

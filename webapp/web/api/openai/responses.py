@@ -29,26 +29,7 @@ from webapp.services.generation.request import AnswerRequest, ChatPrompt, Struct
 from webapp.storage.database import Database
 from webapp.storage.programs import ResponseStore
 from webapp.tokenizer import Tokenizer
-from webapp.web.api.answering import (
-    HEADERS,
-    SSE,
-    Answering,
-    StreamWriter,
-    answer,
-    asked_sampling,
-    begin,
-    converted,
-    most_tokens,
-    named_event,
-    read_body,
-    read_query,
-    served_model,
-    stream,
-    text_of,
-    the_completions,
-    the_manager,
-    the_settings,
-)
+from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
 from webapp.web.api.openai.response_types import (
@@ -89,11 +70,11 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
         raise RoostError("unsupported_parameter", param="background", reason=Text("reason.web.nothing_is_stored"))
     if asked.prompt is not None:
         raise RoostError("unsupported_parameter", param="prompt", reason=Text("reason.web.nothing_is_stored"))
-    most = most_tokens(asked.max_output_tokens, "max_output_tokens")
+    most = api.most_tokens(asked.max_output_tokens, "max_output_tokens")
     given = {"max_tokens": most, "logprobs": logprobs_of(asked)}
     return AnswerRequest(
         prompts=(prompt_of(asked),),
-        sampling={**asked_sampling(asked, "openai"), **{name: n for name, n in given.items() if n is not None}},
+        sampling={**api.asked_sampling(asked, "openai"), **{name: n for name, n in given.items() if n is not None}},
         state=asked.state,
         prefix_id=asked.prefix_id,
         structure=structure_of(asked),
@@ -103,7 +84,7 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
 
 
 def is_stored(asked: ResponseRequest) -> bool:
-    return asked.store is not False and the_settings().response_days > 0
+    return asked.store is not False and api.the_settings().response_days > 0
 
 
 def before_count(asked: ResponseRequest, store: ResponseStore) -> int:
@@ -151,7 +132,7 @@ def conversation_of(asked: InputRequest) -> list[Message]:
     """Without the instructions, which apply to one answer only."""
     before: list[Message] = []
     if asked.previous_response_id is not None:
-        before = conversation_before(asked.previous_response_id, the_manager().tokenizer().name)
+        before = conversation_before(asked.previous_response_id, api.the_manager().tokenizer().name)
     if isinstance(asked.input, str):
         messages = [*before, Message(Role.USER, asked.input)] if asked.input else before
     else:
@@ -189,7 +170,7 @@ def messages_of(items: list[InputItem], before: list[Message]) -> list[Message]:
 
 def message_of(item: InputItem, place: str) -> Message:
     role = needed(item, "role", place)
-    text = text_of(needed(item, "content", place), f"{place}.content")
+    text = api.text_of(needed(item, "content", place), f"{place}.content")
     return Message(Role.SYSTEM if role == "developer" else Role(role), text)
 
 
@@ -212,7 +193,7 @@ def needed(item: InputItem, name: str, place: str) -> Any:
 def kept_answers() -> ResponseStore:
     """The stored responses of the client."""
     database: Database = current_app.extensions["database"]
-    return ResponseStore(database, the_settings().response_days, g.person.id)
+    return ResponseStore(database, api.the_settings().response_days, g.person.id)
 
 
 def conversation_before(response_id: str, tokenizer: str) -> list[Message]:
@@ -260,20 +241,20 @@ def new_id(prefix: str) -> str:
 
 
 def create() -> Response:
-    asked = read_body(ResponseRequest)
+    asked = api.read_body(ResponseRequest)
     wanted = answer_request(asked)
-    model = served_model(asked.model)
+    model = api.served_model(asked.model)
     [asked_for] = wanted.prompts
     assert isinstance(asked_for, ChatPrompt)
     state_id = state_before(asked, asked_for)
     if state_id is not None:
         wanted = going_on(wanted, state_id)
-    answering = begin(wanted)
+    answering = api.begin(wanted)
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
     output = Output(response.output, answering.completion.tokenizer if has_logprobs else None)
     given = input_items(asked) if response.store else []
-    manager, store, keeper = the_manager(), kept_answers(), Keeper()
+    manager, store, keeper = api.the_manager(), kept_answers(), Keeper()
     first, *new = asked_for.messages[bool(asked.instructions) + before_count(asked, store) :]
     if asked.state_id is not None:
         first = replace(first, metadata={**first.metadata, STATE_ID: asked.state_id})
@@ -288,22 +269,22 @@ def create() -> Response:
             manager.forget_snapshots(store.keep(body, given, (first, *new, answer_message(generation)), snapshots))
 
     if asked.stream:
-        return stream(answering, ResponseEvents(response, output, keep))
+        return api.stream(answering, ResponseEvents(response, output, keep))
     for told in answering.events():
         for _ in output.take(told[1]) if told else ():
             pass
     ended(response, output.end)
     keep()
-    return answer(response)
+    return api.answer(response)
 
 
 def show(name: str) -> Response:
-    asked = read_query(ResponseQuery)
+    asked = api.read_query(ResponseQuery)
     body = kept_answers().body(name)
     if not asked.stream:
-        return answer(body)
-    events = replayed(converted(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
-    return Response(events, content_type=SSE, headers=HEADERS)
+        return api.answer(body)
+    events = replayed(api.converted(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
+    return Response(events, content_type=api.SSE, headers=api.HEADERS)
 
 
 def replayed(whole: ResponseObject, after: int) -> Iterator[bytes]:
@@ -321,18 +302,18 @@ def replayed(whole: ResponseObject, after: int) -> Iterator[bytes]:
 
     for number, event in enumerate(events()):
         if number > after:
-            yield named_event(event["type"], {**event, "sequence_number": number})
+            yield api.named_event(event["type"], {**event, "sequence_number": number})
     yield DONE
 
 
 def delete(name: str) -> Response:
-    the_manager().forget_snapshots(kept_answers().delete(name))
-    return answer(Deleted(name))
+    api.the_manager().forget_snapshots(kept_answers().delete(name))
+    return api.answer(Deleted(name))
 
 
 def list_input(name: str) -> Response:
     """Newest first by default, one page at a time, as at OpenAI."""
-    asked = read_query(ItemQuery)
+    asked = api.read_query(ItemQuery)
     items = kept_answers().items(name)
     items = items if asked.order == "asc" else items[::-1]
     if asked.after:
@@ -342,7 +323,7 @@ def list_input(name: str) -> Response:
         items = items[ids.index(asked.after) + 1 :]
     page = items[: asked.limit]
     ids = [item["id"] for item in page]
-    return answer(ItemList(page, ids[0] if ids else None, ids[-1] if ids else None, len(items) > len(page)))
+    return api.answer(ItemList(page, ids[0] if ids else None, ids[-1] if ids else None, len(items) > len(page)))
 
 
 def answer_message(generation: Generation) -> Message:
@@ -363,16 +344,16 @@ def answer_message(generation: Generation) -> Message:
 
 
 def count_tokens() -> Response:
-    asked = read_body(InputRequest)
+    asked = api.read_body(InputRequest)
     prompt = prompt_of(asked)
-    served_model(asked.model)
-    count = len(the_completions().prompt_token_ids(prompt, structure_of(asked)))
+    api.served_model(asked.model)
+    count = len(api.the_completions().prompt_token_ids(prompt, structure_of(asked)))
     if (state_id := state_before(asked, prompt)) is not None:
         count += len(the_handles().get(state_id, STATE_ID).token_ids)
-    return answer(InputTokens(count))
+    return api.answer(InputTokens(count))
 
 
-def begun(asked: ResponseRequest, model: str, answering: Answering) -> ResponseObject:
+def begun(asked: ResponseRequest, model: str, answering: api.Answering) -> ResponseObject:
     params = answering.completion.prompts[0].params
     offered = answering.completion.prompts[0].rendered.tools
     names = offered.names if offered else ()
@@ -510,7 +491,7 @@ class Output(Struct):
         return {"type": kind, "output_index": len(self.items) - 1, **fields}
 
 
-class ResponseEvents(StreamWriter):
+class ResponseEvents(api.StreamWriter):
     """The stream of a response: its head, its items from start to end, and finally the complete response."""
 
     response: ResponseObject
@@ -544,4 +525,4 @@ class ResponseEvents(StreamWriter):
     def _numbered(self, event: dict[str, Any]) -> bytes:
         numbered = {**event, "sequence_number": self.sequence_number}
         self.sequence_number += 1
-        return named_event(event["type"], numbered)
+        return api.named_event(event["type"], numbered)
