@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 from safetensors.numpy import save_file
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.weights.make_checkpoints import make_tensors
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 BASE = "http://127.0.0.1"
 
@@ -19,9 +17,8 @@ def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api_only")
     save_file(make_tensors("7", 1, 64, 64, 256), str(folder / "v7.safetensors"))
     settings = Settings(data_dir=folder, models_dir=folder, model="v7.safetensors", strategy="fake", api_only=True)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app.test_client()
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app.test_client()
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/status", "/docs", "/openapi.json"])

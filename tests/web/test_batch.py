@@ -1,5 +1,6 @@
 """Batches without a browser: rows in, answers out, stopped, interrupted and resumed."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,15 +9,13 @@ import re
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.models.conftest import OWN
 from tests.web.owner import owner_client
-from webapp.manager.manager import ModelManager
 from webapp.services.batch import KIND, filled, table_in
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 TABLE = 'word;language\r\nbird;German\r\n"two\nlines";中文\r\n'
 
@@ -50,17 +49,15 @@ class Site:
 @pytest.fixture
 def opened(tmp_path):
     """opened(strategy) -> Site with the shared data folder; the previous one is closed, like by a restart."""
-    apps = []
+    apps = contextlib.ExitStack()
 
     def opened(strategy=fake_strategy("Vogel"), **more):  # noqa: B008  # made once
-        for app in apps:
-            app.extensions["close"]()
+        apps.close()
         settings = Settings(data_dir=tmp_path, models_dir=models_dir(), strategy=strategy, open_browser=False, **more)
-        apps[:] = [create_app(settings, ModelManager(settings, start_engine_in_thread))]
-        return Site(apps[0])
+        return Site(apps.enter_context(open_app(settings)))
 
-    yield opened
-    apps[0].extensions["close"]()
+    with apps:
+        yield opened
 
 
 def test_a_table_is_answered_row_by_row_and_exported_as_a_table(opened):

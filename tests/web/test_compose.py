@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.music.models import music_model
+from tests.web.apps import open_app
 from tests.web.owner import owner_client
 from webapp.engine.state import ModelConfig
-from webapp.manager.manager import ModelManager
 from webapp.music.events import notes_of, read_text
 from webapp.music.midi_file import read_midi
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 LINES = {"Accept": "application/x-ndjson"}
 JSON = {"Accept": "application/json"}
@@ -27,18 +26,16 @@ LENGTH = {"midi": {"seconds": "3"}, "abc": {"bars": "2"}}
 
 @pytest.fixture(scope="module")
 def clients(pytestconfig, tmp_path_factory):
-    made, apps = {}, []
-    for kind in ("midi", "abc"):
-        folder = tmp_path_factory.mktemp(kind)
-        shutil.copy(music_model(pytestconfig, kind), folder / f"tiny-{kind}.safetensors")
-        settings = Settings(
-            data_dir=folder, models_dir=folder, model=f"tiny-{kind}.safetensors", strategy="torch cpu f32"
-        )
-        apps.append(create_app(settings, ModelManager(settings, start_engine=start_engine_in_thread)))
-        made[kind] = owner_client(apps[-1])
-    yield made
-    for app in apps:
-        app.extensions["close"]()
+    made = {}
+    with contextlib.ExitStack() as apps:
+        for kind in ("midi", "abc"):
+            folder = tmp_path_factory.mktemp(kind)
+            shutil.copy(music_model(pytestconfig, kind), folder / f"tiny-{kind}.safetensors")
+            settings = Settings(
+                data_dir=folder, models_dir=folder, model=f"tiny-{kind}.safetensors", strategy="torch cpu f32"
+            )
+            made[kind] = owner_client(apps.enter_context(open_app(settings)))
+        yield made
 
 
 def written(client, **fields):
@@ -196,10 +193,9 @@ def test_a_model_without_state_files_offers_none(clients, monkeypatch):
 def test_the_rail_names_compose_where_there_is_a_music_model(clients, tmp_path):
     assert 'href="/compose"' in clients["midi"].get("/models").text
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake")
-    app = create_app(settings, ModelManager(settings, start_engine=start_engine_in_thread))
-    other = owner_client(app)
-    assert 'class="rail-item" href="/compose"' not in other.get("/").text
-    assert other.get("/compose").status_code == 200
-    refused = other.post("/compose/write", data={}, headers=LINES)
-    assert refused.get_json()["error"]["code"] == "not_a_music_model"
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        other = owner_client(app)
+        assert 'class="rail-item" href="/compose"' not in other.get("/").text
+        assert other.get("/compose").status_code == 200
+        refused = other.post("/compose/write", data={}, headers=LINES)
+        assert refused.get_json()["error"]["code"] == "not_a_music_model"

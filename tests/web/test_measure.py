@@ -8,13 +8,12 @@ import pytest
 
 from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.manager import ModelManager
 from webapp.services.bench.measurements import KIND, Measurements
 from webapp.settings import Settings
-from webapp.web.app import create_app
 from webapp.web.measure import bars, line
 
 FAKE = "fake vocab=256"
@@ -28,11 +27,10 @@ def browser(tmp_path, monkeypatch):
     models.mkdir()
     write_checkpoint(models / "tiny.pth", "7", n_layer=1, n_embd=64, vocab_size=256)
     settings = Settings(data_dir=tmp_path / "data", models_dir=models, strategy=FAKE, open_browser=False)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    parts = (app.extensions[name] for name in ("model_manager", "database", "jobs"))
-    app.extensions["measurements"] = Measurements(*parts, settings, start_engine_in_thread)
-    yield Browser(owner_client(app), models, app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        parts = (app.extensions[name] for name in ("model_manager", "database", "jobs"))
+        app.extensions["measurements"] = Measurements(*parts, settings, start_engine_in_thread)
+        yield Browser(owner_client(app), models, app)
 
 
 def measured(browser, strategy=FAKE):

@@ -1,22 +1,22 @@
 """The notebook without a browser: text that is generated, saved, undone and inspected."""
 
+import contextlib
+import itertools
 import json
 import re
 
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import Finished
-from webapp.manager.manager import ModelManager
 from webapp.services.notebook import known_tokens
 from webapp.settings import Settings
 from webapp.storage.notebooks import MOST_STEPS, Draft, NotebookStore
 from webapp.tokenizer import load_tokenizer
-from webapp.web.app import create_app
 
 ANSWER = "and so on, 中文."
 LINES = "application/x-ndjson"
@@ -56,17 +56,15 @@ class Page:
 
 @pytest.fixture
 def opened(tmp_path):
-    apps = []
+    apps, numbers = contextlib.ExitStack(), itertools.count()
 
     def opened(strategy=fake_strategy(ANSWER), **more):  # noqa: B008  # made once
-        more = {"data_dir": tmp_path / f"data{len(apps)}", "models_dir": models_dir(), **more}
+        more = {"data_dir": tmp_path / f"data{next(numbers)}", "models_dir": models_dir(), **more}
         settings = Settings(strategy=strategy, open_browser=False, **more)
-        apps.append(create_app(settings, ModelManager(settings, start_engine_in_thread)))
-        return Page(apps[-1])
+        return Page(apps.enter_context(open_app(settings)))
 
-    yield opened
-    for app in apps:
-        app.extensions["close"]()
+    with apps:
+        yield opened
 
 
 def words(lines):

@@ -8,13 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from tests.errors import raises_code
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
 from webapp.chat.messages import Message, ReadMode, ToolCall, attached_metadata
 from webapp.chat.messages import Role as Speaker
 from webapp.errors import ChatNotFound
-from webapp.manager.manager import ModelManager
 from webapp.services.attachments import ROOM
 from webapp.services.chat.turn_writer import chosen_tools
 from webapp.settings import Settings
@@ -28,7 +27,6 @@ from webapp.storage.records import OWNER_ID, ChatTools
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.web.api.operations import OPERATIONS
-from webapp.web.app import create_app
 from webapp.web.chat.commands import COMMANDS, Commands, FrameFields, read_command
 from webapp.web.chat.live import ChatContext
 from webapp.web.roles import Role, least_role
@@ -39,8 +37,8 @@ NO_ANSWER = {"HEAD", "OPTIONS"}
 OWN_IDS = {"chat_id", "message_id", "attachment_id", "notebook_id", "batch_id"}
 """Ids in addresses that belong to a person. :data:`SHARED` are those of data for everybody."""
 SHARED = {
-    "case_id", "filename", "form", "key", "kind", "name", "path", "persona_id", "preset_id", "prompt_id", "run_id",
-    "server_id", "share_id", "tool_id", "version",
+    "case_id", "filename", "form", "item_id", "key", "kind", "name", "path", "preset_id", "run_id", "server_id",
+    "share_id", "tool_id", "version",
 }  # fmt: skip
 
 
@@ -67,9 +65,8 @@ def app(tmp_path_factory):
         data_dir=tmp_path_factory.mktemp("people"), models_dir=models_dir(), strategy="fake", requests_per_s=1e6,
         request_burst=10**6, lan=True, token=TOKEN,
     )  # fmt: skip
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 def client_of(app, person_id):

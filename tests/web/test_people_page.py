@@ -5,19 +5,17 @@ import threading
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
 from tests.wording import says, text
 from webapp.errors import ModelError
-from webapp.manager.manager import ModelManager
 from webapp.services.batch import KIND as BATCH
 from webapp.services.jobs import PAUSED
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.web import login
-from webapp.web.app import create_app
 
 TOKEN = "a-token-for-tests"
 HOME = {"Origin": "http://127.0.0.1", "Accept": "text/html"}
@@ -56,9 +54,8 @@ def app(tmp_path):
         data_dir=tmp_path, models_dir=models_dir(), strategy="fake", requests_per_s=1e6, request_burst=10**6,
         lan=True, token=TOKEN,
     )  # fmt: skip
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 @pytest.fixture
@@ -314,8 +311,7 @@ def test_the_owners_own_links_stay_the_owners(owner):
 
 def test_a_server_without_a_token_asks_for_proof_once_somebody_is_invited(tmp_path):
     settings = Settings(data_dir=tmp_path, models_dir=models_dir(), strategy="fake", allow_hosts=("home.example",))
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    try:
+    with open_app(settings) as app:
         owner = Browser(app)
         owner.client.set_cookie(*owner_cookie(app, 80), domain="127.0.0.1")
         proxied = {"X-Forwarded-For": "198.51.100.7"}
@@ -324,8 +320,6 @@ def test_a_server_without_a_token_asks_for_proof_once_somebody_is_invited(tmp_pa
         refused = Browser(app).get("/", **proxied)
         assert refused.status_code == 401 and says(refused.text, "login.title.link")
         assert Browser(app).get("/").status_code == 200, "this machine itself is still the owner's"
-    finally:
-        app.extensions["close"]()
 
 
 def test_a_password_is_hashed_by_scrypt(monkeypatch):

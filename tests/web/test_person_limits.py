@@ -5,19 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from webapp.chat.events import ContentDelta, Waiting
 from webapp.engine.scheduler import Scheduler
-from webapp.manager.manager import ModelManager
 from webapp.services.limits import Limits, person_of
 from webapp.settings import Settings
 from webapp.web.api import answering
 from webapp.web.api.answering import StreamWriter, stream
 from webapp.web.api.calls import Record
-from webapp.web.app import create_app
 
 HOME = "http://127.0.0.1"
 
@@ -28,9 +26,8 @@ def app(tmp_path):
         data_dir=tmp_path, models_dir=models_dir(), strategy=fake_strategy("Hello there."), lan=True,
         token="a-token-for-tests", max_sequences=1, requests_per_s=1e6,
     )  # fmt: skip
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 class Guest:

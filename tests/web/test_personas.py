@@ -9,16 +9,14 @@ import zlib
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.models.conftest import OWN, Browser
 from tests.web.owner import owner_client
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.saved_items import SavedItems
-from webapp.web.app import create_app
 from webapp.web.prompts import KINDS, persona_in
 
 CARD = {
@@ -48,9 +46,8 @@ def browser(tmp_path):
     settings = Settings(
         data_dir=tmp_path, models_dir=models_dir(), strategy=fake_strategy("Tweet."), open_browser=False
     )
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(owner_client(app), tmp_path, app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(owner_client(app), tmp_path, app)
 
 
 def stored(browser):

@@ -6,13 +6,11 @@ import re
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.saved_items import SavedItems
-from webapp.web.app import create_app
 
 OPEN_WEBUI = [
     {"command": "/summarize", "user_id": "u", "title": "Summarize", "content": "Sum up:\n{{text}}", "timestamp": 1},
@@ -23,9 +21,8 @@ OPEN_WEBUI = [
 @pytest.fixture
 def browser(tmp_path):
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake", open_browser=False)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(owner_client(app), tmp_path, app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(owner_client(app), tmp_path, app)
 
 
 def listed(browser):

@@ -6,13 +6,11 @@ import re
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.wording import says
-from webapp.manager.manager import ModelManager
 from webapp.settings import SETTINGS, load_settings
-from webapp.web.app import create_app
 from webapp.web.settings import FIXED, GROUPS
 
 ENVIRONMENT = {"ROOST_MAX_QUEUE": "7"}
@@ -32,9 +30,8 @@ def load(folder):
 @pytest.fixture
 def browser(folder):
     settings = load(folder)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(owner_client(app), folder, app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(owner_client(app), folder, app)
 
 
 def sources(page):

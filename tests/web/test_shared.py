@@ -5,18 +5,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import models_dir
 from tests.web.hostile_markdown import HOSTILE
 from tests.web.owner import owner_client
 from tests.wording import says
 from webapp.chat.messages import Message, Role
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import OWNER_ID
 from webapp.storage.shares import Shares
-from webapp.web.app import create_app
 
 TOKEN = "a-token-for-tests"
 BASE = "http://127.0.0.1"
@@ -60,9 +58,8 @@ def owner(tmp_path_factory):
         data_dir=tmp_path_factory.mktemp("shared"), models_dir=models_dir(), strategy="fake", lan=True, token=TOKEN,
         requests_per_s=1e6, request_burst=10**6,
     )  # fmt: skip
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Owner(app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Owner(app)
 
 
 def test_a_snapshot_stays_and_a_live_link_follows_the_chat(owner):

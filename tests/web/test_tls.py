@@ -7,16 +7,14 @@ import urllib.request
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.bridge_app import RunningServer, tls_pair
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from tests.web.owner import owner_client
 from tests.web.ws_client import PING, RawClient, WebSocketClient, frame, handshake
-from webapp.manager.manager import ModelManager
 from webapp.services.access import OwnerProof
 from webapp.services.certificates import Certificates
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 pytest.importorskip("cryptography")
 TOKEN = "a-token-for-tests"
@@ -115,9 +113,8 @@ def test_the_end_of_an_answer_is_distinguished_from_a_cut(contexts):
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     settings = Settings(data_dir=folder, models_dir=folder, strategy="fake", lan=True, token=TOKEN, tls=True)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 def ask(app, path, scheme, method="GET", **headers):
@@ -164,9 +161,8 @@ def test_a_stranger_gets_the_page_about_trust_and_the_authority(app, scheme):
 
 def test_a_server_with_a_given_certificate_or_none_has_no_authority(tmp_path):
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake")
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    assert owner_client(app).get("/trust", base_url="http://127.0.0.1").status_code == 404
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        assert owner_client(app).get("/trust", base_url="http://127.0.0.1").status_code == 404
 
 
 def test_the_whole_roost_over_https(tmp_path):

@@ -8,14 +8,12 @@ import threading
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.credentials import MOST_TOKENS, PREFIX, ApiTokens
 from webapp.storage.database import Database
-from webapp.web.app import create_app
 
 TOKEN = "a-token-for-tests"
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
@@ -28,9 +26,8 @@ def app(request, tmp_path_factory):
     settings = Settings(
         data_dir=folder, models_dir=models_dir(), strategy=fake_strategy("Hello."), requests_per_s=1e6, **shared
     )
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 def ask(app, path, token, body=None, method=None, **headers):

@@ -7,9 +7,8 @@ import pytest
 from flask import Blueprint
 from jinja2 import ChoiceLoader, DictLoader
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from webapp.i18n import translation
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web import app as app_module
 from webapp.web.chat.live import ChatContext
@@ -29,10 +28,9 @@ def client(monkeypatch, tmp_path):
     for locale, word in (("en", "Toys"), ("zh", "玩具")):
         monkeypatch.setitem(translation.catalogue().texts[locale], "toys.title", word)
     settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake")
-    app = app_module.create_app(settings, ModelManager(settings, start_engine_in_thread))
-    app.jinja_env.loader = ChoiceLoader([app.jinja_env.loader, DictLoader({"toys/page.html": TEMPLATE})])
-    yield app.test_client()
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        app.jinja_env.loader = ChoiceLoader([app.jinja_env.loader, DictLoader({"toys/page.html": TEMPLATE})])
+        yield app.test_client()
 
 
 def index():

@@ -9,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.test_conversion import run_here
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from tests.wording import pattern, says
-from webapp.manager.manager import ModelManager
 from webapp.services import conversion
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 
 @pytest.fixture
@@ -30,9 +28,8 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser
     write_checkpoint(models / "raw.pth", "7", n_layer=1, n_embd=64)
     write_checkpoint(models / "six.pth", "6", n_layer=1, n_embd=64, time_state=True)
     settings = Settings(data_dir=tmp_path / "data", models_dir=models, strategy="fake", open_browser=False)
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(owner_client(app), models, app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(owner_client(app), models, app)
 
 
 def finish(browser: Browser) -> None:

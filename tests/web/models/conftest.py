@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.library.library_folder import good_bytes, torn_bytes
+from tests.web.apps import open_app
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_tensors
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 OWN = {"Origin": "http://127.0.0.1"}
 HTMX = {**OWN, "HX-Request": "true"}
@@ -64,7 +64,7 @@ class Browser:
 def open_browser(tmp_path: Path):
     """open_browser(strategy, **settings) -> Browser; models/ has a good file, a truncated one and one that is not
     RWKV."""
-    apps = []
+    apps = contextlib.ExitStack()
 
     def make(strategy: str = "fake", **settings: Any) -> Browser:
         folder = tmp_path / "models"
@@ -85,13 +85,11 @@ def open_browser(tmp_path: Path):
             request_burst=10**6,
             **settings,
         )
-        app = create_app(made, ModelManager(made, start_engine_in_thread))
-        apps.append(app)
+        app = apps.enter_context(open_app(made))
         return Browser(owner_client(app), folder, app)
 
-    yield make
-    for app in apps:
-        app.extensions["close"]()
+    with apps:
+        yield make
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from html import unescape
@@ -10,13 +11,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
-from webapp.web.app import create_app
 
 BASE = "http://127.0.0.1"
 OWN = {"Origin": BASE}
@@ -71,7 +71,7 @@ def models(tmp_path_factory):
 @pytest.fixture
 def start(tmp_path, models):
     """start(**settings) -> Browser; everything is closed afterwards."""
-    apps = []
+    apps = contextlib.ExitStack()
 
     def start(**changes: Any) -> Browser:
         settings = Settings(
@@ -79,12 +79,11 @@ def start(tmp_path, models):
             models_dir=models,
             **{"strategy": fake_strategy(), "request_burst": 10_000, **changes},
         )
-        apps.append(create_app(settings, ModelManager(settings, start_engine_in_thread)))
-        return Browser(apps[-1].test_client(), apps[-1])
+        app = apps.enter_context(open_app(settings))
+        return Browser(app.test_client(), app)
 
-    yield start
-    for app in apps:
-        app.extensions["close"]()
+    with apps:
+        yield start
 
 
 @pytest.fixture

@@ -8,16 +8,14 @@ import re
 import pytest
 
 from tests.manager.conftest import last_output, request
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S
+from tests.web.apps import open_app
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from tests.wording import is_refused, says, text
-from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import trained_context
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
-from webapp.web.app import create_app
 from webapp.web.kit.page import current_page
 from webapp.web.states.state_view import context_note, heat_map
 
@@ -60,10 +58,8 @@ def browser(folder, tmp_path):
     write_state(states / "rwkv-x060-six.st", 2, 2, 32, seed=1)
     write_state(states / "wide.pth", 2, 4, 32, seed=2)
     settings = Settings(data_dir=tmp_path, models_dir=folder, model="seven.pth", strategy="fake", open_browser=False)
-    manager = ModelManager(settings, start_engine_in_thread)
-    app = create_app(settings, manager)
-    yield Browser(owner_client(app), states, manager)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(owner_client(app), states, app.extensions["model_manager"])
 
 
 def begins_with(browser) -> str:

@@ -10,19 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import error_text, says, text
 from webapp.backends.fake import FakeBackend
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer import load_tokenizer
 from webapp.tools.definition import from_openai
-from webapp.web.app import create_app
 
 BASE = "http://127.0.0.1"
 WEATHER = {
@@ -65,9 +63,8 @@ def app(tmp_path_factory):
     settings = Settings(
         data_dir=folder, models_dir=folder, model="roost-starter-v7.safetensors", strategy=fake_strategy("x")
     )
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 @pytest.fixture

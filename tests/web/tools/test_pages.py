@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from tests.manager.thread_engine import start_engine_in_thread
+from tests.web.apps import open_app
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import says
 from webapp.i18n import Text, translate
-from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
-from webapp.web.app import create_app
 
 BASE = "http://127.0.0.1"
 HTMX = {"HX-Request": "true"}
@@ -45,9 +43,8 @@ def browser(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tools")
     save_file(make_tensors("7", 1, 64, 64, 256), str(folder / "v7.safetensors"))
     settings = Settings(data_dir=folder, models_dir=folder, model="v7.safetensors", strategy="fake")
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(app)
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield Browser(app)
 
 
 @pytest.fixture(autouse=True)

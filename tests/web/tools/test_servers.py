@@ -11,18 +11,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.lazy_import import Lazily
-from tests.manager.thread_engine import start_engine_in_thread
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
+from tests.web.apps import open_app
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import error_text, pattern, says, text
-from webapp.manager.manager import ModelManager
 from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
-from webapp.web.app import create_app
 from webapp.web.tools.servers import joined
 
 Lazily("mcp")
@@ -63,9 +61,8 @@ def app(tmp_path_factory):
     settings = Settings(
         data_dir=folder, models_dir=folder, model="v7.safetensors", strategy="fake", tool_hosts=("mcp.example",)
     )
-    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield app
-    app.extensions["close"]()
+    with open_app(settings) as app:
+        yield app
 
 
 @pytest.fixture
