@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -14,6 +13,9 @@ from webapp.i18n import Text
 from webapp.tools.builtin import attachment_search, calculator
 from webapp.tools.builtin.attachment_search import Texts
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 MAX_NAME_CHARS = 60
 TIME_PARAMETERS = {
@@ -35,6 +37,8 @@ def current_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _zone(name: str) -> ZoneInfo:
     """Finds a time zone by its exact name, otherwise ignoring case."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones  # not needed at start
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

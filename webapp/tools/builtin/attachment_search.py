@@ -155,7 +155,7 @@ def _end(text: str, start: int) -> int:
 
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003134f"
-RUNS = re.compile(rf"([{CJK}]+)|([^\W_{CJK}]+)")
+RUNS = rf"([{CJK}]+)|([^\W_{CJK}]+)"  # compiled at the first search: it takes 2 ms
 CJK_BEGINS = "\u3040"
 SUFFIX = rf"(?:s|es|d|ed|ing|'s)?(?![^\W_{CJK}])"
 STOP_WORDS = frozenset(
@@ -172,7 +172,7 @@ def terms(query: str) -> list[str]:
     """The terms of a query in lower case, without repetition, in order. Stop words are removed unless there are only
     stop words."""
     found: list[str] = []
-    for chinese, word in RUNS.findall(folded(unicodedata.normalize("NFKC", query))):
+    for chinese, word in re.findall(RUNS, folded(unicodedata.normalize("NFKC", query))):
         found += _pairs(chinese) if chinese else [word]
     telling = [term for term in found if term not in STOP_WORDS]
     return list(dict.fromkeys(telling or found))[:MOST_TERMS]
