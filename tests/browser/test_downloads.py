@@ -93,5 +93,5 @@ def test_paused_and_gone_on_in_the_list(roost, hub, visit):
     paused = page.locator(".job[data-status=paused]")
     paused.wait_for()
     hub.rest.set()
-    paused.get_by_role("button", name="Go on").click()
+    paused.get_by_role("button", name="Resume").click()
     page.locator(".job[data-status=done]").wait_for()
