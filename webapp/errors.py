@@ -61,7 +61,7 @@ class RoostError(Exception):
 
 
 class WeightsError(RoostError):
-    """A file on disk that is not what it should be."""
+    """A file on disk that is damaged or of the wrong kind."""
 
     code = "file_error"
 
@@ -71,42 +71,42 @@ class FileMissing(WeightsError):
 
 
 class FileReadingFailed(WeightsError):
-    """Its reader took too long, took too much memory, or ended."""
+    """The reader process took too long, needed too much memory, or ended."""
 
     code = "file_reading_failed"
 
 
 class ConversionError(RoostError):
-    """A model file could not be made into another; nothing was written."""
+    """A model file could not be converted; nothing was written."""
 
     code = "conversion_failed"
 
     @classmethod
     def refused(cls, path: str, target: str | Text, reason: str | Text, way_out: str | Text) -> ConversionError:
-        """``conversion_refused``: found out before anything is read."""
+        """``conversion_refused``: detected before anything is read."""
         return cls("conversion_refused", path=path, target=target, reason=reason, way_out=way_out)
 
 
 class DownloadError(RoostError):
-    """A file that could not be fetched from a hub; nothing half-written is in the library."""
+    """A file could not be downloaded from a hub; the library has no partial file."""
 
     code = "download_failed"
 
 
 class BackendUnavailable(RoostError):
-    """This machine cannot run it; the hint says what would change that."""
+    """This machine cannot run the backend; the hint says what would change that."""
 
     code = "backend_unavailable"
 
 
 class StrategyError(RoostError):
-    """A strategy nobody can read, or one that this model cannot take."""
+    """A strategy with a wrong syntax, or one that this model does not support."""
 
     code = "strategy_invalid"
 
 
 class ModelError(RoostError):
-    """The one model and its engine process."""
+    """The loaded model or its engine process."""
 
     code = "model_error"
 
@@ -140,7 +140,7 @@ class InvalidOption(RequestError):
 
 
 class GrammarInvalid(RequestError):
-    """The schema or grammar an answer is held to."""
+    """A schema or grammar that is given for an answer."""
 
     code = "grammar_invalid"
 
@@ -150,7 +150,7 @@ class UploadMissing(RoostError):
 
 
 class StorageError(RoostError):
-    """The database, or what it does not hold."""
+    """The database, or something missing in it."""
 
     code = "storage_error"
 
@@ -172,7 +172,7 @@ class PresetNameTaken(PresetError):
 
 
 class ToolInvalid(RoostError):
-    """``field`` is what cannot be used of a tool's definition."""
+    """``field``: the invalid part of the tool's definition."""
 
     code = "tool_invalid"
 
@@ -190,13 +190,13 @@ class BenchRefused(RoostError):
 
 
 class McpError(RoostError):
-    """A server that offers tools over MCP; ``name`` is what a person called it."""
+    """A server that offers tools over MCP; ``name`` is its name in Roost."""
 
     code = "mcp_error"
 
 
 class McpServerInvalid(McpError):
-    """``field`` is a field of the form."""
+    """``field``: a field of the form."""
 
     code = "mcp_server_invalid"
 
@@ -472,13 +472,13 @@ ROWS = {code: Row(status, kind) for kind, rows in STATUSES.items() for code, sta
 
 
 def translate_error(error: RoostError, locale: str) -> tuple[str, str]:
-    """(sentence, way out) in the reader's language."""
+    """(sentence, way out) in ``locale``."""
     message, hint = (translate(f"error.{error.code}.{part}", locale, **error.params) for part in ("message", "hint"))
     return message, hint
 
 
 def error_from_dict(data: dict[str, Any]) -> RoostError:
-    """The error that ``to_dict`` described; an unknown code becomes a plain RoostError."""
+    """The inverse of ``to_dict``; an unknown code becomes a plain RoostError."""
     row = ROWS.get(str(data.get("code")))
     if row is None:
         return RoostError(reason=str(data.get("message", "unknown error")))
@@ -487,7 +487,7 @@ def error_from_dict(data: dict[str, Any]) -> RoostError:
 
 
 def as_roost_error(exc: BaseException) -> RoostError:
-    """``exc`` itself when it is one of ours, else a RoostError that keeps its type and words."""
+    """``exc`` itself if it is a RoostError, otherwise a RoostError with its type and message."""
     if isinstance(exc, RoostError):
         return exc
     if isinstance(exc, MemoryError):

@@ -54,7 +54,7 @@ def default_data_dir() -> Path:
 
 
 def default_models_dir(data_dir: Path) -> Path:
-    """``models`` here or beside the checkout when there is one, else inside the data folder."""
+    """``models`` in the working directory or beside the checkout, if it exists; otherwise in the data folder."""
     for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
         if (folder / "models").is_dir() and folder.name != "site-packages":
             return folder / "models"
@@ -62,15 +62,15 @@ def default_models_dir(data_dir: Path) -> Path:
 
 
 class Origin(Struct, frozen=True):
-    """Where values came from: ``of`` says for each that is no default "flag", "environment" or "file"; ``path`` is the
-    file, there or not."""
+    """Sources of the values. ``of``: "flag", "environment" or "file" for each setting that is not a default. ``path``:
+    the config file, which need not exist."""
 
     path: Path
     of: Mapping[str, str]
 
 
 class Settings(Struct, frozen=True):
-    """All settings, read and in range when made by :func:`load_settings`."""
+    """All settings; parsed and within their ranges if made by :func:`load_settings`."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Rule(0, 65535)] = 8000
@@ -139,12 +139,12 @@ class Settings(Struct, frozen=True):
     log_file_bytes: Annotated[int, Rule(0, 1 << 40)] = 2 * MIB
 
     origin: Origin | None = None
-    """No setting itself; None where no file and no environment was asked."""
+    """Not a setting. None if neither file nor environment was read."""
 
     def __post_init__(self) -> None:
         if self.models_dir == Path():
             force_setattr(self, "models_dir", default_models_dir(self.data_dir))
-        if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address as it stands in a URL
+        if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address in brackets, as in a URL
             force_setattr(self, "host", self.host[1:-1])
 
     def __repr__(self) -> str:
@@ -154,27 +154,27 @@ class Settings(Struct, frozen=True):
 
     @property
     def database_path(self) -> Path:
-        """Chats, presets and all else that is kept."""
+        """Chats, presets and all other stored data."""
         return self.data_dir / DATABASE_NAME
 
     @property
     def snapshot_dir(self) -> Path:
-        """Where the states of chats last, of all models."""
+        """The stored states of chats, for all models."""
         return self.data_dir / "snapshots"
 
     @property
     def is_shared(self) -> bool:
-        """True when other machines can reach the server: then a token is demanded of everyone."""
+        """True if other machines can reach the server; then everyone needs a token."""
         return self.lan or self.host not in LOOPBACK_HOSTS or bool(self.trusted_proxy)
 
     @property
     def has_tls(self) -> bool:
-        """True when the server speaks https, with a certificate it makes or is given."""
+        """True if the server uses HTTPS, with a given or generated certificate."""
         return self.tls or bool(self.tls_cert)
 
     @property
     def listen_host(self) -> str:
-        """The address to bind: every interface for ``lan`` unless a particular host was named."""
+        """The address to bind: every interface for ``lan``, unless a particular host was given."""
         return "0.0.0.0" if self.lan and self.host in LOOPBACK_HOSTS else self.host
 
 
@@ -243,7 +243,7 @@ READERS: dict[Any, Callable[[Any], Any]] = {
 
 
 class Setting(Struct, frozen=True):
-    """One row: what ``--help`` shows and how a value from any source is read. ``kind`` is a key of READERS."""
+    """One row: the help in ``--help`` and the parsing of a value from any source. ``kind`` is a key of READERS."""
 
     name: str
     kind: Any
@@ -251,7 +251,7 @@ class Setting(Struct, frozen=True):
     rule: Rule
 
     def read(self, value: Any) -> Any:
-        """The typed value; ``settings_invalid`` says what was wrong with it."""
+        """The typed value; raises ``settings_invalid`` with the reason."""
         try:
             read = READERS[self.kind](value)
             self.check(read)
@@ -274,12 +274,12 @@ class Setting(Struct, frozen=True):
 
 
 def reason_of(exc: ValueError) -> Text | str:
-    """What was raised with; a Text stays one, which ``str`` would make plain text."""
+    """The argument of the exception; a Text is kept, because ``str`` would make plain text."""
     return exc.args[0] if exc.args and isinstance(exc.args[0], Text) else str(exc)
 
 
 def _setting(name: str, kind: Any, default: Any) -> Setting:
-    """The two folders have the default None: it is found out when it is needed, not at import."""
+    """The two folders have the default None: it is computed when needed, not at import."""
     kind, rule = (kind.__origin__, *kind.__metadata__) if get_origin(kind) is Annotated else (kind, Rule())
     return Setting(name, kind, None if default in (NODEFAULT, Path()) else default, rule)
 
@@ -292,9 +292,9 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     config_path: str | Path | None = None,
 ) -> Settings:
-    """Settings from command line ``overrides`` (None values count as not given), environment, config file, defaults.
+    """Settings from command line ``overrides`` (None counts as not given), environment, config file and defaults.
 
-    Without ``config_path`` the file is ``$ROOST_CONFIG``, else ``roost.toml`` in the data folder when there is one.
+    Without ``config_path``, the file is ``$ROOST_CONFIG``, or ``roost.toml`` in the data folder if it exists.
     """
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
@@ -312,13 +312,13 @@ def load_settings(
 
 
 def change_config(path: Path, name: str, value: str | None) -> None:
-    """Writes one value into the TOML file at ``path``, or takes it out (None); all else in the file stays as it is. It
-    holds from the next start. ``settings_invalid`` for a value that cannot be, or a file that is none."""
+    """Writes one value to the TOML file at ``path``, or removes it (None); the rest of the file is not changed. Takes
+    effect at the next start. Raises ``settings_invalid`` for an invalid value or file."""
     import tomlkit  # keeps comments and order
 
     read = None if value is None else SETTINGS[name].read(value)
     if path.exists():
-        read_config(path)  # says what is wrong with it
+        read_config(path)  # raises if the file is invalid
         document = tomlkit.parse(path.read_text(encoding="utf-8"))
     else:
         document = tomlkit.document()
@@ -330,7 +330,7 @@ def change_config(path: Path, name: str, value: str | None) -> None:
     written = path.with_name(path.name + ".new")
     try:
         with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-            out.write(tomlkit.dumps(document))  # for its owner alone: the token may stand in it
+            out.write(tomlkit.dumps(document))  # only its owner may read it: it may contain the token
         written.replace(path)
     except OSError as exc:
         raise RoostError("settings_invalid", name="config", value=str(path), reason=system_reason(exc)) from exc
@@ -341,7 +341,7 @@ def _plain(value: Any) -> Any:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """An empty variable counts as not set, as shells and container files leave such behind."""
+    """An empty variable counts as not set, because shells and container files often leave such variables."""
     named = {name: environ.get(f"ROOST_{name.upper()}") for name in SETTINGS}
     return _checked({name: value for name, value in named.items() if value})
 
@@ -361,7 +361,7 @@ def _unknown(name: str) -> Text:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The checked values of a TOML file; ``settings_invalid`` when it cannot be read or has an unknown key."""
+    """The checked values of a TOML file. Raises ``settings_invalid`` if it cannot be read or has an unknown key."""
     try:
         return _checked(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as exc:
@@ -373,6 +373,6 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_toml(text: str) -> dict[str, Any]:
     try:
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10; goes when 3.11 is the oldest supported
+    except ModuleNotFoundError:  # Python 3.10; remove when 3.11 is the oldest supported version
         import tomli as tomllib
     return dict(tomllib.loads(text))

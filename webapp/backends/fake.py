@@ -13,7 +13,7 @@ The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell
 ``script=hello``    the answer, then token 0 (end of text). Text becomes its UTF-8 bytes plus one (single-byte tokens of
                     the World vocabulary); ``script=5,6,7`` are token ids. Without a script the tokens are noise that
                     never ends by itself. Sampling, penalties and seeds do not sway a script. Where a prompt ends with
-                    the beginning of the script, the answer goes on from there
+                    the beginning of the script, the answer continues from there
 ``repeat=1``        the script so many times before token 0; 0 is endless
 ``fail_at=N``       a step raises RuntimeError when a slot takes its N-th token, the prompt's included
 ``nan_at=N``        that slot's logits are NaN from its N-th token on

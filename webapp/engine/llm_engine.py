@@ -206,7 +206,8 @@ class LLMEngine:
         self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None, first: int = 1
     ) -> Probe:
         """The probability of each token from ``first`` on, and the best ``alternatives`` to it. If ``first`` is above
-        1, it starts from the nearest snapshot and keeps the snapshot that an answer needs to go on from ``first``."""
+        1, it starts from the nearest snapshot and keeps the snapshot that an answer needs to continue from
+        ``first``."""
         self._factory.check_token_ids(token_ids)
         start, chunk = self._start_of(digest), self.scheduler.prefill_chunk
         if first == 1:
@@ -440,7 +441,7 @@ class LLMEngine:
         try:
             batch = self._batches.make([sequence.sampling for sequence in ready], masks)
             sampled = logits.sample(ready_lines, batch)
-        except Exception as exc:  # such as a full device: these cannot go on, others may
+        except Exception as exc:  # such as a full device: these cannot continue, others may
             for sequence in ready:
                 self._fail(sequence, exc)
             return
@@ -497,7 +498,7 @@ class LLMEngine:
         )
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        """Ends a sequence with an error. If the backend itself is broken, raises: no sequence can go on or start."""
+        """Ends a sequence with an error. If the backend itself is broken, raises: no sequence can continue or start."""
         if isinstance(error, EngineCrashed):
             raise error
         self._finish(sequence, FinishReason.ERROR, error=error)
@@ -524,7 +525,7 @@ class LLMEngine:
 
     def _check_start(self, sequence: Sequence, wanted: RecurrentState) -> None:
         """Compares the slot's state with the state that was written to it; a backend with half-precision states may
-        round. Raises ModelError if they differ: an answer must not go on from another sequence's state."""
+        round. Raises ModelError if they differ: an answer must not continue from another sequence's state."""
         found = self.backend.read_state(slot_of(sequence))
         sequence.start_digest = found.digest()
         for name, values in wanted.arrays.items():

@@ -21,8 +21,8 @@ FloatArray = NDArray[np.float32]
 
 
 class Probe:
-    """Processes ``token_ids`` from ``state``, ``chunk`` tokens per :func:`advance`, so that running answers can go on
-    in between. It occupies no slot between two calls."""
+    """Processes ``token_ids`` from ``state``, ``chunk`` tokens per :func:`advance`, so that running answers can
+    continue in between. It occupies no slot between two calls."""
 
     want: Want = "last"
     needs_state = False

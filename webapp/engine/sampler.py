@@ -110,7 +110,7 @@ class Constraint(Protocol):
         all; if a mask contains none of them, no token can be sampled."""
 
     def accept(self, token_id: int) -> None:
-        """Called after this token was sampled, if the sequence goes on."""
+        """Called after this token was sampled, if the sequence continues."""
 
 
 @runtime_checkable
@@ -220,7 +220,7 @@ class SequenceSampling:
         self.parts = constraint if isinstance(constraint, PartedConstraint) else None
 
     def accept(self, token_id: int) -> None:
-        """Called with the last sampled token, if the sequence goes on."""
+        """Called with the last sampled token, if the sequence continues."""
         self.adjustments.accept(token_id)
         if self.constraint is not None:
             self.constraint.accept(token_id)

@@ -187,8 +187,8 @@ class SequenceStatus(Enum):
 
 
 class Sequence(Struct, eq=False, dict=True):
-    """All values that decide how the sequence goes on: the tokens that the slot's state has consumed, the pending token
-    and the sampling. With the state itself, they allow an exact replay.
+    """All values that decide how the sequence continues: the tokens that the slot's state has consumed, the pending
+    token and the sampling. With the state itself, they allow an exact replay.
 
     Times are the engine clock's seconds.
     """

@@ -93,9 +93,9 @@ class SnapshotStore:
     def longest_prefix(
         self, digest: str, token_ids: Sequence[int], is_for_answer: bool = True
     ) -> tuple[int, Snapshot] | None:
-        """The snapshot of the longest prefix from which an answer can go on, and the prefix's length. The prefix can be
-        all tokens if the snapshot has logits or ``is_for_answer`` is False; otherwise it is shorter. ``digest`` is that
-        of the initial state."""
+        """The snapshot of the longest prefix from which an answer can continue, and the prefix's length. The prefix can
+        be all tokens if the snapshot has logits or ``is_for_answer`` is False; otherwise it is shorter. ``digest`` is
+        that of the initial state."""
         ids = array("I", token_ids)
         chain = list(self._chain(digest, ids))
         for number in range(len(chain) - 1, -1, -1):
@@ -145,7 +145,7 @@ class SnapshotStore:
 
     def retire(self, digest: str, token_ids: Sequence[int], keep: Collection[int]) -> None:
         """Snapshots of prefixes of these tokens leave the folder before others, except those with a length in ``keep``:
-        a chat goes on from its end more often than from its middle."""
+        a chat continues from its end more often than from its middle."""
         if self.folder is None:
             return
         ids = array("I", token_ids)

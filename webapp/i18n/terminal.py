@@ -14,7 +14,7 @@ CHINESE = ("zh", "chinese")  # zh_CN.UTF-8; Windows says "Chinese (Simplified)_C
 
 
 def terminal_locale() -> str:
-    """``ROOST_LANG``, else the system's language; English where the terminal or pipe has no Chinese characters."""
+    """``ROOST_LANG``, otherwise the system's language; English if terminal or pipe cannot show Chinese characters."""
     wanted = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), None) or _system_locale()
     return "zh" if wanted.lower().startswith(CHINESE) and _has_chinese_characters() else DEFAULT_LOCALE
 
@@ -27,7 +27,7 @@ def t(key: str, **params: Any) -> str:
 def _system_locale() -> str:
     try:
         return locale.getlocale()[0] or ""
-    except ValueError:  # a name Python cannot take apart
+    except ValueError:  # a name that Python cannot parse
         return ""
 
 

@@ -22,7 +22,7 @@ def choose_locale(
     accept_language: str | None = None,
     setting: str = "auto",
 ) -> str:
-    """The first of: ``?lang=``, the reader's earlier choice, a fixed setting, the browser's wish, English."""
+    """The first of: ``?lang=``, the reader's earlier choice, the setting, the browser's languages, English."""
     for wanted in (query, cookie, setting):
         if wanted in LOCALES:
             return str(wanted)
@@ -34,7 +34,7 @@ def choose_locale(
 
 
 def accepted_languages(header: str) -> list[str]:
-    """The tags of an Accept-Language header (RFC 9110, 12.5.4), most wanted first; unreadable parts are left out."""
+    """The tags of an Accept-Language header (RFC 9110, 12.5.4), in order of preference; invalid parts are left out."""
     found: list[tuple[float, str]] = []
     for part in header[:1000].split(","):
         tag, _, parameter = part.strip().lower().partition(";")
@@ -55,10 +55,10 @@ def _weight(parameter: str) -> float:
 
 
 class Text:
-    """A sentence, or a part of one, that is not in a language yet: ``Text("reason.too_long", limit=9)``.
+    """A sentence, or a part of one, that is not translated yet: ``Text("reason.too_long", limit=9)``.
 
-    Reasons inside errors are made of these, and translated where a reader sees them. Values are texts, numbers or
-    other Texts. ``str`` gives the English, for logs, for programs and for the model.
+    Reasons in errors are of this type; they are translated when they are shown. Values are texts, numbers or other
+    Texts. ``str`` returns the English text, for logs, programs and the model.
     """
 
     __slots__ = ("key", "params")
@@ -88,35 +88,36 @@ class Text:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON: a Text as its dict, what is no text or number as ``str`` gives it."""
+    """``value`` as JSON: a Text as its dict, other types than text and number as ``str``."""
     if isinstance(value, Text):
         return value.to_plain()
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def text_from_plain(value: Any) -> Any:
-    """What :func:`plain` was given."""
+    """The inverse of :func:`plain`."""
     if isinstance(value, dict) and "text" in value:
         return Text(value["text"], **{name: text_from_plain(each) for name, each in value["params"].items()})
     return value
 
 
 class Catalogue:
-    """All texts of all locales under dotted keys; read once, never changed."""
+    """All texts of all locales under dotted keys; read once and not changed."""
 
     def __init__(self, texts: dict[str, dict[str, str]]) -> None:
         self.texts = texts
 
     @classmethod
     def load(cls, folder: Path = CATALOGUE_DIR) -> Catalogue:
-        """Reads ``<folder>/<locale>/*.json``; a key that two files define raises ValueError."""
+        """Reads ``<folder>/<locale>/*.json``. Raises ValueError if two files define the same key."""
         return cls({locale: _read_locale(folder / locale) for locale in LOCALES})
 
     def find(self, key: str, locale: str) -> str | None:
         return self.texts.get(locale, {}).get(key)
 
     def translate(self, key: str, locale: str, params: Mapping[str, Any]) -> str:
-        """The filled text, from English where ``locale`` has none, the key itself where nobody has."""
+        """The text with its values. If ``locale`` does not have the key, in English; the key itself if English does not
+        have it."""
         values = {name: say(value, locale) for name, value in params.items()}
         for candidate in _plural_keys(key, locale, params.get("count")):
             for source in (locale, DEFAULT_LOCALE):
@@ -127,7 +128,7 @@ class Catalogue:
 
 
 def _plural_keys(key: str, locale: str, count: Any) -> list[str]:
-    """With a ``count`` the text may stand under ``key.one`` and ``key.other``; Chinese has only the latter."""
+    """With a ``count``, the text can have the forms ``key.one`` and ``key.other``; Chinese has only the latter."""
     if count is None:
         return [key]
     forms = [f"{key}.one", f"{key}.other"] if count == 1 and locale == "en" else [f"{key}.other"]
@@ -154,24 +155,24 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]
 
 @functools.lru_cache(maxsize=1)
 def catalogue() -> Catalogue:
-    """The one catalogue of the process, read at first use."""
+    """The catalogue of the process, read at first use."""
     return Catalogue.load()
 
 
 def translate(key: str, locale: str, /, **params: Any) -> str:
-    """The text of ``key``; with ``count`` the singular or plural form. A missing key comes back as it is."""
+    """The text of ``key``; with ``count``, the singular or plural form. For a missing key, the key."""
     return catalogue().translate(key, locale, params)
 
 
 class Blank(dict[str, Any]):
-    """Says ``?`` for a value that is missing."""
+    """Gives ``?`` for a missing value."""
 
     def __missing__(self, key: str) -> str:
         return "?"
 
 
 def fill(template: str, params: Mapping[str, Any]) -> str:
-    """``template.format`` that never raises over a missing value."""
+    """``template.format``, without an exception for a missing value."""
     return template.format_map(Blank(params))
 
 
@@ -183,13 +184,13 @@ def say(value: Any, locale: str) -> Any:
 
 
 def system_reason(error: OSError) -> Text | str:
-    """Why the system refused; its own words where the catalogues have none."""
+    """The reason of an OSError; the system's own text if the catalogues have none."""
     key = f"system.{errno.errorcode.get(error.errno or 0, '').lower()}"
     return Text(key) if catalogue().find(key, DEFAULT_LOCALE) else error.strerror or str(error)
 
 
 def sentences(message: str, hint: str) -> str:
-    """Sentence and way out in one line; a reason that came from elsewhere may lack its full stop."""
+    """Sentence and way out in one line. Adds a full stop if the sentence lacks it (a reason from elsewhere may)."""
     if message.endswith(("。", "！", "？")):
         return message + hint
     if message.endswith((".", "!", "?", "…")) or not hint:
@@ -199,7 +200,7 @@ def sentences(message: str, hint: str) -> str:
 
 
 def size_text(size_bytes: float) -> str:
-    """Such as "5.9 GB": thousands, as disks and download pages count; the same in every language."""
+    """Such as "5.9 GB": powers of 1000, as disks and download pages use them; the same in every language."""
     if size_bytes < 1000:
         return f"{size_bytes:.0f} B"
     for unit in ("kB", "MB", "GB"):

@@ -74,7 +74,7 @@ HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | To
 
 
 class RequestHandle:
-    """Events are queued for a slow reader, who delays nobody: beyond :data:`MOST_EVENTS` unread events, the tokens
+    """Events are queued for a slow reader, which delays no other: beyond :data:`MOST_EVENTS` unread events, the tokens
     among them are merged into one output.
 
     Newer progress replaces unread progress. Nothing follows the TokenOutput with a finish_reason; exactly one such

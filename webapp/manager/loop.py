@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 class EngineLoop:
     """Expects :class:`LoadModel` first, or a :class:`WarmUp` before it, then serves until :class:`Shutdown`.
 
-    Any thread may call ``put`` at any time; it never blocks, so its caller can always go on reading: an engine that is
-    busy, or blocked on a full output pipe, still accepts every command.
+    Any thread may call ``put`` at any time; it never blocks, so its caller can always continue reading: an engine that
+    is busy, or blocked on a full output pipe, still accepts every command.
 
     ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every second.
     """

@@ -172,7 +172,7 @@ def http_options(settings: Settings) -> dict[str, Any]:
         "recv_bytes": RECEIVE_BYTES,
         "max_request_header_size": MAX_HEADER_BYTES,
         "ident": None,
-        # The guard has to see forwarding headers: it tells by them that a request is not from this machine.
+        # The guard needs the forwarding headers: they show that a request is not from this machine.
         "clear_untrusted_proxy_headers": False,
     }
 

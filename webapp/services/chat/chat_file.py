@@ -94,7 +94,7 @@ class Tip(Struct, frozen=True):
 
 class ChatFiles:
     """Cheap to create. Every method either succeeds or raises a RoostError and changes nothing. ``may_choose``: a chat
-    file may choose the model, if nobody else uses the manager. ``may_add_presets``: otherwise the file's preset fields
+    file may choose the model, if it is the manager's only user. ``may_add_presets``: otherwise the file's preset fields
     become the chat's own, as far as a chat has them."""
 
     def __init__(

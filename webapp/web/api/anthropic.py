@@ -22,7 +22,7 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class TextOut(Struct, tag_field="type", tag="text"):
-    """``citations`` is a list although nothing is cited: there are clients that read no null."""
+    """``citations`` is an empty list, because some clients do not accept null."""
 
     text: str
     citations: list[Any] = []
@@ -52,7 +52,8 @@ class ThinkingTokens(Struct):
 
 
 class MessageUsage(Struct, kw_only=True):
-    """``input_tokens`` are those that were read; those a remembered state held already stand beside."""
+    """``input_tokens``: the tokens that were prefilled. Those restored from a snapshot are counted in
+    ``cache_read_input_tokens``."""
 
     input_tokens: int
     output_tokens: int
@@ -103,7 +104,7 @@ class TextBlock(Struct, tag_field="type", tag="text"):
 
 
 class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
-    """Of an earlier answer; not read again."""
+    """Of an earlier answer; not used."""
 
     thinking: str
     signature: str = ""
@@ -127,7 +128,7 @@ class ImageBlock(Struct, tag_field="type", tag="image"):
 
 
 class DocumentBlock(Struct, tag_field="type", tag="document"):
-    """Its text, below its title; refused where it is a PDF or another file."""
+    """Its text, below its title. A PDF or another file is refused."""
 
     source: dict[str, Any] | None = None
     title: str | None = None
@@ -140,7 +141,7 @@ class DocumentBlock(Struct, tag_field="type", tag="document"):
 
 
 class SearchResultBlock(Struct, tag_field="type", tag="search_result"):
-    """What a program has found, as text below its title and address."""
+    """A program's search result, as text below its title and address."""
 
     source: str = ""
     title: str = ""
@@ -200,14 +201,14 @@ EFFORTS = {"low": ThinkMode.THINK_A_BIT, "medium": ThinkMode.THINK}
 
 
 class OutputConfig(Struct):
-    """``effort``: how long to think, where the model does."""
+    """``effort``: how long a thinking model thinks."""
 
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class CountRequest(Struct, kw_only=True):
-    """A conversation whose tokens are to be counted."""
+    """A conversation whose tokens are counted."""
 
     messages: Annotated[list[InMessage], Meta(min_length=1, max_length=4096)]
     model: str | None = None

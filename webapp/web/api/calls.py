@@ -50,7 +50,7 @@ def install(app: Flask, settings: Settings) -> None:
         for path in op.paths:
             rule = path.replace("{name}", "<path:name>")
             view = functools.partial(call, op)
-            # clients join a base_url that ends with a slash to a path as they like
+            # clients join a base_url that ends with a slash to a path in both ways
             app.add_url_rule(rule, f"api {op.method} {rule}", view, methods=[op.method], strict_slashes=False)
     app.add_url_rule("/v1", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD, strict_slashes=False)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)

@@ -54,8 +54,8 @@ class ExtraFile(Struct):
 
 
 class LlamaInfill(WritingFields, kw_only=True):
-    """The text between ``input_prefix`` and ``input_suffix``; ``prompt`` is its beginning. ``input_extra`` stands
-    before the prefix."""
+    """The text between ``input_prefix`` and ``input_suffix``; ``prompt`` is its beginning. ``input_extra`` comes before
+    the prefix."""
 
     input_prefix: str = ""
     input_suffix: str = ""
@@ -64,7 +64,7 @@ class LlamaInfill(WritingFields, kw_only=True):
 
 
 class LlamaPiece(Struct, kw_only=True, omit_defaults=True):
-    """Of a stream. ``tokens_predicted`` so far, ``tokens_evaluated`` of the prompt."""
+    """A piece of a stream. ``tokens_predicted`` so far, ``tokens_evaluated`` of the prompt."""
 
     index: int
     content: str
@@ -100,7 +100,7 @@ class LlamaAnswer(Struct, kw_only=True, omit_defaults=True):
 
 
 LlamaAnswers = LlamaAnswer | list[LlamaAnswer]
-"""A list if the prompt was one."""
+"""A list if the prompt was a list."""
 
 
 class PromptText(Struct):
@@ -108,7 +108,8 @@ class PromptText(Struct):
 
 
 class Props(Struct):
-    """Paths of this machine are nobody's business: ``model_path`` is the name. ``chat_template`` is the model's own."""
+    """``model_path`` is the model's name, because paths of this machine are private. ``chat_template`` is the model's
+    own."""
 
     default_generation_settings: dict[str, Any]
     total_slots: int
@@ -232,7 +233,7 @@ def written(asked: WritingFields, prompts: tuple[TextPrompt, ...], is_list: bool
 
 
 def biases_in(given: Any) -> dict[str, float] | None:
-    """By token id, as in OpenAI's API. False means never; a text stands for each of its tokens."""
+    """By token id, as in OpenAI's API. False means never; a text means each of its tokens."""
     if not given or given is True:
         return None
     pairs = given.items() if isinstance(given, dict) else given

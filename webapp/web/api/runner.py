@@ -47,7 +47,7 @@ class SwitchModel(Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
 
 
 class RunnerConfig(api.RunnerSampling, kw_only=True):
-    """What is null stays as it is."""
+    """Null leaves a value unchanged."""
 
     state: str | None = None
 

@@ -40,7 +40,7 @@ def the_handles() -> StateHandles:
 
 
 class StateObject(Struct, kw_only=True):
-    """``tokens`` are those that made it; ``parent_id`` is the state it went on from, or is a copy of."""
+    """``tokens``: those that the state was made from; ``parent_id``: the state that it continues or copies."""
 
     id: str
     object: Literal["state"] = "state"
@@ -75,7 +75,7 @@ class ForkRequest(Struct, kw_only=True):
 
 
 class RollbackRequest(Struct, kw_only=True):
-    """``tokens``: how many are to be left; or ``turns``: so many answers back."""
+    """``tokens``: how many to keep; or ``turns``: how many answers to go back."""
 
     tokens: Annotated[int, Meta(ge=1)] | None = None
     turns: Annotated[int, Meta(ge=1)] | None = None
@@ -252,8 +252,8 @@ _uploads = itertools.count()
 
 
 class LightningRequest(Struct, kw_only=True):
-    """``contents``: one prompt as it is, which follows the session's state. ``password`` and ``chunk_size`` change
-    nothing: a token goes as a header."""
+    """``contents``: one prompt, used unchanged, which continues the session's state. ``password`` and ``chunk_size``
+    are ignored: a token is sent in a header."""
 
     contents: Annotated[list[str], Meta(min_length=1, max_length=1)]
     session_id: Annotated[str, Meta(min_length=1, max_length=200)]

@@ -44,7 +44,7 @@ class OllamaToolCall(Struct):
 
 
 class OllamaMessage(Struct, kw_only=True):
-    """``images`` are refused, ``thinking`` of earlier answers is not read again."""
+    """``images`` are refused; ``thinking`` of earlier answers is not used."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = ""
@@ -56,14 +56,14 @@ class OllamaMessage(Struct, kw_only=True):
 
 
 class Options(api.OllamaSampling, kw_only=True):
-    """Those Roost knows; others (num_ctx, num_gpu, mirostat …) are ignored. ``num_predict`` 0 or less is the
-    preset's."""
+    """The options that Roost supports; others (num_ctx, num_gpu, mirostat …) are ignored. ``num_predict`` 0 or less
+    means the preset's value."""
 
     stop: api.Stop | api.Stops | None = None
 
 
 class OllamaRequest(Struct, kw_only=True):
-    """What chat and generate share. ``keep_alive`` 0 without anything to answer unloads the model; otherwise it is
+    """The fields of both chat and generate. ``keep_alive`` 0 without a question unloads the model; otherwise it is
     ignored, as the setting idle_unload_s decides."""
 
     model: str | None = None
@@ -166,7 +166,7 @@ def message_of(message: OllamaMessage, place: int) -> Message:
 
 
 class CalledTool(Struct):
-    """``index``: its place among the calls of the answer."""
+    """``index``: its position among the calls of the answer."""
 
     index: int
     name: str
@@ -200,7 +200,7 @@ class Figures(Struct, kw_only=True, omit_defaults=True):
 
 
 class ChatLine(Figures, kw_only=True, omit_defaults=True):
-    """One line of a chat's stream; the last has the figures. The whole answer is one such line."""
+    """One line of a chat's stream; the last one contains the figures. A whole answer is one such line."""
 
     message: OllamaText
 

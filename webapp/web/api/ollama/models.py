@@ -72,7 +72,7 @@ class ShowAnswer(Struct, kw_only=True):
 
 
 class EmbedAnswer(Struct):
-    """``embeddings`` are of length 1, in the order of the texts."""
+    """``embeddings`` have length 1 and are in the order of the texts."""
 
     model: str
     embeddings: list[list[float]]

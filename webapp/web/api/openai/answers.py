@@ -33,8 +33,8 @@ class Usage(Struct):
 
 
 class Timings(Struct):
-    """llama.cpp's, in milliseconds. ``prompt_n`` were read, ``cache_n`` more were remembered; writing counts from the
-    first token."""
+    """As in llama.cpp, in milliseconds. ``prompt_n``: tokens that were prefilled; ``cache_n``: tokens restored from a
+    snapshot. The time of the answer counts from its first token."""
 
     cache_n: int
     prompt_n: int
@@ -48,7 +48,7 @@ class Timings(Struct):
 
 
 class ReadingProgress(Struct):
-    """Of the reading of a prompt, as llama.cpp tells it; what is ``processed`` includes what was remembered."""
+    """Progress of a prefill, as in llama.cpp; ``processed`` includes tokens restored from a snapshot."""
 
     total: int
     cache: int
@@ -57,7 +57,7 @@ class ReadingProgress(Struct):
 
 
 class TopLogprob(Struct):
-    """``bytes`` are the token's own; a character may take several tokens."""
+    """``bytes``: those of the token; a character may consist of several tokens."""
 
     token: str
     logprob: float
@@ -95,7 +95,7 @@ class FunctionDelta(Struct, kw_only=True, omit_defaults=True):
 
 
 class ToolCallDelta(Struct, kw_only=True, omit_defaults=True):
-    """``id``, ``type`` and the name come with the first piece of a call, its arguments after it."""
+    """The first piece of a call has ``id``, ``type`` and the name; its arguments follow."""
 
     index: int
     id: str | None = None
@@ -104,7 +104,7 @@ class ToolCallDelta(Struct, kw_only=True, omit_defaults=True):
 
 
 class ChatAnswer(Struct, kw_only=True, omit_defaults=True):
-    """``refusal`` and ``annotations`` are always empty, and always there: clients require them."""
+    """``refusal`` and ``annotations`` are always empty; clients require them."""
 
     role: Literal["assistant"]
     content: str | None
@@ -123,8 +123,8 @@ class ChatChoice(Struct, kw_only=True):
 
 
 class Heading(Struct, kw_only=True, omit_defaults=True):
-    """What all answers begin with. ``system_fingerprint`` changes with model, strategy and state: with the same one, a
-    seed gives the same text."""
+    """The first fields of all answers. ``system_fingerprint`` changes with model, strategy and state; if it is the
+    same, a seed gives the same text."""
 
     id: str
     created: int
@@ -163,8 +163,7 @@ class ChatChunk(Heading, kw_only=True, omit_defaults=True):
 
 
 class TextLogprobs(Struct):
-    """OpenAI's older form; ``top_logprobs`` per token: text -> logprob. The first token of a
-    prompt has none."""
+    """OpenAI's older form; ``top_logprobs`` per token: text -> logprob. The first token of a prompt has none."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -187,7 +186,8 @@ class TextCompletion(Heading, kw_only=True, omit_defaults=True):
 
 
 class ErrorObject(Struct):
-    """``code`` is stable; ``param`` is the path of what is wrong. The two counts come where a prompt is too long."""
+    """``code`` is stable; ``param`` is the path of the invalid field. The two counts are given if a prompt is too
+    long."""
 
     message: str
     type: str
@@ -222,8 +222,8 @@ class EmbeddingList(Struct):
 
 
 class Model(Struct, kw_only=True):
-    """``created`` is the date of the file. ``context_length`` is the most tokens a prompt may have here (vLLM's name
-    beside it); the model itself has no such limit."""
+    """``created``: the file's date. ``context_length``: the maximum number of tokens of a prompt here, also under
+    vLLM's name; the model itself has no limit."""
 
     id: str
     object: Literal["model"]
@@ -242,14 +242,14 @@ class ModelList(Struct):
 
 
 class TokenPiece(Struct):
-    """``piece``: its text, or its bytes where they are part of a character only."""
+    """``piece``: its text, or its bytes if they are only a part of a character."""
 
     id: int
     piece: str | list[int]
 
 
 class Tokens(Struct):
-    """With pieces, texts that came as ``content`` give ``tokens`` as llama.cpp has them."""
+    """For texts given as ``content``, with pieces: ``tokens`` as in llama.cpp."""
 
     tokens: list[int | TokenPiece]
     count: int
@@ -258,7 +258,7 @@ class Tokens(Struct):
 
 
 class PlainText(Struct):
-    """One text under the names vLLM and llama.cpp give it."""
+    """One text, under the names that vLLM and llama.cpp use."""
 
     text: str
     prompt: str
@@ -294,7 +294,8 @@ def chat_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer) -> Choice
 
 
 def _described(token: AnswerToken, tokenizer: Tokenizer) -> TokenLogprobs:
-    """The token as far as it belongs to the content, so that the tokens join to it; the same for its alternatives."""
+    """The part of the token that belongs to the content, so that the tokens join to it; the same for its
+    alternatives."""
     own, *others = (
         _named(found.token_id, found.logprob, tokenizer, token.cut if found.token_id == token.token_id else (0, 0))
         for found in token.logprobs

@@ -73,7 +73,7 @@ Content = str | list[Part]
 
 
 class FunctionCall(Struct):
-    """``arguments`` is JSON text; some programs replay it as the object it stands for."""
+    """``arguments`` is JSON text; some programs send it back as an object."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     arguments: str | dict[str, Any] | None = None
@@ -91,7 +91,7 @@ class SystemMessage(Struct, tag_field="role", tag="system"):
 
 
 class DeveloperMessage(Struct, tag_field="role", tag="developer"):
-    """The same as system."""
+    """Same as a system message."""
 
     content: Content | None
     name: str | None = None
@@ -103,7 +103,7 @@ class UserMessage(Struct, tag_field="role", tag="user"):
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    """``prefix`` on the last message: the answer begins with its content, and only what follows comes back."""
+    """``prefix`` in the last message: the answer begins with its content, and only the rest is returned."""
 
     content: Content | UnsetType | None = UNSET
     reasoning_content: str | None = None
@@ -114,7 +114,7 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
-    """Without a ``tool_call_id`` it answers the first call before it that has no result yet."""
+    """Without a ``tool_call_id``, the result of the first earlier call that has none yet."""
 
     content: Content | dict[str, Any] | None
     tool_call_id: str | None = None
@@ -138,13 +138,13 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
 class StreamOptions(Struct, kw_only=True):
-    """``include_usage``: one more chunk before the end, with the token counts and no choices."""
+    """``include_usage``: adds a last chunk with the token counts and no choices."""
 
     include_usage: bool | None = None
 
 
 class SamplingFields(api.OpenAiSampling, kw_only=True):
-    """What is left out, or null, is as the active preset has it. Names not listed here are ignored."""
+    """Missing and null fields have the value of the active preset. Unknown names are ignored."""
 
     model: str | None = None
     logit_bias: (
@@ -164,7 +164,7 @@ class SamplingFields(api.OpenAiSampling, kw_only=True):
 
 
 class FormFields(SamplingFields, kw_only=True):
-    """The answer's form as llama.cpp and vLLM ask for it, and what Roost cannot do of theirs."""
+    """The answer's form in the fields of llama.cpp and vLLM, including their fields that Roost does not support."""
 
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None

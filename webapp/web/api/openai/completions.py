@@ -42,7 +42,7 @@ PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(FormFields, kw_only=True):
-    """``prompt``: a text, several, token ids, or several lists of them; null is the beginning of a text."""
+    """``prompt``: a text or several, a list of token ids or several; null means the beginning of a text."""
 
     prompt: str | Annotated[list[PromptItem], Meta(min_length=1)] | None
     max_tokens: Annotated[int, Meta(ge=-1, description="0 only with echo.")] | None = None
@@ -53,7 +53,7 @@ class CompletionRequest(FormFields, kw_only=True):
 
 
 class Echo(Struct, frozen=True):
-    """The text before each answer, prompt by prompt, with ``n`` answers to each: "" and None without echo."""
+    """The text before each answer, in the order of the prompts, for ``n`` answers each: "" and None without echo."""
 
     texts: tuple[str, ...]
     logprobs: tuple[TextLogprobs | None, ...]

@@ -91,7 +91,7 @@ InputItem = Annotated[str, Meta(min_length=1)] | TokenId | Annotated[list[TokenI
 
 
 class EmbeddingRequest(Struct, kw_only=True):
-    """``input``: a text, several, token ids, or several lists of them."""
+    """``input``: a text or several, a list of token ids or several."""
 
     input: Annotated[str, Meta(min_length=1)] | Annotated[list[InputItem], Meta(min_length=1)]
     model: str | None = None
@@ -155,7 +155,7 @@ def encoded(vector: list[float], asked: EmbeddingRequest) -> list[float] | str:
 
 
 class TokenizeRequest(Struct, kw_only=True):
-    """One of ``prompt``, ``content``, ``text`` (the same) or ``messages`` (the prompt made of them)."""
+    """One of ``prompt``, ``content``, ``text`` (the same) or ``messages`` (converted to a prompt)."""
 
     prompt: str | None = None
     content: str | None = None

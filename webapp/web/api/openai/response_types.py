@@ -52,7 +52,7 @@ Content = str | list[Part]
 
 class InputItem(Struct, kw_only=True):
     """A message (``role``, ``content``), a call (``call_id``, ``name``, ``arguments``), its result (``call_id``,
-    ``output``), earlier thinking, which is not read again, or an ``item_reference`` (``id``)."""
+    ``output``), earlier thinking, which is not used, or an ``item_reference`` (``id``)."""
 
     type: str = "message"
     id: str | None = None
@@ -77,7 +77,7 @@ class TextAsked(Struct, kw_only=True):
 
 
 class InputRequest(Struct, kw_only=True):
-    """A conversation whose tokens are to be counted. ``input``: a text, or items."""
+    """A conversation whose tokens are counted. ``input``: a text, or items."""
 
     input: str | list[InputItem]
     model: str | None = None
@@ -99,7 +99,7 @@ else:
 
 
 class ResponseRequest(SampledInput, kw_only=True):
-    """A conversation to answer. ``include``: message.output_text.logprobs; anything else in it is passed over."""
+    """A conversation to answer. ``include``: message.output_text.logprobs; other values are ignored."""
 
     max_output_tokens: MaxTokens | None = None
     stream: bool | None = None
@@ -117,8 +117,8 @@ class ResponseRequest(SampledInput, kw_only=True):
 
 
 class ResponseQuery(Struct, kw_only=True):
-    """With ``stream``, the answer's events once more, each text as one piece; those up to number ``starting_after``
-    are left out."""
+    """With ``stream``, the events of the answer are sent again, each text as one piece, except those up to number
+    ``starting_after``."""
 
     stream: bool = False
     starting_after: Annotated[int, Meta(ge=0)] | None = None
@@ -149,7 +149,7 @@ class MessageItem(Struct, tag_field="type", tag="message", kw_only=True):
 
 
 class ReasoningItem(Struct, tag_field="type", tag="reasoning", kw_only=True):
-    """The thought itself is ``content``; nobody sums it up."""
+    """``content`` is the thinking; there is no summary."""
 
     id: str
     status: Status = "in_progress"
@@ -198,8 +198,8 @@ class IncompleteDetails(Struct):
 
 
 class ResponseObject(Struct, kw_only=True):
-    """``temperature`` and the other figures are those the answer was made with. ``state_id``: where it was asked for
-    by ``return_state``, and the answer is complete."""
+    """``temperature`` and the other parameters are those of the answer. ``state_id``: given for a complete answer if
+    ``return_state`` was set."""
 
     id: str
     object: Literal["response"] = "response"
@@ -242,7 +242,7 @@ class Deleted(Struct):
 
 
 class ItemList(Struct):
-    """What an answer was given to: the items of its input and of the answers before it."""
+    """The items of the input and of the earlier answers."""
 
     data: list[dict[str, Any]]
     first_id: str | None
