@@ -17,9 +17,9 @@ from webapp.errors import FileMissing, RoostError, WeightsError, translate_error
 from webapp.i18n import Text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
-from webapp.services.attachments import DOCUMENT_BYTES
+from webapp.services.attachments import DOCUMENT_BYTES, file_text
 from webapp.services.generation.request import Source
-from webapp.services.states import Prefixes, StateEntry, StateLibrary, document, read_document
+from webapp.services.states import Prefixes, StateEntry, StateLibrary, document
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -101,7 +101,7 @@ def bake_state(states: StateLibrary, args: argparse.Namespace) -> int:
         if not path.is_file():
             raise FileMissing(path=args.document)
         with path.open("rb") as file:
-            text = read_document(states, path.name, file.read(DOCUMENT_BYTES + 1))
+            text = file_text(states.manager, path.name, file.read(DOCUMENT_BYTES + 1), reads_html=True)
         source = Source(PROMPT, path.stem, text.strip()) if args.kind == PROMPT else document(path.name, text)
         job = prefixes.bake(source, args.name or path.stem)
     ended = states.jobs.wait(job.id, None)

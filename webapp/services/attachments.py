@@ -7,6 +7,7 @@ Word file, whose text a separate process extracts (:mod:`webapp.weights.file_rea
 from __future__ import annotations
 
 import codecs
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -142,6 +143,31 @@ WHOLE_TOKENS = 8_000
 the context for which small models were trained."""
 WHOLE_CHARACTERS = 16_000
 """The same limit if there is no model to count tokens with."""
+HTML_NAME = re.compile(r"\.x?html?$", re.IGNORECASE)
+HTML_BEGINS = re.compile(
+    r"\s*(<\?xml[^>]{0,200}>\s*)?(<!--.{0,500}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def file_text(manager: ModelManager, name: str, data: bytes, reads_html: bool = False) -> str:
+    """The text of an uploaded file: text unchanged, documents by the reader process, which also reads HTML if
+    ``reads_html``. Raises the matching ``attachment_error``; for documents ``document_unreadable`` or
+    FileReadingFailed."""
+    shown, kind = display_name(name), document_kind(data)
+    if len(data) > (DOCUMENT_BYTES if kind else FILE_BYTES):
+        raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT if kind else FILE_LIMIT)
+    text = "" if kind else decode_text(shown, data).text
+    if reads_html and (HTML_NAME.search(name) or HTML_BEGINS.match(text)):
+        kind, data = "html", text.encode("utf-8", "replace")
+    if kind:
+        with tempfile.TemporaryDirectory(prefix="roost-") as folder:
+            path = Path(folder) / f"given.{kind}"
+            with writing(path.parent, len(data)):
+                path.write_bytes(data)
+            text = manager.library.reader.document_text(path, kind, shown)
+    if not text.strip():
+        raise RoostError("attachment_empty", name=shown)
+    return text
 
 
 class Attachments:
@@ -153,15 +179,8 @@ class Attachments:
         self._most_tokens = settings.max_prompt_tokens
 
     def check(self, name: str, data: bytes) -> str:
-        """Extracts the text of a file; stores nothing. Raises the matching ``attachment_error``; for documents
-        ``document_unreadable`` or FileReadingFailed."""
-        shown, kind = display_name(name), document_kind(data)
-        if len(data) > (DOCUMENT_BYTES if kind else FILE_BYTES):
-            raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT if kind else FILE_LIMIT)
-        text = self._document_text(shown, kind, data) if kind else decode_text(shown, data).text
-        if not text.strip():
-            raise RoostError("attachment_empty", name=shown)
-        return text
+        """The text of a file, as of :func:`file_text`; stores nothing."""
+        return file_text(self._manager, name, data)
 
     def attach(self, chat_id: str, name: str, data: bytes, text: str | None = None) -> Attachment:
         """Stores a file in the chat for the next message. ``text``: the result of :meth:`check`; without it, calls
@@ -174,13 +193,6 @@ class Attachments:
         vocabulary = tokenizer.name if tokenizer else ""
         size = len(text.encode("utf-8", "replace")) if document_kind(data) else len(data)
         return self.store.add(chat_id, shown, text, size, mode, ROOM, tokens, vocabulary)
-
-    def _document_text(self, name: str, kind: str, data: bytes) -> str:
-        with tempfile.TemporaryDirectory(prefix="roost-") as folder:
-            path = Path(folder) / f"given.{kind}"
-            with writing(path.parent, len(data)):
-                path.write_bytes(data)
-            return self._manager.library.reader.document_text(path, kind, name)
 
     def pending(self, chat_id: str) -> list[Attachment]:
         """Token counts use the vocabulary of the currently chosen model."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 import uuid
@@ -32,14 +31,6 @@ from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, find_file, stamp_of
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
-from webapp.services.attachments import (
-    DOCUMENT_BYTES,
-    DOCUMENT_LIMIT,
-    FILE_BYTES,
-    FILE_LIMIT,
-    decode_text,
-    document_kind,
-)
 from webapp.services.generation.request import (
     NEW_ENDING,
     PromptModel,
@@ -245,13 +236,6 @@ class StateLibrary:
         placing.check_name_free(self.folder / name)
         return name
 
-    def read_text(self, data: bytes, kind: str, name: str) -> str:
-        """The text of a document: ``pdf``, ``docx`` or ``html``. Errors as in :meth:`FileReader.document_text`."""
-        with self._part() as part:
-            with placing.writing(self.folder):
-                part.write_bytes(data)
-            return self._reader.document_text(part, kind, name)
-
     def write_running(
         self, name: str, state: RecurrentState, note: str, about: Mapping[str, str], is_new: bool = True
     ) -> None:
@@ -446,31 +430,6 @@ _NOT_ALONE = {
     "expected": Text("reason.services.format_writes_system"),
     "found": Text("reason.services.format_writes_none"),
 }
-
-
-HTML_NAME = re.compile(r"\.x?html?$", re.IGNORECASE)
-HTML_BEGINS = re.compile(
-    r"\s*(<\?xml[^>]{0,200}>\s*)?(<!--.{0,500}?-->\s*)?<(!doctype html|html)\b", re.IGNORECASE | re.DOTALL
-)
-
-
-def read_document(states: StateLibrary, name: str, data: bytes) -> str:
-    """The text of an uploaded file: text or Markdown unchanged, others by the reader process. Raises
-    ``attachment_too_large``, ``attachment_not_text``, ``attachment_empty``, ``document_unreadable`` or
-    FileReadingFailed."""
-    shown = display_name(name)
-    if len(data) > DOCUMENT_BYTES:
-        raise RoostError("attachment_too_large", name=shown, limit=DOCUMENT_LIMIT)
-    if kind := document_kind(data):
-        return states.read_text(data, kind, shown)
-    if len(data) > FILE_BYTES:
-        raise RoostError("attachment_too_large", name=shown, limit=FILE_LIMIT)
-    text = decode_text(shown, data).text
-    if not text.strip():
-        raise RoostError("attachment_empty", name=shown)
-    if HTML_NAME.search(name) or HTML_BEGINS.match(text):
-        return states.read_text(text.encode("utf-8", "replace"), "html", shown)
-    return text
 
 
 def source_of_preset(preset: Preset, tools: Sequence[StoredTool], title: str) -> Source:

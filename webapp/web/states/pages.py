@@ -18,19 +18,11 @@ from webapp.errors import FileMissing, RequestError, RoostError, WeightsError
 from webapp.i18n import Text, size_text
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
-from webapp.services.attachments import DOCUMENT_BYTES
+from webapp.services.attachments import DOCUMENT_BYTES, file_text
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.generation.request import Source
 from webapp.services.jobs import DONE, Job
-from webapp.services.states import (
-    MAKING,
-    StateEntry,
-    clear_snapshots,
-    document,
-    read_document,
-    snapshot_use,
-    source_of_preset,
-)
+from webapp.services.states import MAKING, StateEntry, clear_snapshots, document, snapshot_use, source_of_preset
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import (
     PageContext,
@@ -459,15 +451,16 @@ def bake() -> BaseResponse | Response:
     text, name, kind = form.get("text", "")[:TEXT_CHARS], form.get("name", "")[:NAME_CHARS].strip(), form.get("kind")
     given = request.files.get("file")
     title = display_name(given.filename) if given is not None and given.filename else ""
-    states = current_page().states
+    page = current_page()
     try:
         if given is not None and title:
-            text = read_document(states, given.filename or "", given.stream.read(DOCUMENT_BYTES + 1))
+            data = given.stream.read(DOCUMENT_BYTES + 1)
+            text = file_text(page.manager, given.filename or "", data, reads_html=True)
         name = name or Path(title).stem
         source = Source(PROMPT, name, text.strip()) if kind == PROMPT else document(title or name, text)
         if not text.strip():
             raise RequestError("prompt_empty")
-        current_page().prefixes.bake(source, name)
+        page.prefixes.bake(source, name)
     except RoostError as exc:
         return _refuse("bake", exc, {"bake_text": "" if title else text, "bake_name": name, "bake_kind": kind or ""})
     return redirect(url_for("states.index"), 303)
