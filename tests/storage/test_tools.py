@@ -84,7 +84,7 @@ def test_a_chat_kept_before_presets_had_tools_chose_its_own() -> None:
 
 
 def test_every_change_gives_another_revision(store):
-    seen = [store.revision]
+    seen = [store.database.revisions.get("tools")]
     made = store.create(ToolDefinition("clock", ""))
     for change in (
         lambda: None,
@@ -93,6 +93,6 @@ def test_every_change_gives_another_revision(store):
         lambda: ToolStore(store.database).restore(made.id),
     ):
         change()
-        seen.append(store.revision)
+        seen.append(store.database.revisions.get("tools"))
     store.list()
-    assert len(set(seen)) == 5 and store.revision == seen[-1]
+    assert len(set(seen)) == 5 and store.database.revisions.get("tools") == seen[-1]

@@ -57,11 +57,6 @@ class ToolStore:
             is_admin = connection.execute(query, (person_id,)).fetchone() is not None
         return self if is_admin else ToolStore(self.database, is_for_guests=True)
 
-    @property
-    def revision(self) -> int:
-        """Changes with every change made by this process."""
-        return self.database.revisions.get("tools", 0)
-
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         with self.database.transaction() as connection:

@@ -365,11 +365,11 @@ def panel_of(page: ChatContext, chat: Chat) -> Panel:
     follows_from = (
         page.locale,
         replace(chat, id="", title="", head_id=None, created_at=0.0, updated_at=0.0, person_id=""),
-        page.tools.is_for_guests,
+        (page.person.kind, page.person.is_admin),  # which decide what tools there are
         page.news.number(PRESETS),
         page.what_runs,
         page.model,
-        page.tools.revision,
+        page.database.revisions.get("tools"),
         page.state_names(),
     )
     found: Panel = page.renderings.panels.of(follows_from, lambda: Panel(page, chat))
