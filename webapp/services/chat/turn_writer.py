@@ -15,7 +15,7 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, Reas
 from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Beside, Message, ReadMode, Role, ThinkMode, Variant, attached_files
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
-from webapp.chat.tool_dialects import OfferedTools
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
@@ -25,7 +25,6 @@ from webapp.services.generation.request import (
     Prefix,
     PreparedPrompt,
     PromptModel,
-    dialect_of,
     digest_of,
     find_prefix,
     format_of,
@@ -443,7 +442,7 @@ def rendered_chat(
         tools = with_search(tools, ToolStore(store.database))
     definitions = tuple(tool.definition.function for tool in tools)
     # without definitions, the dialect still renders past calls
-    offered = OfferedTools(dialect_of(chosen.dialect, model.info), definitions, is_held=not chosen.is_free)
+    offered = OfferedTools(G1X_JSON, definitions, is_held=not chosen.is_free)
     has_calls = any(message.tool_calls for message in messages)
     names = (chat.template, preset.template)
     template, offered = format_of(model.info, names, offered, chosen.dialect, has_calls)

@@ -18,7 +18,7 @@ from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
 from webapp.chat.messages import Message, Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
-from webapp.chat.tool_dialects import OfferedTools
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import FileMissing, ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
@@ -34,7 +34,6 @@ from webapp.services.generation.request import (
     PromptModel,
     Structure,
     TextPrompt,
-    dialect_of,
     find_prefix,
     format_of,
     prepare,
@@ -196,9 +195,9 @@ class Completions:
             structure = replace(structure, tool_choice="none")
         sentence = ""
         if structure == Structure():  # no constraint
-            tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
+            tools = OfferedTools(G1X_JSON)
         else:
-            tools = offered_by(structure, model.info, preset.tool_dialect)
+            tools = offered_by(structure)
             sentence = form_sentence(messages, structure, bool(tools.definitions))
         system, spoken = "", ""
         if prefix is not None:

@@ -39,7 +39,7 @@ from webapp.chat.formats import (
 )
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
-from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.library import Stamp, stamp_of
@@ -200,7 +200,7 @@ def template_of(info: Inspection, *names: str, has_tools: bool = False) -> Promp
 def format_of(
     info: Inspection, names: Sequence[str], offered: OfferedTools, dialect: str = "", has_calls: bool = False
 ) -> tuple[PromptTemplate, OfferedTools]:
-    """The format of a prompt with these tools, and the tools in the matching dialect.
+    """The format of a prompt with these tools, and the tools in the matching dialect, whatever theirs was.
 
     ``names``: formats as for :func:`template_of`. ``dialect``: the requested one, "" for none. ``has_calls``: the
     history contains calls.
@@ -384,7 +384,7 @@ def digest_of(token_ids: Sequence[int]) -> str:
 
 def written(source: Source, model: PromptModel, template: str = "") -> RenderedPrompt:
     """Only the beginning, in the format named by ``source``, otherwise ``template``, or the model's own."""
-    offered = OfferedTools(dialect_of(source.dialect, model.info), source.tools)
+    offered = OfferedTools(G1X_JSON, source.tools)
     chosen, offered = format_of(model.info, (source.template, template), offered, source.dialect)
     system = "" if source.spoken else source.system
     rendered = render(chosen, (), system, tools=offered, prefix=source.spoken)

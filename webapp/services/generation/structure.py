@@ -13,21 +13,27 @@ from msgspec import Struct
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt
-from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, compact_json
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, ToolDialect, all_dialects, compact_json
 from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
-from webapp.services.generation.request import Structure, dialect_of
+from webapp.services.generation.request import Structure
 from webapp.tools.definition import from_openai
-from webapp.weights.inspection import Inspection
 
 MAX_TOOLS = 128
 MAX_TOOLS_CHARS = 512 * 1024
 """Limit for all tools together; each tool has its own limit too."""
 
 
-def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
-    """In this dialect ("": the model's own), which renders past calls even if no tools are offered."""
+def offered_by(structure: Structure) -> OfferedTools:
+    """In any dialect: :func:`.request.format_of` chooses that of the prompt. Raises ``invalid_parameter``."""
+    names = [dialect.name for dialect in all_dialects()]
+    if structure.dialect and structure.dialect not in names:
+        raise RoostError(
+            "invalid_parameter",
+            param="tool_dialect",
+            reason=Text("reason.api.is_not_one_of", name=repr(structure.dialect), names=", ".join(names)),
+        )
     choice = read_choice(structure.tool_choice)
     definitions = () if choice.names == frozenset() else _definitions(structure.tools)
     if choice.names:
@@ -44,7 +50,7 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
         reason = Text("reason.api.only_functions", found=others) if others else missing
         raise RoostError("invalid_parameter", param="tool_choice", reason=reason)
     has_form = not choice.is_required and _form(structure.response_format) is not None
-    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained, has_form)
+    return OfferedTools(G1X_JSON, definitions, structure.is_constrained, has_form)
 
 
 MOST_SENTENCE_CHARS = 8_000
@@ -167,17 +173,6 @@ def _check_nothing_demanded(is_required: bool, form: Mapping[str, Any] | None) -
         raise RoostError("invalid_parameter", param="response_format", reason=reason)
     if is_required:
         raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.demand_needs_constraints"))
-
-
-def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
-    names = [dialect.name for dialect in all_dialects()]
-    if structure.dialect and structure.dialect not in names:
-        raise RoostError(
-            "invalid_parameter",
-            param="tool_dialect",
-            reason=Text("reason.api.is_not_one_of", name=repr(structure.dialect), names=", ".join(names)),
-        )
-    return dialect_of(structure.dialect or preferred, info)
 
 
 class ToolChoice(Struct, frozen=True):
