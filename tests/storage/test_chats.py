@@ -38,7 +38,9 @@ def conversation(store, count=4):
 
 
 def test_a_chat_keeps_everything_it_was_made_with(store):
-    chat = store.create("Title", "Be kind.", "g1x", ThinkMode.FAST, {"temperature": 0.5})
+    chat = store.create(
+        "Title", system_prompt="Be kind.", template="g1x", think_mode=ThinkMode.FAST, sampling={"temperature": 0.5}
+    )
     assert store.get(chat.id) == chat
     store.set_options(chat.id, think_mode=ThinkMode.NONE)
     store.set_system_prompt(chat.id, "Be brief.")

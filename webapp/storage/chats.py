@@ -77,19 +77,9 @@ class ChatStore:
 
     # chats
 
-    def create(
-        self,
-        title: str = "",
-        system_prompt: str = "",
-        template: str = "",
-        think_mode: ThinkMode | None = None,
-        sampling: dict[str, Any] | None = None,
-        preset_id: str = "",
-        state: str | None = None,
-        tools: ChatTools | None = None,
-    ) -> Chat:
-        chat = Chat("", title, system_prompt, template, think_mode, sampling or {}, preset_id=preset_id, state=state)
-        return self.begin(replace(chat, tools=tools or ChatTools()))
+    def create(self, title: str = "", **settings: Any) -> Chat:
+        """A new chat with these values of :class:`Chat`."""
+        return self.begin(Chat("", title, **settings))
 
     def begin(self, chat: Chat) -> Chat:
         """A new chat with the settings of ``chat`` and its own id."""
