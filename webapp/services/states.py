@@ -11,13 +11,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from webapp.chat.messages import display_name, fenced
 from webapp.engine.snapshot_store import clear_folder, folder_use
+from webapp.engine.state import RecurrentState
 from webapp.errors import (
     FileMissing,
     FileReadingFailed,
@@ -58,9 +59,6 @@ from webapp.weights.state_sheet import (
     prefix_metadata,
     write_state_file,
 )
-
-if TYPE_CHECKING:
-    from webapp.engine.state import RecurrentState
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 MAKING = "state"

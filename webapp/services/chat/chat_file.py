@@ -54,7 +54,7 @@ from webapp.services.chat.imports import (
 )
 from webapp.services.chat.turn_writer import prompt_of_path
 from webapp.services.generation.request import PreparedPrompt, PromptModel
-from webapp.services.presets.fields import flat
+from webapp.services.presets.fields import BY_NAME, flat
 from webapp.services.presets.files import preset_of
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
@@ -292,8 +292,6 @@ class ChatFiles:
 
 def _is_local(name: str) -> bool:
     """Whether a preset field is meaningful only on its own machine."""
-    from webapp.services.presets.fields import BY_NAME
-
     row = BY_NAME.get(name)
     return name in ("model", "strategy", "state") or (row is not None and row.place == "options")
 

@@ -15,7 +15,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,6 +22,7 @@ from msgspec.structs import replace
 from webapp.chat.messages import Message, Role, ThinkMode, title_of
 from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import RecurrentState, Snapshot
 from webapp.errors import RequestError, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
@@ -35,10 +35,6 @@ from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import StoredMessage
 from webapp.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from webapp.engine.state import RecurrentState, Snapshot
-
 
 WINDOW = 256
 """Tokens scored at a time. A long answer has snapshots at the same distance."""

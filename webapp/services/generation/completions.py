@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -20,6 +20,7 @@ from webapp.chat.messages import Message, Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import RecurrentState
 from webapp.errors import FileMissing, ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
@@ -46,10 +47,6 @@ from webapp.services.generation.structure import constraint_of, form_sentence, o
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
-
-if TYPE_CHECKING:
-    from webapp.engine.state import RecurrentState
-
 
 END_OF_TEXT = 0
 EMBEDDED = "ffn_x_prev"

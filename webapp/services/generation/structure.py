@@ -18,6 +18,7 @@ from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
 from webapp.services.generation.request import Structure
+from webapp.structured.grammar import check, check_schema, form_rules
 from webapp.tools.definition import from_openai
 
 MAX_TOOLS = 128
@@ -105,8 +106,6 @@ def _constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, 
         tag_end = rendered.awaits_tag_end and not thinking
         form |= {"thinking": thinking, "tag_end": tag_end, "consumed": consumed}
     if form is not None:
-        from webapp.structured.grammar import check
-
         check(form)
     return form
 
@@ -136,8 +135,6 @@ def form_of_answer(form: Mapping[str, Any] | None) -> str:
     """As rules for :class:`ToolRules`; raises GrammarInvalid for a form that is unusable with any tools."""
     if form is None:
         return ""
-    from webapp.structured.grammar import check, form_rules
-
     check(form)
     return form_rules(form)
 
@@ -145,8 +142,6 @@ def form_of_answer(form: Mapping[str, Any] | None) -> str:
 def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
     """Raises ``invalid_parameter`` with the tool whose schema cannot be enforced; GrammarInvalid if no single tool is
     the reason."""
-    from webapp.structured.grammar import check
-
     try:
         check(form or {})
     except GrammarInvalid:
@@ -157,8 +152,6 @@ def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
 
 def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
     """Checks the parameters alone first, because those errors name the parameter."""
-    from webapp.structured.grammar import check
-
     grammar = dialect.grammar(ToolRules((definition,), is_required=True))
     try:
         check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
@@ -277,8 +270,6 @@ def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 @lru_cache(512)
 def _can_be_held(parameters: str) -> bool:
     """Cached, because programs send the same tools with every request."""
-    from webapp.structured.grammar import check
-
     try:
         check({"kind": "json_schema", "schema": json.loads(parameters), "lenient": True})
     except GrammarInvalid:
@@ -312,8 +303,6 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
             "invalid_parameter", param="response_format.json_schema.schema", reason=Text("reason.common.is_missing")
         )
     if isinstance(schema, Mapping):
-        from webapp.structured.grammar import check_schema
-
         check_schema(schema)  # checks the depth before recursion
         schema = enforced_schema(schema)
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
