@@ -17,7 +17,7 @@ from jinja2.bccache import Bucket
 from werkzeug.routing import Rule
 
 from webapp import __version__
-from webapp.errors import StorageError, as_roost_error
+from webapp.errors import StorageError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.resources import cache_dir, resource_dir
@@ -119,7 +119,6 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people", "api_tokens")))
     page.PackedStatic(app)
     error_answers.install(app)
-    app.register_error_handler(500, answer_unexpected)
     served = [row for row in PAGES if not settings.api_only or row[0].name in API_ONLY]
     for blueprint, _, _ in served:
         app.register_blueprint(blueprint)
@@ -251,9 +250,3 @@ def make_data_dir(folder: Path) -> None:
 def health() -> Response:
     """Responds as soon as pages are served, whether or not a model is loaded."""
     return jsonify(status="ok", version=__version__)
-
-
-def answer_unexpected(exc: Exception) -> Response:
-    """An internal error: Flask logs it with its traceback; it is shown like any other error."""
-    original = getattr(exc, "original_exception", None) or exc
-    return error_answers.answer_error(as_roost_error(original))

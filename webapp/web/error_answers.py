@@ -12,7 +12,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import RoostError, translate_error
+from webapp.errors import RoostError, as_roost_error, translate_error
 from webapp.i18n import sentences, translate
 from webapp.web.api.operations import error_body, is_api_path, name_request
 from webapp.web.kit.page import at_base, browser_choices, commands, current_locale, render_page, wants_fragment
@@ -93,6 +93,7 @@ MISSING = (404, 405)
 def install(app: Flask) -> None:
     app.register_error_handler(RoostError, answer)
     app.register_error_handler(HTTPException, answer_http)
+    app.register_error_handler(500, answer_unexpected)
 
 
 def answer(error: RoostError) -> Response:
@@ -121,6 +122,12 @@ def answer_http(exc: HTTPException) -> BaseResponse:
     if allowed:
         response.headers["Allow"] = ", ".join(allowed)
     return response
+
+
+def answer_unexpected(exc: Exception) -> Response:
+    """An internal error: Flask logs it with its traceback; it is shown like any other error."""
+    original = getattr(exc, "original_exception", None) or exc
+    return answer_error(as_roost_error(original))
 
 
 def _page(title: str, error: RoostError, status: int) -> Response:

@@ -7,8 +7,8 @@
                x-api-key; and whether that is enough for the URL
 
 Sec-Fetch headers alone are not enough: Chromium sends none with WebSocket handshakes and none to plain-http LAN names.
-There are no CORS headers, except for the pages in ``cors_origins``: they may call the APIs (:class:`Cors`), without the
-cookie. GET must change nothing: a cross-site GET to a LAN name has neither Origin nor Sec-Fetch.
+There are no CORS headers, except for the pages in ``cors_origins``: they may call the APIs (:class:`.peer.Cors`),
+without the cookie. GET must change nothing: a cross-site GET to a LAN name has neither Origin nor Sec-Fetch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hmac
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -37,12 +37,14 @@ from webapp.storage.credentials import PREFIX, ApiToken, ApiTokens, Session, Ses
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.records import OWNER_ID
 from webapp.web import login
-from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path, scope_of
+from webapp.web.api.operations import is_api_path, scope_of
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
 from webapp.web.kit.page import at_base
 from webapp.web.peer import (
+    ORIGIN,
     PEER,
     REFUSAL_KEY,
+    Cors,
     RateLimit,
     TrustedProxies,
     address_key,
@@ -78,69 +80,6 @@ def add_security_headers(response: Response, host: str | None) -> Response:
     for name, value in FIXED_HEADERS.items():
         response.headers.setdefault(name, value)
     return response
-
-
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^/\s*:\[\]]+|\*)(:(\d+|\*))?")
-ORIGIN_PRESETS = {
-    "apps": (
-        "app://*", "tauri://localhost", "http://tauri.localhost", "https://tauri.localhost", "capacitor://localhost",
-        "ionic://localhost", "vscode-webview://*", "vscode-file://vscode-app",
-    ),
-    "extensions": ("chrome-extension://*", "moz-extension://*", "safari-web-extension://*"),
-}  # fmt: skip
-"""Names for the origins of desktop apps (Electron's own scheme, Tauri, Capacitor, VS Code) and of browser extensions,
-whose host differs on every machine."""
-HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"
-
-
-class Cors:
-    """Accepts entries ``scheme://host[:port]``, ``http://localhost:*`` (any port), ``app://*`` (any host, not for web
-    schemes), names in :data:`ORIGIN_PRESETS`, and ``*`` if a token is required (``has_token``); raises
-    ``settings_invalid`` for others. Cookies are never allowed: a listed page must send the token if one is required."""
-
-    def __init__(self, origins: Iterable[str], has_token: bool = False) -> None:
-        listed = [one for origin in origins for one in ORIGIN_PRESETS.get(origin, (origin,))]
-        for origin in listed:
-            is_any_site = origin.startswith(("http://*", "https://*"))
-            is_good = has_token if origin == "*" else ORIGIN.fullmatch(origin) and not is_any_site
-            if not is_good:
-                reason = Text("reason.web.any_page_needs_a_token" if origin == "*" else "reason.web.not_an_origin")
-                raise RoostError("settings_invalid", name="cors_origins", value=origin, reason=reason)
-        patterns = (re.escape(origin).replace(r"\*", ".*" if origin == "*" else "[^/:]+") for origin in listed)
-        self._allowed = re.compile("|".join(patterns)) if listed else None
-
-    def is_listed_page(self, asked: Request) -> bool:
-        """Whether the request comes from a listed page and goes to an API, not to a page or a socket."""
-        is_socket = "Upgrade" in asked.headers
-        origin = asked.headers.get("Origin")
-        if self._allowed is None or origin is None or is_socket or not is_api_path(asked.path):
-            return False
-        return self._allowed.fullmatch(origin) is not None
-
-    def is_preflight(self, asked: Request) -> bool:
-        is_asking = "Access-Control-Request-Method" in asked.headers
-        return asked.method == "OPTIONS" and is_asking and self.is_listed_page(asked)
-
-    def answer_preflight(self) -> Response:
-        response = Response(status=204)
-        # official clients send x-stainless-… headers of their own
-        asked = request.headers.get("Access-Control-Request-Headers", "")
-        response.headers["Access-Control-Allow-Headers"] = (
-            asked if re.fullmatch(r"[\w\-, ]{1,2000}", asked) else HEADERS
-        )
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
-        response.headers["Access-Control-Max-Age"] = "600"
-        return response
-
-    def add_headers(self, response: Response) -> Response:
-        if self._allowed and is_api_path(request.path):
-            response.vary.add("Origin")
-        if self.is_listed_page(request):
-            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = (
-                f"Retry-After, X-Request-Id, Request-Id, {TOOLS_LEFT_OUT}"
-            )
-        return response
 
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")

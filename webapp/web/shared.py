@@ -19,10 +19,9 @@ from webapp.web.chat.sidebars import title_of
 from webapp.web.chat.views import as_written, rendered
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import LOOPBACK_NAMES, the_guard
-from webapp.web.kit.page import Values, moment_text, render_page
+from webapp.web.kit.page import ID_CHARS, Values, moment_text, render_page
 
 blueprint = Blueprint("shared", __name__, url_prefix="/shared")
-ID_CHARS = 64
 MESSAGES = 500
 """Per page."""
 SAID = ("made", "ended")

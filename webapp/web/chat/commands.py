@@ -35,7 +35,7 @@ from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app
 from webapp.web.chat.sidebars import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import asker, current_role, the_guard
-from webapp.web.kit.page import Toast, current_locale
+from webapp.web.kit.page import ID_CHARS, Toast, current_locale
 from webapp.web.presets.form import shown_name
 from webapp.web.prompts import find_persona
 from webapp.web.roles import COMMAND_ROLES, Role
@@ -141,7 +141,6 @@ def _refuse(reason: Text | str) -> NoReturn:
     raise RoostError("bad_frame", reason=reason)
 
 
-ID_CHARS = 64
 TITLE_CHARS = 200
 FOLDER_CHARS = 60
 TEXT_CHARS = 200_000

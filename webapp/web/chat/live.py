@@ -138,7 +138,6 @@ class LiveView(Struct, frozen=True):
     has_reasoning: bool
     waiting: Waiting | None
     is_over: bool
-    has_failed: bool
     has_more: bool
 
 
@@ -202,7 +201,6 @@ class LiveRendering:
             has_reasoning=has_reasoning,
             waiting=None if is_over or (has_text and not is_silent) else waiting,
             is_over=is_over,
-            has_failed=isinstance(self._end, Failed),
             has_more=self._turn.event_count > self._position,
         )
 

@@ -26,7 +26,6 @@ from webapp.services.chat.side_by_side import tally
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import (
     FOLDER_CHARS,
-    ID_CHARS,
     MAX_FRAME_BYTES,
     TEXT_CHARS,
     Command,
@@ -56,6 +55,7 @@ from webapp.web.chat.views import (
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import asker, current_role
 from webapp.web.kit.page import (
+    ID_CHARS,
     Toast,
     Values,
     current_locale,

@@ -36,7 +36,7 @@ from webapp.services.presets.presets import file_name, mode_of, published_sampli
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatSummary, ChatTools, SearchHit
 from webapp.web.chat.live import PRESETS, ChatContext
-from webapp.web.kit.page import Choice, Toast, Translator, Values, browser_zone, render_fragment
+from webapp.web.kit.page import ID_CHARS, Choice, Toast, Translator, Values, browser_zone, render_fragment
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
 from webapp.web.prompts import chat_with_persona
 from webapp.weights.inspection import chat_template
@@ -198,7 +198,6 @@ def excerpt_parts(excerpt: str, positions: Iterable[tuple[int, int]]) -> list[tu
 NEW_CHAT = Chat(id="")
 """A chat that begins with its first message; until then its panel's values exist only on the page."""
 SYSTEM_PROMPT_CHARS = 20_000
-ID_CHARS = 64
 BASE_CHARS = 4000
 TOOLS_FORM_CHARS = 16
 FROM_PRESET = "*"

@@ -80,6 +80,7 @@ OF_BROWSER = {
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
 ROW_ID = re.compile(r"[0-9a-f]{32}")
+ID_CHARS = 64
 NAME_CHARS = 80
 JSON_LINES = "application/x-ndjson"
 

@@ -37,6 +37,7 @@ from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import (
+    ID_CHARS,
     Choice,
     PageContext,
     Toast,
@@ -71,7 +72,6 @@ from webapp.weights.inspection import Inspection
 
 blueprint = Blueprint("presets", __name__, url_prefix="/presets")
 IMPORT_BYTES = 4 << 20
-ID_CHARS = 64
 SAID = ("deleted", "used", "imported")
 OPTIONS = tuple(row for row in PARAMETERS if row.place == "options")
 TOKENIZERS = ("", "world", "byte")

@@ -25,6 +25,7 @@ from webapp.services.jobs import DONE, Job
 from webapp.services.states import MAKING, StateEntry, clear_snapshots, document, snapshot_use, source_of_preset
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import (
+    ID_CHARS,
     PageContext,
     Toast,
     Values,
@@ -42,7 +43,6 @@ from webapp.weights.state_sheet import DOCUMENT, PROMPT, PrefixSheet
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
-ID_CHARS = 64
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
 SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
