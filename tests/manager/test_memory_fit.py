@@ -7,11 +7,12 @@ import pytest
 from tests.errors import raises_code
 from tests.manager.conftest import assert_failed, last_output, request, wait_phase
 from webapp.backends.fake import FakeBackend
+from webapp.engine.backend import RAM
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory
 from webapp.manager import memory
 from webapp.manager.library import ModelLibrary
-from webapp.manager.memory import needed_bytes, shortfall
+from webapp.manager.memory import footprint_of, shortfall
 from webapp.manager.target import Choice, TargetResolver
 
 
@@ -119,7 +120,7 @@ def test_with_the_setting_nothing_is_asked(make_manager):
 def test_the_shortfall_is_what_the_footprint_needs_beyond_what_is_free(models_dir, tmp_path, monkeypatch):
     resolver = TargetResolver(ModelLibrary(models_dir, tmp_path), lambda model, in_use: "")
     target = resolver.resolve(Choice("v7.safetensors", "cpu fp32"))
-    monkeypatch.setattr(memory, "available_bytes", lambda: needed_bytes(target))
+    monkeypatch.setattr(memory, "available_bytes", lambda: footprint_of(target).peak_bytes(RAM))
     assert shortfall(target, 0) is None
-    monkeypatch.setattr(memory, "available_bytes", lambda: needed_bytes(target) - 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: footprint_of(target).peak_bytes(RAM) - 1)
     assert "GB" in str(shortfall(target, 0)) and shortfall(target, 1) is None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tests.manager.conftest import request
 from webapp.backends.fake import FakeBackend, fake_config
-from webapp.engine.backend import LoadProgress
+from webapp.engine.backend import RAM, LoadProgress
 from webapp.engine.outputs import (
     FinishReason,
     GenerationRequest,
@@ -30,7 +30,7 @@ from webapp.manager import memory
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.loop import EngineLoop
-from webapp.manager.memory import available_bytes, has_room_beside, memory_facts, needed_bytes
+from webapp.manager.memory import available_bytes, footprint_of, has_room_beside, memory_facts
 from webapp.manager.messages import (
     LoadFailed,
     Loading,
@@ -192,7 +192,7 @@ def test_tokens_without_text_or_training_are_banned_but_never_the_end(target):
 
 def test_the_need_of_a_load_follows_the_strategy(target):
     def needed(strategy: str) -> int:
-        return needed_bytes(replace(target, choice=replace(target.choice, strategy=strategy)))
+        return footprint_of(replace(target, choice=replace(target.choice, strategy=strategy))).peak_bytes(RAM)
 
     assert needed("cpu fp32") > needed("cpu bf16") > target.inspection.parameters * 2
     assert needed("fake") >= sum(tensor.nbytes for tensor in target.inspection.tensors)

@@ -41,11 +41,9 @@ def test_a_shared_file_for_another_model_is_passed_over(tmp_path):
     assert load_tokenizer(65536, tmp_path / "m.pth").name == "world"
 
 
-def test_other_folders_are_looked_at_too(tmp_path):
-    (tmp_path / "models").mkdir()
+def test_the_file_of_the_pile_models_is_found_beside_the_model(tmp_path):
     size = write_byte_level(tmp_path / "20B_tokenizer.json")
-    found = load_tokenizer(size, tmp_path / "models" / "m.pth", folders=[tmp_path])
-    assert found.name == "20B_tokenizer.json"
+    assert load_tokenizer(size, tmp_path / "m.pth").name == "20B_tokenizer.json"
 
 
 def test_an_own_file_that_does_not_fit_is_refused(tmp_path):

@@ -210,16 +210,12 @@ BREATHING_BYTES = 256 << 20
 def has_room_beside(target: Target) -> bool:
     """Whether the model can be loaded while another stays loaded. Only main memory is measured, so the answer is False
     for any other device."""
-    footprint = _footprint(target)
+    footprint = footprint_of(target)
     return footprint.devices == (RAM,) and footprint.peak_bytes(RAM) + BREATHING_BYTES <= available_bytes()
 
 
-def needed_bytes(target: Target) -> int:
-    """The engine process's peak of main memory, while it loads or writes one answer (docs/memory.md)."""
-    return _footprint(target).peak_bytes(RAM)
-
-
-def _footprint(target: Target) -> Footprint:
+def footprint_of(target: Target) -> Footprint:
+    """The memory that the engine process needs for it (docs/memory.md)."""
     backend, options = resolve_strategy(target.strategy)
     return backend.footprint(target.inspection, options)
 
@@ -227,7 +223,7 @@ def _footprint(target: Target) -> Footprint:
 def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
     """Why the model does not fit into main memory now (``reclaimable_bytes`` of it are freed before the load), or can
     never fit into its GPU; None if it fits."""
-    footprint = _footprint(target)
+    footprint = footprint_of(target)
     needed, free = footprint.peak_bytes(RAM), available_bytes() + reclaimable_bytes
     key = "reason.manager.needs_more_memory"
     if needed <= free:

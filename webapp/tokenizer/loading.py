@@ -9,7 +9,7 @@ import codecs
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -414,26 +414,24 @@ def load_tokenizer(
     vocab_size: int,
     model_path: str | Path | None = None,
     override: str | Path | None = None,
-    folders: Sequence[str | Path] = (),
     in_model: Callable[[], Mapping[int, bytes] | None] = lambda: None,
 ) -> Tokenizer:
     """The tokenizer for a model with ``vocab_size`` logits.
 
-    ``override``: a vocabulary file, or ``world`` or ``byte``; then only this is used. Otherwise, next to the model and
-    then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json``; then the vocabulary that ``in_model``
-    finds in the model's file (token bytes by id). These raise WeightsError if the size differs. Then
-    ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` if their size fits, because models may share a
-    folder. Last, the built-in ones: World for 65,536 and the sizes of conversions without padding, bytes for 256, and
-    those of the music models.
+    ``override``: a vocabulary file, or ``world`` or ``byte``; then only this is used. Otherwise, next to the model:
+    ``<model>.vocab.txt`` and ``<model>.tokenizer.json``; then the vocabulary that ``in_model`` finds in the model's
+    file (token bytes by id). These raise WeightsError if the size differs. Then ``tokenizer.json``,
+    ``20B_tokenizer.json`` and ``*_vocab*.txt`` if their size fits, because models may share a folder. Last, the
+    built-in ones: World for 65,536 and the sizes of conversions without padding, bytes for 256, and those of the music
+    models.
     """
     if override:
         return _named(str(override), vocab_size)
     model = Path(model_path) if model_path else None
-    places = [*([model.parent] if model else []), *map(Path, folders)]
     return (
-        _own_file(model, places, vocab_size)
+        _own_file(model, vocab_size)
         or _in_model(in_model(), model, vocab_size)
-        or _shared_file(places, vocab_size)
+        or _shared_file(model, vocab_size)
         or _built_in(vocab_size, model)
     )
 
@@ -458,19 +456,17 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
     return _built_in(vocab_size, None)
 
 
-def _own_file(model: Path | None, places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
-    if model is None:
-        return None
-    for place in places:
+def _own_file(model: Path | None, vocab_size: int) -> Tokenizer | None:
+    if model is not None:
         for ending in (".vocab.txt", ".tokenizer.json"):
-            path = place / f"{model.stem}{ending}"
+            path = model.with_name(f"{model.stem}{ending}")
             if path.is_file():
                 return _from_file(path, vocab_size)
     return None
 
 
-def _shared_file(places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
-    for path in _shared_candidates(places):
+def _shared_file(model: Path | None, vocab_size: int) -> Tokenizer | None:
+    for path in _shared_candidates(model.parent) if model is not None else ():
         # Read with any vocabulary size: a vocabulary of another size belongs to another model.
         found = _from_file(path, vocab_size=2**31)
         if 0 <= vocab_size - (found.last_id + 1) <= LARGEST_PADDING:
@@ -478,10 +474,9 @@ def _shared_file(places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
     return None
 
 
-def _shared_candidates(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        yield from (place / name for name in SHARED_NAMES if (place / name).is_file())
-        yield from (path for path in sorted(place.glob("*_vocab*.txt")) if path.is_file())
+def _shared_candidates(folder: Path) -> Iterator[Path]:
+    yield from (folder / name for name in SHARED_NAMES if (folder / name).is_file())
+    yield from (path for path in sorted(folder.glob("*_vocab*.txt")) if path.is_file())
 
 
 def _from_file(path: Path, vocab_size: int) -> WorldTokenizer | HfTokenizer:

@@ -62,7 +62,7 @@ def cuda_availability() -> Availability:
             "reason.backends.torch_without_gpu",
             version=build.version,
         )
-        command = install_command(is_amd=_is_amd())
+        command = install_command()
         way_out = Text("reason.backends.install_torch_with_gpu", command=command)
         return Availability(False, reason, way_out)
     return AVAILABLE
@@ -137,7 +137,7 @@ def _check_cuda(device: str) -> None:
         unavailable(f"`{device}`", "no_driver")
     build = read_torch_build()
     if build is not None and not build.has_gpu_support:
-        command = install_command(is_amd=_is_amd())
+        command = install_command()
         unavailable(f"`{device}`", "torch_without_gpu", version=build.version, command=command)
 
 
@@ -147,10 +147,6 @@ def has_gpu_driver() -> bool:
         system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
         return (system / "nvcuda.dll").exists() or (system / "amdhip64.dll").exists()
     return any(os.path.exists(path) for path in NVIDIA_TRACES) or shutil.which("nvidia-smi") is not None
-
-
-def _is_amd() -> bool:
-    return os.path.exists("/dev/kfd") and not os.path.exists("/dev/nvidiactl")
 
 
 def check_torch_devices(devices: set[str]) -> None:
@@ -204,8 +200,9 @@ def parse_torch_version(source: str) -> TorchBuild | None:
     return TorchBuild(found["__version__"], found.get("cuda", ""), found.get("hip", ""))
 
 
-def install_command(is_amd: bool = False) -> str:
-    """Replaces a torch without GPU support by one with it."""
+def install_command() -> str:
+    """Replaces a torch without GPU support by one with it, for the GPU that this machine has."""
+    is_amd = os.path.exists("/dev/kfd") and not os.path.exists("/dev/nvidiactl")
     return f"pip install --force-reinstall {TORCH_REQUIREMENT} --index-url {WHEELS}/{'rocm6.4' if is_amd else 'cu126'}"
 
 

@@ -223,7 +223,7 @@ class WebgpuModel:
         if total <= self.chunk:
             with guarded():
                 for work in works:
-                    self._run_pass(work, 0)
+                    self._run_pass(work)
                 self._run_head(total)
             return total, None
         logits = np.empty((total, self.config.vocab_size), np.float32)
@@ -231,7 +231,7 @@ class WebgpuModel:
             for work in works:
                 lines = [line for _, _, line in work.lines]
                 work.lines = [(is_long, token, index) for index, (is_long, token, _) in enumerate(work.lines)]
-                self._run_pass(work, 0)
+                self._run_pass(work)
                 self._run_head(len(lines))
                 if lines:
                     logits[lines] = self.read_lines(0, len(lines))
@@ -283,7 +283,7 @@ class WebgpuModel:
         if room < self.chunk:
             yield work
 
-    def _run_pass(self, work: _Work, first_line: int) -> None:
+    def _run_pass(self, work: _Work) -> None:
         rows = work.short + work.long
         short = work.count(False)
         ids = np.concatenate([np.asarray(ids, np.int64) for _, ids in rows])
@@ -301,7 +301,7 @@ class WebgpuModel:
         gpu.write(self.sequences, 0, sequences)
         gpu.write(self.x, 0, self._embedded(ids))
         if work.lines:
-            pairs = [(token + (short if is_long else 0), first_line + line) for is_long, token, line in work.lines]
+            pairs = [(token + (short if is_long else 0), line) for is_long, token, line in work.lines]
             gpu.write(self.line, 0, np.array(pairs, np.uint32))
         self._dispatch(self.plan, state)
 
