@@ -128,3 +128,20 @@ def test_an_instruction_set_that_fails_its_test_is_passed_over(monkeypatch: pyte
 def _script(path: Path, text: str) -> None:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_wheel_can_be_built_with_the_standard_library_alone() -> None:
+    code = """
+import sys
+
+class OnlyStandard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in (*sys.stdlib_module_names, "webapp"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, OnlyStandard())
+from webapp.backends.native import building
+print(building.SYSTEMS["linux-arm64"].tag)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "manylinux_2_17_aarch64", found.stderr

@@ -21,9 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from webapp.i18n import Text
 from webapp.resources import cache_dir
@@ -61,7 +59,7 @@ class NativeUnavailable(Exception):
         self.reason, self.way_out = reason, way_out
 
 
-class System(Struct, frozen=True):
+class System(NamedTuple):
     """A target system: ``name`` and ``machine`` as in Python there (``sys.platform``); zig's ``triple`` and the ``tag``
     of a wheel, both empty for this system."""
 
