@@ -15,7 +15,8 @@ from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S, WaitRanOut
 from tests.weights.make_checkpoints import make_tensors, make_time_state
 from webapp.backends.fake import FakeBackend
-from webapp.engine.backend import LoadProgress, Options, ProgressCallback
+from webapp.engine.backend import LoadProgress, ProgressCallback
+from webapp.engine.options import Options
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig

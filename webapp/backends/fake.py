@@ -44,21 +44,17 @@ from msgspec.structs import fields, replace
 from numpy.typing import NDArray
 
 from webapp.engine.backend import (
-    ADAPTER_OPTIONS,
     Availability,
     Backend,
-    BackendOption,
     LoadProgress,
     Logits,
     ModelFile,
     NumpyLogits,
-    Options,
-    OptionValue,
     ProgressCallback,
     Row,
     line_starts,
 )
-from webapp.engine.options import ADAPTER
+from webapp.engine.options import ADAPTER, ADAPTER_OPTIONS, BackendOption, Options, OptionValue
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, StrategyError

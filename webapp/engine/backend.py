@@ -24,15 +24,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from msgspec import Struct, field
 
-from webapp.engine.options import ADAPTER_OPTIONS as ADAPTER_OPTIONS
-from webapp.engine.options import BY_STRATEGY as BY_STRATEGY
-from webapp.engine.options import OF_ENGINE, plain_builder, read_words, usage
-from webapp.engine.options import BackendKind as BackendKind
-from webapp.engine.options import BackendOption as BackendOption
-from webapp.engine.options import Builder as Builder
-from webapp.engine.options import Options as Options
-from webapp.engine.options import OptionValue as OptionValue
-from webapp.engine.options import PlacedRun as PlacedRun
+from webapp.engine.options import (
+    OF_ENGINE,
+    BackendKind,
+    BackendOption,
+    Builder,
+    Options,
+    PlacedRun,
+    plain_builder,
+    read_words,
+    usage,
+)
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, InvalidOption, ModelError, StrategyError
 from webapp.i18n import Text
@@ -258,7 +260,7 @@ class Backend(ABC):
     OPTIONS: ClassVar[tuple[BackendOption, ...]] = ()
     """What a person can choose. Pages, presets, command line and fit estimate are generated from it. An option named
     ``threads`` or ``custom_cuda`` takes the value of the engine option with the same name. A backend that has
-    :data:`ADAPTER_OPTIONS` loads adapters."""
+    :data:`.options.ADAPTER_OPTIONS` loads adapters."""
     FORMATS: ClassVar[tuple[str, ...]] = ("pth", "safetensors")
     """Formats of the files it runs, named as in ``ModelFile.format``. Others are refused before ``check``."""
     KINDS: ClassVar[tuple[BackendKind, ...]] = ()
@@ -296,7 +298,7 @@ class Backend(ABC):
 
         Default grammar: a name, then words ``name=value``. A single word is the value of the first choice option that
         has it (``native q8`` for ``native format=q8``). A backend with its own grammar keeps the string in an option
-        :data:`BY_STRATEGY`.
+        :data:`.options.BY_STRATEGY`.
         """
         return read_words(cls.OPTIONS, strategy)
 

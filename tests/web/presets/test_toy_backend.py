@@ -14,7 +14,8 @@ from tests.web.presets.posted_form import form_of
 from webapp.backends.fake import FakeBackend, FakeOptions
 from webapp.cli import main
 from webapp.engine import registry
-from webapp.engine.backend import RAM, Availability, BackendKind, BackendOption, Footprint, Suggestion
+from webapp.engine.backend import RAM, Availability, Footprint, Suggestion
+from webapp.engine.options import BackendKind, BackendOption
 from webapp.engine.registry import BackendEntry
 from webapp.errors import StrategyError
 from webapp.manager.manager import ModelManager

@@ -10,24 +10,19 @@ from typing import TYPE_CHECKING, NoReturn
 from webapp.backends.ggml import library
 from webapp.backends.machine import FreeThreads, usable_cores
 from webapp.engine.backend import (
-    ADAPTER_OPTIONS,
     RAM,
     Availability,
-    BackendKind,
-    BackendOption,
-    Builder,
     FlatBackend,
     Footprint,
     Logits,
     ModelFile,
     NumpyLogits,
-    Options,
     ProgressCallback,
     Row,
     Suggestion,
     TensorSize,
 )
-from webapp.engine.options import plain_builder, usage
+from webapp.engine.options import ADAPTER_OPTIONS, BackendKind, BackendOption, Builder, Options, plain_builder, usage
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text

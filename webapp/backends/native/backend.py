@@ -15,20 +15,17 @@ from msgspec import Struct
 from webapp.backends.machine import FreeThreads, usable_cores
 from webapp.backends.native import building, library
 from webapp.engine.backend import (
-    ADAPTER_OPTIONS,
     RAM,
     Availability,
-    BackendKind,
-    BackendOption,
     FlatBackend,
     Footprint,
     Logits,
     ModelFile,
-    Options,
     ProgressCallback,
     Row,
     Suggestion,
 )
+from webapp.engine.options import ADAPTER_OPTIONS, BackendKind, BackendOption, Options
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError, WeightsError
 from webapp.i18n import Text

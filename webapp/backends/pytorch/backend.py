@@ -14,24 +14,18 @@ from webapp.backends.pytorch.strategy import Place
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.backend import loading, running, set_threads
 from webapp.engine.backend import (
-    ADAPTER_OPTIONS,
-    BY_STRATEGY,
     RAM,
     Availability,
     Backend,
-    BackendKind,
-    BackendOption,
-    Builder,
     Footprint,
     Logits,
     ModelFile,
-    Options,
-    PlacedRun,
     ProgressCallback,
     Row,
     SavedState,
     Suggestion,
 )
+from webapp.engine.options import ADAPTER_OPTIONS, BY_STRATEGY, BackendKind, BackendOption, Builder, Options, PlacedRun
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import StrategyError
 from webapp.i18n import Text

@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from webapp.backends.rwkv_pip import requirements, strategy
 from webapp.engine.backend import (
-    ADAPTER_OPTIONS,
-    BY_STRATEGY,
     Availability,
     Backend,
-    BackendOption,
-    Builder,
     Footprint,
     Logits,
     ModelFile,
     ModelSizes,
     NumpyLogits,
-    Options,
-    PlacedRun,
     ProgressCallback,
     Row,
     Suggestion,
 )
+from webapp.engine.options import ADAPTER_OPTIONS, BY_STRATEGY, BackendOption, Builder, Options, PlacedRun
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, OutOfMemory, RoostError
 from webapp.i18n import Text

@@ -14,23 +14,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from webapp.backends.webgpu import device
-from webapp.engine.backend import (
+from webapp.engine.backend import RAM, Availability, Footprint, Logits, ModelFile, ProgressCallback, Row, SlotBackend
+from webapp.engine.options import (
     ADAPTER_OPTIONS,
-    RAM,
-    Availability,
     BackendKind,
     BackendOption,
     Builder,
-    Footprint,
-    Logits,
-    ModelFile,
     Options,
     PlacedRun,
-    ProgressCallback,
-    Row,
-    SlotBackend,
+    plain_builder,
+    read_words,
+    usage,
 )
-from webapp.engine.options import plain_builder, read_words, usage
 from webapp.engine.state import ModelConfig
 from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
