@@ -24,7 +24,7 @@ def read_value(text: str) -> Any:
     """Parses JSON, otherwise leniently; returns the text itself if both fail. Numbers that JSON cannot express (NaN,
     1e999) stay text."""
     try:
-        return json.loads(text, strict=False, parse_constant=_refused, parse_float=_finite)
+        return json.loads(text, strict=False, parse_constant=refused, parse_float=finite)
     except (ValueError, RecursionError):
         pass
     try:
@@ -195,10 +195,15 @@ def _paired(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-def _finite(written: str) -> float:
+class NotInJson(ValueError):
+    """A number, or a word such as NaN, that Python accepts but JSON does not."""
+
+
+def finite(written: str) -> float:
+    """For ``json.loads``; refuses a number that becomes infinite."""
     number = float(written)
-    return number if math.isfinite(number) else _refused(written)
+    return number if math.isfinite(number) else refused(written)
 
 
-def _refused(written: str) -> NoReturn:
-    raise ValueError(f"{written} is no JSON")
+def refused(written: str) -> NoReturn:
+    raise NotInJson(written)

@@ -180,7 +180,8 @@ def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
 def run_tools(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     kept = stored_tools(settings)
-    definitions = tools_in(args.tools) if args.tools else kept.tools or shipped_tools()
+    shipped = tuple(row.definition.function for row in BUILTINS.values())
+    definitions = tools_in(args.tools) if args.tools else kept.tools or shipped
     source, cases, left_out = cases_of(args, definitions, kept)
     modes = MODES if args.mode == BOTH else (args.mode,)
     answers: list[dict[str, Any]] = []
@@ -213,10 +214,6 @@ def stored_tools(settings: Settings) -> StoredTools:
     with stored(settings) as database:
         tools = tuple(tool.definition.function for tool in ToolStore(database).list())
         return StoredTools(tools, tuple(row.case for row in BenchStore(database).cases()))
-
-
-def shipped_tools() -> tuple[dict[str, Any], ...]:
-    return tuple(row.definition.function for row in BUILTINS.values())
 
 
 def tools_in(path: str) -> tuple[dict[str, Any], ...]:

@@ -78,7 +78,8 @@ def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
         print(json.dumps(found, ensure_ascii=False))
         return 0
     digest, norms = pad(t("cli.states.digest"), 6), pad(t("cli.states.norms"), 6)
-    print(f"{path}\n  {_sizes(sheet)}\n  {digest} {sheet.digest}\n  {norms} {bars(sheet.norms)}  {_range(sheet)}")
+    spread = t("cli.states.range", least=f"{min(sheet.norms):.3g}", most=f"{max(sheet.norms):.3g}")
+    print(f"{path}\n  {_sizes(sheet)}\n  {digest} {sheet.digest}\n  {norms} {bars(sheet.norms)}  {spread}")
     if apart is not None:
         share = apart.difference / apart.norm if apart.norm else 0.0
         params = {"name": args.other, "difference": f"{apart.difference:.3g}", "share": f"{share:.1%}"}
@@ -148,10 +149,6 @@ def _sizes(sheet: StateSheet) -> str:
     version = f"RWKV-{sheet.architecture}" if sheet.architecture else t("cli.states.unknown_version")
     sizes = {"layers": sheet.n_layer, "heads": sheet.n_head, "size": sheet.head_size, "width": sheet.n_embd}
     return t("cli.states.sizes", version=version, **sizes)
-
-
-def _range(sheet: StateSheet) -> str:
-    return t("cli.states.range", least=f"{min(sheet.norms):.3g}", most=f"{max(sheet.norms):.3g}")
 
 
 def _as_dict(entry: StateEntry) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any
 
 from msgspec import Struct, field
 
+from webapp.chat.lenient_json import NotInJson, finite, refused
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
 from webapp.structured.grammar import is_pattern
@@ -84,9 +84,6 @@ class ToolDefinition(Struct, frozen=True):
         """OpenAI's `function` object, as dialects offer it."""
         return {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
 
-    def to_openai(self) -> dict[str, Any]:
-        return {"type": "function", "function": self.function}
-
 
 def checked(definition: ToolDefinition, name: re.Pattern[str] = NAME) -> ToolDefinition:
     """Returns the definition, or raises ToolInvalid with the field that is wrong."""
@@ -123,10 +120,6 @@ def from_openai(value: object, *, is_loose: bool = False) -> ToolDefinition:
     return checked(ToolDefinition(name, description, parameters), PROGRAMS_NAME if is_loose else NAME)
 
 
-class NotInJson(ValueError):
-    """A number, or a word such as NaN, that Python accepts but JSON does not."""
-
-
 def parse_json(text: str, field: str) -> Any:
     """The value. Raises ToolInvalid for ``field``, with line and column of the error."""
     try:
@@ -143,23 +136,13 @@ def parse_json(text: str, field: str) -> Any:
 def strict_json(text: str) -> Any:
     """The value. Raises ValueError also for NaN and Infinity, which only Python accepts, and for numbers that become
     infinite (1e999): other programs could not read them."""
-    return json.loads(text, parse_constant=_refused, parse_float=_finite)
-
-
-def _finite(written: str) -> float:
-    number = float(written)
-    return number if math.isfinite(number) else _refused(written)
-
-
-def _refused(written: str) -> NoReturn:
-    raise NotInJson(written)
+    return json.loads(text, parse_constant=refused, parse_float=finite)
 
 
 TYPES = {name: name for name in ("string", "number", "integer", "boolean", "object", "array", "null")}
-"""Names of the types in other languages and OpenAPI 2; Gemini's are in capitals."""
 TYPES |= {"str": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean"}
 TYPES |= {"dict": "object", "map": "object", "list": "array", "tuple": "array", "none": "null"}
-"""What other languages and OpenAPI 2 call them; Gemini's are in capitals."""
+"""Names of the types in other languages and OpenAPI 2; Gemini's are in capitals."""
 NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 COUNTS = {"minLength": 1000, "maxLength": 100_000, "minItems": 1000, "maxItems": 10_000, "minProperties": 1000,
           "maxProperties": 10_000, "minContains": 1000, "maxContains": 10_000}  # fmt: skip

@@ -111,10 +111,6 @@ def _placed(problem: Problem) -> Text | str:
     return Text("reason.common.place_and_problem", path=problem.path, problem=problem.message)
 
 
-def _usual(schema: object) -> Any:
-    return schema.get("default") if isinstance(schema, Mapping) else None
-
-
 def bounded(text: str) -> str:
     if len(text) <= MAX_RESULT_CHARS:
         return text
@@ -124,7 +120,8 @@ def bounded(text: str) -> str:
 def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str], texts: Texts | None) -> str:
     arguments: Mapping[str, Any] = arguments_of(call, definition)
     if definition.behaviour is Behaviour.HTTP:
-        optional = {name: _usual(part) for name, part in (definition.parameters.get("properties") or {}).items()}
+        properties = (definition.parameters.get("properties") or {}).items()
+        optional = {name: part.get("default") if isinstance(part, Mapping) else None for name, part in properties}
         return http_request.request(definition.name, definition.http, arguments, allowed_hosts, optional)
     builtin = BUILTINS.get(definition.builtin)
     if builtin is None:

@@ -378,6 +378,8 @@ COMMENT_EVERY_S = 10.0
 QUEUE_AHEAD = "X-Roost-Queue-Ahead"
 """Number of requests ahead, if a stream's status line is sent while it waits; later its comments contain it."""
 SSE = "text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+"""The end of OpenAI's streams."""
 JSON_LINES = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

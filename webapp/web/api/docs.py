@@ -196,8 +196,8 @@ REFUSALS = {
 
 
 def document(t: Translator, server: str, model: str) -> dict[str, Any]:
-    types = [kind for op in DOCUMENTED for kind in types_of(op) if kind is not None]
-    unique = list(dict.fromkeys(types))
+    rows = [(op.body_type, op.answer_type, op.chunk_type, op.error_type) for op in DOCUMENTED]
+    unique = list(dict.fromkeys(kind for row in rows for kind in row if kind is not None))
     schemas, components = msgspec.json.schema_components(unique, ref_template=REFERENCE)
     references = dict(zip(unique, schemas, strict=True))
     for component in components.values():
@@ -222,10 +222,6 @@ def document(t: Translator, server: str, model: str) -> dict[str, Any]:
             },
         },
     }
-
-
-def types_of(op: Operation) -> tuple[Any, ...]:
-    return op.body_type, op.answer_type, op.chunk_type, op.error_type
 
 
 def field_text(t: Translator, name: str) -> str:

@@ -31,7 +31,6 @@ from webapp.web.api.operations import openai_error
 from webapp.weights.inspection import require_model
 
 MOST_COPIES = 256
-DONE = b"data: [DONE]\n\n"
 
 
 def the_handles() -> StateHandles:
@@ -382,7 +381,7 @@ class LightningChunks(api.StreamWriter):
         if place is not None:
             told = {"object": "multi_state.dialogue_idx", "dialogue_idx": place, **told}
         yield api.data_event({"object": "state.session", **told})
-        yield DONE
+        yield api.DONE
 
 
 class SessionRequest(Struct, kw_only=True):

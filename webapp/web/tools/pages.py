@@ -367,7 +367,7 @@ def import_() -> BaseResponse | Response:
 @blueprint.get("/export")
 def export() -> Response:
     """All tools as an OpenAI `tools` array, without their behaviour."""
-    tools = [tool.definition.to_openai() for tool in current_page().tools.list()]
+    tools = [{"type": "function", "function": tool.definition.function} for tool in current_page().tools.list()]
     return download(json.dumps(tools, ensure_ascii=False, indent=2), "application/json", "tools.json")
 
 

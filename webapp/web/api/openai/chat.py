@@ -404,9 +404,6 @@ def arguments_text(arguments: str | dict[str, Any] | None) -> str:
     return msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else arguments or "{}"
 
 
-DONE = b"data: [DONE]\n\n"
-
-
 def create() -> Response:
     asked = api.read_body(ChatRequest)
     has_usage = includes_usage(asked)
@@ -517,7 +514,7 @@ class Chunks(api.StreamWriter):
     def end(self) -> Iterator[bytes]:
         if self.has_usage:
             yield self._event([], usage_of(self.counted))
-        yield DONE
+        yield api.DONE
 
     def _call_deltas(self, number: int, piece: CallDelta) -> Iterator[ToolCallDelta]:
         if piece.name:

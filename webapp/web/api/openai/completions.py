@@ -24,7 +24,6 @@ from webapp.web.api.openai.answers import (
     text_logprobs,
 )
 from webapp.web.api.openai.chat import (
-    DONE,
     FormFields,
     StateKeeper,
     form_of,
@@ -224,7 +223,7 @@ class TextChunks(api.StreamWriter):
     def end(self) -> Iterator[bytes]:
         if self.has_usage:
             yield api.data_event(completion_of(self.head, [], usage_of(self.counted)))
-        yield DONE
+        yield api.DONE
 
     def logprobs(self, choice: int, tokens: Any) -> TextLogprobs | None:
         if not self.has_logprobs:

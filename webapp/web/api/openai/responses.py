@@ -31,7 +31,7 @@ from webapp.storage.programs import ResponseStore
 from webapp.tokenizer import Tokenizer
 from webapp.web.api import answering as api
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
-from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
+from webapp.web.api.openai.chat import EFFORTS, arguments_text, content_text
 from webapp.web.api.openai.response_types import (
     CallItem,
     Deleted,
@@ -85,11 +85,6 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
 
 def is_stored(asked: ResponseRequest) -> bool:
     return asked.store is not False and api.the_settings().response_days > 0
-
-
-def before_count(asked: ResponseRequest, store: ResponseStore) -> int:
-    """The number of messages in the conversation that the request continues."""
-    return len(store.messages(asked.previous_response_id)) if asked.previous_response_id else 0
 
 
 def logprobs_of(asked: ResponseRequest) -> int | None:
@@ -255,7 +250,8 @@ def create() -> Response:
     output = Output(response.output, answering.completion.tokenizer if has_logprobs else None)
     given = input_items(asked) if response.store else []
     manager, store, keeper = api.the_manager(), kept_answers(), Keeper()
-    first, *new = asked_for.messages[bool(asked.instructions) + before_count(asked, store) :]
+    known = len(store.messages(asked.previous_response_id)) if asked.previous_response_id else 0
+    first, *new = asked_for.messages[bool(asked.instructions) + known :]
     if asked.state_id is not None:
         first = replace(first, metadata={**first.metadata, STATE_ID: asked.state_id})
 
@@ -303,7 +299,7 @@ def replayed(whole: ResponseObject, after: int) -> Iterator[bytes]:
     for number, event in enumerate(events()):
         if number > after:
             yield api.named_event(event["type"], {**event, "sequence_number": number})
-    yield DONE
+    yield api.DONE
 
 
 def delete(name: str) -> Response:
@@ -511,7 +507,7 @@ class ResponseEvents(api.StreamWriter):
         response = ended(self.response, self.output.end)
         self.keep()
         yield self._numbered({"type": f"response.{response.status}", "response": response})
-        yield DONE
+        yield api.DONE
 
     def error(self, body: dict[str, Any]) -> bytes:
         """In both forms that clients look for."""
