@@ -63,21 +63,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             importlib.import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     """Modules imported so far stay, so full garbage collections can ignore them. With torch each one took 0.2 s, and
-    every load of a model and every test that counts leftovers runs several."""
-    keep_what_is_there()
+    every load of a model and every test that counts leftovers runs several. Those during the imports took 1 s."""
+    gc.disable()
+    found = yield
+    gc.freeze()
+    gc.enable()
+    return found
 
 
 @pytest.fixture(autouse=True, scope="module")
 def keep_what_earlier_files_left() -> None:
     """The clients of the API and the fuzzer leave 400,000 objects. Each full collection looked at all of them, a
     quarter of the processor time of tests/web."""
-    keep_what_is_there()
-
-
-def keep_what_is_there() -> None:
-    """Full garbage collections ignore what is there now."""
     gc.collect()
     gc.freeze()
 
