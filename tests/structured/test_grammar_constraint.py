@@ -10,7 +10,7 @@ import pytest
 
 from webapp.engine.sampler import Constraint
 from webapp.errors import GrammarInvalid
-from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
+from webapp.structured.grammar import MAX_ENUM_VALUES, MAX_OPTIONAL, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer.loading import WorldTokenizer
 
@@ -102,11 +102,17 @@ NESTED: dict = {}
 for _ in range(80):
     NESTED = {"type": "object", "properties": {"a": NESTED}}
 
+
+def optional(count: int) -> dict:
+    return {"type": "object", "properties": {f"p{index}": {"type": "string"} for index in range(count)}}
+
+
 REFUSED = [
     {"kind": "yaml"},
     {"kind": "json_schema", "schema": "text"},
     {"kind": "json_schema", "schema": {"enum": [f"value {index}" for index in range(10_000)]}},
     {"kind": "json_schema", "schema": NESTED},
+    {"kind": "json_schema", "schema": optional(MAX_OPTIONAL + 1)},
     {"kind": "json_schema", "schema": {"type": "nonsense"}},
     {"kind": "json_schema", "schema": {"type": "object", "if": {}, "then": {}}},
     {"kind": "json_schema", "schema": {"type": "string", "pattern": "(?=look)ahead"}},
@@ -148,6 +154,20 @@ def test_what_cannot_be_compiled_is_refused_in_words(description: dict) -> None:
 )
 def test_what_looks_dangerous_but_is_bounded_is_accepted(description: dict) -> None:
     check(description)
+
+
+@pytest.mark.parametrize("gap", [[], [f"p{MAX_OPTIONAL}"]], ids=["optional", "one_is_required"])
+def test_an_object_of_as_many_properties_as_are_accepted_can_begin(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer, gap: list[str]
+) -> None:
+    """llguidance refuses more only here, after the answer has begun."""
+    schema = {**optional(MAX_OPTIONAL * (1 + len(gap)) + len(gap)), "required": gap}
+    check({"kind": "json_schema", "schema": schema})
+    constraint, logits = constraints({"kind": "json_schema", "schema": schema}), np.zeros(tokenizer.vocab_size)
+    masked(constraint, logits)
+    for token_id in tokenizer.encode('{"'):
+        constraint.accept(token_id)
+        masked(constraint, logits)
 
 
 @pytest.mark.parametrize("part", [{"uniqueItems": True}, {"not": {}}, {"type": "string", "format": "password"}])

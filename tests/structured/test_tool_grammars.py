@@ -10,9 +10,10 @@ from collections.abc import Callable
 import jsonschema
 import pytest
 
+from tests.errors import raises_code
 from tests.structured.test_grammar_constraint import random_answer
 from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.tool_dialects import CallSyntax, ToolDialect, all_dialects, only_opening
+from webapp.chat.tool_dialects import RUNNER_LEGACY, CallSyntax, ToolDialect, all_dialects, only_opening
 from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.structured.grammar import check, form_rules
@@ -212,6 +213,19 @@ def test_references_are_to_the_parameters_own_beginning(
         jsonschema.validate(json.loads(call.arguments), {"type": "object", **TREE["parameters"]})
         found.append(call.arguments)
     assert any("branches" in arguments for arguments in found)
+
+
+def test_parameters_without_references_need_no_copy_of_the_whole() -> None:
+    parameters = {"type": "object", "properties": {f"p{number}": True for number in range(1000)}}
+    source = RUNNER_LEGACY.grammar(ToolRules(({"name": "f", "parameters": parameters},)))
+    assert len(source) < 300 * 1000
+
+
+def test_copies_that_are_too_long_are_refused_before_they_are_made() -> None:
+    properties = {f"p{number}": {"$ref": "#/$defs/a"} for number in range(1000)}
+    parameters = {"type": "object", "properties": properties, "$defs": {"a": {"type": "string"}}}
+    with raises_code("grammar_invalid"):
+        RUNNER_LEGACY.grammar(ToolRules(({"name": "f", "parameters": parameters},)))
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)

@@ -97,6 +97,7 @@ for _ in range(40):
         {"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": "http://evil.example/x"}}}},
         {"name": "f", "parameters": {"type": "object", "properties": {"a": {"enum": list(range(10_000))}}}},
         {"name": "f", "parameters": HOSTILE},
+        {"name": "f", "parameters": {"type": "object", "properties": dict.fromkeys(map(str, range(3000)), True)}},
         {"name": "f", "parameters": {"type": "object", "description": "x" * 200_000}},
         "text",
         None,

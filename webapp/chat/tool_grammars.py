@@ -14,6 +14,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from webapp.errors import GrammarInvalid
+from webapp.i18n import Text
+
 Definition = Mapping[str, Any]
 
 MAX_PARALLEL = 8
@@ -27,6 +30,8 @@ SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 SILENT = {"type", "title", "description", "$schema", "$id", "$comment", "examples", "default", "$defs", "definitions"}
 """Keywords that do not describe the object's properties."""
 PLAIN_VALUES = ("enum", "const", "default", "examples")
+MAX_COPIES_CHARS = 256 * 1024
+"""The limit of a whole grammar (:mod:`webapp.structured.grammar`), for the copies of a schema in it."""
 
 
 class ToolRules(Struct, frozen=True):
@@ -126,12 +131,13 @@ def _object_rules(
 def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
     """`"key"= value` pairs in the schema's order: `first` rules before the first pair, then `more` rules."""
     properties = [(name, part) for name, part in (schema.get("properties") or {}).items() if part is not False]
+    values = _values([part for _, part in properties], schema)
     required = set(schema.get("required") or ())
     lines = []
-    for index, (name, part) in enumerate(properties):
+    for index, ((name, _), value) in enumerate(zip(properties, values, strict=True)):
         pair, following = f"pair_{tool}_{index}", index + 1
         lines.append(f"{pair}: {json.dumps(json.dumps(name, ensure_ascii=False) + '=')} / ?/ value_{tool}_{index}")
-        lines.append(f"value_{tool}_{index}: %json {json.dumps({**_value(part, schema), 'x-guidance': SPACING})}")
+        lines.append(f"value_{tool}_{index}: %json {json.dumps({**value, 'x-guidance': SPACING})}")
         skip_first = "" if name in required else f" | first_{tool}_{following}"
         skip_more = "" if name in required else f" | more_{tool}_{following}"
         lines.append(f"first_{tool}_{index}: {pair} more_{tool}_{following}{skip_first}")
@@ -194,12 +200,21 @@ def _enforced_part(part: object) -> object:
     return enforced_schema(part) if isinstance(part, Mapping) else part
 
 
-def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's schema alone, with the whole schema as a definition if it refers to it."""
-    value: dict[str, Any] = _rerooted(part, "#/$defs/parameters") if isinstance(part, Mapping) else {}
-    if value == part:
-        return value
-    return {**value, "$defs": {"parameters": _rerooted(schema, "#/$defs/parameters")}}
+def _values(parts: Sequence[object], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each parameter's schema by itself, with a copy of the whole beside it if it refers to it. Raises GrammarInvalid
+    if the copies are too long together."""
+    root = "#/$defs/parameters"
+    plain = [part if isinstance(part, Mapping) else {} for part in parts]
+    values: list[dict[str, Any]] = [_rerooted(part, root) for part in plain]
+    refers = [value != part for value, part in zip(values, plain, strict=True)]
+    if not any(refers):
+        return values
+    whole = _rerooted(schema, root)
+    length = len(json.dumps(whole)) * sum(refers)
+    if length > MAX_COPIES_CHARS:
+        raise GrammarInvalid(reason=Text("reason.common.too_long", found=length, limit=MAX_COPIES_CHARS))
+    beside = {"$defs": {"parameters": whole}}
+    return [{**value, **beside} if needs else value for value, needs in zip(values, refers, strict=True)]
 
 
 def _rerooted(schema: Any, root: str) -> Any:

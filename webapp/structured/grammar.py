@@ -23,6 +23,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from webapp.errors import GrammarInvalid
@@ -31,6 +32,9 @@ from webapp.i18n import Text
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_ENUM_VALUES = 2_000
 MAX_DEPTH = 64
+MAX_OPTIONAL = 480
+"""Optional properties of an object, without a required one between them. llguidance uses four items for each and has at
+most 2,000, but would refuse more only when the object begins. With 1,000 properties a token takes 30 ms."""
 KINDS = ("json_schema", "json_object", "regex", "choice", "grammar", "lark")
 JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """At most one space after a comma or colon: a small model might otherwise write spaces without end."""
@@ -60,7 +64,7 @@ def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = Fa
 
 
 def check_schema(schema: object) -> None:
-    """Limits enum values and nesting. llguidance checks the rest of the schema."""
+    """Limits enum values, optional properties and nesting. llguidance checks the rest of the schema."""
     for depth, node in schema_nodes(schema):
         if depth > MAX_DEPTH:
             raise GrammarInvalid(reason=Text("reason.structured.schema_too_deep", limit=MAX_DEPTH))
@@ -69,6 +73,18 @@ def check_schema(schema: object) -> None:
             raise GrammarInvalid(
                 reason=Text("reason.structured.enum_too_long", found=len(values), limit=MAX_ENUM_VALUES)
             )
+        found = _optional_in_a_row(node)
+        if found > MAX_OPTIONAL:
+            raise GrammarInvalid(reason=Text("reason.structured.too_many_optional", found=found, limit=MAX_OPTIONAL))
+
+
+def _optional_in_a_row(schema: Mapping[str, Any]) -> int:
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, Mapping) or len(properties) <= MAX_OPTIONAL:
+        return 0
+    needed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+    runs = groupby(properties, needed.__contains__)
+    return max(0 if is_needed else sum(1 for _ in names) for is_needed, names in runs)
 
 
 def check(description: Mapping[str, Any]) -> None:
@@ -171,13 +187,16 @@ def _slashes_escaped(pattern: str) -> str:
 
 
 def schema_nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Every object in the schema, with its depth; without recursion, because a schema may be nested very deeply."""
+    """Every object in the schema, with its depth; {} for a boolean, which is a schema too. Without recursion, because a
+    schema may be nested very deeply."""
     waiting = [(0, schema)]
     while waiting:
         depth, node = waiting.pop()
         if isinstance(node, Mapping):
             yield depth, node
             waiting += [(depth + 1, value) for value in node.values()]
+        elif isinstance(node, bool):
+            yield depth, {}
         elif isinstance(node, list):
             waiting += [(depth + 1, value) for value in node]
 

@@ -321,12 +321,15 @@ def test_odd_parameters_never_cost_the_request(server, parameters):
     assert server.post("/v1/chat/completions", {"messages": HELLO, "tools": [tool]})[0] == 200
 
 
-def test_only_strict_tools_are_refused_for_what_cannot_be_enforced(client):
-    parameters = {"type": "object", "properties": {"a": ODD["lookahead"]}, "required": ["a"]}
+@pytest.mark.parametrize("properties", [{"a": ODD["lookahead"]}, {f"p{n}": {"type": "null"} for n in range(900)}])
+def test_only_strict_tools_are_refused_for_what_cannot_be_enforced(client, properties):
+    parameters = {"type": "object", "properties": properties}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
     with pytest.raises(openai.BadRequestError) as error:
         ask(client, tools=[tool])
     assert error.value.param == "tools[0].function.parameters"
+    del tool["function"]["strict"]
+    assert ask(client, tools=[tool]).choices
 
 
 @pytest.mark.parametrize("dialect", (G1X_JSON, RUNNER_LEGACY), ids=lambda row: row.name)

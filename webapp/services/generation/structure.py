@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt
-from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, ToolDialect, all_dialects, compact_json
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, all_dialects, compact_json
 from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
@@ -98,14 +98,19 @@ def _constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, 
             return None
         most = None if structure.is_parallel else 1
         form = None if is_required else form
-        found = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed, form=form)
-        check_tools(found, rendered.tools)
+        try:
+            for definition in rendered.tools.definitions:
+                check_schema(definition["parameters"])
+            found = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed, form=form)
+            check(found or {})
+        except GrammarInvalid:
+            check_each(rendered.tools)
+            raise
         return found
     if form is not None:
         thinking = rendered.starts_in_reasoning
         tag_end = rendered.awaits_tag_end and not thinking
         form |= {"thinking": thinking, "tag_end": tag_end, "consumed": consumed}
-    if form is not None:
         check(form)
     return form
 
@@ -139,25 +144,16 @@ def form_of_answer(form: Mapping[str, Any] | None) -> str:
     return form_rules(form)
 
 
-def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
-    """Raises ``invalid_parameter`` with the tool whose schema cannot be enforced; GrammarInvalid if no single tool is
-    the reason."""
-    try:
-        check(form or {})
-    except GrammarInvalid:
-        for place, definition in enumerate(tools.definitions):
-            _check_alone(definition, tools.dialect, f"tools[{place}].function.parameters")
-        raise
-
-
-def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
-    """Checks the parameters alone first, because those errors name the parameter."""
-    grammar = dialect.grammar(ToolRules((definition,), is_required=True))
-    try:
-        check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
-        check({"kind": "lark", "grammar": grammar})
-    except GrammarInvalid as exc:
-        raise RoostError("invalid_parameter", param=param, reason=exc.params["reason"]) from exc
+def check_each(tools: OfferedTools) -> None:
+    """Raises ``invalid_parameter`` with the tool whose schema cannot be enforced, if a single tool is the reason.
+    Checks the parameters alone first, because those errors name the parameter."""
+    for place, definition in enumerate(tools.definitions):
+        try:
+            check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
+            check({"kind": "lark", "grammar": tools.dialect.grammar(ToolRules((definition,), is_required=True))})
+        except GrammarInvalid as exc:
+            param, reason = f"tools[{place}].function.parameters", exc.params["reason"]
+            raise RoostError("invalid_parameter", param=param, reason=reason) from exc
 
 
 def _check_nothing_demanded(is_required: bool, form: Mapping[str, Any] | None) -> None:
