@@ -18,6 +18,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import QueueFull, RequestError
 from webapp.manager.handles import LoadingEvent, QueuePosition
+from webapp.tokenizer.loading import ByteTokenizer
 
 OTHER = ModelConfig("6", 1, 8, 8, 32, 1, 8, 256)
 BAD_REQUESTS = [
@@ -39,6 +40,21 @@ def test_a_bad_request_is_refused_before_anything_is_loaded(make_manager, starte
     with raises_code(error):
         manager.submit(bad)
     assert starter.clients == [] and manager.status().phase == "empty"
+
+
+def test_a_very_long_text_is_refused_by_its_beginning(make_manager, monkeypatch):
+    manager, lengths = make_manager(max_prompt_tokens=100), []
+    encode = ByteTokenizer.encode
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, text: lengths.append(len(text)) or encode(self, text))
+    with raises_code("prompt_too_long", found=100_000, limit=100):
+        manager.check_length("x" * 100_000)
+    assert sum(lengths) < 1000
+
+
+def test_a_long_text_of_few_tokens_is_not_refused(make_manager, monkeypatch):
+    manager = make_manager(max_prompt_tokens=100)
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, text: [0] * 100)
+    manager.check_length("-" * 100_000)
 
 
 def test_an_id_in_use_is_refused(make_manager):

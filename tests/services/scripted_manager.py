@@ -78,6 +78,9 @@ class ScriptedManager:
     def begin_loading(self):
         """Nothing to load."""
 
+    def check_length(self, text):
+        """Any text is short enough."""
+
     def tokenizer(self):
         return self._tokenizer
 

@@ -292,6 +292,17 @@ class ModelManager:
         """Raises what :meth:`read_state` would raise: ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``."""
         check_prompt(token_ids, self._config_of(self._chosen()), self._settings)
 
+    def check_length(self, text: str) -> None:
+        """Raises ``prompt_too_long``, with an estimate of the tokens, if even the beginning of a very long text is too
+        long: to count all tokens takes a second per megabyte. :meth:`check_prompt` counts those of other texts."""
+        limit = self._settings.max_prompt_tokens
+        beginning = text[: LONG_TOKEN_CHARS * limit]
+        if len(beginning) == len(text):
+            return
+        count = len(self.tokenizer().encode(beginning))
+        if count > limit + 1:  # the last token may be only a part of one
+            raise RequestError("prompt_too_long", found=count * len(text) // len(beginning), limit=limit)
+
     def model_digest(self) -> str:
         """Digest of the bytes of the chosen model and its adapter: the same for a renamed copy on another machine.
         Errors as in :meth:`model_info`; FileMissing if the file is gone."""
@@ -536,6 +547,8 @@ def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
 
 LOGITS_LIMIT_BYTES = 1 << 30
 COUNTERS_WAIT_S = 2.0
+LONG_TOKEN_CHARS = 6
+"""More characters than a token has on average in any language or code."""
 TEXTS_AHEAD = 64
 """How many texts of one request wait in the engine, so that it can process them together."""
 

@@ -241,6 +241,8 @@ class TurnWriter:
         self._prefix_tokens = prefix.sheet.tokens if prefix is not None and prefix.source.spoken else 0
         path = self._store.path_to(stored.id)
         rendered, template, is_free = rendered_chat(self._store, chat, preset, model, path, self._continues, prefix)
+        if prefix is None:
+            self._manager.check_length(rendered.text)
         if not self._continues:
             self._message = replace(self._message, think_mode=template.supported(think_mode_of(chat, preset)))
         mode = mode_of(think_mode_of(chat, preset), rendered.tools is not None)

@@ -102,6 +102,8 @@ class Completions:
         prefix = None if request.before else find_prefix(self._manager, request.state)
         for asked in request.prompts:
             rendered = self._rendered(asked, request.structure, model, prefix)
+            if prefix is None:  # a prefix in the prompt is already in the state, and not counted
+                self._manager.check_length(rendered.text)
             mode = mode_of(self._think_mode(asked), rendered.tools is not None)
             params = self._sampling(request.sampling, model.info, mode)
             is_free = request.structure == Structure() and rendered.tools is None

@@ -22,7 +22,7 @@ from webapp.services.jobs import DONE, PAUSED, Job, Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.web.api import answering as api
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
-from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
+from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, ids_to_embed, vectors
 from webapp.web.kit.page import current_locale
 from webapp.weights.inspection import Inspection, model_name
 
@@ -222,7 +222,7 @@ def embed_one() -> Response:
     if not asked.prompt:
         api.the_manager().load()
         return api.answer(EmbeddingAnswer([]))
-    token_ids = api.the_manager().tokenizer().encode(asked.prompt)
+    token_ids = ids_to_embed(asked.prompt)
     api.the_record().prompt_tokens = len(token_ids)
     [vector] = vectors([token_ids])
     return api.answer(EmbeddingAnswer(vector))
@@ -328,7 +328,7 @@ def embed() -> Response:
     texts = asked.input if isinstance(asked.input, list) else [asked.input] if asked.input else []
     if not texts:
         api.the_manager().load()
-    inputs = [api.the_manager().tokenizer().encode(text) for text in texts]
+    inputs = [ids_to_embed(text) for text in texts]
     count = api.the_record().prompt_tokens = sum(map(len, inputs))
     rows = list(vectors(inputs))
     return api.answer(EmbedAnswer(model, rows, nanoseconds(time.monotonic() - began), 0, count))

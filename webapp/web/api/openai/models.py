@@ -124,7 +124,12 @@ def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
     for item in items:
         if isinstance(item, int):
             raise RoostError("invalid_parameter", param="input", reason=Text("reason.web.mixed_list"))
-        yield api.the_manager().tokenizer().encode(item) if isinstance(item, str) else item
+        yield ids_to_embed(item) if isinstance(item, str) else item
+
+
+def ids_to_embed(text: str) -> list[int]:
+    api.the_manager().check_length(text)
+    return api.the_manager().tokenizer().encode(text)
 
 
 def check_dimensions(dimensions: int | None) -> None:
