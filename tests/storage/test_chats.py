@@ -10,7 +10,7 @@ from tests.errors import raises_code
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ChatNotFound
 from webapp.services.chat.chat_file import chat_document, chat_markdown
-from webapp.storage.chats import ChatStore
+from webapp.storage.chats import VOTED_ANSWERS, ChatStore
 from webapp.storage.database import Database
 
 
@@ -303,7 +303,7 @@ def test_json_has_every_version_parents_first(store):
 
 WRITER = """
 import sys
-from webapp.storage.chats import ChatStore
+from webapp.storage.chats import VOTED_ANSWERS, ChatStore
 from webapp.storage.database import Database
 store = ChatStore(Database(sys.argv[1]))
 for index in range(10**9):
@@ -348,3 +348,11 @@ def test_many_chats_are_deleted_and_restored_together_or_not_at_all(store):
     assert store.list() == []
     store.restore_all(moment)
     assert {row.id for row in store.list()} == {gone.id, kept.id}, "and not what was deleted before"
+
+
+@pytest.mark.parametrize("whose", ["1", "c.person_id = 'owner'"])
+def test_a_tally_of_votes_reads_only_questions_with_votes(store, whose):
+    with store.database.connect() as connection:
+        plan = [row["detail"] for row in connection.execute("EXPLAIN QUERY PLAN " + VOTED_ANSWERS.format(whose))]
+    assert plan[0] == "SCAN q USING INDEX messages_voted"
+    assert all(step.startswith(("SEARCH", "USE TEMP")) for step in plan[1:])

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -45,8 +45,14 @@ Summaries = list[ChatSummary]
 Messages = list[StoredMessage]
 Hits = list[SearchHit]
 Names = list[str]
+Votes = list[tuple[dict[str, Any], str, dict[str, Any]]]
 MOST_PLACED = 1000
 _LOOSE = "(c.is_pinned = 0 AND c.folder = '')"
+VOTED_ANSWERS = """SELECT q.metadata AS asked, a.id, a.metadata FROM messages q CROSS JOIN chats c ON c.id = q.chat_id
+                   CROSS JOIN messages a ON a.parent_id = q.id
+                   WHERE q.metadata LIKE '%"votes"%' AND q.deleted_at IS NULL AND c.deleted_at IS NULL AND {}
+                   ORDER BY a.seq"""
+"""In the order of its tables, so that it reads the few questions with votes from the index ``messages_voted``."""
 
 
 class ChatStore:
@@ -203,19 +209,14 @@ class ChatStore:
             query = f"UPDATE chats SET deleted_at = NULL WHERE deleted_at = ? AND {mine}"
             connection.execute(query, (deleted_at, *self._whose))
 
-    def answers_to(self, noted: str) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-        """(metadata of a message, id and metadata of a following one) for each message with ``noted`` in its metadata;
-        deleted answers are included."""
-        query = f"""SELECT q.metadata AS asked, a.id, a.metadata FROM messages q JOIN chats c ON c.id = q.chat_id
-                    JOIN messages a ON a.parent_id = q.id
-                    WHERE q.role = 'user' AND q.metadata LIKE ? AND q.deleted_at IS NULL AND c.deleted_at IS NULL
-                          AND {self._where.format("c.")} ORDER BY a.seq"""
+    def voted_answers(self) -> Votes:
+        """(metadata of a question with votes, id and metadata of an answer) for each of its answers, also deleted
+        ones."""
+        query = VOTED_ANSWERS.format(self._where.format("c."))
         with self.database.connect() as connection:
-            rows = connection.execute(query, (f'%"{noted}"%', *self._whose)).fetchall()
-        for row in rows:
-            asked = json.loads(row["asked"])
-            if noted in asked:
-                yield asked, row["id"], json.loads(row["metadata"])
+            rows = connection.execute(query, self._whose).fetchall()
+        found = [(json.loads(row["asked"]), row["id"], json.loads(row["metadata"])) for row in rows]
+        return [row for row in found if "votes" in row[0]]
 
     def search(self, query: str, limit: int = 50) -> Hits:
         """Titles first, then messages, newest first; includes messages on branches that are not shown."""

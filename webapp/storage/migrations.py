@@ -366,6 +366,9 @@ _OWNERS = tuple(
     for table in ("responses", "state_handles", "notebooks", "batches")
 )
 
+# For questions whose answers side by side have votes: a tally would read every message otherwise.
+_VOTES = ("""CREATE INDEX messages_voted ON messages (id) WHERE metadata LIKE '%"votes"%'""",)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -388,4 +391,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _LIMITS,
     _PERSONAS,
     _OWNERS,
+    _VOTES,
 )

@@ -56,7 +56,7 @@ class Tally(Struct, frozen=True):
 def tally(store: ChatStore) -> list[Tally]:
     """The votes in these chats by preset, model and state; the most preferred first."""
     found: dict[tuple[str, str], Tally] = {}
-    for asked, message_id, metadata in store.answers_to(VOTES):
+    for asked, message_id, metadata in store.voted_answers():
         beside = Beside.of(Message(Role.ASSISTANT, "", metadata=metadata))
         voted = asked[VOTES].get(beside.group) if beside is not None else None
         if beside is None or not voted or not beside.variant.kind:
