@@ -291,6 +291,23 @@ def test_the_page_works_without_scripts(roost, visit):
     expect(page, ".answer").to_contain_text("Both feet")
 
 
+def test_list_and_options_can_be_reached_without_scripts(roost, visit):
+    page = visit(roost.url, java_script_enabled=False)
+    page.context.add_cookies(
+        [{"name": f"roost_{part}", "value": "closed", "url": roost.url} for part in ("list", "panel")]
+    )
+    page.reload()
+    expect(page, "#chats").to_be_visible()
+    expect(page, "#panel").to_be_visible()
+    page.set_viewport_size({"width": 1000, "height": 800})
+    page.click(".to-panel")
+    expect(page, "#panel").to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.click(".to-list")
+    expect(page, "#chats .chats-new").to_be_visible()
+    expect(page, "#panel").to_be_hidden()
+
+
 def test_nothing_moves_while_the_page_comes_up(roost, visit):
     chat_id = roost.answered()
     page = visit(f"{roost.url}/chat/{chat_id}")
