@@ -53,10 +53,28 @@ def test_a_file_begins_a_chat_with_what_the_panel_says_and_waits_in_it(roost):
     chat_id = headers["Roost-Chat"]
     assert status == 200 and "notes.md" in html and says(html, "chat.files.whole_uncounted")
     chat = roost.store.get(chat_id)
-    assert (chat.sampling, chat.system_prompt, chat.title) == ({"temperature": 0.5}, "Be kind.", "")
+    assert (chat.sampling, chat.system_prompt) == ({"temperature": 0.5}, "Be kind.")
     page = roost.get(f"/chat/{chat_id}")
     assert f"remove_attachment:{pending(roost, chat_id)[0].id}" in page
-    assert "notes.md" not in roost.get("/")
+    assert "remove_attachment" not in roost.get("/")
+
+
+@pytest.mark.parametrize("name", ["notes.md", "会议记录 2026.txt"])
+def test_a_chat_is_named_by_its_first_file_until_its_first_message(roost, name):
+    chat_id = attach(roost, "", name, b"a heron")[1]["Roost-Chat"]
+    attach(roost, chat_id, "other.md", b"an egret")
+    assert roost.store.get(chat_id).title == name and f">{name}<" in roost.get("/")
+    roost.turns.send(chat_id, "What is this?")
+    assert roost.store.get(chat_id).title == "What is this?"
+
+
+def test_a_removed_file_names_no_chat(roost):
+    chat_id = attach(roost, "", "notes.md", b"a heron")[1]["Roost-Chat"]
+    for left in ("other.md", ""):
+        if left:
+            attach(roost, chat_id, left, b"an egret")
+        roost.post("/chat/do", chat=chat_id, do=f"remove_attachment:{pending(roost, chat_id)[0].id}")
+        assert roost.store.get(chat_id).title == left
 
 
 def test_a_sent_file_is_shown_with_its_message_and_read_by_the_model(roost):

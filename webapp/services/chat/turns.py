@@ -101,7 +101,7 @@ class ChatTurns:
             files = [file.as_attached for file in self._files.pending(chat_id)]
             message = Message(Role.USER, text, metadata=attached_metadata(files))
             question = self._store.add_message(chat_id, chat.head_id, message)
-            if not chat.title:
+            if chat.title in ("", *(title_of(file.name) for file in files)):  # from the file that began the chat
                 self._store.rename(chat_id, title_of(text))
             return [self._new_answer(chat_id, question.id, metadata) for metadata in places]
 

@@ -23,7 +23,7 @@ from flask import copy_current_request_context, g
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from webapp.chat.messages import VARIANTS, Message, Variant, title_of
+from webapp.chat.messages import VARIANTS, Message, Variant, display_name, title_of
 from webapp.chat.messages import Role as Speaker
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
@@ -330,10 +330,11 @@ class Commands:
     # files
 
     def attach(self, command: Command, name: str, data: bytes) -> CommandResult:
-        """Attaches a file to the next message. Creates the chat if needed, so that a reload loses nothing."""
+        """Attaches a file to the next message. Creates the chat if needed, so that a reload loses nothing; until the
+        first message its title is the file's name."""
         self._check_own(command)
         text = self.page.files.check(name, data)
-        chat_id = command.chat_id or self._new_chat(command, "")
+        chat_id = command.chat_id or self._new_chat(command, title_of(display_name(name)))
         self.page.files.attach(chat_id, name, data, text)
         self.page.news.publish(self.page.list_topic, chat_topic(chat_id))
         return CommandResult(chat_id, is_new_chat=not command.chat_id)
@@ -343,8 +344,12 @@ class Commands:
         return CommandResult(command.chat_id)
 
     def remove_attachment(self, command: Command) -> CommandResult:
-        self.page.files.store.remove(command.chat_id, command.target)
-        return CommandResult(command.chat_id)
+        files, chat_id = self.page.files.store, command.chat_id
+        name = title_of(files.get(chat_id, command.target).name)
+        files.remove(chat_id, command.target)
+        if self.page.store.get(chat_id).title == name:
+            self.page.store.rename(chat_id, next((title_of(file.name) for file in files.pending(chat_id)), ""))
+        return CommandResult(chat_id)
 
     # messages
 
