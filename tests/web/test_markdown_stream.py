@@ -158,6 +158,9 @@ def test_words_are_added_to_the_open_line_without_reading_it_again(before, new, 
         ("so \\", "(x"),
         ("## Issue #", "1"),
         ("*a**", "b"),
+        ("[a](\nhttp:b", ")"),
+        ("[a](http:b\n'c", "')"),
+        ("[a]: http:b\n'c", "'"),
     ],
 )
 def test_what_may_change_more_than_the_open_line_is_rendered_again(before, new):

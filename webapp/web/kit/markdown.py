@@ -431,13 +431,15 @@ def with_words(tail: str, before: str, new: str) -> str:
 
     Most of a growing text is words in a paragraph or a list: they are not marks, and a line with a letter cannot begin
     another construct any more. A URL, a bracket or an entity in the line may continue; a mark at its end depends on the
-    text after it.
+    text after it; a bracket or quote may end the target or title of a link that began on an earlier line.
     """
     line = before[before.rfind("\n") + 1 :]
     shown, end = line.rstrip(), TEXT_END.search(tail)
     if end is None or not WORDS.fullmatch(new) or not LETTER.search(line):
         return ""
     if shown[-1] in "\\#*_~" or any(mark in line for mark in "]/&"):
+        return ""
+    if "]" in before and any(mark in new for mark in ")'\""):
         return ""
     added = (line[len(shown) :] + new).rstrip()
     return f"{tail[: end.start()]}{escape(added)}{end[0]}"
