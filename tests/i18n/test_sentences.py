@@ -13,6 +13,7 @@ from webapp.i18n import sentences
         ("太长了。", "请缩短。", "太长了。请缩短。"),
         ("上限是 9", "请缩短。", "上限是 9。请缩短。"),
         ("No more", "", "No more"),
+        ("", "Make it shorter.", "Make it shorter."),
     ],
 )
 def test_a_missing_full_stop_is_put_in(message, hint, line):

@@ -193,8 +193,8 @@ def sentences(message: str, hint: str) -> str:
     """Sentence and way out in one line. Adds a full stop if the sentence lacks it (a reason from elsewhere may)."""
     if message.endswith(("。", "！", "？")):
         return message + hint
-    if message.endswith((".", "!", "?", "…")) or not hint:
-        return f"{message} {hint}".rstrip()
+    if message.endswith((".", "!", "?", "…")) or not message or not hint:
+        return f"{message} {hint}".strip()
     is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
     return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
 
