@@ -93,6 +93,13 @@ def test_sheets_slide_up_and_the_keyboard_covers_no_composer(roost, visit):
     until(page, "document.getElementById('composer').getBoundingClientRect().bottom <= 430")
 
 
+def test_the_menu_of_a_row_opens_from_below(roost, visit):
+    page = visit(f"{roost.url}/presets", **PHONE)
+    page.tap("[popovertarget^=menu-] >> nth=0")
+    menu = "document.querySelector('.row-menu:popover-open').getBoundingClientRect()"
+    until(page, f"{menu}.width === 390 && Math.abs({menu}.bottom - 844) <= 1")
+
+
 def test_an_answer_is_read_by_voices_of_its_languages_without_its_code(roost, visit):
     page = with_scripts(visit, roost.url, VOICES)
     ask(page)
