@@ -126,6 +126,11 @@ def test_rows_are_added_moved_and_removed_without_losing_what_is_typed(browser: 
     assert "<html" in page and 'name="2:name"' in page
 
 
+def test_a_form_without_a_name_is_told_of_no_error_yet(browser: Browser) -> None:
+    assert "tool-problem" in browser.get("/tools/new")[1] and "note-bad" not in browser.get("/tools/new")[1]
+    assert "note-bad" in browser.post("/tools/preview", htmx=True, name="two words")[2]
+
+
 def test_the_json_next_to_the_form_works_in_both_directions(browser: Browser) -> None:
     _, _, preview = browser.post("/tools/preview", htmx=True, **WEATHER)
     assert '"name": "get_weather"' in preview and says(preview, "tools.preview.sample")

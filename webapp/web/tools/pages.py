@@ -163,7 +163,8 @@ def preview(page: PageContext, draft: ToolDraft, error: ToolInvalid | None = Non
             error = exc
     if error is not None:
         problem = page.t("tools.preview.problem", reason=page.reason(error))
-        return {"json": draft.json, "problem": problem, "errors": _all_errors(draft, _errors_of(page, error))}
+        errors = _all_errors(draft, _errors_of(page, error))
+        return {"json": draft.json, "problem": problem, "is_begun": bool(draft.name), "errors": errors}
     sample = json.dumps(sample_arguments(definition.parameters), ensure_ascii=False)
     dialect = _dialect(page, draft.dialect)
     offer = dialect.offer([definition.function])
