@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -77,6 +78,17 @@ def test_a_table_is_answered_row_by_row_and_exported_as_a_table(opened):
     gone = site.post(f"/notebook/batch/{batch_id}/delete").get_data(as_text=True)
     assert f"/notebook/batch/{batch_id}" not in gone
     assert batch_id in site.post("/notebook/batch/do", do=re.search(r'value="(restore:\w+)"', gone)[1]).text
+
+
+def test_the_page_of_a_batch_lists_its_own_job_alone(opened):
+    site = opened()
+    first, second = (site.over(site.start(text=word)) for word in ("heron", "egret"))
+    page = site.get(f"/notebook/batch/{first.details['batch']}")
+    assert f'data-job="{first.id}"' in page and f'data-job="{second.id}"' not in page
+    query = re.search(rf'hx-post="/jobs/{first.id}/remove(.*?)"', page)[1]
+    assert site.post(f"/jobs/{first.id}/remove{unescape(query)}").status_code == 200
+    left = site.client.get(f"/jobs{unescape(query)}", base_url="http://127.0.0.1", headers={"HX-Request": "true"})
+    assert f'data-job="{second.id}"' not in left.get_data(as_text=True)
 
 
 def test_many_are_computed_together(opened, gate):

@@ -131,7 +131,7 @@ def show(batch_id: str) -> Response:
         "next": first + SHOWN_ROWS if first + SHOWN_ROWS < batch.total else None,
         "is_busy": job is not None and job.status in (WAITING, RUNNING),
         "can_resume": batch.done < batch.total and (job is None or job.status not in (WAITING, RUNNING)),
-        "jobs": job_list(page, KIND),
+        "jobs": job_list(page, KIND, batch=batch_id),
     }
     return render_page("batch/show.html", values, "batch/_results.html")
 

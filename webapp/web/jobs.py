@@ -54,11 +54,12 @@ def _shown_jobs(page: PageContext, *kinds: str) -> list[Job]:
     return [job for job in page.jobs.jobs(*kinds) if is_owner or person_of(job) in ("", page.person.id)]
 
 
-def job_list(page: PageContext, *kinds: str) -> Values:
-    """``_jobs.html``. No ``kinds`` means all."""
-    rows = [_row(page, job) for job in _shown_jobs(page, *kinds)]
+def job_list(page: PageContext, *kinds: str, batch: str = "") -> Values:
+    """``_jobs.html``. No ``kinds`` means all; ``batch``: only those of this batch."""
+    jobs = [job for job in _shown_jobs(page, *kinds) if batch in ("", job.details.get("batch"))]
+    rows = [_row(page, job) for job in jobs]
     return {
-        "url": url_for("jobs.index", kind=kinds),
+        "url": url_for("jobs.index", kind=kinds, batch=batch or None),
         "rows": rows,
         "is_busy": any(row["status"] in (WAITING, RUNNING) for row in rows),
     }
@@ -100,8 +101,8 @@ def act(job_id: str, action: str) -> Response | BaseResponse:
 
 
 def _fragment(page: PageContext) -> Response:
-    kinds = request.args.getlist("kind")[:9]
-    return render_page("jobs/_jobs.html", {"jobs": job_list(page, *kinds), "news_of_strip": strip_jobs(page)})
+    jobs = job_list(page, *request.args.getlist("kind")[:9], batch=request.args.get("batch", ""))
+    return render_page("jobs/_jobs.html", {"jobs": jobs, "news_of_strip": strip_jobs(page)})
 
 
 def without_folders(error: RoostError) -> RoostError:
