@@ -229,6 +229,19 @@ def test_models_are_what_can_be_asked(client):
         client.models.retrieve("gpt-4o")
 
 
+def test_lm_studios_addresses_are_a_base_url_too(server):
+    """Zed asks below /api/v0 only; an error there has OpenAI's form."""
+    client = openai.OpenAI(base_url=server.url + "/api/v0", api_key="any", max_retries=0)
+    [model] = client.models.list().data
+    assert (model.id, model.type, model.arch, model.compatibility_type) == (MODEL, "llm", "rwkv-7", "gguf")
+    assert model.state in ("loaded", "not-loaded") and model.max_context_length > 1000
+    asked = client.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "Hi"}])
+    assert asked.choices[0].message.content
+    with pytest.raises(openai.BadRequestError) as refused:
+        complete(client, temperature=99)
+    assert refused.value.param == "temperature"
+
+
 def test_a_text_goes_to_tokens_and_back(server):
     text = "Birds 🐦 sit.\n\n鸟儿"
     ids = load_tokenizer(65536).encode(text)

@@ -99,7 +99,8 @@ class Operation(Struct, frozen=True):
 # fmt: off
 OPERATIONS = (
     Operation(
-        "chat", "openai", "POST", ("/v1/chat/completions", "/chat/completions"), "openai.chat:create",
+        "chat", "openai", "POST", ("/v1/chat/completions", "/chat/completions", "/api/v0/chat/completions"),
+        "openai.chat:create",
         "openai.chat:ChatRequest", "openai.answers:ChatCompletion", SSE, "openai.answers:ChatChunk",
         {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True}, generates=True,
     ),
@@ -126,14 +127,15 @@ OPERATIONS = (
         answer="openai.response_types:Deleted",
     ),
     Operation(
-        "completions", "openai", "POST", ("/v1/completions", "/completions"), "openai.completions:create",
-        "openai.completions:CompletionRequest", "openai.answers:TextCompletion", SSE, "openai.answers:TextCompletion",
+        "completions", "openai", "POST", ("/v1/completions", "/completions", "/api/v0/completions"),
+        "openai.completions:create", "openai.completions:CompletionRequest",
+        "openai.answers:TextCompletion", SSE, "openai.answers:TextCompletion",
         {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, generates=True,
     ),
     Operation(
         "embeddings", "openai", "POST",
         (
-            "/v1/embeddings", "/embeddings",
+            "/v1/embeddings", "/embeddings", "/api/v0/embeddings",
             "/v1/engines/text-embedding-ada-002/embeddings", "/engines/text-embedding-ada-002/embeddings",
         ),
         "openai.models:embed",
@@ -142,6 +144,10 @@ OPERATIONS = (
     ),
     Operation("models", "openai", "GET", ("/v1/models",), "openai.models:index", answer="openai.answers:ModelList"),
     Operation("model", "openai", "GET", ("/v1/models/{name}",), "openai.models:show", answer="openai.answers:Model"),
+    Operation(
+        "studio_models", "openai", "GET", ("/api/v0/models",), "openai.models:studio_index",
+        answer="openai.models:StudioModelList",
+    ),
     Operation(
         "tokenize", "tokens", "POST", ("/v1/tokenize", "/tokenize"), "openai.models:tokenize",
         "openai.models:TokenizeRequest", "openai.answers:Tokens",
@@ -319,8 +325,8 @@ ROOT_PATHS = (
 
 MODEL_KEYS = ("switch_model", "update_config", "reset_state", "ollama_pull", "ollama_delete", "ollama_making")
 OPEN_KEYS = (
-    "models", "model", "ollama_tags", "ollama_ps", "ollama_show", "ollama_version", "runner_status", "llama_props",
-    "health", "openapi",
+    "models", "model", "studio_models", "ollama_tags", "ollama_ps", "ollama_show", "ollama_version", "runner_status",
+    "llama_props", "health", "openapi",
 )  # fmt: skip
 """Endpoints that programs check first, allowed for every token."""
 SHARED_ENDPOINTS = ("chat.index", "models.index", "models.details")
@@ -361,12 +367,12 @@ def _is_at(path: str, known: str) -> bool:
 
 
 def dialect_of(path: str) -> str:
-    """openai, anthropic, ollama or runner."""
+    """openai, anthropic, ollama or runner. LM Studio's own paths, below /api/v0, are OpenAI's otherwise."""
     if path.rstrip("/") in RUNNER_PATHS:
         return "runner"
     if path.startswith("/v1/messages"):
         return "anthropic"
-    return "ollama" if path.startswith("/api/") else "openai"
+    return "ollama" if path.startswith("/api/") and not path.startswith("/api/v0/") else "openai"
 
 
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

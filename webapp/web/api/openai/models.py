@@ -85,6 +85,43 @@ def model_of(served: api.ServedEntry) -> Model:
     )
 
 
+class StudioModel(Struct, kw_only=True):
+    """A model in LM Studio's form. Zed accepts no ``compatibility_type`` but gguf and mlx."""
+
+    id: str
+    arch: str | None
+    quantization: str | None
+    state: Literal["loaded", "not-loaded"]
+    max_context_length: int
+    loaded_context_length: int | None
+    object: Literal["model"] = "model"
+    type: Literal["llm"] = "llm"
+    publisher: str = "roost"
+    compatibility_type: Literal["gguf"] = "gguf"
+    capabilities: tuple[Literal["tool_use"]] = ("tool_use",)
+
+
+class StudioModelList(Struct):
+    object: Literal["list"]
+    data: list[StudioModel]
+
+
+def studio_index() -> Response:
+    return api.answer(StudioModelList("list", [studio_model(entry) for entry in api.served_models()]))
+
+
+def studio_model(served: api.ServedEntry) -> StudioModel:
+    model, found = model_of(served), served.entry.inspection if served.entry else None
+    return StudioModel(
+        id=model.id,
+        arch=model.architecture,
+        quantization=str(found.dtype) if found else None,
+        state="loaded" if model.loaded else "not-loaded",
+        max_context_length=model.context_length,
+        loaded_context_length=model.context_length if model.loaded else None,
+    )
+
+
 TokenId = Annotated[int, Meta(ge=0)]
 MOST_INPUTS = 2048
 InputItem = Annotated[str, Meta(min_length=1)] | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
