@@ -164,6 +164,21 @@ def test_the_board_counts_changes_and_wakes_who_waits():
     assert board.wait_change(1, 10).phase == "ready"
 
 
+def test_a_listener_of_the_board_hears_of_changes_until_it_is_forgotten():
+    board, heard = StatusBoard(), []
+
+    def listener() -> None:
+        heard.append("mine")
+
+    board.listen(lambda: heard.append("other"))
+    board.listen(listener)
+    board.publish(ModelStatus(phase="loading"))
+    board.publish(ModelStatus(phase="loading"))
+    board.forget(listener)
+    board.publish(ModelStatus(phase="ready"))
+    assert heard == ["other", "mine", "other"]
+
+
 def test_characters_every_text_repeats_are_exempt_from_the_global_penalty():
     tokenizer = load_tokenizer(65536)
     exempt = {tokenizer.decode([token_id]) for token_id in penalty_exempt_token_ids(tokenizer)}

@@ -132,6 +132,19 @@ def test_the_first_message_of_a_chat_renders_no_panel(roost):
     assert not any(isinstance(frame, str) and 'id="options"' in frame for frame in frames)
 
 
+def test_a_message_renders_no_title_and_another_name_does(roost):
+    chat_id = roost.answered()
+    page = roost.socket()
+    page.open(chat_id)
+    page.until_type("answering")
+    page.send(do="send", chat=chat_id, text="Why?")
+    frames = page.until_type("finished")
+    assert not any(isinstance(frame, str) and 'id="chat-title"' in frame for frame in frames)
+    page.send(do="rename_chat", chat=chat_id, title="Herons")
+    page.until(lambda frame: isinstance(frame, str) and 'id="chat-title"' in frame and "Herons" in frame)
+    page.close()
+
+
 def test_one_panel_is_made_for_all_chats_that_answer_alike(roost, monkeypatch):
     made = []
     monkeypatch.setattr(sidebars, "options", lambda page, chat: (made.append(chat.id), options(page, chat))[1])
