@@ -303,7 +303,7 @@ def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
 
 def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
     small = replace(probe(), ram_available=400 << 20, gpus=())
-    monkeypatch.setattr(page_kit, "probe", lambda folder: small)
+    monkeypatch.setattr(page_kit, "probe", lambda: small)
     page = open_browser("cpu fp32").get("/models")[1]
     assert any(re.search(pattern(f"models.fit.{key}", strategy="cpu fp32"), page) for key in ("tight", "does_not_fit"))
 
