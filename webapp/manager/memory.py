@@ -126,14 +126,17 @@ PATIENCE_S = 0.3
 
 class GpuReader:
     """Reads the GPUs in its own thread: if the driver hangs, one thread waits and the last known values are returned.
-    Never more than one thread."""
+    Never more than one thread, and none any more after it found no driver."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._has_driver = True
         self._found: tuple[Gpu, ...] = ()
         self._thread: threading.Thread | None = None
 
     def read(self) -> tuple[Gpu, ...]:
+        if not self._has_driver:
+            return ()
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._read, name="roost-gpus", daemon=True)
@@ -143,20 +146,22 @@ class GpuReader:
         return self._found
 
     def _read(self) -> None:
-        self._found = read_gpus()
+        found = read_gpus()
+        self._found, self._has_driver = found or (), found is not None
 
 
-def read_gpus() -> tuple[Gpu, ...]:
-    """Empty without the package, a driver or a GPU. May take seconds the first time: the driver wakes the GPU."""
+def read_gpus() -> tuple[Gpu, ...] | None:
+    """None without the package or the driver's library, until Roost is started again. May take seconds the first time:
+    the driver wakes the GPU."""
     try:
         import pynvml
     except ImportError:
-        return ()
+        return None
     try:
         pynvml.nvmlInit()
     except Exception as exc:  # a broken driver may raise anything, also OSError from loading its library
         logger.debug("NVML: %s", exc)
-        return ()
+        return None if type(exc).__name__ == "NVMLError_LibraryNotFound" else ()
     try:
         return _cards(pynvml)
     except Exception as exc:

@@ -57,6 +57,15 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.Monkey
     gpus._thread.join(60)
 
 
+def test_a_driver_that_is_not_there_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[int] = []
+    monkeypatch.setattr(memory, "read_gpus", lambda: readers.append(1))
+    gpus = memory.GpuReader()
+    assert gpus.read() == ()
+    gpus._thread.join(60)
+    assert gpus.read() == () and len(readers) == 1
+
+
 class FakeNvml(SimpleNamespace):
     """The pynvml functions that Roost uses, for a few cards."""
 
@@ -122,7 +131,7 @@ def test_a_broken_driver_is_no_card_and_no_error(broken: str, monkeypatch: pytes
 
 def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert memory.read_gpus() == ()
+    assert memory.read_gpus() is None
 
 
 def test_probing_the_machine_imports_neither_numpy_nor_torch() -> None:
