@@ -17,20 +17,7 @@ from webapp.services.batch import KIND, LINE, TEMPLATE_CHARS, table_in
 from webapp.services.jobs import RUNNING, WAITING, Job
 from webapp.storage.batches import Batch, BatchRow
 from webapp.web.jobs import describes, job_list, person_of
-from webapp.web.kit.page import (
-    JSON_LINES,
-    Choice,
-    PageContext,
-    Values,
-    current_page,
-    download,
-    file_stem,
-    fresh_page,
-    moment_text,
-    posted_text,
-    render_page,
-    undone_id,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.form import shown_name
 
 KINDS = ("lines", "csv", "jsonl")
@@ -46,10 +33,10 @@ blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
 
 @blueprint.get("")
 def index() -> Response:
-    return render_page("batch/page.html", batch_page(current_page()))
+    return kit.render_page("batch/page.html", batch_page(kit.current_page()))
 
 
-def batch_page(page: PageContext, form: Values | None = None, error: RoostError | None = None) -> Values:
+def batch_page(page: kit.PageContext, form: kit.Values | None = None, error: RoostError | None = None) -> kit.Values:
     t = page.t
     given = {"template": f"{{{LINE}}}", "kind": "lines", "is_chat": "1", "preset": "", "text": "", "name": ""}
     most_at_once = page.batches.most_at_once
@@ -59,9 +46,9 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
         "page_title": t("batch.title"),
         "toasts": page.done_toast("batch.said", ("deleted", "restored")),
         "form": given,
-        "kinds": [Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
-        "forms": [Choice("1", t("batch.as_chat")), Choice("", t("batch.as_text"))],
-        "presets": [Choice("", active), *(Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
+        "kinds": [kit.Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
+        "forms": [kit.Choice("1", t("batch.as_chat")), kit.Choice("", t("batch.as_text"))],
+        "presets": [kit.Choice("", active), *(kit.Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
         "most_at_once": most_at_once,
         "error": {"code": error.code, "text": page.sentences(error)} if error else None,
         "jobs": job_list(page, KIND),
@@ -69,7 +56,7 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
             {
                 "id": batch.id,
                 "name": batch.name,
-                "at": moment_text(batch.created_at),
+                "at": kit.moment_text(batch.created_at),
                 "facts": _facts(page, batch),
             }
             for batch in page.batches.store.list(page.person.id)
@@ -77,7 +64,7 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
     }
 
 
-def _facts(page: PageContext, batch: Batch) -> list[str]:
+def _facts(page: kit.PageContext, batch: Batch) -> list[str]:
     found = [page.t("batch.done", done=batch.done, count=batch.total)]
     return [*found, page.t("batch.failed", count=batch.failed)] if batch.failed else found
 
@@ -86,7 +73,7 @@ def _facts(page: PageContext, batch: Batch) -> list[str]:
 def start() -> Response | BaseResponse:
     """``text`` or a ``file`` of a ``kind``, and how to answer each row."""
     request.max_content_length = request.max_form_memory_size = MOST_BYTES
-    page = current_page()
+    page = kit.current_page()
     names = ("name", "template", "kind", "is_chat", "preset", "max_tokens", "at_once", "text")
     form = {name: request.form.get(name, "").replace("\r\n", "\n") for name in names}
     upload = request.files.get("file")
@@ -94,7 +81,7 @@ def start() -> Response | BaseResponse:
     ending = re.search(r"\.\w+$", file_name.lower())
     kind = ENDINGS.get(ending[0] if ending else "", form["kind"] if form["kind"] in KINDS else "lines")
     try:
-        columns, rows = table_in(posted_text(MOST_BYTES), kind)
+        columns, rows = table_in(kit.posted_text(MOST_BYTES), kind)
         settings = {
             "template": form["template"][:TEMPLATE_CHARS],
             "is_chat": form["is_chat"] == "1",
@@ -105,7 +92,7 @@ def start() -> Response | BaseResponse:
         name = " ".join(form["name"].split())[:NAME_CHARS] or file_name[:NAME_CHARS] or page.t("batch.unnamed")
         batch = page.batches.start(name, columns, rows, settings, page.person.id)
     except RoostError as exc:
-        return render_page("batch/page.html", batch_page(fresh_page(), form, exc), status=422)
+        return kit.render_page("batch/page.html", batch_page(kit.fresh_page(), form, exc), status=422)
     return redirect(url_for("batch.show", batch_id=batch.id), 303)
 
 
@@ -116,7 +103,7 @@ def _number(text: str, usual: int, most: int) -> int:
 @blueprint.get("/<batch_id>")
 def show(batch_id: str) -> Response:
     """From row ``from`` on. As a fragment, only the results."""
-    page = current_page()
+    page = kit.current_page()
     batch = page.batches.store.get(batch_id)
     first = max(0, request.args.get("from", 0, type=int))
     rows = page.batches.store.rows(batch_id, first, SHOWN_ROWS)
@@ -133,10 +120,10 @@ def show(batch_id: str) -> Response:
         "can_resume": batch.done < batch.total and (job is None or job.status not in (WAITING, RUNNING)),
         "jobs": job_list(page, KIND, batch=batch_id),
     }
-    return render_page("batch/show.html", values, "batch/_results.html")
+    return kit.render_page("batch/show.html", values, "batch/_results.html")
 
 
-def _row(page: PageContext, row: BatchRow) -> Values:
+def _row(page: kit.PageContext, row: BatchRow) -> kit.Values:
     error = row.about.get("error")
     return {
         "number": row.place + 1,
@@ -149,20 +136,20 @@ def _row(page: PageContext, row: BatchRow) -> Values:
 
 @blueprint.post("/<batch_id>/resume")
 def resume(batch_id: str) -> BaseResponse:
-    current_page().batches.resume(batch_id)
+    kit.current_page().batches.resume(batch_id)
     return redirect(url_for("batch.show", batch_id=batch_id), 303)
 
 
 @blueprint.post("/<batch_id>/delete")
 def delete(batch_id: str) -> BaseResponse:
-    batch = current_page().batches.delete(batch_id)
+    batch = kit.current_page().batches.delete(batch_id)
     return redirect(url_for("batch.index", said="deleted", about=batch.name, undo=batch.id), 303)
 
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo command of a toast."""
-    store, batch_id = current_page().batches.store, undone_id()
+    store, batch_id = kit.current_page().batches.store, kit.undone_id()
     store.check(batch_id, g.person.id)
     return redirect(url_for("batch.index", said="restored", about=store.restore(batch_id).name), 303)
 
@@ -171,13 +158,15 @@ def do() -> BaseResponse:
 def export(batch_id: str, kind: str) -> Response:
     """``csv`` (with a BOM, so that spreadsheets read it as UTF-8) or ``jsonl``: all rows with their results, also
     during the run."""
-    store = current_page().batches.store
+    store = kit.current_page().batches.store
     batch = store.get(batch_id)
     if kind not in ("csv", "jsonl"):
         raise RoostError("batch_not_found")
     rows = store.all_rows(batch_id)
     lines = _csv(batch, rows) if kind == "csv" else _jsonl(batch, rows)
-    return download(lines, "text/csv" if kind == "csv" else JSON_LINES, f"{file_stem(batch.name, 'batch')}.{kind}")
+    return kit.download(
+        lines, "text/csv" if kind == "csv" else kit.JSON_LINES, f"{kit.file_stem(batch.name, 'batch')}.{kind}"
+    )
 
 
 RESULTS = ("answer", "finish_reason", "prompt_tokens", "tokens", "error")
@@ -218,7 +207,7 @@ def _jsonl(batch: Batch, rows: Iterator[BatchRow]) -> Iterator[bytes]:
 
 
 @describes(KIND)
-def _describe(page: PageContext, job: Job) -> Values:
+def _describe(page: kit.PageContext, job: Job) -> kit.Values:
     url, t = url_for("batch.show", batch_id=job.details["batch"]), page.t
     action = {"url": url, "label": t("batch.results"), "icon": "file-text", "is_link": True}
     is_mine = person_of(job) == page.person.id

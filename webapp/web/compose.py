@@ -36,18 +36,7 @@ from webapp.storage.records import storable
 from webapp.tokenizer.music import MidiVocabulary
 from webapp.web.chat.views import waiting_text, written_text
 from webapp.web.guard import asker, current_role
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    Values,
-    current_page,
-    download,
-    json_line,
-    json_lines,
-    refused_status,
-    render_page,
-    wants_json,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.pages import state_choices
 from webapp.web.roles import least_role
 from webapp.web.status import music_models
@@ -79,14 +68,14 @@ blueprint = Blueprint("compose", __name__, url_prefix="/compose")
 
 @blueprint.get("")
 def index() -> Response:
-    page = current_page()
-    return render_page("compose/page.html", compose_page(page, request.args.get("text", "")))
+    page = kit.current_page()
+    return kit.render_page("compose/page.html", compose_page(page, request.args.get("text", "")))
 
 
-def compose_page(page: PageContext, text: str = "", error: RoostError | None = None) -> Values:
+def compose_page(page: kit.PageContext, text: str = "", error: RoostError | None = None) -> kit.Values:
     """``compose/page.html``. ``kind`` is "" if no music model is chosen."""
     model = page.model if page.model is not None and page.model.kind == "music" else None
-    shown: Values = {
+    shown: kit.Values = {
         "page_title": page.t("nav.compose"),
         "toasts": (page.error_toast(error),) if error else (),
         "kind": kind_of(model) if model else "",
@@ -102,11 +91,13 @@ def compose_page(page: PageContext, text: str = "", error: RoostError | None = N
             for name, (least, most, usual) in RULES[kind].items()
         ],
         "temperature": form.get("temperature", str(TEMPERATURE[2])),
-        "instruments": [Choice(name, page.t(f"compose.instrument.{name}")) for name in vocabulary_of(model).instruments]
+        "instruments": [
+            kit.Choice(name, page.t(f"compose.instrument.{name}")) for name in vocabulary_of(model).instruments
+        ]
         if kind == MIDI_TEXT
         else [],
         "chosen_instruments": form.getlist("instruments"),
-        "variations": [Choice(str(count), str(count)) for count in range(1, MOST_VARIATIONS + 1)],
+        "variations": [kit.Choice(str(count), str(count)) for count in range(1, MOST_VARIATIONS + 1)],
         "endings": ENDINGS[kind],
         "accepts": ",".join(SEED_ENDINGS),
         "states": state_choices(page, model, form.get("state", "")),
@@ -127,7 +118,7 @@ def state_name(model: Inspection) -> str:
 @blueprint.post("/write")
 def write() -> Any:
     """Continues the piece, with ``variations`` at once."""
-    page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
+    page, is_gone = kit.current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
     text = ""
     try:
         text = _text()
@@ -135,21 +126,21 @@ def write() -> Any:
         completion = Completion([compose(page.manager, _wish(text))])
     except RoostError as exc:
         return _refused(page, exc, text)
-    if wants_json():
-        return json_lines(_lines(page, text, completion, is_gone))
+    if kit.wants_json():
+        return kit.json_lines(_lines(page, text, completion, is_gone))
     try:
         for _ in completion.events(POLL_S):
             if is_gone():
                 completion.close()
     except RoostError as exc:
         return _refused(page, exc, text)
-    return render_page("compose/page.html", compose_page(page, text + completion.answers[0].text.content))
+    return kit.render_page("compose/page.html", compose_page(page, text + completion.answers[0].text.content))
 
 
 def _wish(text: str) -> Wish:
-    info = current_page().manager.model_info()
+    info = kit.current_page().manager.model_info()
     kind, form = kind_of(info), request.form
-    rules: Values = {}
+    rules: kit.Values = {}
     for name, (least, most, usual) in RULES[kind].items():
         value = _number(name, least, most, usual)
         rules[name] = value if kind == MIDI_TEXT else int(value)
@@ -188,11 +179,11 @@ def _text() -> str:
     return text
 
 
-def _refused(page: PageContext, error: RoostError, text: str) -> Any:
-    if wants_json():
+def _refused(page: kit.PageContext, error: RoostError, text: str) -> Any:
+    if kit.wants_json():
         return jsonify(error=page.error_values(error)), error.status
-    status = refused_status(error)
-    return render_page("compose/page.html", compose_page(page, text, error), status=status)
+    status = kit.refused_status(error)
+    return kit.render_page("compose/page.html", compose_page(page, text, error), status=status)
 
 
 class _Piece:
@@ -207,13 +198,13 @@ class _Piece:
         if kind == MIDI_TEXT and head.strip():
             self._decoder.feed(f"{head} ")
 
-    def head(self) -> Values:
+    def head(self) -> kit.Values:
         if self._kind == ABC_TEXT:
             return {"all": self._whole()}
         notes, now = self._decoder.notes, self._decoder.time_s
         return {"notes": [_row(number, note, note.duration_s == 0) for number, note in enumerate(notes)], "time": now}
 
-    def take(self, text: str) -> Values:
+    def take(self, text: str) -> kit.Values:
         self._text += text
         if self._kind == MIDI_TEXT:
             return {"text": text, **self._changes(self._decoder.feed(text))}
@@ -222,11 +213,11 @@ class _Piece:
         self._sent_at = time.monotonic()
         return {"text": text, "all": self._whole()}
 
-    def end(self) -> Values:
+    def end(self) -> kit.Values:
         """In the form of its file."""
         return {"all": self._whole()}
 
-    def _changes(self, changes: list[NoteChange]) -> Values:
+    def _changes(self, changes: list[NoteChange]) -> kit.Values:
         last = {change.number: change for change in changes}
         rows = [_row(one.number, one.note, one.is_sounding) for one in last.values()]
         return {"notes": rows, "time": self._decoder.time_s}
@@ -248,7 +239,7 @@ def _rows(notes: list[Note]) -> list[list[Any]]:
     return [_row(number, note) for number, note in enumerate(notes)]
 
 
-def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+def _lines(page: kit.PageContext, head: str, completion: Completion, is_gone: Callable[[], bool]) -> Iterator[bytes]:
     """The beginning of each variation, then its updates, with the time (``at``, seconds of this machine's clock) at
     which the text left the engine. Ends, and stops generation, when the client has disconnected."""
     model = completion.prompts[0].model
@@ -257,7 +248,7 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
     told_at = dict.fromkeys(range(len(pieces)), 0.0)
     try:
         for number, piece in enumerate(pieces):
-            yield json_line({"piece": number, "head": head, **piece.head()})
+            yield kit.json_line({"piece": number, "head": head, **piece.head()})
         for told in completion.events(POLL_S):
             if is_gone():
                 return
@@ -269,14 +260,14 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
                 came = time.time()
                 time.sleep(max(0.0, told_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
                 told_at[number] = time.monotonic()
-                yield json_line({"piece": number, **pieces[number].take(event.text), "at": came})
+                yield kit.json_line({"piece": number, **pieces[number].take(event.text), "at": came})
             elif isinstance(event, Waiting):
-                yield json_line({"waiting": waiting_text(event, page.t)})
+                yield kit.json_line({"waiting": waiting_text(event, page.t)})
             elif isinstance(event, Finished):
                 told_end = {"figures": written_text(event, page.t), "read": event.stats.get("prefilled_tokens", 0)}
-                yield json_line({"piece": number, **pieces[number].end(), **told_end})
+                yield kit.json_line({"piece": number, **pieces[number].end(), **told_end})
     except RoostError as exc:
-        yield json_line({"error": page.error_values(exc)})
+        yield kit.json_line({"error": page.error_values(exc)})
     finally:
         completion.close()
 
@@ -288,7 +279,7 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
 def read() -> Any:
     """Text and notes of a file, of ``notes`` (rows as this module sends them; for an ABC model after ``text``), or of
     ``text``."""
-    page = current_page()
+    page = kit.current_page()
     request.max_form_memory_size = FORM_BYTES  # before the form is read
     try:
         info = page.manager.model_info()
@@ -320,7 +311,7 @@ def _given_notes(data: str) -> list[Note]:
 @blueprint.post("/file")
 def file() -> Any:
     """The piece as a file with the extension of the button."""
-    page, text = current_page(), ""
+    page, text = kit.current_page(), ""
     try:
         text = _text()
         info = page.manager.model_info()
@@ -328,4 +319,4 @@ def file() -> Any:
         data = saved(kind_of(info), text, ending, vocabulary_of(info))
     except RoostError as exc:
         return _refused(page, exc, text)
-    return download(data, TYPES[ending], f"roost{ending}")
+    return kit.download(data, TYPES[ending], f"roost{ending}")

@@ -19,17 +19,7 @@ from webapp.services.jobs import DONE, Job
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.storage.bench import Measurement
 from webapp.web.jobs import describes, job_list, without_folders
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    Values,
-    current_page,
-    fresh_page,
-    moment_text,
-    rate_text,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.builder import machine_facts
 
 NAME_CHARS = 1000
@@ -43,32 +33,34 @@ blueprint = Blueprint("measure", __name__, url_prefix="/measure")
 @blueprint.get("")
 def index() -> Response:
     """As a fragment, only the results."""
-    page = current_page()
-    if wants_fragment():
-        return render_page("measure/_results.html", {"results": results(page)})
-    return render_page("measure/page.html", measure_page(page))
+    page = kit.current_page()
+    if kit.wants_fragment():
+        return kit.render_page("measure/_results.html", {"results": results(page)})
+    return kit.render_page("measure/page.html", measure_page(page))
 
 
 @blueprint.post("")
 def start() -> Response | BaseResponse:
     """``model``, ``strategy`` and ``plan``."""
-    page = current_page()
+    page = kit.current_page()
     form = {name: request.form.get(name, "").strip() for name in ("model", "strategy", "plan")}
     form["plan"] = form["plan"] if form["plan"] in PLANS else "quick"
     try:
         page.measurements.start(form["model"][:NAME_CHARS], form["strategy"][:STRATEGY_CHARS], form["plan"])
     except RoostError as exc:
-        return render_page("measure/page.html", measure_page(fresh_page(), form, exc), status=422)
+        return kit.render_page("measure/page.html", measure_page(kit.fresh_page(), form, exc), status=422)
     return redirect(url_for("measure.index", _anchor="jobs"), 303)
 
 
 @blueprint.post("/<measurement_id>/delete")
 def delete(measurement_id: str) -> BaseResponse:
-    current_page().measurements.delete(measurement_id)
+    kit.current_page().measurements.delete(measurement_id)
     return redirect(url_for("measure.index", _anchor="results"), 303)
 
 
-def measure_page(page: PageContext, form: Values | None = None, refusal: RoostError | None = None) -> Values:
+def measure_page(
+    page: kit.PageContext, form: kit.Values | None = None, refusal: RoostError | None = None
+) -> kit.Values:
     library = page.manager.library
     entries = [
         entry for entry in library.list() if entry.inspection is not None and entry.inspection.config is not None
@@ -80,12 +72,12 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
     return {
         "page_title": page.t("measure.title"),
         "machine": machine_facts(page),
-        "models": [Choice(entry.name, entry.name) for entry in entries],
+        "models": [kit.Choice(entry.name, entry.name) for entry in entries],
         "model": page.field("measure.field.model", chosen.name if chosen else ""),
         "strategy": page.field("measure.field.strategy", given["strategy"]),
         "strategies": [AUTOMATIC, *(one.strategy for one in suggested)],
         "plan": given["plan"],
-        "plans": [Choice(name, page.t(f"measure.plan.{name}")) for name in PLANS],
+        "plans": [kit.Choice(name, page.t(f"measure.plan.{name}")) for name in PLANS],
         "error": message,
         "error_code": refusal.code if refusal else "",
         "hint": hint,
@@ -94,7 +86,7 @@ def measure_page(page: PageContext, form: Values | None = None, refusal: RoostEr
     }
 
 
-def results(page: PageContext) -> Values:
+def results(page: kit.PageContext) -> kit.Values:
     """A group per model and strategy, the newest measurement first. ``is_busy``: the page should ask again soon."""
     history = page.measurements.history()
     order = list(dict.fromkeys(map(_group_of, history)))
@@ -108,14 +100,15 @@ def _group_of(one: Measurement) -> tuple[str, int, str]:
     return model["name"], model["file_bytes"], model["strategy"]
 
 
-def _group(page: PageContext, found: Sequence[Measurement]) -> Values:
+def _group(page: kit.PageContext, found: Sequence[Measurement]) -> kit.Values:
     """``found``: for one model and strategy, newest first."""
     newest, t = found[0].document, page.t
     share = newest["bandwidth"] or {}
     facts = [t("measure.fact.load", seconds=f"{newest['load_s']:.2f}")]
-    facts.append(t("measure.fact.first", cold=rate_text(newest["first_token"]["cold_ms"]), warm=_warm(newest)))
+    facts.append(t("measure.fact.first", cold=kit.rate_text(newest["first_token"]["cold_ms"]), warm=_warm(newest)))
     facts += [
-        t("measure.fact.read", count=row["tokens"], rate=rate_text(row["tokens_per_s"])) for row in newest["prefill"]
+        t("measure.fact.read", count=row["tokens"], rate=kit.rate_text(row["tokens_per_s"]))
+        for row in newest["prefill"]
     ]
     if newest["engine_peak_mb"]:
         facts.append(t("measure.fact.memory", size=f"{newest['engine_peak_mb']:.0f} MB"))
@@ -132,16 +125,16 @@ def _group(page: PageContext, found: Sequence[Measurement]) -> Values:
     }
 
 
-def _row(page: PageContext, one: Measurement) -> Values:
+def _row(page: kit.PageContext, one: Measurement) -> kit.Values:
     runs = one.document["runs"]
     best = max(runs, key=lambda run: run["decode_tokens_per_s"], default=None)
     alone = _alone(one)
     load, cores = one.document["machine"]["load"][0], one.document["machine"]["cores"]
     return {
         "id": one.id,
-        "at": moment_text(one.measured_at),
-        "alone": rate_text(alone) if alone else "–",
-        "best": page.t("measure.at_once", rate=rate_text(best["decode_tokens_per_s"]), count=best["sequences"])
+        "at": kit.moment_text(one.measured_at),
+        "alone": kit.rate_text(alone) if alone else "–",
+        "best": page.t("measure.at_once", rate=kit.rate_text(best["decode_tokens_per_s"]), count=best["sequences"])
         if best
         else "–",
         "first": page.t("measure.milliseconds", number=_warm(one.document)),
@@ -150,15 +143,15 @@ def _row(page: PageContext, one: Measurement) -> Values:
     }
 
 
-def _warm(document: Values) -> str:
-    return rate_text(document["first_token"]["warm_ms"])
+def _warm(document: kit.Values) -> str:
+    return kit.rate_text(document["first_token"]["warm_ms"])
 
 
 def _alone(one: Measurement) -> float | None:
     return next((run["decode_tokens_per_s"] for run in one.document["runs"] if run["sequences"] == 1), None)
 
 
-def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
+def bars(page: kit.PageContext, runs: Sequence[kit.Values]) -> kit.Values | None:
     """One per number of simultaneous answers: its median, and the range from the slowest to the fastest run."""
     if not runs:
         return None
@@ -171,7 +164,7 @@ def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
         rows.append(
             {
                 "label": page.t("measure.answers", count=run["sequences"]),
-                "value": page.t("unit.tokens_per_s", rate=rate_text(rate)),
+                "value": page.t("unit.tokens_per_s", rate=kit.rate_text(rate)),
                 "text_y": top + 12,
                 "y": top + 17,
                 "middle": top + 17 + BAR_HEIGHT / 2,
@@ -183,7 +176,7 @@ def bars(page: PageContext, runs: Sequence[Values]) -> Values | None:
     return {"width": WIDTH, "height": len(runs) * ROW_HEIGHT, "bar": BAR_HEIGHT, "rows": rows}
 
 
-def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
+def line(page: kit.PageContext, found: Sequence[Measurement]) -> kit.Values | None:
     """Tokens/s of a single answer over the measurements, oldest on the left; None if there are fewer than two."""
     known = [(one, rate) for one in reversed(found[:MOST_POINTS]) if (rate := _alone(one))]
     if len(known) < 2:
@@ -194,7 +187,7 @@ def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
         {
             "x": round(6 + number * step, 1),
             "y": round(LINE_TOP + (LINE_HEIGHT - LINE_TOP) * (1 - rate / most), 1),
-            "title": f"{moment_text(one.measured_at)}: {page.t('unit.tokens_per_s', rate=rate_text(rate))}",
+            "title": f"{kit.moment_text(one.measured_at)}: {page.t('unit.tokens_per_s', rate=kit.rate_text(rate))}",
         }
         for number, (one, rate) in enumerate(known)
     ]
@@ -203,16 +196,16 @@ def line(page: PageContext, found: Sequence[Measurement]) -> Values | None:
         "height": LINE_HEIGHT + 20,
         "floor": LINE_HEIGHT,
         "top": LINE_TOP,
-        "most": page.t("unit.tokens_per_s", rate=rate_text(most)),
-        "first": moment_text(known[0][0].measured_at)[:10],
-        "last": moment_text(known[-1][0].measured_at)[:10],
+        "most": page.t("unit.tokens_per_s", rate=kit.rate_text(most)),
+        "first": kit.moment_text(known[0][0].measured_at)[:10],
+        "last": kit.moment_text(known[-1][0].measured_at)[:10],
         "points": points,
         "path": " ".join(f"{point['x']},{point['y']}" for point in points),
     }
 
 
 @describes(KIND)
-def _describe(page: PageContext, job: Job) -> Values:
+def _describe(page: kit.PageContext, job: Job) -> kit.Values:
     t, about = page.t, job.details
     facts = [about["strategy"], t(f"measure.plan.{about['plan']}")]
     word = t(f"measure.phase.{job.phase}") if job.phase else ""

@@ -22,24 +22,7 @@ from webapp.storage.notebooks import Notebook
 from webapp.storage.records import storable
 from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text, written_text
 from webapp.web.guard import asker, current_role
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    download,
-    file_stem,
-    fresh_page,
-    json_line,
-    json_lines,
-    moment_text,
-    refused_status,
-    render_page,
-    undone_id,
-    wants_fragment,
-    wants_json,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.form import Controls, Draft, shown_name
 from webapp.web.roles import least_role
 from webapp.weights.inspection import model_name
@@ -59,39 +42,41 @@ blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
 @blueprint.get("")
 def index() -> Response | BaseResponse:
     """The last changed notebook."""
-    page = current_page()
+    page = kit.current_page()
     rows = page.notebooks.store.list(page.person.id)
     if rows:
-        kept: Values = {name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args}
+        kept: kit.Values = {
+            name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args
+        }
         return redirect(url_for("notebook.show", notebook_id=rows[0][0], **kept), 303)
-    return render_page("notebook/page.html", notebook_page(page, None, page.done_toast("notebook.said", SAID)))
+    return kit.render_page("notebook/page.html", notebook_page(page, None, page.done_toast("notebook.said", SAID)))
 
 
 @blueprint.post("")
 def create() -> BaseResponse:
-    page = current_page()
+    page = kit.current_page()
     made = page.notebooks.store.create(page.t("notebook.unnamed"), page.person.id)
     return redirect(url_for("notebook.show", notebook_id=made.id), 303)
 
 
 @blueprint.get("/<notebook_id>")
 def show(notebook_id: str) -> Response:
-    page = current_page()
+    page = kit.current_page()
     notebook = page.notebooks.store.get(notebook_id)
-    return render_page("notebook/page.html", notebook_page(page, notebook, page.done_toast("notebook.said", SAID)))
+    return kit.render_page("notebook/page.html", notebook_page(page, notebook, page.done_toast("notebook.said", SAID)))
 
 
-def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[Toast, ...] = ()) -> Values:
+def notebook_page(page: kit.PageContext, notebook: Notebook | None, toasts: tuple[kit.Toast, ...] = ()) -> kit.Values:
     """``notebook/page.html``; None if there is no notebook yet."""
     notebooks, t = page.notebooks, page.t
-    shown: Values = {
+    shown: kit.Values = {
         "page_title": notebook.name if notebook else t("nav.notebook"),
         "toasts": toasts,
         "rows": [
             {
                 "id": row_id,
                 "name": name,
-                "at": moment_text(changed),
+                "at": kit.moment_text(changed),
                 "is_current": notebook is not None and row_id == notebook.id,
             }
             for row_id, name, changed in notebooks.store.list(page.person.id)
@@ -106,21 +91,21 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
     controls = Controls(page, preset, base, Draft({name: str(v) for name, v in _shown_sampling(notebook).items()}))
     rows = [(row, controls.of(row)) for row in SAMPLING]
     own, active = notebook.settings.get("preset", ""), page.presets.active()
-    follow = Choice("", t("chat.options.preset_active", name=shown_name(active, t)))
+    follow = kit.Choice("", t("chat.options.preset_active", name=shown_name(active, t)))
     return shown | {
         "text": notebook.draft.text,
         "is_running": notebooks.is_running(notebook.id),
         "can_fill": page.model is not None and fills_gaps(model_name(page.model)),
         "drawn_preset": preset.id,
         "preset": own if any(row.id == own for row in page.presets.list()) else "",
-        "presets": [follow, *(Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
+        "presets": [follow, *(kit.Choice(row.id, shown_name(row, t)) for row in page.presets.list())],
         "knobs": [control for row, control in rows if row.is_common],
         "more_knobs": [control for row, control in rows if not row.is_common],
-        "views": [Choice(name, t(f"notebook.view_{name}")) for name in ("text", "tokens")],
+        "views": [kit.Choice(name, t(f"notebook.view_{name}")) for name in ("text", "tokens")],
     }
 
 
-def _shown_sampling(notebook: Notebook) -> Values:
+def _shown_sampling(notebook: Notebook) -> kit.Values:
     """In the form's representation."""
     found = notebook.settings.get("sampling", {})
     return {name: ("1" if value else "0") if isinstance(value, bool) else value for name, value in found.items()}
@@ -129,7 +114,7 @@ def _shown_sampling(notebook: Notebook) -> Values:
 # what is posted
 
 
-def _saved(page: PageContext, notebook_id: str) -> Notebook:
+def _saved(page: kit.PageContext, notebook_id: str) -> Notebook:
     """Saves the form's text, name and settings, if present, to the notebook."""
     request.max_form_memory_size = FORM_BYTES
     form, notebooks = request.form, page.notebooks
@@ -147,7 +132,7 @@ def _saved(page: PageContext, notebook_id: str) -> Notebook:
     return notebooks.store.write(notebook_id, draft, form.get("seen", type=float), name=name, settings=settings)
 
 
-def _settings(page: PageContext, notebook: Notebook) -> Values:
+def _settings(page: kit.PageContext, notebook: Notebook) -> kit.Values:
     """The differences from the preset with which the page was rendered; invalid values do not change."""
     form, known = request.form, {preset.id: preset for preset in page.presets.list()}
     drawn = known.get(form["drawn_preset"]) or page.presets.active()
@@ -160,7 +145,7 @@ def _settings(page: PageContext, notebook: Notebook) -> Values:
     return settings_of(preset if preset in known else "", overrides(values, base))
 
 
-def _state(page: PageContext, notebook: Notebook) -> Values:
+def _state(page: kit.PageContext, notebook: Notebook) -> kit.Values:
     """The notebook's state for the page's scripts."""
     return {
         "seen": repr(notebook.updated_at),
@@ -171,27 +156,27 @@ def _state(page: PageContext, notebook: Notebook) -> Values:
     }
 
 
-def _refused(page: PageContext, notebook_id: str, error: RoostError) -> Response | tuple[Response, int]:
-    if wants_json():
+def _refused(page: kit.PageContext, notebook_id: str, error: RoostError) -> Response | tuple[Response, int]:
+    if kit.wants_json():
         return jsonify(error=page.error_values(error)), error.status
-    page = fresh_page()
+    page = kit.fresh_page()
     shown = notebook_page(page, page.notebooks.store.get(notebook_id), (page.error_toast(error),))
     if "text" in request.form:
         shown["text"] = request.form["text"]
-    return render_page("notebook/page.html", shown, status=refused_status(error))
+    return kit.render_page("notebook/page.html", shown, status=kit.refused_status(error))
 
 
 def _changing(
-    notebook_id: str, change: Callable[[PageContext, Notebook], Notebook]
+    notebook_id: str, change: Callable[[kit.PageContext, Notebook], Notebook]
 ) -> Response | BaseResponse | tuple[Response, int]:
-    page = current_page()
+    page = kit.current_page()
     try:
         notebook = change(page, _saved(page, notebook_id))
     except RoostError as exc:
         if exc.status == 404:
             raise
         return _refused(page, notebook_id, exc)
-    if wants_json():
+    if kit.wants_json():
         return jsonify(_state(page, notebook))
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
@@ -213,14 +198,14 @@ def redo(notebook_id: str) -> Any:
 
 @blueprint.post("/<notebook_id>/stop")
 def stop(notebook_id: str) -> BaseResponse:
-    current_page().notebooks.stop(notebook_id)
+    kit.current_page().notebooks.stop(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
 
 @blueprint.post("/<notebook_id>/continue")
 def continue_(notebook_id: str) -> Any:
     """``fork`` (``POSITION:TOKEN``): continues from another token; ``gap``: fills in text at that character."""
-    page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
+    page, is_gone = kit.current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
     try:
         notebook = _saved(page, notebook_id)
         fork = re.fullmatch(r"fork:(\d{1,7}):(\d{1,7})", request.form.get("fork", ""))
@@ -232,7 +217,7 @@ def continue_(notebook_id: str) -> Any:
             gap if gap is not None and 0 <= gap <= len(notebook.draft.text) else None,
             Fork(int(fork[1]), int(fork[2])) if fork else None,
         )
-        if not wants_json():
+        if not kit.wants_json():
             for _ in steps:
                 if is_gone():
                     break
@@ -241,32 +226,32 @@ def continue_(notebook_id: str) -> Any:
         if exc.status == 404 and exc.code.startswith("notebook"):
             raise
         return _refused(page, notebook_id, exc)
-    if wants_json():
-        return json_lines(_lines(page, notebook_id, steps, is_gone))
+    if kit.wants_json():
+        return kit.json_lines(_lines(page, notebook_id, steps, is_gone))
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
 
-def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+def _lines(page: kit.PageContext, notebook_id: str, steps: Steps, is_gone: Callable[[], bool]) -> Iterator[bytes]:
     """The text before and after, then the generated text with each token's text, class and probability; finally the
     notebook's state. Ends, and stops generation, when the client has disconnected."""
     try:
-        yield json_line({"head": steps.head, "tail": steps.tail})
+        yield kit.json_line({"head": steps.head, "tail": steps.tail})
         for step in steps:
             if is_gone():
                 return
             if isinstance(step, Written):
-                yield json_line({"text": step.text, "tokens": _brief(step)})
+                yield kit.json_line({"text": step.text, "tokens": _brief(step)})
             elif isinstance(step, Waiting):
-                yield json_line({"waiting": waiting_text(step, page.t)})
+                yield kit.json_line({"waiting": waiting_text(step, page.t)})
             elif isinstance(step, Finished):
                 at_limit = f" · {page.t('notebook.at_limit')}" if step.finish_reason == "length" else ""
-                yield json_line({"figures": written_text(step, page.t) + at_limit})
+                yield kit.json_line({"figures": written_text(step, page.t) + at_limit})
         steps.close()
-        yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
+        yield kit.json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     except RoostError as exc:
-        yield json_line({"error": page.error_values(exc)})
+        yield kit.json_line({"error": page.error_values(exc)})
         with contextlib.suppress(RoostError):  # it may have been deleted
-            yield json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
+            yield kit.json_line({"state": _state(page, page.notebooks.store.get(notebook_id))})
     finally:
         steps.close()
 
@@ -282,7 +267,7 @@ def _brief(step: Written) -> list[list[Any]]:
 
 @blueprint.post("/<notebook_id>/delete")
 def delete(notebook_id: str) -> BaseResponse:
-    notebooks = current_page().notebooks
+    notebooks = kit.current_page().notebooks
     name = notebooks.store.get(notebook_id).name
     notebooks.delete(notebook_id)
     return redirect(url_for("notebook.index", said="deleted", about=name, undo=notebook_id), 303)
@@ -291,7 +276,7 @@ def delete(notebook_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo command of a toast."""
-    store, notebook_id = current_page().notebooks.store, undone_id()
+    store, notebook_id = kit.current_page().notebooks.store, kit.undone_id()
     store.check(notebook_id, g.person.id)
     restored = store.restore(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
@@ -303,11 +288,11 @@ def do() -> BaseResponse:
 @blueprint.get("/<notebook_id>/tokens")
 def tokens(notebook_id: str) -> Response:
     """The text token by token; ``at``: the alternatives to one of them."""
-    page, at = current_page(), request.args.get("at", type=int)
+    page, at = kit.current_page(), request.args.get("at", type=int)
     notebook = page.notebooks.store.get(notebook_id)
     found = None if at is None else _alternatives(page, notebook_id, at)
-    if found is not None and wants_fragment():
-        return render_page("chat/_alternatives.html", {"found": found})
+    if found is not None and kit.wants_fragment():
+        return kit.render_page("chat/_alternatives.html", {"found": found})
     pieces, has_more = page.notebooks.pieces(notebook.draft, SHOWN_TOKENS)
     values = {
         "page_title": notebook.name,
@@ -318,17 +303,17 @@ def tokens(notebook_id: str) -> Response:
         "levels": len(CLASSES),
         "found": found,
     }
-    return render_page("notebook/tokens.html", values, "notebook/_tokens.html")
+    return kit.render_page("notebook/tokens.html", values, "notebook/_tokens.html")
 
 
-def _piece(place: int, text: str, chance: float | None) -> Values:
+def _piece(place: int, text: str, chance: float | None) -> kit.Values:
     if chance is None:
         return {"place": -1, "text": text}
     return {**token_view(AnswerToken(0, text, chance), place), "chance": chance_text(chance)}
 
 
-def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
-    view: Values = {
+def _alternatives(page: kit.PageContext, notebook_id: str, place: int) -> kit.Values:
+    view: kit.Values = {
         "id": "notebook",
         "place": place,
         "action": url_for("notebook.continue_", notebook_id=notebook_id),
@@ -344,5 +329,5 @@ def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
 
 @blueprint.get("/<notebook_id>/export.txt")
 def export(notebook_id: str) -> Response:
-    notebook = current_page().notebooks.store.get(notebook_id)
-    return download(notebook.draft.text, "text/plain", f"{file_stem(notebook.name, 'notebook')}.txt")
+    notebook = kit.current_page().notebooks.store.get(notebook_id)
+    return kit.download(notebook.draft.text, "text/plain", f"{kit.file_stem(notebook.name, 'notebook')}.txt")

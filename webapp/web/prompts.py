@@ -25,18 +25,7 @@ from webapp.i18n import Text
 from webapp.services.generation.request import Source
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    Values,
-    current_page,
-    download,
-    file_stem,
-    fresh_page,
-    posted_text,
-    render_page,
-    undone_id,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.form import shown_name
 from webapp.weights.state_sheet import PROMPT
 
@@ -51,21 +40,21 @@ SAID = ("saved", "deleted", "restored", "imported")
 
 def current_items() -> SavedItems:
     """Those of the request's page."""
-    return SavedItems(current_page().database, KINDS[request.blueprint or ""])
+    return SavedItems(kit.current_page().database, KINDS[request.blueprint or ""])
 
 
-def show(form: Values | None = None, error: RoostError | None = None, place: str = "form") -> Response:
+def show(form: kit.Values | None = None, error: RoostError | None = None, place: str = "form") -> Response:
     """The list with the form. ``form``: a person's input; ``place``: "form" or "import", the position of ``error``."""
-    page, name = fresh_page() if error else current_page(), request.blueprint or ""
+    page, name = kit.fresh_page() if error else kit.current_page(), request.blueprint or ""
     values = {
         "page_title": page.t(f"{name}.title"),
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
         **(prompts_page(page, form) if name == "prompts" else personas_page(page, form)),
     }
-    return render_page(f"{name}/page.html", values, status=422 if error else 200)
+    return kit.render_page(f"{name}/page.html", values, status=422 if error else 200)
 
 
-def form_of(item: SavedItem) -> Values:
+def form_of(item: SavedItem) -> kit.Values:
     return {"id": item.id, "seen": repr(item.updated_at), "name": item.name, **item.body}
 
 
@@ -96,7 +85,7 @@ def delete(item_id: str) -> BaseResponse:
 @personas.post("/do")
 def do() -> BaseResponse:
     """The undo command of a toast."""
-    return done("restored", current_items().restore(undone_id()).name)
+    return done("restored", current_items().restore(kit.undone_id()).name)
 
 
 # prompts
@@ -110,7 +99,7 @@ MOST_IMPORTED = 1000
 WORDS = ("insert", "cancel", "fill", "none", "add", "list")
 
 
-def prompts_page(page: PageContext, form: Values | None) -> Values:
+def prompts_page(page: kit.PageContext, form: kit.Values | None) -> kit.Values:
     return {
         "toasts": page.done_toast("prompts.said", SAID),
         "rows": [{"id": item.id, "name": item.name, **item.body} for item in current_items().list()],
@@ -121,7 +110,7 @@ def prompts_page(page: PageContext, form: Values | None) -> Values:
 @prompts.get("/list")
 def list_() -> Response:
     """For the composer: the prompts, and the words of its list and form."""
-    page = current_page()
+    page = kit.current_page()
     found = [{"name": item.name, **item.body} for item in current_items().list()]
     return jsonify(prompts=found, words={word: page.t(f"prompts.{word}") for word in WORDS})
 
@@ -160,7 +149,7 @@ def import_prompts() -> Response | BaseResponse:
     """Imports files of :func:`export_prompts` and of Open WebUI; pasted or as a file. All or none."""
     request.max_form_memory_size = FORM_BYTES
     try:
-        made = [(name, body, None) for name, body in prompts_in(posted_text(IMPORT_CHARS))]
+        made = [(name, body, None) for name, body in prompts_in(kit.posted_text(IMPORT_CHARS))]
         current_items().create_all(made)
     except RoostError as exc:
         return show(None, exc, "import")
@@ -194,7 +183,7 @@ def export_prompts() -> Response:
         {"command": f"/{item.name}", "title": item.body["title"], "name": item.body["title"], **item.body}
         for item in current_items().list()
     ]
-    return download(json.dumps(rows, ensure_ascii=False, indent=2), "application/json", "prompts.json")
+    return kit.download(json.dumps(rows, ensure_ascii=False, indent=2), "application/json", "prompts.json")
 
 
 # personas
@@ -210,24 +199,24 @@ CARD_KEYWORDS = (b"ccv3", b"chara")
 FIELDS = ("id", "seen", "name", "emoji", "system_prompt", "preset", "state", "greeting")
 
 
-def personas_of(page: PageContext) -> SavedItems:
+def personas_of(page: kit.PageContext) -> SavedItems:
     return SavedItems(page.database, KINDS["personas"])
 
 
-def find_persona(page: PageContext, persona_id: str) -> SavedItem | None:
+def find_persona(page: kit.PageContext, persona_id: str) -> SavedItem | None:
     with contextlib.suppress(RoostError):
         return personas_of(page).get(persona_id) if persona_id else None
     return None
 
 
-def face(item: SavedItem) -> Values:
+def face(item: SavedItem) -> kit.Values:
     """``personas/_face.html``."""
     emoji = str(item.body.get("emoji", "")) or item.name[:1].upper()
     picture = url_for("personas.picture", item_id=item.id, v=int(item.updated_at)) if item.has_picture else ""
     return {"id": item.id, "name": item.name, "emoji": emoji, "picture": picture}
 
 
-def chat_with_persona(page: PageContext, chat: Chat, persona_id: str) -> Chat:
+def chat_with_persona(page: kit.PageContext, chat: Chat, persona_id: str) -> Chat:
     """The new chat with this persona: its greeting, prompt and state. A state that is missing or does not fit the model
     is left out; the prompt is then prefilled normally."""
     item = find_persona(page, persona_id)
@@ -249,7 +238,7 @@ def chat_with_persona(page: PageContext, chat: Chat, persona_id: str) -> Chat:
     )
 
 
-def personas_page(page: PageContext, form: Values | None) -> Values:
+def personas_page(page: kit.PageContext, form: kit.Values | None) -> kit.Values:
     given = {**dict.fromkeys(FIELDS, ""), **(form or {})}
     item = find_persona(page, given["id"])
     states = page.state_names()
@@ -261,10 +250,10 @@ def personas_page(page: PageContext, form: Values | None) -> Values:
         "form": given,
         "face": face(item) if item else None,
         "presets": [
-            Choice("", page.t("personas.no_preset")),
-            *(Choice(preset.id, shown_name(preset, page.t)) for preset in page.presets.list()),
+            kit.Choice("", page.t("personas.no_preset")),
+            *(kit.Choice(preset.id, shown_name(preset, page.t)) for preset in page.presets.list()),
         ],
-        "states": [Choice("", page.t("personas.no_state")), *(Choice(name, name) for name in states)],
+        "states": [kit.Choice("", page.t("personas.no_state")), *(kit.Choice(name, name) for name in states)],
     }
 
 
@@ -323,7 +312,7 @@ def picture(item_id: str) -> Response:
 @personas.post("/<item_id>/bake")
 def bake(item_id: str) -> Response | BaseResponse:
     """Prefills the system prompt into a state file, from which the persona's chats then start."""
-    prefixes, items = current_page().prefixes, current_items()
+    prefixes, items = kit.current_page().prefixes, current_items()
     item = items.get(item_id)
     source = Source(PROMPT, item.name, str(item.body.get("system_prompt", "")))
     try:
@@ -421,4 +410,4 @@ def export_persona(item_id: str) -> Response:
         "data": {**empty, **lists, **data, "extensions": {"roost": body}},
     }
     text = json.dumps(card, ensure_ascii=False, indent=2)
-    return download(text, "application/json", f"{file_stem(item.name, 'persona')}.json")
+    return kit.download(text, "application/json", f"{kit.file_stem(item.name, 'persona')}.json")

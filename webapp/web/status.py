@@ -19,17 +19,7 @@ from webapp.manager.target import ModelStatus
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
-from webapp.web.kit.page import (
-    PageContext,
-    Translator,
-    Values,
-    browser_choices,
-    current_page,
-    fresh_page,
-    parameters_text,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 from webapp.web.login import page_before
 from webapp.web.roles import least_role, most_needed
 
@@ -58,7 +48,7 @@ PHASE_WORDS = {
 
 
 @blueprint.app_context_processor
-def shell_words() -> Values:
+def shell_words() -> kit.Values:
     """``shell`` for base.html; computed only if a template uses it."""
     return {"shell": LazyShell()} if has_request_context() else {}
 
@@ -67,17 +57,17 @@ class LazyShell:
     """The values of :func:`shell` as attributes, computed only if used: fragments do not need them."""
 
     def __getattr__(self, name: str) -> Any:
-        self.__dict__.update(shell(current_page()))
+        self.__dict__.update(shell(kit.current_page()))
         return self.__dict__[name]
 
 
-def shell(page: PageContext) -> Values:
+def shell(page: kit.PageContext) -> kit.Values:
     """``base.html``, on every page, with :func:`browser_choices`; ``html_lang``: the document's language tag;
     ``commands_url``: where the page posts its commands, the ``do`` of its blueprint;
     ``is_owner_needed``: the page's content can only be changed by a higher role than the reader's."""
     commands = (f"{name}.do" for name in request.blueprints)
     return {
-        **browser_choices(),
+        **kit.browser_choices(),
         "commands_url": next((url_for(name) for name in commands if name in current_app.view_functions), ""),
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
         "is_panel_open": request.cookies.get(PANEL_COOKIE) != "closed",
@@ -102,7 +92,7 @@ def shell(page: PageContext) -> Values:
     }
 
 
-def music_models(page: PageContext) -> list[ModelEntry]:
+def music_models(page: kit.PageContext) -> list[ModelEntry]:
     """The library's music models. Never walks through folders; opens only files whose name may belong to one."""
     library = page.manager.library
     files = (file for file in library.known_files() if MUSIC_NAME.search(file.name))
@@ -110,7 +100,7 @@ def music_models(page: PageContext) -> list[ModelEntry]:
     return [entry for entry in entries if entry.inspection is not None and entry.inspection.kind == "music"]
 
 
-def _can_compose(page: PageContext) -> bool:
+def _can_compose(page: kit.PageContext) -> bool:
     """Whether there is a model to compose with."""
     return (page.model is not None and page.model.kind == "music") or bool(music_models(page))
 
@@ -125,7 +115,7 @@ def _url_in(locale: str) -> str:
 # the strip
 
 
-def strip(status: ModelStatus, t: Translator) -> Values:
+def strip(status: ModelStatus, t: kit.Translator) -> kit.Values:
     """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only during a load;
     ``silent_s`` and ``engine_note`` as in ModelStatus."""
     percent = load_percent(status)
@@ -155,7 +145,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
     }
 
 
-def loading_word(status: ModelStatus, t: Translator) -> str:
+def loading_word(status: ModelStatus, t: kit.Translator) -> str:
     """The current step of a load, with its progress."""
     if status.step:
         return t(f"status.{status.step}", percent=load_percent(status), done=status.step_done, total=status.step_total)
@@ -170,15 +160,15 @@ def load_percent(status: ModelStatus) -> int | None:
 
 @blueprint.get("/strip")
 def show_strip() -> Response:
-    page = current_page()
+    page = kit.current_page()
     shown = {"strip": strip(page.status, page.t), "strip_jobs": strip_jobs(page)}
-    return render_page("status/_strip.html", shown)
+    return kit.render_page("status/_strip.html", shown)
 
 
 # the menu
 
 
-def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
+def menu(page: kit.PageContext, refusal: RoostError | None = None) -> kit.Values:
     """``status/_menu.html``: the models that can be loaded, with what is known about each without loading it.
 
     ``refusal``: why a command of this menu was refused. ``error_message``: why the last load failed; ``is_changing``:
@@ -201,12 +191,12 @@ def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
     }
 
 
-def _is_listed(entry: ModelEntry, choice: Values) -> bool:
+def _is_listed(entry: ModelEntry, choice: kit.Values) -> bool:
     """A music model is listed only while it is loaded, because it does not answer chats."""
     return entry.inspection is None or entry.inspection.kind == "model" or choice["is_loaded"]
 
 
-def _choice(page: PageContext, entry: ModelEntry) -> Values:
+def _choice(page: kit.PageContext, entry: ModelEntry) -> kit.Values:
     status = page.status
     is_usable = entry.error is None
     is_loaded = is_usable and status.phase in LOADED and normpath(status.model_path) == normpath(entry.path)
@@ -214,12 +204,12 @@ def _choice(page: PageContext, entry: ModelEntry) -> Values:
     return {"name": entry.name, "facts": facts, "is_loaded": is_loaded, "is_usable": is_usable}
 
 
-def _facts(entry: ModelEntry, t: Translator) -> str:
+def _facts(entry: ModelEntry, t: kit.Translator) -> str:
     """For example "RWKV-7 · 191M parameters · 382 MB"."""
     found = entry.inspection
     parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
     if found and found.parameters:
-        parts.append(parameters_text(found, t))
+        parts.append(kit.parameters_text(found, t))
     parts.append(size_text(entry.size_bytes).replace(" ", "\u00a0"))
     return " · ".join(parts)
 
@@ -232,7 +222,7 @@ def show_menu() -> Response:
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
     """Loads the named model, or the chosen one again; with ``anyway`` the one refused because it does not fit."""
-    manager, model = current_page().manager, request.form.get("model", "")[:NAME_CHARS] or None
+    manager, model = kit.current_page().manager, request.form.get("model", "")[:NAME_CHARS] or None
     try:
         if request.form.get("anyway"):
             manager.load_anyway()
@@ -240,7 +230,7 @@ def load() -> Response | BaseResponse:
             strategy = strategy_on_load(manager.library, model, manager.status().chosen_strategy) if model else None
             manager.load(model=model, strategy=strategy)
     except RoostError as exc:
-        if wants_fragment():
+        if kit.wants_fragment():
             return _menu_now(exc)
         raise
     return _done()
@@ -248,13 +238,13 @@ def load() -> Response | BaseResponse:
 
 @blueprint.post("/unload")
 def unload() -> Response | BaseResponse:
-    current_page().manager.unload()
+    kit.current_page().manager.unload()
     return _done()
 
 
 @blueprint.post("/cancel")
 def cancel() -> Response | BaseResponse:
-    current_page().manager.cancel_load()
+    kit.current_page().manager.cancel_load()
     return _done()
 
 
@@ -296,7 +286,7 @@ TOUR = (
 """Steps of the tour, each with the element that it explains, if the page has it."""
 
 
-def palette(page: PageContext) -> Values:
+def palette(page: kit.PageContext) -> kit.Values:
     """``status/_palette.html``. A row has a ``url`` to open, a ``model`` to load, or a selector of an element to
     ``press``; the page leaves out elements that it does not have."""
     t, words = page.t, shell(page)
@@ -336,15 +326,15 @@ def palette(page: PageContext) -> Values:
 
 @blueprint.get("/palette")
 def show_palette() -> Response:
-    return render_page("status/_palette.html", {"palette": palette(current_page())})
+    return kit.render_page("status/_palette.html", {"palette": palette(kit.current_page())})
 
 
 def _done() -> Response | BaseResponse:
     """The current menu; for a form posted without htmx, redirects back to its page."""
-    if wants_fragment():
+    if kit.wants_fragment():
         return _menu_now()
     return redirect(page_before("/"), 303)
 
 
 def _menu_now(refusal: RoostError | None = None) -> Response:
-    return render_page("status/_menu.html", {"menu": menu(fresh_page(), refusal)})
+    return kit.render_page("status/_menu.html", {"menu": menu(kit.fresh_page(), refusal)})

@@ -54,18 +54,7 @@ from webapp.web.chat.views import (
 )
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import asker, current_role
-from webapp.web.kit.page import (
-    ID_CHARS,
-    Toast,
-    Values,
-    current_locale,
-    download,
-    file_stem,
-    refused_status,
-    render_page,
-    translator,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.form import shown_name
 from webapp.web.prompts import chat_with_persona
 from webapp.web.roles import least_role
@@ -104,35 +93,35 @@ def chat(chat_id: str) -> Response:
 
 
 def _show(
-    page: ChatContext, chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200, text: str = ""
+    page: ChatContext, chat_id: str = "", toasts: tuple[kit.Toast, ...] = (), status: int = 200, text: str = ""
 ) -> Response:
     shown = page.store.get(chat_id) if chat_id else _new_chat(page)
-    at = request.args.get("at", "")[:ID_CHARS]
+    at = request.args.get("at", "")[: kit.ID_CHARS]
     toasts = (*_undo_toast(page), *_import_toast(page, chat_id), *toasts)
-    return render_page("chat/page.html", chat_page(page, shown, at, toasts, text), status=status)
+    return kit.render_page("chat/page.html", chat_page(page, shown, at, toasts, text), status=status)
 
 
 def _new_chat(page: ChatContext) -> Chat:
     """With the persona, the preset and the state file the address names, if there are such."""
-    preset_id, state = request.args.get("preset", "")[:ID_CHARS], request.args.get("state", "")[:NAME_BYTES]
+    preset_id, state = request.args.get("preset", "")[: kit.ID_CHARS], request.args.get("state", "")[:NAME_BYTES]
     is_known = bool(preset_id) and any(preset.id == preset_id for preset in page.presets.list())
-    chat = chat_with_persona(page, NEW_CHAT, request.args.get("persona", "")[:ID_CHARS])
+    chat = chat_with_persona(page, NEW_CHAT, request.args.get("persona", "")[: kit.ID_CHARS])
     chat = replace(chat, preset_id=preset_id) if is_known else chat
     return replace(chat, state=state) if state in page.state_names() else chat
 
 
-def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
+def _undo_toast(page: ChatContext) -> tuple[kit.Toast, ...]:
     """After a posted command: what was done, with an undo button."""
     done, undo = request.args.get("done", ""), request.args.get("undo", "")
     if done not in UNDOABLE or not UNDO.fullmatch(undo):
         return ()
-    return (Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
+    return (kit.Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
 
 
 @blueprint.get("/chat/switch")
 def switch() -> Response:
     """The presets and models to choose from for ``chat``; for a chat that has not begun, ``preset`` is its panel's."""
-    page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
+    page, chat_id = chat_context(), request.args.get("chat", "")[: kit.ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else _new_chat(page)
     shown = {"page_title": page.t("chat.switch.label"), "back_url": f"/chat/{chat_id}" if chat_id else "/"}
     return _part("chat/_switch.html", shown | {"switch": switcher(page, chat)})
@@ -143,12 +132,12 @@ def own() -> Response | BaseResponse:
     """For the welcome page: a new model in the folders. 204 if nothing is new to a page that has ``seen`` it and knows
     whether more is ``coming``."""
     found = own_model(chat_context())
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect("/", 303)
     known = (request.args.get("seen", ""), "coming" in request.args)
     if found["is_followed"] and (found["name"], found["is_coming"]) == known:
         return Response(status=204)
-    return render_page("chat/_own.html", {"own": found})
+    return kit.render_page("chat/_own.html", {"own": found})
 
 
 @blueprint.get("/chats")
@@ -157,12 +146,12 @@ def chats() -> Response | BaseResponse:
     page = chat_context()
     if "q" in request.args:
         results = search_results(page, request.args["q"][:QUERY_CHARS])
-        return render_page("chat/search.html", {"results": results}, "chat/_search_results.html")
-    if not wants_fragment():
+        return kit.render_page("chat/search.html", {"results": results}, "chat/_search_results.html")
+    if not kit.wants_fragment():
         return redirect("/", 303)
     current = request.headers.get("HX-Current-URL", "").rpartition("/chat/")[2].partition("?")[0]
     count = request.args.get("count", PAGE, type=int)
-    return render_page("chat/_list.html", {"chats": chat_list(page, current, count)})
+    return kit.render_page("chat/_list.html", {"chats": chat_list(page, current, count)})
 
 
 @blueprint.get("/chats/all")
@@ -171,8 +160,8 @@ def all_() -> Response:
     page, args = chat_context(), request.args
     chosen = {name: args[name][:QUERY_CHARS] for name in FILTERS if args.get(name)}
     first = min(max(args.get("first", 0, type=int), 0), MOST_LISTED)
-    toasts = page.done_toast("chat.all.done", ALL_DONE, args.get("undo", "")[:ID_CHARS])
-    return render_page("chat/all.html", all_chats(page, chosen, first, toasts))
+    toasts = page.done_toast("chat.all.done", ALL_DONE, args.get("undo", "")[: kit.ID_CHARS])
+    return kit.render_page("chat/all.html", all_chats(page, chosen, first, toasts))
 
 
 @blueprint.post("/chats/all/do")
@@ -180,7 +169,7 @@ def do_all() -> Response | BaseResponse:
     """One action for every ticked ``chat``. ``export`` returns them as a zip."""
     page, form = chat_context(), request.form
     do, _, moment = form.get("do", "").partition(":")
-    chat_ids = [chat_id[:ID_CHARS] for chat_id in form.getlist("chat")]
+    chat_ids = [chat_id[: kit.ID_CHARS] for chat_id in form.getlist("chat")]
     page.store.check(*chat_ids)
     undo = None
     if do == "export" and chat_ids:
@@ -214,7 +203,7 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
     names: set[str] = set()
     with zipfile.ZipFile(cast(BinaryIO, out), "w", zipfile.ZIP_DEFLATED) as archive:
         for chat_id in chat_ids:
-            name = file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
+            name = kit.file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
             while name.casefold() in names:
                 name += "_"
             names.add(name.casefold())
@@ -228,17 +217,17 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
 def count() -> Response:
     """The number of tokens in the composer's ``text`` and in ``chat``, while a person types."""
     request.max_form_memory_size = FORM_BYTES
-    page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
+    page, chat_id = chat_context(), request.form.get("chat", "")[: kit.ID_CHARS]
     chat = page.store.get(chat_id) if chat_id else NEW_CHAT
     values = token_count(page, chat, request.form.get("text", "")[:TEXT_CHARS])
-    return render_page("chat/_count.html", {"count": values})
+    return kit.render_page("chat/_count.html", {"count": values})
 
 
 @blueprint.get("/chat/several/<message_id>")
 def several(message_id: str) -> Response:
     """Ways to ask this answer's question again; ``off`` closes it."""
     if "off" in request.args:
-        return render_page("chat/_several.html", {"id": message_id, "is_shown": False})
+        return kit.render_page("chat/_several.html", {"id": message_id, "is_shown": False})
     page = chat_context()
     stored = page.store.message(message_id)
     t = page.t
@@ -271,20 +260,20 @@ def tokens(message_id: str) -> Response:
     """An answer's tokens from ``from`` on; ``at``: the alternatives to one of them; ``off`` closes it."""
     page, at = chat_context(), request.args.get("at", type=int)
     if "off" in request.args:
-        return render_page("chat/_tokens.html", {"id": message_id, "is_shown": False})
-    if at is not None and wants_fragment():
-        return render_page("chat/_alternatives.html", {"found": alternatives_view(page, message_id, at)})
+        return kit.render_page("chat/_tokens.html", {"id": message_id, "is_shown": False})
+    if at is not None and kit.wants_fragment():
+        return kit.render_page("chat/_alternatives.html", {"found": alternatives_view(page, message_id, at)})
     values = token_page(page, message_id, request.args.get("from", 0, type=int))
     if at is not None:
         values["found"] = alternatives_view(page, message_id, at)
     return _part("chat/_tokens.html", values)
 
 
-def token_page(page: ChatContext, message_id: str, start: int) -> Values:
+def token_page(page: ChatContext, message_id: str, start: int) -> kit.Values:
     """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by probability, from ``start`` on.
     ``failure``: why they cannot be shown."""
     stored = page.store.message(message_id)
-    view: Values = {
+    view: kit.Values = {
         "page_title": page.t("chat.tokens.label"),
         "back_url": f"/chat/{stored.chat_id}",
         "id": message_id,
@@ -309,9 +298,9 @@ def token_page(page: ChatContext, message_id: str, start: int) -> Values:
     }
 
 
-def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
+def alternatives_view(page: ChatContext, message_id: str, place: int) -> kit.Values:
     """``chat/_alternatives.html``: possible tokens at this position, likeliest first, with the actual one."""
-    view: Values = {"id": message_id, "place": place}
+    view: kit.Values = {"id": message_id, "place": place}
     try:
         own, best = AnswerTokens(page.manager, page.store, page.presets).alternatives(message_id, place)
     except RoostError as exc:
@@ -352,7 +341,7 @@ def service_worker() -> Response:
 @blueprint.get("/offline")
 def offline() -> Response:
     """A page that the browser stores and shows while the server is not reachable."""
-    t = translator(current_locale())
+    t = kit.translator(kit.current_locale())
     return notice_page(t("offline.title"), t("offline.text"), t("offline.hint"), 200)
 
 
@@ -363,7 +352,7 @@ def aside(chat_id: str, kind: str) -> Response:
     page = chat_context()
     if kind not in MAX_TOKENS:
         raise ChatNotFound()
-    values: Values = {"id": chat_id, "kind": kind, "is_shown": "off" not in request.args}
+    values: kit.Values = {"id": chat_id, "kind": kind, "is_shown": "off" not in request.args}
     if values["is_shown"]:
         question = page.t(f"chat.aside.ask.{kind}")
         try:
@@ -378,18 +367,18 @@ def aside(chat_id: str, kind: str) -> Response:
     return _part("chat/_aside.html", {**shown})
 
 
-def _part(name: str, values: Values) -> Response:
+def _part(name: str, values: kit.Values) -> Response:
     """A part of a chat's page, or a separate page without scripts."""
-    return render_page("chat/part.html", {**values, "part": name}, name)
+    return kit.render_page("chat/part.html", {**values, "part": name}, name)
 
 
 @blueprint.get("/chat/<chat_id>/older")
 def older(chat_id: str) -> Response | BaseResponse:
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect(url_for("chat.chat", chat_id=chat_id), 303)
     page = chat_context()
     found = conversation(page, chat_id, page.store.branch(chat_id), before=request.args.get("before", ""))
-    return render_page("chat/_older.html", {"conversation": found})
+    return kit.render_page("chat/_older.html", {"conversation": found})
 
 
 @blueprint.get("/chat/<chat_id>/export.<kind>")
@@ -407,8 +396,8 @@ def export(chat_id: str, kind: str) -> Response:
         mimetype = "application/json"
     else:
         raise ChatNotFound()
-    name = file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
-    return download(body, mimetype, f"{name}.{kind}")
+    name = kit.file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
+    return kit.download(body, mimetype, f"{name}.{kind}")
 
 
 def chat_files(page: ChatContext) -> ChatFiles:
@@ -430,9 +419,9 @@ def import_() -> Response | BaseResponse:
             raise RoostError("chat_import_invalid", name="", reason=Text("reason.services.no_conversation"))
     except RoostError as exc:
         toast = page.error_toast(exc, id=f"i{next(_toast_numbers)}")
-        status = refused_status(exc)
-        if wants_fragment():
-            return render_page("chat/page.html", {"toast": toast}, "_toast.html", status=status)
+        status = kit.refused_status(exc)
+        if kit.wants_fragment():
+            return kit.render_page("chat/page.html", {"toast": toast}, "_toast.html", status=status)
         return _show(page, toasts=(toast,), status=status)
     page.news.publish(page.list_topic)
     chat_ids = [chat_id for each in opened for chat_id in each.chat_ids]
@@ -447,12 +436,12 @@ def import_() -> Response | BaseResponse:
         "states": states,
     }
     address = f"/chat/{chat_ids[0]}?{urlencode({name: value for name, value in told.items() if value})}"
-    if wants_fragment():
+    if kit.wants_fragment():
         return make_response("", {CHAT_HEADER: address})
     return redirect(address, 303)
 
 
-def _import_toast(page: ChatContext, chat_id: str) -> tuple[Toast, ...]:
+def _import_toast(page: ChatContext, chat_id: str) -> tuple[kit.Toast, ...]:
     """After an import: what was imported, what was left out, and a hint if the states belong to another model."""
     chats, messages = (request.args.get(name, 0, type=int) for name in ("chats", "messages"))
     if not (chat_id and 0 < chats <= MOST_CHATS and 0 < messages <= MOST_MESSAGES):
@@ -468,8 +457,8 @@ def _import_toast(page: ChatContext, chat_id: str) -> tuple[Toast, ...]:
         model = next((row.model for row in reversed(page.store.branch(chat_id)) if row.model), "?")
         parts.append(page.t("chat.import.other_model", model=model))
         label = page.t("chat.import.read_now")
-        return (Toast("imported", " ".join(parts), hint, undo=f"read_chat:{chat_id}", label=label),)
-    return (Toast("imported", " ".join(parts), hint),)
+        return (kit.Toast("imported", " ".join(parts), hint, undo=f"read_chat:{chat_id}", label=label),)
+    return (kit.Toast("imported", " ".join(parts), hint),)
 
 
 @blueprint.post("/chat/do")
@@ -485,7 +474,7 @@ def do() -> Response | BaseResponse:
         result = Commands(page, asker(), current_role).perform(read_command(fields))
     except RoostError as exc:
         shown = taken.chat_id if _exists(page, taken.chat_id) else ""
-        status = refused_status(exc)
+        status = kit.refused_status(exc)
         return _show(chat_context(), shown, (page.error_toast(exc),), status, request.form.get("text", ""))
     return redirect(address_of(result), 303)
 
@@ -522,12 +511,12 @@ def attach() -> Response | BaseResponse:
     request.max_form_memory_size = FORM_BYTES
     page = chat_context()
     taken = _take_files(page, FrameFields(dict(request.form.items())))
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect(f"/chat/{taken.chat_id}" if taken.chat_id else "/", 303)
     toasts = [page.error_toast(error, id=f"f{next(_toast_numbers)}") for error in taken.refused]
     values = {"attached": attached(page, taken.chat_id), "toasts": toasts}
     status = max((error.status for error in taken.refused), default=200)
-    response = render_page("chat/_uploaded.html", values, status=status)
+    response = kit.render_page("chat/_uploaded.html", values, status=status)
     response.headers[CHAT_HEADER] = taken.chat_id
     return response
 
@@ -535,7 +524,7 @@ def attach() -> Response | BaseResponse:
 def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
     """The files in the request's form. ``fields`` receive the chat that is created for the first of them."""
     commands = Commands(page, asker(), current_role)
-    chat_id, refused = fields.text("chat", ID_CHARS, ""), []
+    chat_id, refused = fields.text("chat", kit.ID_CHARS, ""), []
     for upload in request.files.getlist("file"):
         if not upload.filename:  # the form's file field is empty
             continue
@@ -561,7 +550,7 @@ def file(chat_id: str, attachment_id: str) -> Response:
         "back_url": f"/chat/{chat_id}",
         "download_url": f"/chat/{chat_id}/files/{attachment_id}/download",
     }
-    return render_page("chat/file.html", values)
+    return kit.render_page("chat/file.html", values)
 
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>/download")
@@ -570,7 +559,7 @@ def file_text(chat_id: str, attachment_id: str) -> Response:
     store = chat_context().files.store
     name = store.get(chat_id, attachment_id).name
     ending = ".txt" if name.lower().endswith((".pdf", ".docx")) else ""
-    return download(store.text(chat_id, attachment_id), "text/plain", name + ending)
+    return kit.download(store.text(chat_id, attachment_id), "text/plain", name + ending)
 
 
 blueprint.register_blueprint(attachments)

@@ -36,20 +36,7 @@ from webapp.services.states import StateEntry
 from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept
 from webapp.storage.presets import Preset
-from webapp.web.kit.page import (
-    ID_CHARS,
-    Choice,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    download,
-    file_stem,
-    fresh_page,
-    refused_status,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.builder import BuilderChoice, builder_panel, choice_of, machine_facts, read_choice, why_not
 from webapp.web.presets.form import (
     Control,
@@ -81,8 +68,8 @@ MOST_STARS = 5
 
 
 def list_page(
-    page: PageContext, toasts: Sequence[Toast] = (), pasted: str = "", refusal: RoostError | None = None
-) -> Values:
+    page: kit.PageContext, toasts: Sequence[kit.Toast] = (), pasted: str = "", refusal: RoostError | None = None
+) -> kit.Values:
     """``refusal``: the error of an import, whose text was ``pasted``."""
     presets = page.presets
     rows = _rows(page, presets.list())
@@ -98,7 +85,7 @@ def list_page(
     }
 
 
-def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "") -> Values:
+def new_page(page: kit.PageContext, chosen: str = "", name: str = "", error: str = "") -> kit.Values:
     """``chosen``: id of the selected template."""
     shipped_first = sorted(page.presets.list(), key=lambda preset: not preset.shipped_key)
     return {
@@ -110,11 +97,11 @@ def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "
     }
 
 
-def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
+def _every_page(title: str, toasts: Sequence[kit.Toast] = ()) -> kit.Values:
     return {"page_title": title, "toasts": tuple(toasts)}
 
 
-def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
+def _rows(page: kit.PageContext, presets: Sequence[Preset]) -> list[kit.Values]:
     """``trouble``: why a preset cannot run here now; "" if no problem is known."""
     active_id, t = page.presets.active().id, page.t
     unavailable = {row.kind.key: row.kind.label for row in kinds_here() if not row.availability.is_available}
@@ -145,7 +132,7 @@ def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
     ]
 
 
-def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, saved: str = "") -> Values:
+def edit_page(page: kit.PageContext, preset: Preset, draft: Draft | None = None, saved: str = "") -> kit.Values:
     """One preset with all its fields. ``saved``: the result of the last save."""
     t, is_draft = page.t, draft is not None
     draft = draft or Draft()
@@ -185,14 +172,14 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
     }
 
 
-def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: Mapping[str, str]) -> Control:
+def _prompt_field(page: kit.PageContext, controls: Controls, row: Parameter, fits: Mapping[str, str]) -> Control:
     """``fits``: what an open choice means now, by field."""
     if row.name == "tools":
         known = [tool.definition.name for tool in page.tools.list()]
         missing = [name for name in controls.value(row).split("\n") if name and name not in known]
         words = [*((name, name) for name in known)]
         words += [(name, page.t("preset_page.tools.missing", name=name)) for name in missing]
-        return controls.of(row, tuple(Choice(*one) for one in words), "checks")
+        return controls.of(row, tuple(kit.Choice(*one) for one in words), "checks")
     if row.kind != "choice":
         return controls.of(row)
     keys = {"template": "chat.template", "think_mode": "chat.think", "tool_dialect": "tools.dialect"}
@@ -200,7 +187,7 @@ def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: M
     auto = page.t("presets.choice.template.auto")
     if fitting := fits.get(row.name):
         auto = page.t("presets.choice.template.auto_is", name=names[fitting])
-    return controls.of(row, tuple(Choice(value, names.get(value, auto)) for value in row.choices))
+    return controls.of(row, tuple(kit.Choice(value, names.get(value, auto)) for value in row.choices))
 
 
 def _fitting(controls: Controls, model: Inspection | None) -> dict[str, str]:
@@ -217,7 +204,7 @@ def _formats_for(model: Inspection, template: str, dialect: str, tools: str) -> 
     return {"template": fitting.name, "tool_dialect": found.dialect.name}
 
 
-def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
+def _option(page: kit.PageContext, controls: Controls, row: Parameter) -> Control:
     """If a backend's option needs more than this machine has, its help says so."""
     if row.name == "tokenizer":
         return controls.of(row, _tokenizer_choices(page, controls.value(row)))
@@ -236,7 +223,7 @@ def _availability_of_switch(name: str) -> Availability | None:
     return next(found, None)
 
 
-def _differences(page: PageContext, controls: Controls, preset: Preset, draft: Draft) -> Iterator[Values]:
+def _differences(page: kit.PageContext, controls: Controls, preset: Preset, draft: Draft) -> Iterator[kit.Values]:
     """Differences between the form and the saved preset. ``value``: the saved one, as the form shows it."""
     t, raw = page.t, draft.raw
     for name, theirs in (("name", shown_name(preset, t)), ("note", shown_note(preset, t))):
@@ -254,7 +241,7 @@ def _differences(page: PageContext, controls: Controls, preset: Preset, draft: D
         yield {"name": "", "label": label, "value": "", "theirs": theirs, "yours": yours}
 
 
-def in_use(page: PageContext, preset: Preset) -> Values:
+def in_use(page: kit.PageContext, preset: Preset) -> kit.Values:
     """``presets/_in_use.html``: whether the preset is in use completely, except for parts that need a reload, or
     not."""
     presets, status, t = page.presets, page.status, page.t
@@ -287,65 +274,65 @@ def in_use(page: PageContext, preset: Preset) -> Values:
     }
 
 
-def _model_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
-    found = [Choice("", page.t("presets.choice.model.any"))]
+def _model_choices(page: kit.PageContext, chosen: str) -> tuple[kit.Choice, ...]:
+    found = [kit.Choice("", page.t("presets.choice.model.any"))]
     for entry in page.manager.library.list():
         if entry.inspection is not None and entry.inspection.kind == "model":
             label = page.t("preset_page.model.starter") if entry.name == STARTER_MODEL else entry.name
-            found.append(Choice(entry.name, f"{label} · {size_text(entry.size_bytes)}"))
+            found.append(kit.Choice(entry.name, f"{label} · {size_text(entry.size_bytes)}"))
     return _with_chosen(page, found, chosen)
 
 
-def _adapter_choices(page: PageContext, field: str, chosen: str) -> tuple[Choice, ...]:
+def _adapter_choices(page: kit.PageContext, field: str, chosen: str) -> tuple[kit.Choice, ...]:
     """A file that PiSSA training started from is not an adapter."""
-    found = [Choice("", page.t("models.adapter.none"))]
+    found = [kit.Choice("", page.t("models.adapter.none"))]
     for entry in page.manager.library.list():
         kind = entry.inspection.adapter if entry.inspection is not None else ""
         if kind and (kind == "pissa-init") == (field == "adapter_start"):
-            found.append(Choice(entry.name, f"{entry.name} · {size_text(entry.size_bytes)}"))
+            found.append(kit.Choice(entry.name, f"{entry.name} · {size_text(entry.size_bytes)}"))
     return _with_chosen(page, found, chosen)
 
 
-def _with_chosen(page: PageContext, found: list[Choice], chosen: str) -> tuple[Choice, ...]:
+def _with_chosen(page: kit.PageContext, found: list[kit.Choice], chosen: str) -> tuple[kit.Choice, ...]:
     """A chosen name that is missing here remains in the list."""
     if all(choice.value != chosen for choice in found):
-        found.append(Choice(chosen, page.t("preset_page.not_here", name=chosen)))
+        found.append(kit.Choice(chosen, page.t("preset_page.not_here", name=chosen)))
     return tuple(found)
 
 
-def state_choices(page: PageContext, model: Inspection | None, chosen: str) -> tuple[Choice, ...]:
+def state_choices(page: kit.PageContext, model: Inspection | None, chosen: str) -> tuple[kit.Choice, ...]:
     """States that fit the model first; others are listed but disabled."""
     states = page.states
     brings_own = model is not None and model.has_time_state
-    found = [Choice("", page.t("presets.choice.state.own" if brings_own else "preset_page.state.none"))]
+    found = [kit.Choice("", page.t("presets.choice.state.own" if brings_own else "preset_page.state.none"))]
     if brings_own:
-        found.append(Choice(ZERO_STATE, page.t("presets.choice.state.zero")))
+        found.append(kit.Choice(ZERO_STATE, page.t("presets.choice.state.zero")))
 
     def fits(entry: StateEntry) -> bool:
         """If no model is known, every readable state fits."""
         return entry.error is None if model is None else states.library.name_of(Path(model.path)) in entry.fits
 
     rows = [(entry.name, fits(entry)) for entry in states.list()]
-    found += [Choice(name, name) for name, is_fit in rows if is_fit]
+    found += [kit.Choice(name, name) for name, is_fit in rows if is_fit]
     others = [name for name, is_fit in rows if not is_fit]
-    found += [Choice(name, page.t("preset_page.state.other", name=name), name != chosen) for name in others]
+    found += [kit.Choice(name, page.t("preset_page.state.other", name=name), name != chosen) for name in others]
     return _with_chosen(page, found, chosen)
 
 
-def _tokenizer_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
-    found = [Choice(name, page.t(f"preset_page.tokenizer.{name or 'auto'}")) for name in TOKENIZERS]
+def _tokenizer_choices(page: kit.PageContext, chosen: str) -> tuple[kit.Choice, ...]:
+    found = [kit.Choice(name, page.t(f"preset_page.tokenizer.{name or 'auto'}")) for name in TOKENIZERS]
     names = sorted(one.name for one in page.manager.library.models_dir.glob("*") if one.suffix in VOCABULARIES)
-    found += [Choice(name, name) for name in names[:MOST_FILES]]
+    found += [kit.Choice(name, name) for name in names[:MOST_FILES]]
     return _with_chosen(page, found, chosen)
 
 
-def compare_page(page: PageContext) -> Values:
+def compare_page(page: kit.PageContext) -> kit.Values:
     """The tables of RWKV-Runner's manual, next to the engines here and measurements of Roost."""
     t, data, found = page.t, comparison(), kinds_here()
     labels_of = {row.kind.key: t(row.kind.label) for row in found}
     measured = data["measured"]
 
-    def cell(row: Values, cell: Values, size: str) -> Values:
+    def cell(row: kit.Values, cell: kit.Values, size: str) -> kit.Values:
         note = t("preset_page.compare.some_layers", layers=cell["layers"]) if "layers" in cell else ""
         if "all_gb" in cell:
             note += " " + t("preset_page.compare.more_layers", layers=cell["all_layers"], gb=f"{cell['all_gb']:g}")
@@ -354,10 +341,10 @@ def compare_page(page: PageContext) -> Values:
         text = f"{cell['gb']:g} GB" if "gb" in cell else t("preset_page.compare.not_advised")
         return {"text": text, "note": note, "ours": ours}
 
-    def label(row: Values) -> str:
+    def label(row: kit.Values) -> str:
         return f"{labels_of.get(row['kind'], row['kind'])} {row['precision']}"
 
-    def speed(row: Values) -> str:
+    def speed(row: kit.Values) -> str:
         rate = row["tokens_per_s"]
         return t("unit.tokens_per_s", rate=f"{rate:g}") if rate is not None else ""  # type: ignore[no-any-return]
 
@@ -387,11 +374,11 @@ def compare_page(page: PageContext) -> Values:
     }
 
 
-def _key(row: Values) -> tuple[str, str]:
+def _key(row: kit.Values) -> tuple[str, str]:
     return row["kind"], row["precision"]
 
 
-def _compared(page: PageContext, row: KindEntry, manual: Values) -> Values:
+def _compared(page: kit.PageContext, row: KindEntry, manual: kit.Values) -> kit.Values:
     """A kind in the manual, its equivalent in Roost, and whether it runs on this machine."""
     t, kind = page.t, row.kind
     here = t("preset_page.compare.reads", versions=", ".join(kind.versions), formats=" ".join(kind.formats))
@@ -416,63 +403,65 @@ def _compared(page: PageContext, row: KindEntry, manual: Values) -> Values:
 
 @blueprint.get("")
 def index() -> Response:
-    page = current_page()
-    return render_page("presets/list.html", list_page(page, page.done_toast("preset_page.done", SAID)))
+    page = kit.current_page()
+    return kit.render_page("presets/list.html", list_page(page, page.done_toast("preset_page.done", SAID)))
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    return render_page("presets/new.html", new_page(current_page(), request.args.get("from", "")[:ID_CHARS]))
+    return kit.render_page(
+        "presets/new.html", new_page(kit.current_page(), request.args.get("from", "")[: kit.ID_CHARS])
+    )
 
 
 @blueprint.get("/compare")
 def compare() -> Response:
-    return render_page("presets/compare.html", compare_page(current_page()))
+    return kit.render_page("presets/compare.html", compare_page(kit.current_page()))
 
 
 @blueprint.get("/builder")
 def builder() -> Response | BaseResponse:
     """The strategy builder for the current fields, and the states that fit; uses the form's model."""
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect(url_for("presets.index"), 303)
-    page, model = current_page(), request.args.get("model", "")[:MODEL_NAME_CHARS]
+    page, model = kit.current_page(), request.args.get("model", "")[:MODEL_NAME_CHARS]
     found = model_file(page, model)
     choice = read_choice(request.args, found.config if found else None) or BuilderChoice()
     automatic = page.presets.resolved_strategy(model) or page.status.strategy
     state = request.args.get("state")
     states = () if state is None else state_choices(page, found, state[:MODEL_NAME_CHARS])
     shown = {"builder": builder_panel(page, choice, found, automatic), "states": states, "chosen_state": state}
-    return render_page("presets/_builder.html", shown)
+    return kit.render_page("presets/_builder.html", shown)
 
 
 @blueprint.get("/export.json")
 def export_all() -> Response:
-    return download(current_page().presets.export_json(), "application/json", "roost-presets.json")
+    return kit.download(kit.current_page().presets.export_json(), "application/json", "roost-presets.json")
 
 
 @blueprint.get("/<preset_id>/export.json")
 def export(preset_id: str) -> Response:
-    page = current_page()
+    page = kit.current_page()
     preset = page.presets.get(preset_id)
-    name = file_stem(shown_name(preset, page.t), "preset")
-    return download(page.presets.export_json([preset.id]), "application/json", f"{name}.json")
+    name = kit.file_stem(shown_name(preset, page.t), "preset")
+    return kit.download(page.presets.export_json([preset.id]), "application/json", f"{name}.json")
 
 
 @blueprint.get("/<preset_id>")
 def edit(preset_id: str) -> Response:
-    page = current_page()
+    page = kit.current_page()
     preset = page.presets.get(preset_id)
-    return render_page("presets/edit.html", edit_page(page, preset, saved=_saved_text(page, preset)))
+    return kit.render_page("presets/edit.html", edit_page(page, preset, saved=_saved_text(page, preset)))
 
 
 @blueprint.post("/<preset_id>")
 def submit(preset_id: str) -> Response | BaseResponse:
     """``do``: save, save_and_use (which loads its model), or preview (renders the page without saving)."""
-    page, do = current_page(), request.form.get("do", "save")
+    page, do = kit.current_page(), request.form.get("do", "save")
     preset = page.presets.get(preset_id)
     draft = read_form(page, preset, request.form)
     if do == "preview" or request.form.get("switch"):
-        return render_page("presets/edit.html", edit_page(page, preset, draft))
+        return kit.render_page("presets/edit.html", edit_page(page, preset, draft))
     outcome = save_form(page, preset, draft)
     if isinstance(outcome, Draft):
         return _refused(page.presets.get(preset_id), outcome)
@@ -487,16 +476,16 @@ def submit(preset_id: str) -> Response | BaseResponse:
 
 
 def _refused(preset: Preset, draft: Draft, status: int = 0) -> Response:
-    known = refused_status(draft.refusal) if draft.refusal else 422
-    return render_page("presets/edit.html", edit_page(fresh_page(), preset, draft), status=status or known)
+    known = kit.refused_status(draft.refusal) if draft.refusal else 422
+    return kit.render_page("presets/edit.html", edit_page(kit.fresh_page(), preset, draft), status=status or known)
 
 
 @blueprint.get("/<preset_id>/in-use")
 def show_in_use(preset_id: str) -> Response | BaseResponse:
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect(url_for("presets.edit", preset_id=preset_id), 303)
-    page = current_page()
-    return render_page("presets/_in_use.html", {"in_use": in_use(page, page.presets.get(preset_id))})
+    page = kit.current_page()
+    return kit.render_page("presets/_in_use.html", {"in_use": in_use(page, page.presets.get(preset_id))})
 
 
 @blueprint.post("/do")
@@ -505,28 +494,28 @@ def do() -> Response | BaseResponse:
     its input."""
     request.max_form_memory_size = IMPORT_BYTES
     command, _, target = request.form.get("do", "")[:200].partition(":")
-    target = target or request.form.get("id", "")[:ID_CHARS]
+    target = target or request.form.get("id", "")[: kit.ID_CHARS]
     try:
-        return redirect(_perform(current_page(), command, target), 303)
+        return redirect(_perform(kit.current_page(), command, target), 303)
     except RoostError as exc:
-        page, status = fresh_page(), refused_status(exc)
+        page, status = kit.fresh_page(), kit.refused_status(exc)
         if command == "import":
             shown = list_page(page, pasted=request.form.get("text", ""), refusal=exc)
         elif command == "create" and isinstance(exc, PresetError):
-            name, template = request.form.get("name", ""), request.form.get("from", "")[:ID_CHARS]
+            name, template = request.form.get("name", ""), request.form.get("from", "")[: kit.ID_CHARS]
             shown = new_page(page, template, name, page.explain(exc)[0])
-            return render_page("presets/new.html", shown, status=status)
+            return kit.render_page("presets/new.html", shown, status=status)
         else:
             shown = list_page(page, (page.error_toast(exc),))
-        return render_page("presets/list.html", shown, status=status)
+        return kit.render_page("presets/list.html", shown, status=status)
 
 
-def _perform(page: PageContext, command: str, target: str) -> str:
+def _perform(page: kit.PageContext, command: str, target: str) -> str:
     """Returns the next URL; raises a typed error."""
     presets, name, index = page.presets, request.form.get("name", ""), url_for("presets.index")
     match command:
         case "create":  # from a template, or empty; the default name is the template's
-            template = request.form.get("from", "")[:ID_CHARS]
+            template = request.form.get("from", "")[: kit.ID_CHARS]
             if template:
                 original = presets.get(template)
                 return _edit_url(presets.duplicate(template, name.strip() or shown_name(original, page.t)))
@@ -573,7 +562,7 @@ def _edit_url(preset: Preset) -> str:
     return url_for("presets.edit", preset_id=preset.id)
 
 
-def _saved_text(page: PageContext, preset: Preset) -> str:
+def _saved_text(page: kit.PageContext, preset: Preset) -> str:
     """The result of the last save; "" if there was none."""
     if "saved" not in request.args:
         return ""

@@ -24,19 +24,7 @@ from webapp.services.generation.request import Source
 from webapp.services.jobs import DONE, Job
 from webapp.services.states import MAKING, StateEntry, clear_snapshots, document, snapshot_use, source_of_preset
 from webapp.web.jobs import describes, job_list
-from webapp.web.kit.page import (
-    ID_CHARS,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    fresh_page,
-    html_id,
-    moment_text,
-    refused_status,
-    render_page,
-    undone_id,
-)
+from webapp.web.kit import page as kit
 from webapp.web.presets.form import shown_name
 from webapp.web.states.state_view import chat_state_page, file_view, short
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, PrefixSheet
@@ -54,11 +42,11 @@ LEAST_HEIGHT = 0.6
 
 
 def states_page(
-    page: PageContext,
-    toasts: tuple[Toast, ...] = (),
+    page: kit.PageContext,
+    toasts: tuple[kit.Toast, ...] = (),
     refusal: Mapping[str, str] | None = None,
     typed: Mapping[str, str] | None = None,
-) -> Values:
+) -> kit.Values:
     """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
     ``message``, ``hint`` and ``code``. ``typed``: its input (path, text, make_name, blend_name)."""
     states = page.states
@@ -87,8 +75,8 @@ def states_page(
 
 
 def details_page(
-    page: PageContext, entry: StateEntry, toasts: tuple[Toast, ...] = (), rename_error: str = ""
-) -> Values:
+    page: kit.PageContext, entry: StateEntry, toasts: tuple[kit.Toast, ...] = (), rename_error: str = ""
+) -> kit.Values:
     message, hint = page.explain(entry.error, entry.name) if entry.error else ("", "")
     norms = entry.sheet.norms if entry.sheet else ()
     most = max(norms, default=0.0) or 1.0
@@ -106,7 +94,7 @@ def details_page(
     }
 
 
-def chats_on_disk(page: PageContext) -> Values:
+def chats_on_disk(page: kit.PageContext) -> kit.Values:
     """``states/_chats.html``: how much of their allowed space the states of chats use. ``share`` is in per cent."""
     count, used = snapshot_use(page.settings)
     limit = page.settings.snapshot_limit_bytes
@@ -119,18 +107,18 @@ def chats_on_disk(page: PageContext) -> Values:
     }
 
 
-def bakeable_presets(page: PageContext) -> list[Values]:
+def bakeable_presets(page: kit.PageContext) -> list[kit.Values]:
     """Presets with a system prompt or tools."""
     rows = page.presets.list()
     return [{"value": row.id, "label": shown_name(row, page.t)} for row in rows if row.system_prompt or row.tools]
 
 
-def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
+def prefix_part(page: kit.PageContext, sheet: PrefixSheet | None) -> kit.Values | None:
     """The text that was prefilled into a state, and whether by the chosen model."""
     if sheet is None:
         return None
     is_stale, model = page.prefixes.is_stale(sheet), page.status.model
-    made = moment_text(sheet.made_at)
+    made = kit.moment_text(sheet.made_at)
     words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
     trained = trained_context(sheet.model)
     told = {"tokens": sheet.tokens, "trained": trained, "model": sheet.model}
@@ -145,7 +133,7 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
     }
 
 
-def in_use(page: PageContext) -> Values:
+def in_use(page: kit.PageContext) -> kit.Values:
     """The initial state of new answers. ``others``: (name, label) of choices other than files."""
     name, has_own = page.status.state, page.model is not None and page.model.has_time_state
     is_file = bool(name) and name != ZERO_STATE
@@ -168,14 +156,14 @@ def in_use(page: PageContext) -> Values:
     }
 
 
-def state_row(page: PageContext, entry: StateEntry) -> Values:
+def state_row(page: kit.PageContext, entry: StateEntry) -> kit.Values:
     """``why_not``: why the chosen model cannot use the state; "" if it can."""
     sheet, is_used = entry.sheet, entry.name == page.status.state
     prefix = prefix_part(page, sheet.prefix if sheet else None)
     why_not = "" if is_used or entry.error else _why_not(page, entry)
     return {
         "name": entry.name,
-        "html_id": html_id(entry.name),
+        "html_id": kit.html_id(entry.name),
         "url": url_for("states.details", name=entry.name),
         "file_url": url_for("states.file", name=entry.name),
         "badges": _badges(page, entry, is_used),
@@ -192,7 +180,7 @@ def state_row(page: PageContext, entry: StateEntry) -> Values:
 
 
 @describes(MAKING)
-def _describe_making(page: PageContext, job: Job) -> Values:
+def _describe_making(page: kit.PageContext, job: Job) -> kit.Values:
     words = {"running": "states.making.running_text", "done": "states.making.done_text"}
     text = page.t(words[job.status], **job.details) if job.status in words else ""
     actions = []
@@ -202,7 +190,7 @@ def _describe_making(page: PageContext, job: Job) -> Values:
     return {"text": text, "actions": actions}
 
 
-def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
+def norm_chart(page: kit.PageContext, norms: Sequence[float]) -> kit.Values:
     """The norm of each layer as columns of an SVG, which needs no script or inline style. The largest norm has the
     highest column."""
     most = max(norms, default=0.0)
@@ -226,7 +214,7 @@ def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
     }
 
 
-def _badges(page: PageContext, entry: StateEntry, is_used: bool) -> list[Values]:
+def _badges(page: kit.PageContext, entry: StateEntry, is_used: bool) -> list[kit.Values]:
     found = [{"text": page.t("states.badge.in_use"), "kind": "accent"}] if is_used else []
     if entry.error is not None:
         found.append({"text": page.t("states.badge.unusable"), "kind": "red"})
@@ -240,7 +228,7 @@ def _badges(page: PageContext, entry: StateEntry, is_used: bool) -> list[Values]
     return found
 
 
-def _fits_text(page: PageContext, entry: StateEntry) -> str:
+def _fits_text(page: kit.PageContext, entry: StateEntry) -> str:
     if not entry.fits:
         return str(page.t("states.fits.none"))
     names = page.t("states.list_comma").join(entry.fits[:MOST_NAMED])
@@ -250,7 +238,7 @@ def _fits_text(page: PageContext, entry: StateEntry) -> str:
     return str(page.t("states.fits.some", names=names))
 
 
-def _facts(page: PageContext, entry: StateEntry) -> list[str]:
+def _facts(page: kit.PageContext, entry: StateEntry) -> list[str]:
     size = size_text(entry.size_bytes)
     if entry.sheet is None:
         return [size]
@@ -261,9 +249,9 @@ def _facts(page: PageContext, entry: StateEntry) -> list[str]:
     return [layers, page.t("states.fact.width", width=entry.sheet.n_embd), size]
 
 
-def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]]:
+def _facts_of_file(page: kit.PageContext, entry: StateEntry) -> list[tuple[str, str]]:
     t, sheet = page.t, entry.sheet
-    changed = moment_text(entry.changed_at)
+    changed = kit.moment_text(entry.changed_at)
     of_file = [(t("states.about.size"), size_text(entry.size_bytes)), (t("states.about.changed"), changed)]
     if sheet is None:
         return of_file
@@ -280,7 +268,7 @@ def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]
     ]
 
 
-def _chat_url(page: PageContext, entry: StateEntry) -> str:
+def _chat_url(page: kit.PageContext, entry: StateEntry) -> str:
     """For a new chat that starts from it; with the preset whose prompt and tools were prefilled, if it still exists."""
     sheet = entry.sheet.prefix if entry.sheet else None
     presets = page.presets.list() if sheet is not None and sheet.kind != DOCUMENT else ()
@@ -288,7 +276,7 @@ def _chat_url(page: PageContext, entry: StateEntry) -> str:
     return url_for("chat.index", state=entry.name, preset=found)
 
 
-def _why_not(page: PageContext, entry: StateEntry) -> str:
+def _why_not(page: kit.PageContext, entry: StateEntry) -> str:
     """Checks only version and sizes; applying the state checks everything."""
     config = page.model.config if page.model else None
     if config is None:
@@ -298,17 +286,17 @@ def _why_not(page: PageContext, entry: StateEntry) -> str:
     return str(page.t("states.why_not.model", model=page.status.model))
 
 
-def _blend_parts(page: PageContext, entries: Sequence[StateEntry]) -> list[Values]:
+def _blend_parts(page: kit.PageContext, entries: Sequence[StateEntry]) -> list[kit.Values]:
     """The states that can be blended, then the zero state, which weakens the others. Empty if no state is usable."""
     usable = [entry for entry in entries if entry.sheet is not None]
-    rows = [(e.name, e.name, html_id(e.name), " · ".join(_facts(page, e)[:2])) for e in usable]
+    rows = [(e.name, e.name, kit.html_id(e.name), " · ".join(_facts(page, e)[:2])) for e in usable]
     if rows:
         rows.append((ZERO_STATE, page.t("states.blend.zero"), "zero", page.t("states.blend.zero_text")))
     names = ("name", "label", "html_id", "facts")
     return [{**dict(zip(names, row, strict=True)), "weight": "0"} for row in rows]
 
 
-def _can_make(page: PageContext) -> bool:
+def _can_make(page: kit.PageContext) -> bool:
     try:
         config = page.model.config if page.model else None
         return config is not None and config.major > 4 and page.manager.tokenizer() is not None
@@ -321,40 +309,42 @@ def _can_make(page: PageContext) -> bool:
 
 @blueprint.get("")
 def index() -> Response:
-    page = current_page()
-    return render_page("states/page.html", states_page(page, page.done_toast("states.said", SAID)))
+    page = kit.current_page()
+    return kit.render_page("states/page.html", states_page(page, page.done_toast("states.said", SAID)))
 
 
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
-    page = current_page()
+    page = kit.current_page()
     entry = page.states.entry(name)
     shown = details_page(page, entry, page.done_toast("states.said", SAID))
     view = file_view(page, entry, request.args.get("with", "")[:NAME_CHARS])
-    return render_page("states/details.html", {**shown, "view": view})
+    return kit.render_page("states/details.html", {**shown, "view": view})
 
 
 @blueprint.get("/of-chat")
 def of_chat() -> BaseResponse | Response:
     """The state of the ``chat``, compared with the state ``with``."""
-    chat_id = request.args.get("chat", "")[:ID_CHARS]
+    chat_id = request.args.get("chat", "")[: kit.ID_CHARS]
     if not chat_id:
         return redirect("/", 303)
-    page = current_page()
-    return render_page("states/chat.html", chat_state_page(page, chat_id, request.args.get("with", "")[:NAME_CHARS]))
+    page = kit.current_page()
+    return kit.render_page(
+        "states/chat.html", chat_state_page(page, chat_id, request.args.get("with", "")[:NAME_CHARS])
+    )
 
 
 @blueprint.post("/of-chat")
 def load_for_chat() -> BaseResponse:
     """Loads the chosen model, so that its state can be shown."""
-    current_page().manager.begin_loading()
-    return redirect(url_for("states.of_chat", chat=request.form.get("chat", "")[:ID_CHARS]), 303)
+    kit.current_page().manager.begin_loading()
+    return redirect(url_for("states.of_chat", chat=request.form.get("chat", "")[: kit.ID_CHARS]), 303)
 
 
 @blueprint.get("/file")
 def file() -> BaseResponse:
     """Downloads the file ``?name=``."""
-    entry = current_page().states.entry(request.args.get("name", "")[:NAME_CHARS])
+    entry = kit.current_page().states.entry(request.args.get("name", "")[:NAME_CHARS])
     return send_file(
         entry.path, mimetype="application/octet-stream", as_attachment=True, download_name=entry.path.name, max_age=0
     )
@@ -363,7 +353,7 @@ def file() -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse | Response:
     """The undo command of a toast."""
-    return _act(lambda page: _said("restored", page.states.restore(undone_id())))
+    return _act(lambda page: _said("restored", page.states.restore(kit.undone_id())))
 
 
 @blueprint.post("/use")
@@ -371,7 +361,7 @@ def use() -> BaseResponse | Response:
     """``name`` of a file; "" for the model's own initial state; ``-`` for none."""
     name = request.form.get("name", "")[:NAME_CHARS]
 
-    def use_it(page: PageContext) -> str:
+    def use_it(page: kit.PageContext) -> str:
         page.states.use(name)
         own = "used_own" if page.model and page.model.has_time_state else "used_none"
         return _said({"": own, ZERO_STATE: "used_none"}.get(name, "used"), name, back=True)
@@ -392,14 +382,14 @@ def delete() -> BaseResponse | Response:
 
 @blueprint.post("/rename")
 def rename() -> BaseResponse | Response:
-    page = current_page()
+    page = kit.current_page()
     try:
         name = page.states.rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
     except FileMissing:
         raise
     except RoostError as exc:
         shown = details_page(page, page.states.entry(_name()), rename_error=page.sentences(exc))
-        return render_page("states/details.html", shown, status=422)
+        return kit.render_page("states/details.html", shown, status=422)
     return redirect(url_for("states.details", name=name, said="renamed", about=name), 303)
 
 
@@ -437,7 +427,7 @@ def make() -> BaseResponse | Response:
     request.max_form_memory_size = FORM_BYTES
     text, name = request.form.get("text", "")[:TEXT_CHARS], request.form.get("name", "")[:NAME_CHARS]
     try:
-        current_page().states.make(text, name)
+        kit.current_page().states.make(text, name)
     except RoostError as exc:
         return _refuse("make", exc, {"text": text, "make_name": name})
     return redirect(url_for("states.index"), 303)
@@ -451,7 +441,7 @@ def bake() -> BaseResponse | Response:
     text, name, kind = form.get("text", "")[:TEXT_CHARS], form.get("name", "")[:NAME_CHARS].strip(), form.get("kind")
     given = request.files.get("file")
     title = display_name(given.filename) if given is not None and given.filename else ""
-    page = current_page()
+    page = kit.current_page()
     try:
         if given is not None and title:
             data = given.stream.read(DOCUMENT_BYTES + 1)
@@ -470,7 +460,7 @@ def bake() -> BaseResponse | Response:
 def bake_preset() -> BaseResponse | Response:
     """From the system prompt and tools of the preset ``preset``."""
     name = request.form.get("name", "")[:NAME_CHARS].strip()
-    page = current_page()
+    page = kit.current_page()
     try:
         preset = page.presets.get(request.form.get("preset", "")[:NAME_CHARS])
         title = shown_name(preset, page.t)
@@ -485,7 +475,7 @@ def bake_preset() -> BaseResponse | Response:
 def bake_again() -> BaseResponse | Response:
     """Makes ``name`` again with the model that is chosen now."""
 
-    def start(page: PageContext) -> str:
+    def start(page: kit.PageContext) -> str:
         page.prefixes.bake_again(_name())
         return url_for("states.index")
 
@@ -506,30 +496,30 @@ def _parts() -> list[tuple[str, float]]:
 
 
 def _new(
-    form: str, said: str, make_file: Callable[[PageContext], str], typed: dict[str, str] | None = None
+    form: str, said: str, make_file: Callable[[kit.PageContext], str], typed: dict[str, str] | None = None
 ) -> BaseResponse | Response:
     """An action that creates a file. If it is refused, the form is shown again with its input and the reason."""
     try:
-        return redirect(_said(said, make_file(current_page())), 303)
+        return redirect(_said(said, make_file(kit.current_page())), 303)
     except RoostError as exc:
         return _refuse(form, exc, typed)
 
 
 def _refuse(form: str, exc: RoostError, typed: dict[str, str] | None = None) -> Response:
-    page = fresh_page()
+    page = kit.fresh_page()
     message, hint = page.explain(exc)
     shown = states_page(page, refusal={"form": form, "message": message, "hint": hint, "code": exc.code}, typed=typed)
-    return render_page("states/page.html", shown, status=refused_status(exc))
+    return kit.render_page("states/page.html", shown, status=kit.refused_status(exc))
 
 
-def _act(action: Callable[[PageContext], str]) -> BaseResponse | Response:
+def _act(action: Callable[[kit.PageContext], str]) -> BaseResponse | Response:
     """Runs the action and redirects to the URL that it returns. An error is shown as a toast on the list."""
     try:
-        return redirect(action(current_page()), 303)
+        return redirect(action(kit.current_page()), 303)
     except RoostError as exc:
-        page = fresh_page()
+        page = kit.fresh_page()
         shown = states_page(page, (page.error_toast(exc, _name()),))
-        return render_page("states/page.html", shown, status=max(exc.status, 400))
+        return kit.render_page("states/page.html", shown, status=max(exc.status, 400))
 
 
 def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:

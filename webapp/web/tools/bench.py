@@ -54,19 +54,7 @@ from webapp.tools.bench import (
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition
 from webapp.web.jobs import describes
-from webapp.web.kit.page import (
-    ROW_ID,
-    Choice,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    download,
-    moment_text,
-    posted_text,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 
 blueprint = Blueprint("bench", __name__, url_prefix="/bench")
 MOMENT = re.compile(r"\d{1,12}\.\d{1,9}")
@@ -87,7 +75,7 @@ ANSWERS_ON_A_PAGE = 60
 class Bench:
     """The tool bench of one request."""
 
-    def __init__(self, page: PageContext) -> None:
+    def __init__(self, page: kit.PageContext) -> None:
         self.page, self.t = page, page.t
         self.bench = page.tool_bench
         self.store = self.bench.store
@@ -122,7 +110,7 @@ class Bench:
 
 
 def current_bench() -> Bench:
-    return Bench(current_page())
+    return Bench(kit.current_page())
 
 
 # the form of a case
@@ -184,9 +172,9 @@ def bench_page(
     form: Mapping[str, Any] | None = None,
     draft: CaseDraft | None = None,
     error: BenchCaseInvalid | None = None,
-    toasts: tuple[Toast, ...] = (),
+    toasts: tuple[kit.Toast, ...] = (),
     **problems: str,
-) -> Values:
+) -> kit.Values:
     """``form``: the submitted run. ``problems``: ``run_problem``, ``problem`` (of making cases), ``import_error`` and
     ``import_text``."""
     t, form = bench.t, form or {}
@@ -207,17 +195,17 @@ def bench_page(
     }
 
 
-def case_page(bench: Bench, case_id: str, draft: CaseDraft, error: BenchCaseInvalid | None = None) -> Values:
+def case_page(bench: Bench, case_id: str, draft: CaseDraft, error: BenchCaseInvalid | None = None) -> kit.Values:
     form = _case_form(bench, draft, case_id, error)
     return {"page_title": bench.t("tool_bench.case.edit"), "case": form}
 
 
-def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCaseInvalid | None = None) -> Values:
+def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCaseInvalid | None = None) -> kit.Values:
     t = bench.t
     names = [row.name for row in bench.definitions()]
     if draft.expect and draft.expect not in (*names, SEVERAL):
         names.append(draft.expect)
-    tools = [Choice(name, name) for name in names]
+    tools = [kit.Choice(name, name) for name in names]
     wrong = str(error.params.get("field", "")) if error is not None else ""
     wrong = "arguments" if wrong == "calls" else wrong  # calls are typed in the field for arguments
     reason = bench.reason(error) if error is not None else ""
@@ -227,27 +215,31 @@ def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCa
             for name in ("prompt", "expect", "arguments")
         },
         "draft": draft,
-        "expectations": [Choice("", t("tool_bench.no_call")), *tools, Choice(SEVERAL, t("tool_bench.case.several"))],
+        "expectations": [
+            kit.Choice("", t("tool_bench.no_call")),
+            *tools,
+            kit.Choice(SEVERAL, t("tool_bench.case.several")),
+        ],
         "action": url_for("tools.bench.change_case", case_id=case_id) if case_id else url_for("tools.bench.add_case"),
         "case_id": case_id,
     }
 
 
-def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> Values:
+def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> kit.Values:
     t = bench.t
     names = [row.name for row in bench.definitions()]
-    dialects = [Choice(row.name, t(f"tools.dialect.{row.name}")) for row in all_dialects()]
+    dialects = [kit.Choice(row.name, t(f"tools.dialect.{row.name}")) for row in all_dialects()]
     return {
-        "tools": [Choice(name, name) for name in names],
+        "tools": [kit.Choice(name, name) for name in names],
         "chosen": frozenset(form.get("tools", names)),
         "are_shipped": not bench.page.tools.list(),
         "mode": str(form.get("mode", "both")),
-        "modes": [Choice(name, t(f"tool_bench.mode.{name}")) for name in ("both", *MODES)],
+        "modes": [kit.Choice(name, t(f"tool_bench.mode.{name}")) for name in ("both", *MODES)],
         "dialect": bench.page.field("tool_bench.dialect"),
-        "dialects": [Choice("", t("tools.dialect.auto")), *dialects],
+        "dialects": [kit.Choice("", t("tools.dialect.auto")), *dialects],
         "dialect_value": str(form.get("dialect", "")),
         "sampling": bench.page.field("tool_bench.sampling"),
-        "samplings": [Choice(name, t(f"tool_bench.sampling.{name}")) for name in ("greedy", AS_CHATS)],
+        "samplings": [kit.Choice(name, t(f"tool_bench.sampling.{name}")) for name in ("greedy", AS_CHATS)],
         "sampling_value": str(form.get("sampling", "greedy")),
         "case_count": t("tool_bench.count", count=len(bench.store.cases())),
         "problem": problem,
@@ -255,14 +247,14 @@ def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> Values:
     }
 
 
-def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
+def _run_rows(bench: Bench, run: StoredRun) -> list[kit.Values]:
     """One row per mode; a run without answers also has one. ``figures`` are in the order of the head, "" for none."""
     setup, t = run.setup, bench.t
     figures: Mapping[str, Mapping[str, Any]] = setup.get("figures", {})
     return [
         {
             "url": url_for("tools.bench.show_run", run_id=run.id),
-            "when": moment_text(run.started_at),
+            "when": kit.moment_text(run.started_at),
             "model": setup["model"],
             "strategy": setup["strategy"],
             "dialect": t(f"tools.dialect.{setup['dialect']}"),
@@ -275,7 +267,7 @@ def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
     ]
 
 
-def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
+def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[kit.Values]:
     """``is_unavailable``: it expects a tool that does not exist."""
     names = {row.name for row in bench.definitions()}
     no_call = bench.t("tool_bench.no_call")
@@ -294,7 +286,7 @@ def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
 # one run
 
 
-def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
+def run_page(bench: Bench, run_id: str, first: int = 0) -> kit.Values:
     """``first``: how many answers to skip."""
     t, run = bench.t, bench.store.run(run_id)
     answers = wrong_first(bench.store.answers(run_id)) if run.is_over else []
@@ -319,7 +311,7 @@ def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
     }
 
 
-def progress(bench: Bench, run: StoredRun) -> Values:
+def progress(bench: Bench, run: StoredRun) -> kit.Values:
     """``share`` is in per cent."""
     t, asked = bench.t, max(1, int(run.setup["asked"]))
     right = sum(map(is_right, bench.store.answers(run.id))) if not run.is_over else 0
@@ -335,7 +327,7 @@ def progress(bench: Bench, run: StoredRun) -> Values:
 
 
 @describes(KIND)
-def _describe_job(page: PageContext, job: Job) -> Values:
+def _describe_job(page: kit.PageContext, job: Job) -> kit.Values:
     url = url_for("tools.bench.show_run", run_id=job.details["run_id"])
     link = {"url": url, "label": page.t("action.open"), "icon": "gauge", "is_link": True}
     return {"facts": [page.t("tool_bench.title")], "actions": [link]}
@@ -372,7 +364,7 @@ def _note(bench: Bench, run: StoredRun) -> tuple[str, str, str]:
 def _facts(bench: Bench, run: StoredRun) -> list[str]:
     setup, t = run.setup, bench.t
     found = [
-        moment_text(run.started_at),
+        kit.moment_text(run.started_at),
         setup["strategy"],
         setup["state"],
         t(f"tools.dialect.{setup['dialect']}"),
@@ -382,7 +374,7 @@ def _facts(bench: Bench, run: StoredRun) -> list[str]:
     return [fact for fact in found if fact]
 
 
-def _mode_part(bench: Bench, report: ModeReport) -> Values:
+def _mode_part(bench: Bench, report: ModeReport) -> kit.Values:
     """One mode of a run: its figures, and the table of tools that were confused."""
     t = bench.t
     figures = [
@@ -399,7 +391,7 @@ def _mode_part(bench: Bench, report: ModeReport) -> Values:
     return {"mode": report.mode, "title": title, "figures": figures, "called": called, "rows": rows}
 
 
-def _table(bench: Bench, found: Confusion) -> tuple[list[str], list[tuple[str, list[Values]]]]:
+def _table(bench: Bench, found: Confusion) -> tuple[list[str], list[tuple[str, list[kit.Values]]]]:
     """Without tools that were neither expected nor called."""
     seen = {name for pair, count in found.counts.items() if count for name in pair}
     called = [name for name in found.called if name in seen]
@@ -411,7 +403,7 @@ def _table(bench: Bench, found: Confusion) -> tuple[list[str], list[tuple[str, l
     return [_name(bench, name) for name in called], rows
 
 
-def _cell(bench: Bench, expected: str, called: str, count: int) -> Values:
+def _cell(bench: Bench, expected: str, called: str, count: int) -> kit.Values:
     if not count:
         return {"shown": "·", "kind": "", "label": bench.t("tool_bench.confusion.none")}
     names = {"expected": _name(bench, expected), "called": _name(bench, called), "times": count}
@@ -424,7 +416,7 @@ def _name(bench: Bench, name: str) -> str:
     return str(bench.t(keys[name])) if name in keys else name
 
 
-def _answer_row(bench: Bench, answer: Answer, has_modes: bool) -> Values:
+def _answer_row(bench: Bench, answer: Answer, has_modes: bool) -> kit.Values:
     t = bench.t
     note = t("tool_bench.run.cut") if answer.get("finish_reason") == "length" else ""
     if "error" in answer:
@@ -471,7 +463,7 @@ def _percent(share: float | None) -> str:
 @blueprint.get("")
 def index() -> Response:
     bench = current_bench()
-    return render_page("tools/bench/page.html", bench_page(bench, toasts=_said_toast(bench)))
+    return kit.render_page("tools/bench/page.html", bench_page(bench, toasts=_said_toast(bench)))
 
 
 @blueprint.post("/runs")
@@ -484,7 +476,7 @@ def start() -> Response | BaseResponse:
     except (BenchRefused, GrammarInvalid, ModelError) as exc:
         refused = bench.page.explain(exc)
         page = bench_page(bench, {**asked, "tools": tools}, run_problem=" ".join(refused))
-        return render_page("tools/bench/page.html", page, status=exc.status)
+        return kit.render_page("tools/bench/page.html", page, status=exc.status)
     return redirect(url_for("tools.bench.show_run", run_id=run.id), 303)
 
 
@@ -492,17 +484,17 @@ def start() -> Response | BaseResponse:
 def show_run(run_id: str) -> Response:
     bench = current_bench()
     first = read_count(request.args.get("first", ""), 0, 0, 10_000)
-    return render_page("tools/bench/run.html", run_page(bench, run_id, first))
+    return kit.render_page("tools/bench/run.html", run_page(bench, run_id, first))
 
 
 @blueprint.get("/runs/<run_id>/progress")
 def show_progress(run_id: str) -> Response | BaseResponse:
     """Requested every second during the run; at the end, reloads the whole page."""
     bench = current_bench()
-    if not wants_fragment():
+    if not kit.wants_fragment():
         return redirect(url_for("tools.bench.show_run", run_id=run_id), 303)
     run = bench.store.run(run_id)
-    answer = render_page("tools/bench/_progress.html", {"progress": progress(bench, run)})
+    answer = kit.render_page("tools/bench/_progress.html", {"progress": progress(bench, run)})
     if run.is_over:
         answer.headers["HX-Refresh"] = "true"
     return answer
@@ -522,7 +514,7 @@ def export_run(run_id: str) -> Response:
     store = current_bench().store
     run = store.run(run_id)
     text = json.dumps(document(run.setup, store.answers(run_id), run.error), ensure_ascii=False, indent=1)
-    return download(text, "application/json", f"tool-bench-{run_id[:8]}.json")
+    return kit.download(text, "application/json", f"tool-bench-{run_id[:8]}.json")
 
 
 @blueprint.post("/runs/<run_id>/delete")
@@ -542,14 +534,14 @@ def add_case() -> Response | BaseResponse:
     except (BenchCaseInvalid, BenchRefused) as exc:
         error = exc if isinstance(exc, BenchCaseInvalid) else BenchCaseInvalid(field="prompt", **exc.params)
         page = bench_page(bench, draft=draft, error=error)
-        return render_page("tools/bench/page.html", page, status=422)
+        return kit.render_page("tools/bench/page.html", page, status=422)
     return _back("added")
 
 
 @blueprint.get("/cases/<case_id>")
 def edit_case(case_id: str) -> Response:
     bench = current_bench()
-    return render_page("tools/bench/case.html", case_page(bench, case_id, draft_of(bench.store.case(case_id).case)))
+    return kit.render_page("tools/bench/case.html", case_page(bench, case_id, draft_of(bench.store.case(case_id).case)))
 
 
 @blueprint.post("/cases/<case_id>")
@@ -558,7 +550,7 @@ def change_case(case_id: str) -> Response | BaseResponse:
     try:
         bench.store.change_case(case_id, case_of(draft))
     except BenchCaseInvalid as exc:
-        return render_page("tools/bench/case.html", case_page(bench, case_id, draft, exc), status=422)
+        return kit.render_page("tools/bench/case.html", case_page(bench, case_id, draft, exc), status=422)
     return _back("changed")
 
 
@@ -579,7 +571,7 @@ def do() -> BaseResponse:
     store, wanted = current_bench().store, request.form.get("do", "").removeprefix("restore:")
     if MOMENT.fullmatch(wanted):
         store.restore_cases(float(wanted))
-    elif ROW_ID.fullmatch(wanted):
+    elif kit.ROW_ID.fullmatch(wanted):
         store.restore_case(wanted)
     else:
         raise RoostError("bench_not_found")
@@ -599,36 +591,36 @@ def make() -> Response | BaseResponse:
     except BenchRefused as exc:
         form = {"seed": seed, "per_tool": per_tool}
         page = bench_page(bench, form, problem=bench.page.sentences(exc))
-        return render_page("tools/bench/page.html", page, status=409)
+        return kit.render_page("tools/bench/page.html", page, status=409)
     return _back("made", count=len(made.cases), without=",".join(made.left_out)[:500])
 
 
 @blueprint.post("/cases/import")
 def import_() -> Response | BaseResponse:
     request.max_form_memory_size = FORM_BYTES
-    bench, text = current_bench(), posted_text(MAX_IMPORT_CHARS)
+    bench, text = current_bench(), kit.posted_text(MAX_IMPORT_CHARS)
     try:
         made = cases_from_lines(text)
         bench.store.add_cases(made)
     except (BenchCaseInvalid, BenchRefused) as exc:
         said = bench.page.sentences(exc) if exc.code == "bench_line_invalid" else bench.reason(exc)
         page = bench_page(bench, import_error=said, import_text=text[:20_000])
-        return render_page("tools/bench/page.html", page, status=422)
+        return kit.render_page("tools/bench/page.html", page, status=422)
     return _back("imported", count=len(made))
 
 
 @blueprint.get("/cases/export")
 def export_cases() -> Response:
-    return download(cases_to_lines(current_bench().cases()), "application/jsonl", "tool-bench-cases.jsonl")
+    return kit.download(cases_to_lines(current_bench().cases()), "application/jsonl", "tool-bench-cases.jsonl")
 
 
 def _back(said: str, count: int = 0, without: str = "", undo: str = "") -> BaseResponse:
-    told: Values = {"said": said, "about": count or None, "without": without or None, "undo": undo or None}
+    told: kit.Values = {"said": said, "about": count or None, "without": without or None, "undo": undo or None}
     return redirect(url_for("tools.bench.index", _anchor=None if said == "run_deleted" else "cases", **told), 303)
 
 
-def _said_toast(bench: Bench) -> tuple[Toast, ...]:
+def _said_toast(bench: Bench) -> tuple[kit.Toast, ...]:
     without, undo = request.args.get("without", "")[:500], request.args.get("undo", "")
     hint = bench.t("tool_bench.said.without", names=without.replace(",", ", ")) if without else ""
-    command = f"restore:{undo}" if ROW_ID.fullmatch(undo) or MOMENT.fullmatch(undo) else ""
+    command = f"restore:{undo}" if kit.ROW_ID.fullmatch(undo) or MOMENT.fullmatch(undo) else ""
     return bench.page.done_toast("tool_bench.said", SAID, command, hint)

@@ -26,18 +26,7 @@ from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
 from webapp.tools.runner import ToolResult
-from webapp.web.kit.page import (
-    ROW_ID,
-    Choice,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    download,
-    posted_text,
-    render_page,
-    undone_id,
-)
+from webapp.web.kit import page as kit
 from webapp.web.tools import bench, servers
 from webapp.web.tools.form_input import (
     FORM_BEHAVIOURS,
@@ -75,8 +64,8 @@ ROW_FIELDS = ("name", "enum", "default", "more")
 
 
 def tools_page(
-    page: PageContext, toasts: tuple[Toast, ...] = (), import_error: str = "", import_text: str = ""
-) -> Values:
+    page: kit.PageContext, toasts: tuple[kit.Toast, ...] = (), import_error: str = "", import_text: str = ""
+) -> kit.Values:
     tools = page.tools.list()
     servers = {server.id: server.config.name for server in McpServerStore(page.tools.database).list()}
     names = {tool.definition.name for tool in tools}
@@ -91,7 +80,7 @@ def tools_page(
     }
 
 
-def _tool_row(page: PageContext, tool: StoredTool, servers: Mapping[str, str]) -> Values:
+def _tool_row(page: kit.PageContext, tool: StoredTool, servers: Mapping[str, str]) -> kit.Values:
     """``parameters`` in the short form for models. ``is_own``: not from an MCP server."""
     definition = tool.definition
     is_own = definition.behaviour is not Behaviour.MCP
@@ -116,13 +105,13 @@ def page_of(tool: StoredTool) -> str:
 
 
 def tool_form(
-    page: PageContext,
+    page: kit.PageContext,
     draft: ToolDraft,
     tool_id: str = "",
     error: ToolInvalid | None = None,
-    toasts: tuple[Toast, ...] = (),
-    trial: Values | None = None,
-) -> Values:
+    toasts: tuple[kit.Toast, ...] = (),
+    trial: kit.Values | None = None,
+) -> kit.Values:
     """``tool_id`` "" means a new tool. ``trial``: a call that was tried (``result``, ``is_error``, ``reason``)."""
     errors = _errors_of(page, error)
     title = draft.name if tool_id else page.t("tools.new")
@@ -138,8 +127,8 @@ def tool_form(
         "approvals": _choices(page, "approval", [choice.value for choice in Approval]),
         "kinds": _choices(page, "kind", KINDS),
         "item_kinds": _choices(page, "kind", ITEM_KINDS),
-        "methods": [Choice(method, method) for method in METHODS],
-        "builtins": [Choice(name, name) for name in BUILTINS],
+        "methods": [kit.Choice(method, method) for method in METHODS],
+        "builtins": [kit.Choice(name, name) for name in BUILTINS],
         "dialects": _choices(page, "dialect", ["", *(dialect.name for dialect in all_dialects())]),
         "preview": preview(page, draft, error),
         "toasts": toasts,
@@ -153,7 +142,7 @@ def definition_in(draft: ToolDraft) -> ToolDefinition:
     return usable(definition_of(draft))
 
 
-def preview(page: PageContext, draft: ToolDraft, error: ToolInvalid | None = None) -> Values:
+def preview(page: kit.PageContext, draft: ToolDraft, error: ToolInvalid | None = None) -> kit.Values:
     """The resulting definition, or its error. ``errors``: (field, text) for every field; an empty text removes an old
     error from the page."""
     if error is None:
@@ -177,7 +166,7 @@ def preview(page: PageContext, draft: ToolDraft, error: ToolInvalid | None = Non
     }
 
 
-def _dialect(page: PageContext, name: str) -> ToolDialect:
+def _dialect(page: kit.PageContext, name: str) -> ToolDialect:
     """The named dialect, otherwise the chosen model's."""
     try:
         return dialect_of(name, page.manager.model_info())
@@ -185,7 +174,7 @@ def _dialect(page: PageContext, name: str) -> ToolDialect:
         return default_dialect("")
 
 
-def _tokens_text(page: PageContext, text: str) -> str:
+def _tokens_text(page: kit.PageContext, text: str) -> str:
     """Empty if the chosen model's vocabulary is unknown."""
     try:
         return str(page.t("unit.tokens", count=len(page.manager.tokenizer().encode(text))))
@@ -193,7 +182,7 @@ def _tokens_text(page: PageContext, text: str) -> str:
         return ""
 
 
-def _errors_of(page: PageContext, error: ToolInvalid | None) -> Mapping[str, str]:
+def _errors_of(page: kit.PageContext, error: ToolInvalid | None) -> Mapping[str, str]:
     """Errors by form field: rows as ``0.1:enum``, errors of the whole schema at ``json``."""
     if error is None:
         return {}
@@ -216,7 +205,7 @@ def _row_error_names(rows: tuple[ParameterRow, ...], prefix: str) -> list[str]:
     return names
 
 
-def _row_fields(rows: tuple[ParameterRow, ...], errors: Mapping[str, str], prefix: str) -> list[Values]:
+def _row_fields(rows: tuple[ParameterRow, ...], errors: Mapping[str, str], prefix: str) -> list[kit.Values]:
     """``place`` names the row; ``errors`` are those of its fields."""
     found = []
     for number, row in enumerate(rows):
@@ -237,8 +226,8 @@ def _row_fields(rows: tuple[ParameterRow, ...], errors: Mapping[str, str], prefi
     return found
 
 
-def _choices(page: PageContext, group: str, values: list[str] | tuple[str, ...]) -> list[Choice]:
-    return [Choice(value, page.t(f"tools.{group}.{value or 'auto'}")) for value in values]
+def _choices(page: kit.PageContext, group: str, values: list[str] | tuple[str, ...]) -> list[kit.Choice]:
+    return [kit.Choice(value, page.t(f"tools.{group}.{value or 'auto'}")) for value in values]
 
 
 # routes
@@ -246,25 +235,27 @@ def _choices(page: PageContext, group: str, values: list[str] | tuple[str, ...])
 
 @blueprint.get("")
 def index() -> Response:
-    page = current_page()
-    return render_page("tools/page.html", tools_page(page, page.done_toast("tools.said", SAID)))
+    page = kit.current_page()
+    return kit.render_page("tools/page.html", tools_page(page, page.done_toast("tools.said", SAID)))
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    page = current_page()
+    page = kit.current_page()
     draft = replace(draft_of(EXAMPLE), behaviour="fixed") if request.args.get("from") == "example" else ToolDraft()
-    return render_page("tools/edit.html", tool_form(page, draft))
+    return kit.render_page("tools/edit.html", tool_form(page, draft))
 
 
 @blueprint.get("/<tool_id>")
 def edit(tool_id: str) -> BaseResponse | Response:
-    page = current_page()
+    page = kit.current_page()
     stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
         return redirect(page_of(stored), 303)
     draft = draft_of(stored.definition, stored.updated_at)
-    return render_page("tools/edit.html", tool_form(page, draft, tool_id, toasts=page.done_toast("tools.said", SAID)))
+    return kit.render_page(
+        "tools/edit.html", tool_form(page, draft, tool_id, toasts=page.done_toast("tools.said", SAID))
+    )
 
 
 @blueprint.post("")
@@ -274,7 +265,7 @@ def create() -> BaseResponse | Response:
 
 @blueprint.post("/<tool_id>")
 def save(tool_id: str) -> BaseResponse | Response:
-    def change(page: PageContext, definition: ToolDefinition) -> str:
+    def change(page: kit.PageContext, definition: ToolDefinition) -> str:
         _own(page, tool_id)
         return page.tools.update(tool_id, definition, request.form.get("updated_at", type=float)).id
 
@@ -284,7 +275,7 @@ def save(tool_id: str) -> BaseResponse | Response:
 @blueprint.post("/form")
 def form() -> Response:
     """The form after one of its own buttons: rows added, moved or removed, or JSON applied."""
-    page, draft = current_page(), _draft()
+    page, draft = kit.current_page(), _draft()
     tool_id, error = _tool_id(), None
     command = request.form.get("do", "")[:100]
     try:
@@ -294,31 +285,31 @@ def form() -> Response:
             draft = replace(draft, rows=changed_rows(draft.rows, command))
     except ToolInvalid as exc:
         error = exc if exc.params.get("field") == "json" else exc.with_params(field="json")
-    return render_page("tools/edit.html", tool_form(page, draft, tool_id, error), "tools/_form.html")
+    return kit.render_page("tools/edit.html", tool_form(page, draft, tool_id, error), "tools/_form.html")
 
 
 @blueprint.post("/preview")
 def show_preview() -> Response:
     """The definition that the form describes, and the errors of its fields."""
-    return render_page("tools/_preview.html", {"preview": preview(current_page(), _draft()), "is_update": True})
+    return kit.render_page("tools/_preview.html", {"preview": preview(kit.current_page(), _draft()), "is_update": True})
 
 
 @blueprint.post("/try")
 def try_out() -> Response:
     """Runs the tool with the form's values, saved or not."""
-    page, draft = current_page(), _draft()
+    page, draft = kit.current_page(), _draft()
     try:
         definition = definition_in(draft)
         arguments = draft.arguments.strip() or json.dumps(sample_arguments(definition.parameters))
         found = try_call(definition, arguments, page.settings.tool_hosts)
     except ToolInvalid as exc:
-        return render_page("tools/edit.html", tool_form(page, draft, _tool_id(), exc), "tools/_form.html")
+        return kit.render_page("tools/edit.html", tool_form(page, draft, _tool_id(), exc), "tools/_form.html")
     result = _trial(page, found) if found else {"result": page.t("tools.try.asks")}
     shown = tool_form(page, replace(draft, arguments=arguments), _tool_id(), trial=result)
-    return render_page("tools/edit.html", shown, "tools/_form.html")
+    return kit.render_page("tools/edit.html", shown, "tools/_form.html")
 
 
-def _trial(page: PageContext, found: ToolResult) -> dict[str, Any]:
+def _trial(page: kit.PageContext, found: ToolResult) -> dict[str, Any]:
     """``result``: the text for the model; ``reason``: why it is an error, in the user's language."""
     reason = str(say(found.reason, page.locale)) if found.is_error else ""
     return {"result": found.text or page.t("tools.try.empty"), "is_error": found.is_error, "reason": reason}
@@ -326,7 +317,7 @@ def _trial(page: PageContext, found: ToolResult) -> dict[str, Any]:
 
 @blueprint.post("/<tool_id>/delete")
 def delete(tool_id: str) -> BaseResponse:
-    page = current_page()
+    page = kit.current_page()
     name = _own(page, tool_id).definition.name
     page.tools.delete(tool_id)
     return redirect(url_for("tools.index", said="deleted", about=name, undo=tool_id), 303)
@@ -335,7 +326,7 @@ def delete(tool_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo command of a toast."""
-    stored = current_page().tools.restore(undone_id())
+    stored = kit.current_page().tools.restore(kit.undone_id())
     return redirect(url_for("tools.index", said="restored", about=stored.definition.name), 303)
 
 
@@ -345,10 +336,10 @@ def add_builtin() -> BaseResponse | Response:
     if row is None:
         return redirect(url_for("tools.index"), 303)
     try:
-        current_page().tools.create(row.definition)
+        kit.current_page().tools.create(row.definition)
     except ToolInvalid as exc:
-        page = current_page()
-        return render_page("tools/page.html", tools_page(page, (page.error_toast(exc),)), status=422)
+        page = kit.current_page()
+        return kit.render_page("tools/page.html", tools_page(page, (page.error_toast(exc),)), status=422)
     return redirect(url_for("tools.index", said="added", about=row.definition.name), 303)
 
 
@@ -356,23 +347,23 @@ def add_builtin() -> BaseResponse | Response:
 def import_() -> BaseResponse | Response:
     """A `tools` array, one of its entries, or a bare function object; pasted or as a file."""
     request.max_form_memory_size = FORM_BYTES
-    page, text = current_page(), posted_text(MAX_IMPORT_CHARS)
+    page, text = kit.current_page(), kit.posted_text(MAX_IMPORT_CHARS)
     try:
         made = page.tools.create_all(definitions_in(text))
     except ToolInvalid as exc:
         shown = tools_page(page, import_error=page.sentences(exc), import_text=text[:20_000])
-        return render_page("tools/page.html", shown, status=422)
+        return kit.render_page("tools/page.html", shown, status=422)
     return redirect(url_for("tools.index", said="imported", about=len(made)), 303)
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """All tools as an OpenAI `tools` array, without their behaviour."""
-    tools = [{"type": "function", "function": tool.definition.function} for tool in current_page().tools.list()]
-    return download(json.dumps(tools, ensure_ascii=False, indent=2), "application/json", "tools.json")
+    tools = [{"type": "function", "function": tool.definition.function} for tool in kit.current_page().tools.list()]
+    return kit.download(json.dumps(tools, ensure_ascii=False, indent=2), "application/json", "tools.json")
 
 
-def _own(page: PageContext, tool_id: str) -> StoredTool:
+def _own(page: kit.PageContext, tool_id: str) -> StoredTool:
     """Raises ToolInvalid for a tool of an MCP server, which is managed on the server's page."""
     stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
@@ -381,11 +372,11 @@ def _own(page: PageContext, tool_id: str) -> StoredTool:
 
 
 def _save(tool_id: str, change: Any) -> BaseResponse | Response:
-    page, draft = current_page(), _draft()
+    page, draft = kit.current_page(), _draft()
     try:
         saved = change(page, definition_in(draft))
     except ToolInvalid as exc:
-        return render_page("tools/edit.html", tool_form(page, draft, tool_id, exc), status=422)
+        return kit.render_page("tools/edit.html", tool_form(page, draft, tool_id, exc), status=422)
     return redirect(url_for("tools.edit", tool_id=saved, said="saved"), 303)
 
 
@@ -397,4 +388,4 @@ def _draft() -> ToolDraft:
 
 def _tool_id() -> str:
     found = request.form.get("tool_id", "")
-    return found if ROW_ID.fullmatch(found) else ""
+    return found if kit.ROW_ID.fullmatch(found) else ""

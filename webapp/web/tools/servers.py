@@ -35,18 +35,7 @@ from webapp.tools.mcp.server_config import (
     checked_server,
 )
 from webapp.web.guard import current_role
-from webapp.web.kit.page import (
-    ROW_ID,
-    Choice,
-    PageContext,
-    Toast,
-    Values,
-    current_page,
-    posted_text,
-    render_page,
-    undone_id,
-    wants_fragment,
-)
+from webapp.web.kit import page as kit
 from webapp.web.roles import Role
 
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
@@ -161,12 +150,12 @@ SHOWN_TOOLS = 30
 
 
 def servers_page(
-    page: PageContext,
-    toasts: tuple[Toast, ...] = (),
+    page: kit.PageContext,
+    toasts: tuple[kit.Toast, ...] = (),
     notice: tuple[str, str] = ("", ""),
     import_error: str = "",
     import_text: str = "",
-) -> Values:
+) -> kit.Values:
     """``notice`` (sentence, what to do): why a button of the list failed."""
     rows = [server_row(page, server) for server in page.mcp_servers.store.list()]
     return {
@@ -182,17 +171,17 @@ def servers_page(
     }
 
 
-def _missing(page: PageContext) -> tuple[str, str]:
+def _missing(page: kit.PageContext) -> tuple[str, str]:
     """What to install first, and how; two empty texts if nothing is missing."""
     return ("", "") if importlib.util.find_spec("mcp") else page.explain(McpError("mcp_not_installed"))
 
 
-def _barred(page: PageContext) -> str:
+def _barred(page: kit.PageContext) -> str:
     """Why some kinds of server cannot be added, or ""."""
     return "" if page.settings.mcp_stdio else page.sentences(McpError("mcp_programs_off"))
 
 
-def server_row(page: PageContext, server: StoredServer) -> Values:
+def server_row(page: kit.PageContext, server: StoredServer) -> kit.Values:
     """``phase``: "off", "idle", "connecting", "connected" or "failed"; ``problem`` and ``way_out`` describe a failure.
     ``place`` is the command or address, without keys."""
     state = page.mcp_servers.state(server)
@@ -224,7 +213,7 @@ def _place(server: StoredServer, is_owner: bool) -> str:
     return config.without_secrets(joined(words))[:SHOWN_CHARS]
 
 
-def _facts(page: PageContext, server: StoredServer, state: ServerState) -> list[str]:
+def _facts(page: kit.PageContext, server: StoredServer, state: ServerState) -> list[str]:
     """Kind, number of tools, the server's own name."""
     refused = len(server.tools.refused) + server.tools.left_out
     offered = len(server.tools.names) - len(server.tools.refused) - len(server.tools.hidden)
@@ -237,20 +226,20 @@ def _facts(page: PageContext, server: StoredServer, state: ServerState) -> list[
 
 
 def server_page(
-    page: PageContext,
+    page: kit.PageContext,
     draft: ServerDraft,
     server: StoredServer | None = None,
     error: McpServerInvalid | None = None,
-    trial: Values | None = None,
-    toasts: tuple[Toast, ...] = (),
-) -> Values:
+    trial: kit.Values | None = None,
+    toasts: tuple[kit.Toast, ...] = (),
+) -> kit.Values:
     """``server`` None: a new one. ``trial``: the result of a test, from :func:`good_trial` or :func:`bad_trial`."""
     t, errors = page.t, _errors_of(page, error)
     refusal = page.mcp_servers.may_change(server.config) if server else None
     barred = page.sentences(refusal) if refusal else "" if server else _barred(page)
     title = server.config.name if server else t("mcp.new")
     action = url_for("tools.servers.save", server_id=server.id) if server else url_for("tools.servers.create")
-    found: Values = {
+    found: kit.Values = {
         "page_title": title,
         "title": title,
         "server_id": server.id if server else "",
@@ -258,10 +247,10 @@ def server_page(
         "draft": draft,
         "words": words_of(draft.command),
         "fields": {name: page.field(f"mcp.field.{name}", error=errors.get(name, "")) for name in FIELDS},
-        "kinds": [Choice(kind.value, t(f"mcp.kind.{kind.value}")) for kind in ServerKind],
+        "kinds": [kit.Choice(kind.value, t(f"mcp.kind.{kind.value}")) for kind in ServerKind],
         "missing": _missing(page),
         "barred": barred,
-        "approvals": [Choice(choice.value, t(f"tools.approval.{choice.value}")) for choice in Approval],
+        "approvals": [kit.Choice(choice.value, t(f"tools.approval.{choice.value}")) for choice in Approval],
         "trial": trial,
         "toasts": toasts,
     }
@@ -281,7 +270,7 @@ def words_of(command: str) -> tuple[str, ...]:
         return ()
 
 
-def _tool_lines(page: PageContext, server: StoredServer) -> list[Values]:
+def _tool_lines(page: kit.PageContext, server: StoredServer) -> list[kit.Values]:
     """In the server's order; hidden tools are listed and switched off."""
     living = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id)}
     known = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id, deleted=True)} | living
@@ -289,7 +278,7 @@ def _tool_lines(page: PageContext, server: StoredServer) -> list[Values]:
     return [_tool_line(page, name, known.get(name), name in living) for name in names]
 
 
-def _tool_line(page: PageContext, remote: str, tool: StoredTool | None, is_offered: bool) -> Values:
+def _tool_line(page: kit.PageContext, remote: str, tool: StoredTool | None, is_offered: bool) -> kit.Values:
     """``remote``: the server's name for it; ``name``: the name in Roost; ``id`` is "" if it is not offered."""
     if tool is None:
         return {"id": "", "name": remote, "remote": remote, "hints": (), "approval": Approval.ALWAYS.value}
@@ -307,7 +296,7 @@ def _tool_line(page: PageContext, remote: str, tool: StoredTool | None, is_offer
     }
 
 
-def good_trial(page: PageContext, state: ServerState, listing: Listing) -> Values:
+def good_trial(page: kit.PageContext, state: ServerState, listing: Listing) -> kit.Values:
     names = [tool.name for tool in listing.tools]
     more = len(names) - SHOWN_TOOLS + listing.left_out
     return {
@@ -318,7 +307,7 @@ def good_trial(page: PageContext, state: ServerState, listing: Listing) -> Value
     }
 
 
-def bad_trial(page: PageContext, error: RoostError) -> Values:
+def bad_trial(page: kit.PageContext, error: RoostError) -> kit.Values:
     """An error of a field includes the field's name, because the form itself is not updated."""
     field = str(error.params.get("field", ""))
     if isinstance(error, McpServerInvalid) and field in FIELDS:
@@ -328,7 +317,7 @@ def bad_trial(page: PageContext, error: RoostError) -> Values:
     return {"kind": "bad", "title": title, "text": text}
 
 
-def _errors_of(page: PageContext, error: McpServerInvalid | None) -> dict[str, str]:
+def _errors_of(page: kit.PageContext, error: McpServerInvalid | None) -> dict[str, str]:
     """By field; other errors are shown at the name."""
     if error is None:
         return {}
@@ -341,33 +330,33 @@ def _errors_of(page: PageContext, error: McpServerInvalid | None) -> dict[str, s
 
 @blueprint.get("")
 def index() -> Response:
-    page = current_page()
+    page = kit.current_page()
     shown = servers_page(page, page.done_toast("mcp.said", SAID))
     fragment = "servers/_list.html"
-    return render_page("servers/page.html", shown, fragment)
+    return kit.render_page("servers/page.html", shown, fragment)
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    page = current_page()
+    page = kit.current_page()
     kind = request.args.get("kind", "")
     draft = ServerDraft(kind="http") if kind == "http" or not page.settings.mcp_stdio else ServerDraft()
-    return render_page("servers/edit.html", server_page(page, draft))
+    return kit.render_page("servers/edit.html", server_page(page, draft))
 
 
 @blueprint.get("/<server_id>")
 def edit(server_id: str) -> Response:
     """As a fragment, only the parts that change while it connects."""
-    page = current_page()
+    page = kit.current_page()
     server = page.mcp_servers.store.get(server_id)
     draft = draft_of(server.config, server.updated_at)
     shown = server_page(page, draft, server, toasts=page.done_toast("mcp.said", SAID))
-    return render_page("servers/edit.html", shown, "servers/_live.html")
+    return kit.render_page("servers/edit.html", shown, "servers/_live.html")
 
 
 @blueprint.post("")
 def create() -> BaseResponse | Response:
-    page, draft = current_page(), read_draft(request.form)
+    page, draft = kit.current_page(), read_draft(request.form)
     try:
         server = page.mcp_servers.add(config_of(draft))
     except RoostError as exc:
@@ -377,7 +366,7 @@ def create() -> BaseResponse | Response:
 
 @blueprint.post("/<server_id>")
 def save(server_id: str) -> BaseResponse | Response:
-    page, draft = current_page(), read_draft(request.form)
+    page, draft = kit.current_page(), read_draft(request.form)
     try:
         before = page.mcp_servers.store.get(server_id).config
         page.mcp_servers.change(server_id, config_of(draft, before), _seen_at(draft))
@@ -390,32 +379,32 @@ def save(server_id: str) -> BaseResponse | Response:
 def try_out() -> Response:
     """Connects with the form's values, saved or not, and stores nothing. As a fragment, only the result, so that the
     user can continue typing meanwhile."""
-    page, draft = current_page(), read_draft(request.form)
+    page, draft = kit.current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
-    server = page.mcp_servers.store.get(server_id) if ROW_ID.fullmatch(server_id) else None
+    server = page.mcp_servers.store.get(server_id) if kit.ROW_ID.fullmatch(server_id) else None
     try:
         known = server.config if server else None
         trial = good_trial(page, *page.mcp_servers.try_out(config_of(draft, known)))
     except RoostError as exc:
         trial = bad_trial(page, exc)
-    return render_page("servers/edit.html", server_page(page, draft, server, trial=trial), "servers/_trial.html")
+    return kit.render_page("servers/edit.html", server_page(page, draft, server, trial=trial), "servers/_trial.html")
 
 
 @blueprint.post("/words")
 def words() -> Response:
     """The command line, split into the program's arguments."""
-    return render_page("servers/_words.html", {"words": words_of(request.form.get("command", ""))})
+    return kit.render_page("servers/_words.html", {"words": words_of(request.form.get("command", ""))})
 
 
 @blueprint.post("/<server_id>/connect")
 def connect(server_id: str) -> BaseResponse | Response:
-    page = current_page()
+    page = kit.current_page()
     return _done(page, server_id, lambda: page.mcp_servers.connect(server_id))
 
 
 @blueprint.post("/<server_id>/switch")
 def switch(server_id: str) -> BaseResponse | Response:
-    page, is_on = current_page(), request.form.get("on") == "1"
+    page, is_on = kit.current_page(), request.form.get("on") == "1"
     said = "on" if is_on else "off"
     return _done(page, server_id, lambda: page.mcp_servers.switch(server_id, is_on), said)
 
@@ -423,7 +412,7 @@ def switch(server_id: str) -> BaseResponse | Response:
 @blueprint.post("/<server_id>/tools")
 def set_tools(server_id: str) -> BaseResponse:
     """Which tools are offered, to whom, and when calls need approval."""
-    page = current_page()
+    page = kit.current_page()
     shown, offered = request.form.getlist("shown"), set(request.form.getlist("offered"))
     known = {choice.value: choice for choice in Approval}
     approvals = {
@@ -438,7 +427,7 @@ def set_tools(server_id: str) -> BaseResponse:
 
 @blueprint.post("/<server_id>/delete")
 def delete(server_id: str) -> BaseResponse:
-    page = current_page()
+    page = kit.current_page()
     name = page.mcp_servers.remove(server_id).config.name
     return redirect(url_for("tools.servers.index", said="removed", about=name, undo=server_id), 303)
 
@@ -446,47 +435,47 @@ def delete(server_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo command of a toast."""
-    page = current_page()
-    server = page.mcp_servers.restore(undone_id())
+    page = kit.current_page()
+    server = page.mcp_servers.restore(kit.undone_id())
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
     """Another program's JSON, pasted or as a file."""
-    page, text = current_page(), posted_text(MAX_IMPORT_CHARS)
+    page, text = kit.current_page(), kit.posted_text(MAX_IMPORT_CHARS)
     try:
         made = page.mcp_servers.import_text(text)
     except McpError as exc:
         reason = page.t("tools.problem", reason=page.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
         shown = servers_page(page, import_error=reason or " ".join(page.explain(exc)), import_text=text[:20_000])
-        return render_page("servers/page.html", shown, status=422)
+        return kit.render_page("servers/page.html", shown, status=422)
     return redirect(url_for("tools.servers.index", said="imported", about=len(made)), 303)
 
 
-def _done(page: PageContext, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
+def _done(page: kit.PageContext, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
     """After a button: the new list for htmx, otherwise a redirect to the button's page."""
     notice, status = ("", ""), 200
     try:
         act()
     except RoostError as exc:
         notice, status = page.explain(exc), exc.status
-    if wants_fragment() and request.form.get("from") == "list":
-        return render_page("servers/page.html", servers_page(page, notice=notice), "servers/_list.html")
+    if kit.wants_fragment() and request.form.get("from") == "list":
+        return kit.render_page("servers/page.html", servers_page(page, notice=notice), "servers/_list.html")
     if notice[0]:
-        return render_page("servers/page.html", servers_page(page, notice=notice), status=status)
+        return kit.render_page("servers/page.html", servers_page(page, notice=notice), status=status)
     told: dict[str, Any] = {"said": said, "about": page.mcp_servers.store.get(server_id).config.name} if said else {}
     if request.form.get("from") == "list":
         return redirect(url_for("tools.servers.index", **told), 303)
     return redirect(url_for("tools.servers.edit", server_id=server_id, **told), 303)
 
 
-def _refused(page: PageContext, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
+def _refused(page: kit.PageContext, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
     server = page.mcp_servers.store.get(server_id) if server_id else None
     if isinstance(error, McpServerInvalid):
-        return render_page("servers/edit.html", server_page(page, draft, server, error), status=422)
+        return kit.render_page("servers/edit.html", server_page(page, draft, server, error), status=422)
     shown = server_page(page, draft, server, toasts=(page.error_toast(error),))
-    return render_page("servers/edit.html", shown, status=error.status)
+    return kit.render_page("servers/edit.html", shown, status=error.status)
 
 
 def _seen_at(draft: ServerDraft) -> float | None:
