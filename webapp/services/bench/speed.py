@@ -1,8 +1,8 @@
 """How fast a model runs on this machine: load, first token, prefill, decode with one to many answers, memory.
 
 All times include the manager, the engine process, its pipe and the decoding to text, as users experience them.
-Contestants (:class:`RoostContestant`, :class:`.llama_cpp.LlamaContestant`) are loaded together and take turns in every
-round, so that changes of the machine's speed affect them equally. A ratio is the median of the rounds' ratios.
+Contestants (:class:`RoostContestant`, :class:`LlamaContestant`) are loaded together and take turns in every round, so
+that changes of the machine's speed affect them equally. A ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations

@@ -26,10 +26,11 @@ from webapp.errors import ModelError, RequestError, RoostError, StorageError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
-from webapp.services.chat.probes import END_OF_TEXT, Replays, check_position, model_of_answer
+from webapp.services.chat.probes import Replays, check_position, model_of_answer
 from webapp.services.chat.side_by_side import SideBySide, beside_each_other, needed_model
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
+from webapp.services.generation.completions import END_OF_TEXT
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.request import PromptModel
 from webapp.services.presets.presets import Presets

@@ -23,11 +23,12 @@ from webapp.chat.messages import AttachedFile, Beside, ReadMode, Role, attached_
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import DOCUMENT_BYTES, WHOLE_TOKENS
-from webapp.services.chat.probes import END_OF_TEXT, AnswerToken
+from webapp.services.chat.probes import AnswerToken
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import REWRITTEN, can_continue
 from webapp.services.downloads.catalogue import trained_context
+from webapp.services.generation.completions import END_OF_TEXT
 from webapp.services.presets.presets import file_name
 from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, StoredMessage

@@ -1,4 +1,4 @@
-// From lines of logits to tokens; every step as webapp/engine/sampling_batch.py defines it.
+// From lines of logits to tokens; every step as webapp/engine/sampler.py defines it.
 #pragma once
 #include "pool.h"
 #include "tiles.h"
