@@ -4,7 +4,7 @@ import pytest
 
 from webapp.cli import main
 from webapp.storage import credentials
-from webapp.storage.credentials import PREFIX, ApiTokens
+from webapp.storage.credentials import TOKEN_PREFIX, ApiTokens
 from webapp.storage.database import Database
 from webapp.storage.people import People
 
@@ -33,7 +33,7 @@ def test_a_token_is_created_listed_and_revoked_while_a_server_runs(roost, databa
     server = ApiTokens(database)
     assert roost()[0] == 0 and server.list() == []
     code, secret, _ = roost("make", "An editor", "--may", "chat", "models")
-    assert code == 0 and secret.startswith(PREFIX) and secret.count("\n") == 1
+    assert code == 0 and secret.startswith(TOKEN_PREFIX) and secret.count("\n") == 1
     found = server.find(secret.strip())
     assert (found.name, found.scopes, found.person_id) == ("An editor", ("chat", "models"), "owner")
     listed = roost("list")[1]

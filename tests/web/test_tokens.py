@@ -12,7 +12,7 @@ from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from webapp.settings import Settings
-from webapp.storage.credentials import MOST_TOKENS, PREFIX, ApiTokens
+from webapp.storage.credentials import MOST_TOKENS, TOKEN_PREFIX, ApiTokens
 from webapp.storage.database import Database
 
 TOKEN = "a-token-for-tests"
@@ -115,7 +115,7 @@ def test_a_revoked_token_and_one_that_never_was_are_refused(app):
     token, tokens = made(app, "chat"), app.extensions["api_tokens"]
     assert ask(app, "/v1/models", token).status_code == 200
     tokens.revoke(tokens.find(token).id)
-    assert ask(app, "/v1/models", token).status_code == ask(app, "/v1/models", f"{PREFIX}x").status_code == 401
+    assert ask(app, "/v1/models", token).status_code == ask(app, "/v1/models", f"{TOKEN_PREFIX}x").status_code == 401
     assert ask(app, "/v1/models", TOKEN).status_code == 200, "the server's own goes on"
 
 
@@ -147,7 +147,7 @@ def test_the_owner_makes_and_revokes_them_on_a_page(app):
     page = owner.post(
         "/tokens", base_url="http://127.0.0.1", headers=origin, data={"name": "An editor", "scope": ["chat"]}
     )
-    (token,) = re.findall(PREFIX + r"[\w-]{40,}", page.text)[:1]
+    (token,) = re.findall(TOKEN_PREFIX + r"[\w-]{40,}", page.text)[:1]
     assert ask(app, "/v1/models", token).status_code == 200
     listed = owner.get("/tokens", base_url="http://127.0.0.1").text
     assert token not in listed and "An editor" in listed

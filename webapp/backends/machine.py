@@ -90,7 +90,7 @@ def busy_seconds() -> tuple[float, int]:
     return sum(sum(row) for row in rows) - other, len(rows)
 
 
-TIMEOUT_S = 60
+DRIVER_TIMEOUT_S = 60
 
 
 class DriverFailed(Exception):
@@ -105,7 +105,7 @@ def printed_by(module: str) -> Any:
             env=_environment(),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=DRIVER_TIMEOUT_S,
             check=False,
         )
         if done.returncode == 0:

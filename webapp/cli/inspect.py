@@ -8,7 +8,7 @@ import json
 from webapp.cli.options import add_settings, settings_from
 from webapp.cli.parser import pad
 from webapp.i18n.terminal import t
-from webapp.weights.file_reader import MEMORY, FileReader
+from webapp.weights.file_reader import FAILED_FILES, FileReader
 from webapp.weights.inspection import Inspection
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    reader = FileReader(settings_from(args).data_dir / MEMORY)
+    reader = FileReader(settings_from(args).data_dir / FAILED_FILES)
     found = reader.inspect(args.file, again=True)
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))

@@ -18,7 +18,7 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import known_models
-from webapp.services.library.model_files import MODES, ModelFiles
+from webapp.services.library.model_files import IMPORT_MODES, ModelFiles
 
 NAME_COLUMNS = 44
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rename = _action(actions, "rename", rename_model)
     rename.add_argument("new_name", help=t("cli.models.new_name"))
     bring = _action(actions, "import", import_model)
-    bring.add_argument("--mode", choices=MODES, default="copy", help=t("cli.models.mode"))
+    bring.add_argument("--mode", choices=IMPORT_MODES, default="copy", help=t("cli.models.mode"))
     _action(actions, "trash", list_trash)
     _action(actions, "restore", restore_model)
     _action(actions, "known", list_known)

@@ -46,7 +46,7 @@ from webapp.manager.target import (
 )
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
-from webapp.weights.file_reader import MEMORY, FileReader
+from webapp.weights.file_reader import FAILED_FILES, FileReader
 from webapp.weights.inspection import Inspection
 from webapp.weights.model_folder import content_digest, model_identity, stamp_of
 
@@ -530,7 +530,7 @@ class ModelManager:
 
 
 def _library(settings: Settings) -> ModelLibrary:
-    reader = FileReader(settings.data_dir / MEMORY)
+    reader = FileReader(settings.data_dir / FAILED_FILES)
     return ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs, reader=reader)
 
 

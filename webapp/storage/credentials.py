@@ -31,12 +31,6 @@ MOST_SESSIONS = 1000
 TOUCH_EVERY_S = 300.0
 ID_BYTES = 32
 AGENT_CHARS = 300
-PREFIX = "roost-api-"
-SCOPES = ("chat", "models")
-"""chat: use the model and read lists; models: load, download, remove and choose models."""
-MOST_TOKENS = 200
-NAME_CHARS = 80
-READ_EVERY_S = 1.0
 
 
 class Session(Struct, frozen=True):
@@ -157,6 +151,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
+TOKEN_PREFIX = "roost-api-"
+SCOPES = ("chat", "models")
+"""chat: use the model and read lists; models: load, download, remove and choose models."""
+MOST_TOKENS = 200
+NAME_CHARS = 80
+READ_EVERY_S = 1.0
+
+
 class ApiToken(Struct, frozen=True):
     """``person_id``: the person whose limits and data apply. ``used_at`` 0 means never; times are Unix seconds."""
 
@@ -197,7 +199,7 @@ class ApiTokens:
         name = storable(" ".join(name.split()))[:NAME_CHARS]
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         problem = "needs_a_name" if not name else "needs_a_scope" if not wanted else ""
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         made = ApiToken(uuid.uuid4().hex, digest(secret), name, wanted, person_id, time.time())
         with self._database.transaction() as connection:
             count = connection.execute("SELECT count(*) FROM api_tokens").fetchone()[0]
@@ -210,7 +212,7 @@ class ApiTokens:
 
     def find(self, secret: str) -> ApiToken | None:
         """Changes nothing."""
-        if not secret.startswith(PREFIX):
+        if not secret.startswith(TOKEN_PREFIX):
             return None
         with self._lock:
             return self._known().get(digest(secret))

@@ -33,7 +33,7 @@ from webapp.services.access import OwnerProof
 from webapp.services.certificates import LOCAL_NAMES
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
-from webapp.storage.credentials import PREFIX, ApiToken, ApiTokens, Session, Sessions, digest
+from webapp.storage.credentials import TOKEN_PREFIX, ApiToken, ApiTokens, Session, Sessions, digest
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.records import OWNER_ID
 from webapp.web import login
@@ -297,7 +297,7 @@ class Guard:
     def _by_token(self, asked: Request, endpoint: str | None) -> Decision | None:
         """The decision for an API token; None if there is none. An unknown token is refused even if no proof is
         required, because it was revoked. Besides its person's rights it has those of the "models" scope."""
-        shown = next((key for key in shown_keys(asked) if key.startswith(PREFIX)), None)
+        shown = next((key for key in shown_keys(asked) if key.startswith(TOKEN_PREFIX)), None)
         if shown is None:
             return None
         token = self.tokens.find(shown)

@@ -153,7 +153,7 @@ def _mark(path: Path, found: tuple[int, int]) -> Mark:
     return Mark(size, mtime_ns, digest.hexdigest())
 
 
-MEMORY = "unreadable_files.json"
+FAILED_FILES = "unreadable_files.json"
 """In the data folder."""
 WORK_S = 2.0
 BYTES_A_SECOND = 1 << 30

@@ -245,7 +245,7 @@ def _move_to_free_name(part: Path, path: Path) -> None:
         os.replace(part, path)
 
 
-GROUP = 64
+GROUP_CHANNELS = 64
 
 
 class StateMeasures(Struct, frozen=True):
@@ -274,7 +274,7 @@ def rows_of(arrays: Mapping[str, NDArray[np.float32]]) -> Iterator[NDArray[np.fl
         return
     for values, weights in zip(arrays["att_aa"], arrays["att_bb"], strict=True):
         mean = np.divide(values, weights, out=np.zeros(len(values)), where=weights > 0)
-        yield mean.reshape(len(mean) // GROUP if len(mean) % GROUP == 0 else 1, -1)
+        yield mean.reshape(len(mean) // GROUP_CHANNELS if len(mean) % GROUP_CHANNELS == 0 else 1, -1)
 
 
 def measure(

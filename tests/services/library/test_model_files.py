@@ -192,7 +192,7 @@ def test_imports_that_are_refused_change_nothing(files, disk):
         ("~nobody-here/x.pth", "file_not_found"),
         ("/tmp/\0.pth", "file_not_found"),
     ]:
-        for mode in model_files.MODES:
+        for mode in model_files.IMPORT_MODES:
             with raises_code(error):
                 files.start_import(str(source), mode)
     with pytest.raises(FileMissing):

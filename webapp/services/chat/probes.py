@@ -227,8 +227,8 @@ def _refuse(reason: str, **params: str) -> None:
     raise RoostError("cannot_replay", reason=Text(f"reason.services.{reason}", **params))
 
 
-MAX_TOKENS = {"title": 32, "questions": 120, "summary": 300}
-"""For each kind of answer."""
+ASIDE_TOKENS = {"title": 32, "questions": 120, "summary": 300}
+"""The most tokens of a side question's answer, by its kind."""
 MOST_QUESTIONS = 3
 _MARKS = re.compile(r"^(?:\d+[.)、]|[-*•#>]+)\s*|[*_`]+")
 _QUOTES = "\"'“”‘’「」《》"
@@ -244,8 +244,8 @@ def ask_aside(
     path = [row for row in store.branch(chat_id) if row.status != "streaming"]
     if not path:
         raise RequestError("prompt_empty")
-    asked = [StoredMessage("", chat_id, None, message) for message in (Message(Role.USER, question), _ANSWER)]
-    values = {**chat.sampling, "max_tokens": MAX_TOKENS[kind], "seed": None}
+    asked = [StoredMessage("", chat_id, None, message) for message in (Message(Role.USER, question), _ASIDE_ANSWER)]
+    values = {**chat.sampling, "max_tokens": ASIDE_TOKENS[kind], "seed": None}
     params = presets.sampling(presets.of_chat(chat), values, manager.model_info())
     model = PromptModel.chosen(manager)
     prompt, _ = prompt_of_path(manager, presets, store, chat, model, [*path, *asked], False, params)
@@ -255,7 +255,7 @@ def ask_aside(
     return _lines(kind, generation.text.content), int(end.stats.get("prefilled_tokens", 0))
 
 
-_ANSWER = Message(Role.ASSISTANT, "")
+_ASIDE_ANSWER = Message(Role.ASSISTANT, "")
 
 
 def _lines(kind: str, text: str) -> list[str]:

@@ -41,8 +41,8 @@ MOST_PARTS = 600
 LOCKS = 64
 SHOWN_CHARS = 200
 ID = re.compile(r"[0-9a-f]{32}")
-KIND = "import"
-MODES = ("copy", "link", "move")
+IMPORT = "import"
+IMPORT_MODES = ("copy", "link", "move")
 COPY_BYTES = 4 << 20
 HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
 _NO_MODEL = ("unknown_format", "file_truncated")
@@ -268,7 +268,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     Errors in the file, its name or the free space are raised at once. ``on_done`` is called from the job's thread.
     """
     source = placing.whole_path(source_path)
-    if mode not in MODES:
+    if mode not in IMPORT_MODES:
         raise FileMissing(path=source_path)
     is_folder = is_model_folder_at(source)
     if not is_folder:
@@ -283,7 +283,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     size_bytes = stamp_of(source)[1]
     details = {"name": name, "path": str(path), "mode": mode}
     if mode != "copy" and _at_once(_link if mode == "link" else _rename, source, path):
-        return jobs.start(KIND, name, lambda running: None, details, total=size_bytes, status=DONE)
+        return jobs.start(IMPORT, name, lambda running: None, details, total=size_bytes, status=DONE)
     placing.check_free(models_dir, size_bytes)
 
     def work(running: Running) -> None:
@@ -300,7 +300,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
                 part.parent.rmdir()
             on_done()
 
-    return jobs.start(KIND, name, work, details, total=size_bytes, at_once=4)
+    return jobs.start(IMPORT, name, work, details, total=size_bytes, at_once=4)
 
 
 def _at_once(action: Callable[[Path, Path], None], source: Path, path: Path) -> bool:

@@ -84,7 +84,7 @@ CONFIG_NAMES = {
     TOOLS: ("tools", "function_calling"),
 }
 """Keys of a ``generation_config.json`` with values for one mode; other values apply to all modes."""
-ALIASES = {
+CONFIG_ALIASES = {
     "alpha_presence": "presence_penalty",
     "alpha_frequency": "frequency_penalty",
     "alpha_decay": "penalty_decay",
@@ -133,7 +133,7 @@ def _configured(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     parts = [config, *(config[name] for name in CONFIG_NAMES[mode] if isinstance(config.get(name), Mapping))]
     for key, value in (pair for part in parts for pair in part.items()):
-        name = ALIASES.get(key, key)
+        name = CONFIG_ALIASES.get(key, key)
         if name not in CONFIG_KEYS or isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         try:
@@ -154,14 +154,14 @@ def file_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
 
 
-DATA = Path(__file__).with_name("shipped.json")
-NAMESPACE = uuid.UUID("9f0d1f0e-5a55-4c0b-9a1e-526f6f737400")
+SHIPPED_FILE = Path(__file__).with_name("shipped.json")
+SHIPPED_IDS = uuid.UUID("9f0d1f0e-5a55-4c0b-9a1e-526f6f737400")
 
 
 @functools.lru_cache(maxsize=1)
 def shipped_presets() -> tuple[Preset, ...]:
     """In display order; cached. Their ids do not depend on their values."""
-    return tuple(_shipped(row) for row in json.loads(DATA.read_text(encoding="utf-8")))
+    return tuple(_shipped(row) for row in json.loads(SHIPPED_FILE.read_text(encoding="utf-8")))
 
 
 def shipped(key: str) -> Preset:
@@ -177,7 +177,7 @@ def is_as_shipped_name(preset: Preset) -> bool:
 def _shipped(row: dict[str, Any]) -> Preset:
     key = row.pop("key")
     values = put(Preset("", ""), checked_fields(row))
-    return Preset(**{"id": uuid.uuid5(NAMESPACE, key).hex, "shipped_key": key, **values})
+    return Preset(**{"id": uuid.uuid5(SHIPPED_IDS, key).hex, "shipped_key": key, **values})
 
 
 STARTER_KEY = "starter"

@@ -21,7 +21,7 @@ from webapp.i18n import Text, size_text
 from webapp.services.attachments import DOCUMENT_BYTES
 from webapp.services.chat.chat_file import ChatFiles, chat_document, chat_markdown
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
-from webapp.services.chat.probes import MAX_TOKENS, WINDOW, AnswerTokens, ask_aside
+from webapp.services.chat.probes import ASIDE_TOKENS, WINDOW, AnswerTokens, ask_aside
 from webapp.services.chat.side_by_side import tally
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import (
@@ -350,7 +350,7 @@ def aside(chat_id: str, kind: str) -> Response:
     """A side answer of the model about the chat: ``title``, ``questions`` or ``summary``. ``?off=1`` returns the empty
     element."""
     page = chat_context()
-    if kind not in MAX_TOKENS:
+    if kind not in ASIDE_TOKENS:
         raise ChatNotFound()
     values: kit.Values = {"id": chat_id, "kind": kind, "is_shown": "off" not in request.args}
     if values["is_shown"]:

@@ -23,8 +23,7 @@ from webapp.i18n import say, sentences, size_text
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.memory import COMPILING
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
-from webapp.services.library.model_files import HOLDS_A_MODEL, MODES
-from webapp.services.library.model_files import KIND as IMPORT
+from webapp.services.library.model_files import HOLDS_A_MODEL, IMPORT, IMPORT_MODES
 from webapp.services.library.placing import free_bytes
 from webapp.services.strategy.choice import CANNOT_RUN, FITS, TIGHT, Fit, estimate, recommend, strategy_for, validate
 from webapp.web.jobs import job_list
@@ -308,8 +307,14 @@ def _of(page: PageContext, done: int, total: int) -> str:
 
 
 def import_form(page: PageContext, path: str = "", mode: str = "copy", error: str = "", hint: str = "") -> Values:
-    modes = [Choice(name, page.t(f"models.import.mode.{name}")) for name in MODES]
-    return {"path": path, "mode": mode if mode in MODES else "copy", "modes": modes, "error": error, "hint": hint}
+    modes = [Choice(name, page.t(f"models.import.mode.{name}")) for name in IMPORT_MODES]
+    return {
+        "path": path,
+        "mode": mode if mode in IMPORT_MODES else "copy",
+        "modes": modes,
+        "error": error,
+        "hint": hint,
+    }
 
 
 def trash(page: PageContext) -> Values:
