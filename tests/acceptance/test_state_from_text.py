@@ -13,7 +13,7 @@ from webapp.resources import STARTER_MODEL, resource_dir
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import AnswerRequest, ChatPrompt
 from webapp.services.presets.presets import Presets
-from webapp.services.states import Prefixes, StateLibrary, document
+from webapp.services.states import Prefixes, StateLibrary, source_of_document
 from webapp.settings import Settings
 from webapp.storage.database import Database
 
@@ -54,7 +54,7 @@ def test_a_document_that_was_read_once_gives_the_answers_of_one_that_is_read_eac
     database = Database(tmp_path / "roost.db")
     try:
         states = StateLibrary(manager)
-        notes = document("notes.md", "My name is Anna.\n\nI have a cat called Tom. " * 4)
+        notes = source_of_document("notes.md", "My name is Anna.\n\nI have a cat called Tom. " * 4)
         assert states.jobs.wait(Prefixes(states).bake(notes, "notes").id, 120).status == "done"
         completions = Completions(manager, Presets(manager, database, settings))
         question = Message(Role.USER, "What is my name?")

@@ -18,8 +18,8 @@ from webapp.i18n import Text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import DOCUMENT_BYTES, file_text
-from webapp.services.generation.request import Source
-from webapp.services.states import Prefixes, StateEntry, StateLibrary, document
+from webapp.services.generation.request import PrefixSource
+from webapp.services.states import Prefixes, StateEntry, StateLibrary, source_of_document
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -103,7 +103,11 @@ def bake_state(states: StateLibrary, args: argparse.Namespace) -> int:
             raise FileMissing(path=args.document)
         with path.open("rb") as file:
             text = file_text(states.manager, path.name, file.read(DOCUMENT_BYTES + 1), reads_html=True)
-        source = Source(PROMPT, path.stem, text.strip()) if args.kind == PROMPT else document(path.name, text)
+        source = (
+            PrefixSource(PROMPT, path.stem, text.strip())
+            if args.kind == PROMPT
+            else source_of_document(path.name, text)
+        )
         job = prefixes.bake(source, args.name or path.stem)
     ended = states.jobs.wait(job.id, None)
     if ended.error is not None:

@@ -33,13 +33,13 @@ from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, fin
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.generation.request import (
-    NEW_ENDING,
+    NEW_STATE_ENDING,
+    PrefixSource,
     PromptModel,
-    Source,
     digest_of,
     encode_prompt,
     find_prefix,
-    written,
+    rendered_prefix,
 )
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library import placing
@@ -230,7 +230,7 @@ class StateLibrary:
 
     def free_name(self, new_name: str) -> str:
         """The name of a new file. Raises ``file_name_taken``, ``file_name_unusable``."""
-        name = placing.safe_name(_with_ending(new_name, NEW_ENDING), (NEW_ENDING,))
+        name = placing.safe_name(_with_ending(new_name, NEW_STATE_ENDING), (NEW_STATE_ENDING,))
         placing.check_name_free(self.folder / name)
         return name
 
@@ -354,9 +354,9 @@ def clear_snapshots(settings: Settings) -> int:
     return clear_folder(settings.snapshot_dir)
 
 
-def document(title: str, text: str) -> Source:
+def source_of_document(title: str, text: str) -> PrefixSource:
     """In a code fence, like an attached file in a prompt."""
-    return Source(DOCUMENT, title, fenced(display_name(title), text))
+    return PrefixSource(DOCUMENT, title, fenced(display_name(title), text))
 
 
 class Prefixes:
@@ -373,7 +373,7 @@ class Prefixes:
         except RoostError:
             return False
 
-    def bake(self, source: Source, new_name: str) -> Job:
+    def bake(self, source: PrefixSource, new_name: str) -> Job:
         """Prefills it with the chosen model and stores the state under a new name. Raises ``file_name_taken``,
         ``prompt_empty``, ``document_too_long``, ``prompt_too_long``, ``state_mismatch`` (RWKV-4), model errors."""
         return self._bake(source, self.states.free_name(new_name), is_new=True)
@@ -386,7 +386,7 @@ class Prefixes:
             raise FileMissing("state_not_found", path=name)
         return self._bake(prefix.source, entry.name, is_new=False)
 
-    def _bake(self, source: Source, name: str, is_new: bool) -> Job:
+    def _bake(self, source: PrefixSource, name: str, is_new: bool) -> Job:
         source = replace(source, title=source.title.strip()[:TITLE_CHARS] or name)
         if not (source.system.strip() or source.tools):
             raise RequestError("prompt_empty")
@@ -397,7 +397,7 @@ class Prefixes:
         length = len(source.system) + sum(len(str(tool)) for tool in source.tools)
         if length > MOST_SOURCE_CHARS:
             raise RequestError("document_too_long", found=length, limit=MOST_SOURCE_CHARS)
-        ids = encode_prompt(written(source, model), model.tokenizer).token_ids
+        ids = encode_prompt(rendered_prefix(source, model), model.tokenizer).token_ids
         if not ids:  # a format that cannot write a message alone
             raise WeightsError("state_mismatch", path=name, what=Text("reason.services.the_format"), **_NOT_ALONE)
         self._manager.check_prompt(ids)
@@ -430,8 +430,8 @@ _NOT_ALONE = {
 }
 
 
-def source_of_preset(preset: Preset, tools: Sequence[StoredTool], title: str) -> Source:
+def source_of_preset(preset: Preset, tools: Sequence[StoredTool], title: str) -> PrefixSource:
     """The preset's system prompt and its tools (from all existing ones), or only the prompt."""
     definitions = tuple(tool.definition.function for tool in tools if tool.definition.name in preset.tools)
     kind = TOOLS if definitions else PROMPT
-    return Source(kind, title, preset.system_prompt, definitions, preset.tool_dialect, preset.template)
+    return PrefixSource(kind, title, preset.system_prompt, definitions, preset.tool_dialect, preset.template)

@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.services.generation.request import Source
+from webapp.services.generation.request import PrefixSource
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
 from webapp.web.kit import page as kit
@@ -314,7 +314,7 @@ def bake(item_id: str) -> Response | BaseResponse:
     """Prefills the system prompt into a state file, from which the persona's chats then start."""
     prefixes, items = kit.current_page().prefixes, current_items()
     item = items.get(item_id)
-    source = Source(PROMPT, item.name, str(item.body.get("system_prompt", "")))
+    source = PrefixSource(PROMPT, item.name, str(item.body.get("system_prompt", "")))
     try:
         name = prefixes.states.free_name(item.name)
         prefixes.bake(source, name)

@@ -19,16 +19,16 @@ from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import (
     AnswerRequest,
     ChatPrompt,
+    PrefixSource,
     PromptModel,
-    Source,
     Structure,
     TextPrompt,
     find_prefix,
+    rendered_prefix,
     starting_from,
-    written,
 )
 from webapp.services.presets.presets import Presets
-from webapp.services.states import Prefixes, StateLibrary, document, source_of_preset
+from webapp.services.states import Prefixes, StateLibrary, source_of_document, source_of_preset
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -37,7 +37,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.weights.state_sheet import DOCUMENT, PROMPT, TOOLS
 
 SIZES = {"n_layer": 2, "n_embd": 32, "head_size": 16, "vocab_size": 65536}
-NOTES = document("notes.md", "The cat is called Tom.\n\nHe sleeps all day.")
+NOTES = source_of_document("notes.md", "The cat is called Tom.\n\nHe sleeps all day.")
 WEATHER = {"name": "weather", "description": "The weather.", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -60,7 +60,7 @@ class House:
         self.store = ChatStore(self.database)
         self.turns = ChatTurns(self.manager, self.database, settings, self.presets)
 
-    def bake(self, source: Source, name: str) -> str:
+    def bake(self, source: PrefixSource, name: str) -> str:
         return self.made(self.prefixes.bake(source, name))
 
     def made(self, job) -> str:
@@ -126,7 +126,7 @@ def test_a_document_is_a_state_file_that_says_what_was_read(house):
 def test_the_file_holds_exactly_the_state_after_the_text(house, model):
     house.load(model)
     name = house.bake(NOTES, "notes")
-    prompt = written(NOTES, PromptModel.chosen(house.manager))
+    prompt = rendered_prefix(NOTES, PromptModel.chosen(house.manager))
     ids = house.manager.tokenizer().encode(prompt.text)
     kept = house.manager.read_state([1], state=name)
     read = house.manager.read_state([*ids, 1], state="")
@@ -217,7 +217,7 @@ def test_the_state_in_use_is_baked_again_under_the_answers(house):
 
 
 def test_a_system_prompt_replaces_an_equal_one_and_comes_before_another(house):
-    name = house.bake(Source(PROMPT, "", "You are kind."), "kind")
+    name = house.bake(PrefixSource(PROMPT, "", "You are kind."), "kind")
     tokens = house.states.entry(name).sheet.prefix.tokens
     same = house.answer(Message(Role.SYSTEM, "You are kind."), asks("Hi"), state=name)
     alone = house.answer(asks("Hi"), state=name)
@@ -228,7 +228,7 @@ def test_a_system_prompt_replaces_an_equal_one_and_comes_before_another(house):
 
 
 def test_a_list_of_tools_is_offered_from_it(house):
-    name = house.bake(Source(TOOLS, "mine", "You are kind.", (WEATHER,)), "tools")
+    name = house.bake(PrefixSource(TOOLS, "mine", "You are kind.", (WEATHER,)), "tools")
     tokens = house.states.entry(name).sheet.prefix.tokens
     found = house.answer(asks("Hi"), state=name)
     assert found.end.usage.cached == tokens and found.prompt.rendered.tools.names == ("weather",)
@@ -258,9 +258,9 @@ def test_what_cannot_be_made_is_said_at_once_and_leaves_nothing(house):
     with raises_code("file_name_taken"):
         house.prefixes.bake(NOTES, "taken")
     with raises_code("prompt_empty"):
-        house.prefixes.bake(Source(PROMPT, "", "  "), "empty")
+        house.prefixes.bake(PrefixSource(PROMPT, "", "  "), "empty")
     with raises_code("document_too_long"):
-        house.prefixes.bake(document("long.txt", "x " * 200_000), "long")
+        house.prefixes.bake(source_of_document("long.txt", "x " * 200_000), "long")
     with raises_code("state_not_found"):
         house.prefixes.bake_again("nothing.safetensors")
     house.load("four.pth")
@@ -316,7 +316,7 @@ def test_with_another_model_there_is_no_state_of_the_chat_before_it_answers(hous
 
 
 def test_two_files_are_held_against_each_other(house):
-    first, second = house.bake(NOTES, "one"), house.bake(document("b.md", "Another text."), "two")
+    first, second = house.bake(NOTES, "one"), house.bake(source_of_document("b.md", "Another text."), "two")
     alone, both = house.states.measures(first), house.states.measures(first, second)
     assert both.norms == alone.norms and both.difference >= 0
     house.load("six.pth")

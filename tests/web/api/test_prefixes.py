@@ -6,7 +6,7 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.web.chat.running_roost import models_dir
-from webapp.services.states import document
+from webapp.services.states import source_of_document
 
 HELLO = [{"role": "user", "content": "What is the cat called?"}]
 NAME = "cats"
@@ -21,7 +21,7 @@ def server(serve, tmp_path):
             (folder / file.name).write_bytes(file.read_bytes())
     server = serve(models_dir=folder)
     prefixes = server.app.extensions["prefixes"]
-    job = prefixes.bake(document("cats.md", "The cat is called Tom. " * 20), NAME)
+    job = prefixes.bake(source_of_document("cats.md", "The cat is called Tom. " * 20), NAME)
     wait_until(lambda: prefixes.states.jobs.job(job.id).is_over)
     server.tokens = prefixes.states.entry(f"{NAME}.safetensors").sheet.prefix.tokens
     return server

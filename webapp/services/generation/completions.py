@@ -26,7 +26,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import (
-    NEW_ENDING,
+    NEW_STATE_ENDING,
     AnswerRequest,
     ChatPrompt,
     Prefix,
@@ -39,9 +39,9 @@ from webapp.services.generation.request import (
     format_of,
     prepare,
     raw_prompt,
+    rendered_prefix,
     starting_from,
     template_of,
-    written,
 )
 from webapp.services.generation.structure import constraint_of, form_sentence, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
@@ -134,7 +134,7 @@ class Completions:
             return request.state
         if request.state is not None:
             raise RoostError("invalid_parameter", param="prefix_id", reason=Text("reason.api.state_or_prefix"))
-        names = (request.prefix_id, request.prefix_id + NEW_ENDING)
+        names = (request.prefix_id, request.prefix_id + NEW_STATE_ENDING)
         found = next((name for name in names if find_prefix(self._manager, name) is not None), None)
         if found is None:
             raise FileMissing("state_not_found", path=request.prefix_id)
@@ -174,7 +174,7 @@ class Completions:
             raw = raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
             if prompt.suffix and FLOWER not in raw.stop_strings:  # the separator of the gap also ends the filling
                 raw = replace(raw, stop_strings=(*raw.stop_strings, FLOWER))
-            before = written(prefix.source, model, preset.template).pieces if prefix else ()
+            before = rendered_prefix(prefix.source, model, preset.template).pieces if prefix else ()
             return replace(raw, pieces=(*before, *raw.pieces))
         model.check_answers()
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:

@@ -219,9 +219,6 @@ def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = No
     return default_dialect(model_name(info), (template or template_of(info, has_tools=True)).dialect)
 
 
-NEW_ENDING = ".safetensors"
-"""Of the state files that are made here."""
-MOST_KEPT_PREFIXES = 16
 MOST_KEPT_TOKENS = 1 << 20
 
 
@@ -277,7 +274,12 @@ def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[t
     return tuple(sequence for sequence in spelled if sequence)
 
 
-class Source(Struct, frozen=True):
+NEW_STATE_ENDING = ".safetensors"
+"""Of new state files."""
+MOST_KEPT_PREFIXES = 16
+
+
+class PrefixSource(Struct, frozen=True):
     """The content of a prefix. ``system``: the text of its system message; ``tools``: function objects offered in that
     message, in ``dialect`` ("": the model's own); ``template`` "" is the model's own."""
 
@@ -302,7 +304,7 @@ class Source(Struct, frozen=True):
         }
 
     @classmethod
-    def of(cls, sheet: PrefixSheet, told: Mapping[str, Any]) -> Source:
+    def of(cls, sheet: PrefixSheet, told: Mapping[str, Any]) -> PrefixSource:
         """Parses the data of a file, which is untrusted. Raises ValueError for invalid data."""
         texts = {name: told.get(name, "") for name in ("system", "dialect", "template")}
         tools = told.get("tools", [])
@@ -317,7 +319,7 @@ class Prefix(Struct, frozen=True):
 
     name: str
     sheet: PrefixSheet
-    source: Source
+    source: PrefixSource
 
     def rest(self, system: str, messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
         """System prompt and messages without those that the prefix already contains."""
@@ -335,8 +337,8 @@ class Prefix(Struct, frozen=True):
         return replace(tools, definitions=self.source.tools) if is_meant else tools
 
 
-_lock = threading.Lock()
-_kept: OrderedDict[tuple[Path, Stamp], tuple[PrefixSheet, Source] | None] = OrderedDict()
+_prefix_lock = threading.Lock()
+_kept_prefixes: OrderedDict[tuple[Path, Stamp], tuple[PrefixSheet, PrefixSource] | None] = OrderedDict()
 
 
 def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
@@ -348,16 +350,16 @@ def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
     try:
         path = manager.library.find_state(name)
         key = (path, stamp_of(path))
-        with _lock:
-            found = _kept.get(key)
-            is_known = key in _kept
+        with _prefix_lock:
+            found = _kept_prefixes.get(key)
+            is_known = key in _kept_prefixes
         if not is_known:
             told = manager.library.reader.prefix_source(path)
-            found = (told[0], Source.of(*told)) if told else None
-            with _lock:
-                _kept[key] = found
-                while len(_kept) > MOST_KEPT_PREFIXES:
-                    _kept.popitem(last=False)
+            found = (told[0], PrefixSource.of(*told)) if told else None
+            with _prefix_lock:
+                _kept_prefixes[key] = found
+                while len(_kept_prefixes) > MOST_KEPT_PREFIXES:
+                    _kept_prefixes.popitem(last=False)
     except (RoostError, ValueError):
         return None
     return Prefix(name, *found) if found else None
@@ -382,7 +384,7 @@ def digest_of(token_ids: Sequence[int]) -> str:
     return hashlib.blake2b(array("I", token_ids).tobytes(), digest_size=16).hexdigest()
 
 
-def written(source: Source, model: PromptModel, template: str = "") -> RenderedPrompt:
+def rendered_prefix(source: PrefixSource, model: PromptModel, template: str = "") -> RenderedPrompt:
     """Only the beginning, in the format named by ``source``, otherwise ``template``, or the model's own."""
     offered = OfferedTools(G1X_JSON, source.tools)
     chosen, offered = format_of(model.info, (source.template, template), offered, source.dialect)

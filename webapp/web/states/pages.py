@@ -20,9 +20,16 @@ from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.services.attachments import DOCUMENT_BYTES, file_text
 from webapp.services.downloads.catalogue import trained_context
-from webapp.services.generation.request import Source
+from webapp.services.generation.request import PrefixSource
 from webapp.services.jobs import DONE, Job
-from webapp.services.states import MAKING, StateEntry, clear_snapshots, document, snapshot_use, source_of_preset
+from webapp.services.states import (
+    MAKING,
+    StateEntry,
+    clear_snapshots,
+    snapshot_use,
+    source_of_document,
+    source_of_preset,
+)
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit import page as kit
 from webapp.web.presets.form import shown_name
@@ -447,7 +454,7 @@ def bake() -> BaseResponse | Response:
             data = given.stream.read(DOCUMENT_BYTES + 1)
             text = file_text(page.manager, given.filename or "", data, reads_html=True)
         name = name or Path(title).stem
-        source = Source(PROMPT, name, text.strip()) if kind == PROMPT else document(title or name, text)
+        source = PrefixSource(PROMPT, name, text.strip()) if kind == PROMPT else source_of_document(title or name, text)
         if not text.strip():
             raise RequestError("prompt_empty")
         page.prefixes.bake(source, name)
