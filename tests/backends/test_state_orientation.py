@@ -90,7 +90,7 @@ def test_a_state_copied_out_of_a_model_is_the_one_that_was_merged(tmp_path, arch
     found = merged_state(tmp_path / "m.pth")
     written = make_time_state(LAYERS, WIDTH // HEAD, HEAD)
     np.testing.assert_array_equal(found.layers, np.stack([written[n] for n in sorted(written)]))
-    assert (found.origin.architecture, found.origin.told_by) == (architecture[0], "model")
+    assert (found.origin.architecture, found.origin.known_from) == (architecture[0], "model")
 
 
 @pytest.mark.parametrize("architecture", ["5.2", "6", "7"])

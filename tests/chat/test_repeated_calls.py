@@ -32,8 +32,8 @@ ASKED = [Message(Role.USER, "Weather?")]
 )
 def test_a_result_that_repeats_the_last_one_is_noted(second: dict, is_noted: bool) -> None:
     messages = [*ASKED, *round_of(1), *round_of(2, **second)]
-    noted, is_going_round = repeats_noted(messages, NOTE)
-    assert (noted[-1].content == "again:\nrain") is is_noted and not is_going_round
+    noted, is_repeating = repeats_noted(messages, NOTE)
+    assert (noted[-1].content == "again:\nrain") is is_noted and not is_repeating
     assert noted[:-1] == tuple(messages[:-1])
 
 

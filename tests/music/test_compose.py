@@ -24,7 +24,7 @@ from webapp.manager.manager import ModelManager
 from webapp.music.abc import read_abc
 from webapp.music.events import Note, NoteDecoder, bar_places, events_of, notes_of, read_text, write_text
 from webapp.music.midi_file import read_midi, write_midi
-from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved, text_of_notes
+from webapp.services.compose import RULES, CompositionRequest, bar_s, compose, read_seed, saved, text_of_notes
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPrompt
 from webapp.services.presets.presets import Presets
@@ -57,8 +57,8 @@ def managers(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         manager.close()
 
 
-def written(manager: ModelManager, wish: Wish) -> list[str]:
-    generations = compose(manager, wish)
+def written(manager: ModelManager, asked: CompositionRequest) -> list[str]:
+    generations = compose(manager, asked)
     for generation in generations:
         generation.start()
         generation.finish()
@@ -66,8 +66,8 @@ def written(manager: ModelManager, wish: Wish) -> list[str]:
 
 
 def test_a_midi_model_writes_music_and_its_notes_stream(managers):
-    wish = Wish(rules={"seconds": 8, "instruments": ["piano", "bass"]}, sampling={"seed": 5})
-    (generation,) = compose(managers["midi"], wish)
+    asked = CompositionRequest(rules={"seconds": 8, "instruments": ["piano", "bass"]}, sampling={"seed": 5})
+    (generation,) = compose(managers["midi"], asked)
     generation.start()
     decoder, streamed = NoteDecoder(), 0
     for event in generation.events():
@@ -88,42 +88,42 @@ def test_a_midi_model_writes_music_and_its_notes_stream(managers):
 
 
 def test_an_abc_model_writes_a_tune_of_the_wanted_bars(managers):
-    (text,) = written(managers["abc"], Wish("S:2\nB:4\nE:5\nB:4\nL:1/8\nM:4/4\nK:G\n", rules={"bars": 6}))
+    (text,) = written(managers["abc"], CompositionRequest("S:2\nB:4\nE:5\nB:4\nL:1/8\nM:4/4\nK:G\n", rules={"bars": 6}))
     assert bars_in(text) == 6
     assert len(read_abc(text)) > 10
     assert saved("abc", text, ".abc").startswith(b"X:1\n") and read_midi(saved("abc", text, ".mid"))
 
 
 def test_variations_differ_and_a_seed_gives_the_same_again(managers):
-    wish = Wish(rules={"seconds": 3}, sampling={"seed": 9}, variations=3)
-    first, again = written(managers["midi"], wish), written(managers["midi"], wish)
+    asked = CompositionRequest(rules={"seconds": 3}, sampling={"seed": 9}, variations=3)
+    first, again = written(managers["midi"], asked), written(managers["midi"], asked)
     assert first == again and len(set(first)) == 3
 
 
 def read_again(manager: ModelManager, ids: tuple[int, ...]) -> int:
     """Number of tokens prefilled when continuing from there."""
-    (fork,) = compose(manager, Wish(token_ids=ids, max_tokens=2))
+    (fork,) = compose(manager, CompositionRequest(token_ids=ids, max_tokens=2))
     fork.start()
     return fork.finish().stats["prefilled_tokens"]
 
 
 @pytest.mark.parametrize(
-    "kind, wish",
+    "kind, asked",
     [
-        ("midi", Wish(rules={"seconds": 12, "most_bpm": 100}, sampling={"seed": 2})),
-        ("midi", Wish("pi:3c:9 t125 t125 pi:3c:0 t30", rules={"seconds": 9}, sampling={"seed": 3})),
-        ("abc", Wish(rules={"bars": 6}, sampling={"seed": 4})),
-        ("abc", Wish("L:1/8\nM:4/4\nK:G\n|: GABc dedB |", rules={"bars": 4}, sampling={"seed": 4})),
+        ("midi", CompositionRequest(rules={"seconds": 12, "most_bpm": 100}, sampling={"seed": 2})),
+        ("midi", CompositionRequest("pi:3c:9 t125 t125 pi:3c:0 t30", rules={"seconds": 9}, sampling={"seed": 3})),
+        ("abc", CompositionRequest(rules={"bars": 6}, sampling={"seed": 4})),
+        ("abc", CompositionRequest("L:1/8\nM:4/4\nK:G\n|: GABc dedB |", rules={"bars": 4}, sampling={"seed": 4})),
     ],
 )
-def test_a_fork_at_any_bar_prefills_nothing_again(managers, kind, wish):
+def test_a_fork_at_any_bar_prefills_nothing_again(managers, kind, asked):
     """In the generated part, and in the part before it."""
-    (generation,) = compose(managers[kind], wish)
+    (generation,) = compose(managers[kind], asked)
     generation.start()
     generation.finish()
     ids = (*generation.prompt.token_ids, *generation.text.token_ids)
     vocabulary = MIDI if kind == "midi" else None
-    places, _ = bar_places(vocabulary, ids, bar_s(wish.rules.get("most_bpm", 0)))
+    places, _ = bar_places(vocabulary, ids, bar_s(asked.rules.get("most_bpm", 0)))
     assert len(places) >= 5
     assert [read_again(managers[kind], ids[:place]) for place in places] == [0] * len(places)
     assert 0 < read_again(managers[kind], ids[: places[-1] - 2]) < 256
@@ -142,11 +142,11 @@ def test_a_music_model_completes_and_does_not_chat(managers, database):
 
 def test_what_is_no_music_model_is_refused(managers):
     with raises_code("not_a_music_model", name="text.safetensors"):
-        compose(managers["text"], Wish())
+        compose(managers["text"], CompositionRequest())
     with raises_code("music_unreadable", key="reason.music.no_word", word="oops"):
-        compose(managers["midi"], Wish("pi:3c:a oops"))
+        compose(managers["midi"], CompositionRequest("pi:3c:a oops"))
     with raises_code("sampling_invalid"):
-        compose(managers["midi"], Wish(sampling={"top_p": 2}))
+        compose(managers["midi"], CompositionRequest(sampling={"top_p": 2}))
 
 
 def test_seeds_of_every_kind():

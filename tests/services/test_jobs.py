@@ -30,7 +30,7 @@ class Steps:
         running.on_stop(self.go.set)
         self.began.set()
         assert self.go.wait(60)
-        if running.wish:
+        if running.stop_status:
             raise InterruptedError
         if isinstance(self.result, Exception):
             raise self.result

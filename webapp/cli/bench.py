@@ -28,7 +28,15 @@ from webapp.i18n import LOCALES, Text, say, text_from_plain
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.speed import Contestant, LlamaContestant, Plan, RoostContestant, Rounds, bench_document
-from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
+from webapp.services.bench.tool_bench import (
+    MODES,
+    BenchRequest,
+    BenchRunner,
+    ModeReport,
+    document,
+    generated_cases,
+    reports,
+)
 from webapp.settings import Settings
 from webapp.storage.bench import BenchStore
 from webapp.storage.tools import ToolStore
@@ -249,7 +257,7 @@ def cases_of(
         return "stored", kept.cases, []
     if args.per_tool < 1:
         raise BenchRefused(reason=Text("reason.cli.per_tool_is_less_than_1"))
-    made = made_cases(definitions, args.language, args.seed or 0, args.per_tool)
+    made = generated_cases(definitions, args.language, args.seed or 0, args.per_tool)
     return "made", made.cases, list(made.left_out)
 
 

@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         tokens = given.pop("max_tokens", compose.PIECE_TOKENS)
         rules: dict[str, Any] = {name: getattr(args, f"rule_{name}") for name in compose.RULES}
         rules["instruments"] = [name.strip() for name in args.instruments.split(",") if name.strip()]
-        (generation,) = compose.compose(manager, compose.Wish(prompt, rules=rules, sampling=given, max_tokens=tokens))
+        (generation,) = compose.compose(
+            manager, compose.CompositionRequest(prompt, rules=rules, sampling=given, max_tokens=tokens)
+        )
         generation.start()
         for event in generation.events():
             if isinstance(event, ContentDelta) and sys.stderr.isatty():

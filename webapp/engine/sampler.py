@@ -443,7 +443,7 @@ def draw_among(found: Candidates, vocab_size: int, batch: SamplingBatch, line: i
     if min_p:
         is_kept = np.exp(values - peak) >= np.float32(min_p)
         ids, values = ids[is_kept], values[is_kept]
-    return int(ids[_drawn(values - peak, batch.temperature[line], uniform)])
+    return int(ids[_sampled(values - peak, batch.temperature[line], uniform)])
 
 
 def find_share(weights: NDArray[np.float64], share: float) -> tuple[int, float]:
@@ -469,11 +469,11 @@ def _draw(row: FloatArray, best: int, batch: SamplingBatch, line: int, uniform: 
     if ids is not None and len(ids) == 1:
         return int(ids[0])
     powers = np.subtract(row, peak, out=scratch) if ids is None else row[ids] - peak
-    place = _drawn(powers, temperature, uniform)
+    place = _sampled(powers, temperature, uniform)
     return place if ids is None else int(ids[place])
 
 
-def _drawn(below: FloatArray, temperature: np.float32, uniform: float) -> int:
+def _sampled(below: FloatArray, temperature: np.float32, uniform: float) -> int:
     """The index sampled from logits minus their peak, which are overwritten."""
     if temperature != 1:
         below *= np.float32(1) / temperature

@@ -584,8 +584,8 @@ def check_logits_size(positions: int, config: ModelConfig) -> None:
     """One row of logits per position passes through memory and pipe at once."""
     most = LOGITS_LIMIT_BYTES // (4 * config.vocab_size)
     if positions > most:
-        told = Text("reason.manager.too_many_positions", count=positions, most=most)
-        raise RequestError(reason=told)
+        why = Text("reason.manager.too_many_positions", count=positions, most=most)
+        raise RequestError(reason=why)
 
 
 def check_token_ids(token_ids: Sequence[int], config: ModelConfig, **where: str) -> None:

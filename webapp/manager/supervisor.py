@@ -64,7 +64,7 @@ class Supervisor:
     ) -> None:
         lock = threading.RLock()
         self.changed = threading.Condition(lock)
-        self._work_came = threading.Condition(lock)  # separate: the end of an answer need not wake the worker
+        self._work_added = threading.Condition(lock)  # separate: the end of an answer need not wake the worker
         self.goal: Target | None = None
         self.session: EngineSession | None = None
         self.error: RoostError | None = None
@@ -217,7 +217,7 @@ class Supervisor:
                 if session and session.target.is_same_model(target):
                     session.set_state(target)
             self.goal = target
-            self._work_came.notify_all()  # it may be unloaded sooner when idle
+            self._work_added.notify_all()  # it may be unloaded sooner when idle
             self._notify()
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class Supervisor:
             self.goal = change.target
         elif self._running is None and self.session is not None:
             self.goal = self.session.target
-        self._work_came.notify_all()
+        self._work_added.notify_all()
         self._notify()
 
     # requests
@@ -355,7 +355,7 @@ class Supervisor:
                 if wait_s is not None and wait_s <= 0:
                     self._next = Change(None)
                 else:
-                    self._work_came.wait(wait_s)
+                    self._work_added.wait(wait_s)
             ended, self._ended = self._ended, []
             if not ended and not self.is_closing:
                 self._running, self._next = self._next, None
@@ -487,7 +487,7 @@ class Supervisor:
         if session.error is not None and session is self.session:
             self.session = None
             self._ended.append(session)
-            self._work_came.notify_all()
+            self._work_added.notify_all()
             if session.has_crashed:
                 self._count_crash(session)
             self.error = self._with_count(session.error)

@@ -132,7 +132,7 @@ class BatchRuns:
         def work() -> None:
             nonlocal done
             try:
-                while not running.wish and not failures:
+                while not running.stop_status and not failures:
                     with lock:
                         row = next(rows, None)
                     if row is None:
@@ -158,7 +158,7 @@ class BatchRuns:
             thread.join()
         if failures:
             raise failures[0]
-        if running.wish and done < batch.total:
+        if running.stop_status and done < batch.total:
             raise ModelError("load_cancelled")  # the job is already paused or cancelled
         self.store.end(batch_id)
 
@@ -176,7 +176,7 @@ class BatchRuns:
                         return None
             live.add(completion)
             for _ in completion.events(POLL_S):
-                if running.wish:
+                if running.stop_status:
                     return None
         except RequestError as exc:  # concerns this row only: the others can be answered
             return "", {"error": exc.to_dict()}
@@ -185,7 +185,7 @@ class BatchRuns:
                 completion.close()
                 live.discard(completion)
         answer = completion.answers[0]
-        if running.wish or not isinstance(answer.end, Finished) or answer.finish_reason == "abort":
+        if running.stop_status or not isinstance(answer.end, Finished) or answer.finish_reason == "abort":
             return None
         usage = answer.end.usage
         about = {"finish_reason": answer.finish_reason, "prompt_tokens": usage.prompt, "tokens": usage.completion}
@@ -211,10 +211,10 @@ class BatchRuns:
 def _waited(running: Running, seconds: float) -> bool:
     """Waits at most this long; returns whether to stop."""
     for _ in range(int(seconds / POLL_S)):
-        if running.wish:
+        if running.stop_status:
             return True
         threading.Event().wait(POLL_S)
-    return bool(running.wish)
+    return bool(running.stop_status)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:

@@ -1,8 +1,8 @@
 """Music for page, API and terminal: requests to a music model, and the conversion of its text.
 
-A :class:`Wish` becomes one :class:`~.generation.generation.Generation` per variation. Its text streams like any answer:
-from a MIDI model into a :class:`~webapp.music.events.NoteDecoder`, from an ABC model into a score. :func:`saved`
-converts a complete text to a file, :func:`read_seed` a file to text.
+A :class:`CompositionRequest` becomes one :class:`~.generation.generation.Generation` per variation. Its text streams
+like any answer: from a MIDI model into a :class:`~webapp.music.events.NoteDecoder`, from an ABC model into a score.
+:func:`saved` converts a complete text to a file, :func:`read_seed` a file to text.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PROMPT_BARS = 32
 SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 
 
-class Wish(Struct, frozen=True):
+class CompositionRequest(Struct, frozen=True):
     """``prompt``: text of the model's kind that the music continues; ``token_ids`` instead continues from exactly these
     tokens. Only the part after the last snapshot is prefilled: the engine keeps snapshots at the beginnings of bars,
     within their memory limit (``PARTS_SHARE`` in :mod:`webapp.engine.snapshot_store`), every 256 tokens and at the
@@ -96,17 +96,17 @@ def prompt_ids(model: PromptModel, prompt: str) -> tuple[int, ...]:
     return (0, *(token_id for token_id in ids if token_id >= len(MARKS)))
 
 
-def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
+def compose(manager: ModelManager, asked: CompositionRequest) -> list[Generation]:
     """One Generation per variation, not started yet; all share one prefill. Raises ``not_a_music_model``,
     ``music_unreadable``, ``sampling_invalid`` or ``grammar_invalid`` (impossible rules)."""
     model = PromptModel.chosen(manager)
     kind = kind_of(model.info)
     if not isinstance(model.tokenizer, (AbcTokenizer, MidiTokenizer)):
         raise RoostError("not_a_music_model", name=os.path.basename(model.info.path))
-    values = {**published_sampling(model.info).values, **wish.sampling, "max_tokens": wish.max_tokens}
+    values = {**published_sampling(model.info).values, **asked.sampling, "max_tokens": asked.max_tokens}
     params = SamplingParams.from_dict(values)
-    rules: dict[str, Any] = {"kind": kind} | {name: value for name, value in wish.rules.items() if value}
-    ids = wish.token_ids or prompt_ids(model, wish.prompt)
+    rules: dict[str, Any] = {"kind": kind} | {name: value for name, value in asked.rules.items() if value}
+    ids = asked.token_ids or prompt_ids(model, asked.prompt)
     if kind == MIDI_TEXT:
         rules["bar_s"] = bar_s(rules.get("most_bpm", 0))
     vocabulary = vocabulary_of(model.info) if kind == MIDI_TEXT else None
@@ -116,15 +116,15 @@ def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
     if kind == ABC_TEXT:
         rules["before"] = model.tokenizer.decode(ids[-BEFORE_CHARS:])
     rendered = raw_prompt("", ids)
-    prepared = prepare(model, rendered, params, rules, wish.state)
+    prepared = prepare(model, rendered, params, rules, asked.state)
     boundaries = (*places[:: 1 + len(places) // PROMPT_BARS], len(ids))
     prepared = replace(prepared, encoded=replace(prepared.encoded, boundaries=boundaries))
     made = []
-    for number in range(wish.variations):
+    for number in range(asked.variations):
         own = params if params.seed is None else replace(params, seed=params.seed + number)
         text = AnswerText(rendered, model.tokenizer, (), params=own)
         prompt = replace(prepared, params=own)
-        made.append(Generation(manager, prompt, wish.client, text, is_kept=True, gather_s=GATHER_S))
+        made.append(Generation(manager, prompt, asked.client, text, is_kept=True, gather_s=GATHER_S))
     return made
 
 

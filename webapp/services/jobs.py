@@ -76,7 +76,7 @@ class Running:
         self._job_id = job_id
         self._samples: deque[tuple[float, int]] = deque()
         self._on_stop: Callable[[], None] | None = None
-        self.wish = ""
+        self.stop_status = ""
         """A request while it runs: PAUSED or CANCELLED."""
         self.done: int | None = None
         """Progress between reports, if the work provides it."""
@@ -105,11 +105,11 @@ class Running:
     def on_stop(self, stop: Callable[[], None]) -> None:
         """``stop`` is called once, in the thread that requests the stop; at once if that has happened already."""
         self._on_stop = stop
-        if self.wish:
+        if self.stop_status:
             stop()
 
-    def stop(self, wish: str) -> None:
-        is_first, self.wish = not self.wish, CANCELLED if self.wish == CANCELLED else wish
+    def stop(self, status: str) -> None:
+        is_first, self.stop_status = not self.stop_status, CANCELLED if self.stop_status == CANCELLED else status
         if is_first and self._on_stop is not None:
             self._on_stop()
 
@@ -252,13 +252,13 @@ class Jobs:
                 self._jobs[job_id] = replace(self._jobs[job_id], **changes)
                 self._notify()
 
-    def _stop(self, job_id: str, wish: str) -> None:
+    def _stop(self, job_id: str, status: str) -> None:
         with self._changed:
             job, handle = self.job(job_id), self._running.get(job_id)
             if handle is None and not job.is_over:
-                self._end(job_id, wish)
+                self._end(job_id, status)
         if handle is not None:
-            handle.stop(wish)
+            handle.stop(status)
 
     def _begin_next(self, kind: str) -> None:
         free = self._at_once[kind] - sum(self._jobs[job_id].kind == kind for job_id in self._running)
@@ -276,7 +276,7 @@ class Jobs:
         try:
             found = work(handle)
         except Exception as exc:  # shown on the page
-            status, error = (handle.wish, None) if handle.wish else (FAILED, as_roost_error(exc))
+            status, error = (handle.stop_status, None) if handle.stop_status else (FAILED, as_roost_error(exc))
             if error is not None and error is not exc and not isinstance(exc, OSError):
                 log.error("a job of kind %s broke", self.job(job_id).kind, exc_info=exc)
         with self._changed:

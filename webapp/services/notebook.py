@@ -256,8 +256,8 @@ class Steps:
 
     def _read(self) -> Iterator[Step]:
         tokenizer, saved = self._completion.tokenizer, time.monotonic()
-        for told in self._completion.events(POLL_S):
-            event = told[1] if told is not None else None
+        for numbered in self._completion.events(POLL_S):
+            event = numbered[1] if numbered is not None else None
             if isinstance(event, ContentDelta):
                 whole = tuple(AnswerToken.of(token.logprobs[0], tokenizer) for token in event.tokens)
                 self._tokens += whole

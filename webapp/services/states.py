@@ -220,7 +220,7 @@ class StateLibrary:
 
         def read(running: Running) -> dict[str, str]:
             state = self.manager.read_state(token_ids, state="")
-            if running.wish:
+            if running.stop_status:
                 raise InterruptedError
             note = f"made of a text of {len(token_ids)} tokens by {about['model']}"
             layers, version = state.arrays["att_kv"], state.architecture[0]
@@ -393,7 +393,7 @@ class Prefixes:
         model = PromptModel.chosen(self._manager)
         if require_model(model.info).major == 4:
             raise self.states.no_states_in_4(name)
-        told = source.to_dict()
+        source_data = source.to_dict()
         length = len(source.system) + sum(len(str(tool)) for tool in source.tools)
         if length > MOST_SOURCE_CHARS:
             raise RequestError("document_too_long", found=length, limit=MOST_SOURCE_CHARS)
@@ -407,7 +407,7 @@ class Prefixes:
 
         def read(running: Running) -> dict[str, str]:
             state = self._manager.read_state(ids, state="")
-            if running.wish:
+            if running.stop_status:
                 raise InterruptedError
             if self._manager.model_identity() != identity:
                 raise ModelError("model_unloaded")
@@ -416,7 +416,7 @@ class Prefixes:
                 source.kind, source.title, len(ids), digest_of(ids), status.model, strategy, identity, int(time.time())
             )
             note = f"{source.kind} of {len(ids)} tokens, read by {status.model}"
-            self.states.write_running(name, state, note, prefix_metadata(sheet, told), is_new)
+            self.states.write_running(name, state, note, prefix_metadata(sheet, source_data), is_new)
             if not is_new and self._manager.status().state == name:
                 self._manager.apply_state(name)
             return {"name": name}

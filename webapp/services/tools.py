@@ -65,7 +65,7 @@ class McpServers:
 
     def may_change(self, config: ServerConfig) -> RoostError | None:
         """Why this server cannot be changed, or None."""
-        return McpError("mcp_programs_off") if self._is_barred(config) else None
+        return McpError("mcp_programs_off") if self._is_forbidden(config) else None
 
     def add(self, config: ServerConfig) -> StoredServer:
         """Stores the server, switched on; it is connecting when this returns."""
@@ -168,7 +168,7 @@ class McpServers:
         for server_id in {row.mcp.server_id for row in definitions if row.mcp.server_id}:
             try:
                 server = self.store.get(server_id)
-                if self.state(server).phase == "idle" and not self._is_barred(server.config):
+                if self.state(server).phase == "idle" and not self._is_forbidden(server.config):
                     self._client.start(server_id, server.config)
             except RoostError as exc:
                 log.info("an MCP server was not connected beforehand: %s", type(exc).__name__)
@@ -181,7 +181,7 @@ class McpServers:
             server = self.store.get(definition.mcp.server_id)
             if not server.is_on:
                 raise McpError("mcp_server_off", name=server.config.name)
-            if self._is_barred(server.config):
+            if self._is_forbidden(server.config):
                 raise McpError("mcp_programs_off")
             return self._client.call(server.id, server.config, definition.mcp.name, arguments, is_stopped)
         except RoostError as exc:
@@ -212,7 +212,7 @@ class McpServers:
         if refusal is not None:
             raise refusal
 
-    def _is_barred(self, config: ServerConfig) -> bool:
+    def _is_forbidden(self, config: ServerConfig) -> bool:
         return config.kind is ServerKind.STDIO and not self._settings.mcp_stdio
 
     def _listed(self, server_id: str, listing: Listing) -> None:

@@ -132,8 +132,8 @@ class BenchStore:
 
     def end_run(self, run_id: str, status: str, error: Mapping[str, Any] | None = None) -> None:
         with self._database.transaction() as connection:
-            told = to_json(dict(error)) if error else None
-            update(connection, "bench_runs", run_id, status=status, finished_at=time.time(), error=told)
+            error_json = to_json(dict(error)) if error else None
+            update(connection, "bench_runs", run_id, status=status, finished_at=time.time(), error=error_json)
 
     def has_running(self) -> bool:
         with self._database.connect() as connection:

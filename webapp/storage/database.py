@@ -50,7 +50,7 @@ class Database:
         """Table -> a number that changes with every change, for tables whose store reports changes."""
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
-        self._lent = 0
+        self._in_use = 0
         self._idle_lock = threading.Lock()
         self._write_lock = threading.RLock()
         self._local = threading.local()
@@ -110,11 +110,11 @@ class Database:
             log.error("%s", sentences(error.message, error.hint))
         with self._idle_lock:
             idle, self._idle = self._idle, []
-            is_lent = self._lent > 0
+            is_in_use = self._in_use > 0
         self._files.forget_sidecars()
         for connection in idle:
             connection.close()
-        if not is_lent:
+        if not is_in_use:
             self._files.close()
 
     @contextmanager
@@ -149,14 +149,14 @@ class Database:
 
     def _take(self) -> sqlite3.Connection:
         with self._idle_lock:
-            self._lent += 1
+            self._in_use += 1
             if self._idle:
                 return self._idle.pop()
         try:
             return self._open()
         except BaseException:
             with self._idle_lock:
-                self._lent -= 1
+                self._in_use -= 1
             raise
 
     def _give(self, connection: sqlite3.Connection) -> None:
@@ -165,7 +165,7 @@ class Database:
                 connection.rollback()
         finally:
             with self._idle_lock:
-                self._lent -= 1
+                self._in_use -= 1
         with self._idle_lock:
             if len(self._idle) < IDLE_CONNECTIONS:
                 self._idle.append(connection)

@@ -71,8 +71,8 @@ class ResponseStore:
         """``body``: the answer's JSON, ``given``: the items of its input, ``messages``: the new part of the
         conversation, with the answer last. Returns the names of snapshots that are not used any more, because their
         answers were removed. Nothing is stored for a person who was removed meanwhile."""
-        told = to_json([message_to_dict(message) for message in messages])
-        texts = {"body": to_json(body), "input": to_json(given), "messages": told}
+        messages_json = to_json([message_to_dict(message) for message in messages])
+        texts = {"body": to_json(body), "input": to_json(given), "messages": messages_json}
         row = {
             "id": body["id"],
             "previous_id": body["previous_response_id"],

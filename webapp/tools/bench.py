@@ -148,7 +148,7 @@ TRIES = 12
 LEAST_SMALL_TALK = 4
 
 
-class MadeCases(Struct, frozen=True):
+class GeneratedCases(Struct, frozen=True):
     """``left_out``: tools without a prompt, because no value is known that fits their schema."""
 
     cases: tuple[BenchCase, ...]
@@ -167,7 +167,7 @@ def make_cases(
     seed: int = 0,
     per_tool: int = 3,
     matches: Matcher | None = None,
-) -> MadeCases:
+) -> GeneratedCases:
     """Makes ``per_tool`` prompts for each tool, and a third as many of small talk. ``definitions`` are OpenAI
     `function` objects."""
     words = case_words().get(language) or case_words()["en"]
@@ -179,7 +179,7 @@ def make_cases(
         cases |= {case.prompt: case for case in found}
         left_out += [] if found else [str(definition["name"])]
     talk = _small_talk(words, seed, max(LEAST_SMALL_TALK, ceil(len(cases) / 3)))
-    return MadeCases((*cases.values(), *talk), tuple(left_out))
+    return GeneratedCases((*cases.values(), *talk), tuple(left_out))
 
 
 def _case(

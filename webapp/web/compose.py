@@ -21,7 +21,7 @@ from webapp.services.compose import (
     GATHER_S,
     MIDI_TEXT,
     SEED_ENDINGS,
-    Wish,
+    CompositionRequest,
     compose,
     kind_of,
     notes_of_text,
@@ -123,7 +123,7 @@ def write() -> Any:
     try:
         text = _text()
         page.manager.model_info()  # before a request to an invalid model
-        completion = Completion([compose(page.manager, _wish(text))])
+        completion = Completion([compose(page.manager, _composition_request(text))])
     except RoostError as exc:
         return _refused(page, exc, text)
     if kit.wants_json():
@@ -137,7 +137,7 @@ def write() -> Any:
     return kit.render_page("compose/page.html", compose_page(page, text + completion.answers[0].text.content))
 
 
-def _wish(text: str) -> Wish:
+def _composition_request(text: str) -> CompositionRequest:
     info = kit.current_page().manager.model_info()
     kind, form = kind_of(info), request.form
     rules: kit.Values = {}
@@ -156,7 +156,7 @@ def _wish(text: str) -> Wish:
         sampling["seed"] = int(_number("seed", 0, 2**53, 0))
     variations = int(_number("variations", 1, MOST_VARIATIONS, 1))
     state = form.get("state", "")[:NAME_CHARS] or None
-    return Wish(text, rules=rules, sampling=sampling, variations=variations, state=state, client=asker())
+    return CompositionRequest(text, rules=rules, sampling=sampling, variations=variations, state=state, client=asker())
 
 
 def _number(name: str, least: float, most: float, usual: float) -> float:
@@ -245,27 +245,27 @@ def _lines(page: kit.PageContext, head: str, completion: Completion, is_gone: Ca
     model = completion.prompts[0].model
     kind, vocabulary = kind_of(model.info), vocabulary_of(model.info)
     pieces = [_Piece(kind, head, vocabulary) for _ in completion.answers]
-    told_at = dict.fromkeys(range(len(pieces)), 0.0)
+    sent_at = dict.fromkeys(range(len(pieces)), 0.0)
     try:
         for number, piece in enumerate(pieces):
             yield kit.json_line({"piece": number, "head": head, **piece.head()})
-        for told in completion.events(POLL_S):
+        for numbered in completion.events(POLL_S):
             if is_gone():
                 return
-            if told is None:
+            if numbered is None:
                 yield b"\n"  # detects a disconnected client
                 continue
-            number, event = told
+            number, event = numbered
             if isinstance(event, ContentDelta):
                 came = time.time()
-                time.sleep(max(0.0, told_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
-                told_at[number] = time.monotonic()
+                time.sleep(max(0.0, sent_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
+                sent_at[number] = time.monotonic()
                 yield kit.json_line({"piece": number, **pieces[number].take(event.text), "at": came})
             elif isinstance(event, Waiting):
                 yield kit.json_line({"waiting": waiting_text(event, page.t)})
             elif isinstance(event, Finished):
-                told_end = {"figures": written_text(event, page.t), "read": event.stats.get("prefilled_tokens", 0)}
-                yield kit.json_line({"piece": number, **pieces[number].end(), **told_end})
+                end_fields = {"figures": written_text(event, page.t), "read": event.stats.get("prefilled_tokens", 0)}
+                yield kit.json_line({"piece": number, **pieces[number].end(), **end_fields})
     except RoostError as exc:
         yield kit.json_line({"error": page.error_values(exc)})
     finally:

@@ -31,7 +31,7 @@ TEXT_CHARS = 1_000_000
 NAME_CHARS = 120
 FORM_BYTES = 8 << 20
 SHOWN_TOKENS = 2000
-SAID = ("deleted", "restored")
+TOASTS = ("deleted", "restored")
 
 blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
 
@@ -49,7 +49,7 @@ def index() -> Response | BaseResponse:
             name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args
         }
         return redirect(url_for("notebook.show", notebook_id=rows[0][0], **kept), 303)
-    return kit.render_page("notebook/page.html", notebook_page(page, None, page.done_toast("notebook.said", SAID)))
+    return kit.render_page("notebook/page.html", notebook_page(page, None, page.done_toast("notebook.said", TOASTS)))
 
 
 @blueprint.post("")
@@ -63,7 +63,9 @@ def create() -> BaseResponse:
 def show(notebook_id: str) -> Response:
     page = kit.current_page()
     notebook = page.notebooks.store.get(notebook_id)
-    return kit.render_page("notebook/page.html", notebook_page(page, notebook, page.done_toast("notebook.said", SAID)))
+    return kit.render_page(
+        "notebook/page.html", notebook_page(page, notebook, page.done_toast("notebook.said", TOASTS))
+    )
 
 
 def notebook_page(page: kit.PageContext, notebook: Notebook | None, toasts: tuple[kit.Toast, ...] = ()) -> kit.Values:

@@ -46,7 +46,7 @@ DEVICE_LINK_S = 86_400.0
 KINDS = {"guest": (GUEST, False), "user": (ACCOUNT, False), "admin": (ACCOUNT, True)}
 LIMITS = ("answers", "day_tokens", "answer_tokens")
 LIMIT_DIGITS = 12
-SAID = ("saved", "revoked", "admitted", "removed", "link_revoked", "password")
+TOASTS = ("saved", "revoked", "admitted", "removed", "link_revoked", "password")
 
 
 def the_people() -> People:
@@ -177,7 +177,7 @@ def invite_device(person_id: str) -> Response:
 def revoke_link(link_id: str) -> BaseResponse:
     """Also blocks everyone who joined by it."""
     for person in the_people().revoke_link(link_id):
-        _shut_out(person.id)
+        _block_access(person.id)
     return _back("link_revoked")
 
 
@@ -204,7 +204,7 @@ def change(person_id: str) -> Response | BaseResponse:
 def revoke(person_id: str) -> BaseResponse:
     person = _person(person_id, is_other=True)
     the_people().change(person.id, revoked_at=time.time())
-    _shut_out(person.id)
+    _block_access(person.id)
     return _back("revoked")
 
 
@@ -219,7 +219,7 @@ def remove(person_id: str) -> BaseResponse:
     """Also removes the person's data: chats and batches are permanently deleted a day later, everything else and API
     tokens at once."""
     person, page = _person(person_id, is_other=True), current_page()
-    _shut_out(person.id)
+    _block_access(person.id)
     tokens = the_guard().tokens
     for token in tokens.list():
         if token.person_id == person.id:
@@ -244,7 +244,7 @@ def _person(person_id: str, is_other: bool = False) -> Person:
     return found
 
 
-def _shut_out(person_id: str) -> None:
+def _block_access(person_id: str) -> None:
     """Closes open pages at once and stops answers; answers for programs detect it themselves. Batches are paused, so
     that they can continue if the person is admitted again."""
     page = current_page()
@@ -392,7 +392,7 @@ def page_context(
         "least_password": login.LEAST_PASSWORD_CHARS,
         "error": page.sentences(error) if error is not None else "",
         "failed": failed,
-        "toasts": page.done_toast("people.done", SAID, undo=""),
+        "toasts": page.done_toast("people.done", TOASTS, undo=""),
     }
 
 

@@ -32,7 +32,7 @@ from webapp.weights.state_sheet import PROMPT
 prompts = Blueprint("prompts", __name__, url_prefix="/prompts")
 personas = Blueprint("personas", __name__, url_prefix="/personas")
 KINDS = {"prompts": "prompt", "personas": "persona"}
-SAID = ("saved", "deleted", "restored", "imported")
+TOASTS = ("saved", "deleted", "restored", "imported")
 
 
 # the actions of both
@@ -101,7 +101,7 @@ WORDS = ("insert", "cancel", "fill", "none", "add", "list")
 
 def prompts_page(page: kit.PageContext, form: kit.Values | None) -> kit.Values:
     return {
-        "toasts": page.done_toast("prompts.said", SAID),
+        "toasts": page.done_toast("prompts.said", TOASTS),
         "rows": [{"id": item.id, "name": item.name, **item.body} for item in current_items().list()],
         "form": form or {"id": "", "seen": "", "name": "", "title": "", "content": ""},
     }
@@ -245,7 +245,7 @@ def personas_page(page: kit.PageContext, form: kit.Values | None) -> kit.Values:
     if given["state"] and given["state"] not in states:
         states.append(given["state"])
     return {
-        "toasts": page.done_toast("personas.said", (*SAID, "baking")),
+        "toasts": page.done_toast("personas.said", (*TOASTS, "baking")),
         "rows": [{**face(one), "text": one.body.get("system_prompt", "")} for one in personas_of(page).list()],
         "form": given,
         "face": face(item) if item else None,
@@ -346,10 +346,10 @@ def persona_in(data: bytes) -> tuple[str, dict[str, str], bytes | None]:
         with contextlib.suppress(ValueError):
             data = base64.b64decode(data, validate=True)
     try:
-        told = json.loads(data.decode("utf-8-sig"))
+        document = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
         raise RoostError("item_invalid", reason=Text("reason.web.no_card")) from exc
-    card = told.get("data") if isinstance(told, dict) and isinstance(told.get("data"), dict) else told
+    card = document.get("data") if isinstance(document, dict) and isinstance(document.get("data"), dict) else document
     if not isinstance(card, dict) or not isinstance(card.get("name"), str):
         raise RoostError("item_invalid", reason=Text("reason.web.no_card"))
     own = card.get("extensions")

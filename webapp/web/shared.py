@@ -24,7 +24,7 @@ from webapp.web.kit.page import ID_CHARS, Values, moment_text, render_page
 blueprint = Blueprint("shared", __name__, url_prefix="/shared")
 MESSAGES = 500
 """Per page."""
-SAID = ("made", "ended")
+TOASTS = ("made", "ended")
 STYLES = ("tokens.css", "prose.css", "shared.css")
 FONT = "vendor/roost-math.woff2"
 HEADERS = {
@@ -106,7 +106,7 @@ def index() -> Response:
     made = request.args.get("about", "")[:ID_CHARS] if request.args.get("said") == "made" else ""
     values = {
         "page_title": page.t("shared.title"),
-        "toasts": page.done_toast("shared.said", SAID, undo=""),
+        "toasts": page.done_toast("shared.said", TOASTS, undo=""),
         "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
         "is_reachable": the_guard().is_shared,
         "rows": [_row(page, share, made) for share in Shares(page.database).all(page.person.id)],

@@ -175,8 +175,8 @@ def menu(page: kit.PageContext, refusal: RoostError | None = None) -> kit.Values
     the menu will be outdated soon; ``can_load_anyway``: the error is that the model does not fit."""
     status = page.status
     entries = sorted(page.manager.library.list(), key=lambda entry: entry.error is not None)
-    told = status.error or status.notice
-    error = refusal or (error_from_dict(told) if told else None)
+    problem = status.error or status.notice
+    error = refusal or (error_from_dict(problem) if problem else None)
     message, hint = page.explain(error) if error else ("", "")
     return {
         "models": [choice for entry in entries if _is_listed(entry, choice := _choice(page, entry))],

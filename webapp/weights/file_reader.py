@@ -289,8 +289,8 @@ class FileReader:
         """As :func:`webapp.weights.inspection.inspect`. ``again``: tries a file that failed before, too."""
         answer: Any = tuple[Inspection, str | dict[str, Any]]
         found, reason = self._ask(answer, "inspect_file", path, (any_name,), Limits(), again)
-        told = text_from_plain(reason)
-        return replace(found, path=str(path), reason=told, tensors=tuple(map(shared, found.tensors)))
+        reason_text = text_from_plain(reason)
+        return replace(found, path=str(path), reason=reason_text, tensors=tuple(map(shared, found.tensors)))
 
     def state_sheet(self, path: str | Path, name: str = "", again: bool = False) -> StateSheet:
         """For a state file, completely read and checked; errors as in :func:`webapp.weights.state_file.open_state`."""
@@ -393,10 +393,10 @@ class FileReader:
         except OSError as exc:
             raise FileReadingFailed(path=name, reason=Text("reason.weights.reader_does_not_start")) from exc
         if reply.outcome == "refused":
-            told: dict[str, Any] = msgspec.msgpack.decode(reply.value)
-            if told["params"].get("path") == HERE:
-                told["params"]["path"] = name
-            raise error_from_dict(told)
+            reason_text: dict[str, Any] = msgspec.msgpack.decode(reply.value)
+            if reason_text["params"].get("path") == HERE:
+                reason_text["params"]["path"] = name
+            raise error_from_dict(reason_text)
         return decoded(reply.value, answer)
 
 
@@ -501,13 +501,13 @@ class _Watch:
         limits = self._limits
         verdict = None
         if worked_s > limits.work_s:
-            told = Text("reason.weights.reading_took_too_long", limit=round(limits.work_s, 1))
-            verdict = ReadingStopped(told, is_lasting=True)
+            reason_text = Text("reason.weights.reading_took_too_long", limit=round(limits.work_s, 1))
+            verdict = ReadingStopped(reason_text, is_lasting=True)
         elif rss_bytes > limits.memory_bytes:
             verdict = ReadingStopped(_too_much_memory(limits), is_lasting=True)
         elif wall_s > limits.wall_s:
-            told = Text("reason.weights.reading_stood_still", limit=round(limits.wall_s))
-            verdict = ReadingStopped(told, is_lasting=False)
+            reason_text = Text("reason.weights.reading_stood_still", limit=round(limits.wall_s))
+            verdict = ReadingStopped(reason_text, is_lasting=False)
         with self._deciding:
             if verdict is not None and not self._is_over.is_set():
                 self.verdict = verdict

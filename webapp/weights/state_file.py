@@ -221,7 +221,7 @@ def _check_only_states(path: Path, checkpoint: Checkpoint) -> None:
 
 def _check_origin(path: Path, origin: Origin, major: int) -> None:
     if origin.architecture and origin.architecture != str(major):
-        key = "made_for_by_name" if origin.told_by == "name" else "made_for"
+        key = "made_for_by_name" if origin.known_from == "name" else "made_for"
         found = Text(f"states.mismatch.{key}", found_version=origin.architecture)
         raise mismatch(path, Text("states.mismatch.architecture"), f"RWKV-{major}", found)
 
@@ -263,16 +263,16 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
 
 def _common_architecture(states: Sequence[StateFile]) -> str:
     first = states[0]
-    told = next((state.origin.architecture for state in states if state.origin.architecture), "")
+    common = next((state.origin.architecture for state in states if state.origin.architecture), "")
     for state in states:
         if state.sizes != first.sizes:
             what = Text("states.mismatch.sizes")
             raise mismatch(Path(state.name), what, _text(first.sizes), _text(state.sizes))
         found = state.origin.architecture
-        if found and found != told:
+        if found and found != common:
             what = Text("states.mismatch.architecture")
-            raise mismatch(Path(state.name), what, f"RWKV-{told}", f"RWKV-{found}")
-    return told
+            raise mismatch(Path(state.name), what, f"RWKV-{common}", f"RWKV-{found}")
+    return common
 
 
 def _text(sizes: tuple[int, int, int]) -> str:

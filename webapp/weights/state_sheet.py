@@ -41,11 +41,11 @@ TAG = re.compile(r"(?i)(?<![a-z0-9])(?:rwkv[-_ ]?)?x0([4-7])\d(?!\d)|rwkv[-_ ]?v
 
 
 class Origin(Struct, frozen=True):
-    """``architecture``: "5", "6", "7", or "" if unknown. ``told_by``: ``metadata``, ``name`` or ``model`` (the state
+    """``architecture``: "5", "6", "7", or "" if unknown. ``known_from``: ``metadata``, ``name`` or ``model`` (the state
     was merged in one), or ""."""
 
     architecture: str = ""
-    told_by: str = ""
+    known_from: str = ""
 
 
 def origin_of(path: Path, metadata: Mapping[str, str]) -> Origin:
@@ -115,14 +115,14 @@ def source_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 class StateSheet(Struct, frozen=True):
-    """``architecture``: "5", "6", "7", or "" if unknown; ``told_by``: metadata, name, model or "".
+    """``architecture``: "5", "6", "7", or "" if unknown; ``known_from``: metadata, name, model or "".
 
     ``norms``: Euclidean norm of each layer. ``digest``: SHA-256 over sizes and values, which the log shows for
     requests. ``prefix``: set if a prefix was prefilled into the file.
     """
 
     architecture: str
-    told_by: str
+    known_from: str
     n_layer: int
     n_head: int
     head_size: int
@@ -150,7 +150,7 @@ def sheet_of(state: StateFile) -> StateSheet:
     norms = tuple(state.norms())
     origin = state.origin
     return StateSheet(
-        origin.architecture, origin.told_by, n_layer, n_head, head_size, norms, state.digest, state.prefix
+        origin.architecture, origin.known_from, n_layer, n_head, head_size, norms, state.digest, state.prefix
     )
 
 

@@ -61,10 +61,10 @@ def test_due_news_of_the_list_do_not_wait_for_the_next_news(roost, monkeypatch):
     assert viewer.idle_s == IDLE_WAIT_S, "it is not open"
     viewer.open("", [], has_list=True)
     assert viewer.idle_s == IDLE_WAIT_S
-    viewer._list_drawn_at = time.monotonic() - IDLE_WAIT_S / 2
+    viewer._list_rendered_at = time.monotonic() - IDLE_WAIT_S / 2
     viewer.page.news.publish(viewer.page.list_topic)
     assert 0 < viewer.idle_s <= IDLE_WAIT_S / 2
-    viewer._list_drawn_at -= IDLE_WAIT_S
+    viewer._list_rendered_at -= IDLE_WAIT_S
     assert viewer.idle_s == 0
 
 

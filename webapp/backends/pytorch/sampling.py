@@ -142,9 +142,9 @@ def draw(logits: Tensor, batch: SamplingBatch) -> Sampled:
         temperature = column(np.where(batch.temperature > 0, batch.temperature, 1))
         sums = torch.where(is_kept, torch.exp((logits - peak) / temperature), 0.0).double().cumsum(-1)
         uniform = torch.from_numpy(uniforms(batch.seed, batch.position)).to(device).unsqueeze(-1)
-        drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).squeeze(-1)
+        indices = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).squeeze(-1)
         last = torch.searchsorted(sums, sums[:, -1:].contiguous()).squeeze(-1)  # rounding must not lead beyond it
-        token_ids = torch.where(column(batch.temperature).squeeze(-1) > 0, torch.minimum(drawn, last), best)
+        token_ids = torch.where(column(batch.temperature).squeeze(-1) > 0, torch.minimum(indices, last), best)
     token_ids = torch.where(peak.squeeze(-1) == -torch.inf, NO_TOKEN, token_ids)
     token_ids = torch.where(is_finite, token_ids, NOT_FINITE)
     if raw is None:

@@ -187,7 +187,7 @@ class GpuSampler:
         self._found = gpu.buffer(4 * self._found_words * self._most)
         self._banned: NDArray[np.int32] | None = None
         self._usable = np.empty(0, np.uint32)
-        self.lines_drawn = self.lines_read = 0
+        self.lines_sampled = self.lines_read = 0
         """Number of lines sampled so far, and how many of them were read whole."""
         self._bind()
         with guarded():
@@ -207,8 +207,8 @@ class GpuSampler:
                 members = range(first, min(count, first + self._most))
                 for place, (line, found) in enumerate(zip(members, self._look(lines, members, batch), strict=True)):
                     token_ids[line] = self._draw(place, found, batch, line, uniforms[line])
-                told = [line for line in members if batch.alternatives[line] >= 0 and token_ids[line] >= 0]
-                for place, (line, found) in enumerate(zip(told, self._look(lines, told, None), strict=True)):
+                reported = [line for line in members if batch.alternatives[line] >= 0 and token_ids[line] >= 0]
+                for place, (line, found) in enumerate(zip(reported, self._look(lines, reported, None), strict=True)):
                     wanted, token = int(batch.alternatives[line]), int(token_ids[line])
                     logprobs[line], best_ids[line, :wanted], best_logprobs[line, :wanted] = self._logprobs(
                         place, found, lines[line], token, wanted
@@ -320,7 +320,7 @@ class GpuSampler:
     # from its results
 
     def _draw(self, place: int, found: Found, batch: SamplingBatch, line: int, uniform: float) -> int:
-        self.lines_drawn += 1
+        self.lines_sampled += 1
         if not found.is_finite:
             return NOT_FINITE
         if found.peak == -np.inf:

@@ -169,7 +169,7 @@ class Measurements:
 
         def report(what: str, contestant: Contestant, rounds: Rounds) -> None:
             nonlocal done
-            if running.wish:
+            if running.stop_status:
                 raise ModelError("load_cancelled")
             done += what == "measured"
             running.report(done, total, phase="measuring")

@@ -240,8 +240,8 @@ class RoostContestant(AskedContestant):
         facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
         read = bytes_a_token(info, status.strategy)
         backend, options = resolve_strategy(status.strategy)
-        told = {"remarks": [remark.to_plain() for remark in backend.remarks(options)], "bytes_a_token": read}
-        return {"name": status.model, "strategy": status.strategy, **config, **facts, **told}
+        extra = {"remarks": [remark.to_plain() for remark in backend.remarks(options)], "bytes_a_token": read}
+        return {"name": status.model, "strategy": status.strategy, **config, **facts, **extra}
 
     def answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
         model, params = PromptModel.chosen(self.manager), replace(GREEDY, max_tokens=tokens)

@@ -43,7 +43,7 @@ from webapp.tools.bench import (
     MAX_CASES,
     BenchCase,
     CallScore,
-    MadeCases,
+    GeneratedCases,
     Reading,
     call_to_dict,
     make_cases,
@@ -203,7 +203,9 @@ def checked(request: BenchRequest) -> BenchRequest:
     return request
 
 
-def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: int, per_tool: int) -> MadeCases:
+def generated_cases(
+    definitions: Sequence[Mapping[str, Any]], language: str, seed: int, per_tool: int
+) -> GeneratedCases:
     """As :func:`make_cases`, with patterns checked by the engine's own automata. Fewer cases per tool if there would be
     too many in total."""
     most = max(1, (MAX_CASES * 3 // 4) // max(1, len(definitions)))

@@ -316,10 +316,10 @@ def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, St
         about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
         if about != {"format": FORMAT}:
             raise DamagedFile("it is of another kind")
-        told = tensors.pop("document", None)
-        if told is None or told.dtype != "U8":
+        encoded = tensors.pop("document", None)
+        if encoded is None or encoded.dtype != "U8":
             raise DamagedFile("it has no document")
-        document = json.loads(bytes(told.data).decode("utf-8"))
+        document = json.loads(bytes(encoded.data).decode("utf-8"))
         if not isinstance(document, dict):
             raise DamagedFile("its document is no object")
     except (DamagedFile, ValueError, RecursionError) as exc:
@@ -395,8 +395,8 @@ def unpack_state(data: bytes) -> tuple[dict[str, str], tuple[int, ...], StateArr
             raise DamagedFile("it is of another kind")
         if tokens.dtype != "U32" or len(tokens.shape) != 1 or not tokens.shape[0]:
             raise DamagedFile("it has no tokens")
-        told = about.get("length", "")
-        length = int(told) if told.isascii() and told.isdecimal() and len(told) < 12 else 0
+        length_text = about.get("length", "")
+        length = int(length_text) if length_text.isascii() and length_text.isdecimal() and len(length_text) < 12 else 0
         if not 0 < length <= tokens.shape[0]:
             raise DamagedFile("it has no length")
     except DamagedFile as exc:

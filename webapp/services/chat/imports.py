@@ -273,16 +273,16 @@ def _of_chatgpt(name: str, entry: Json) -> ImportedChat:
     thoughts: dict[str | None, str] = {}
 
     def visit(key: str, node: Json, parent: str | None) -> str | None:
-        told = _dict(node.get("message"))
-        role, content = _dict(told.get("author")).get("role"), _dict(told.get("content"))
-        metadata, kind = _dict(told.get("metadata")), content.get("content_type")
-        if not told or metadata.get("is_visually_hidden_from_conversation") is True:
+        body = _dict(node.get("message"))
+        role, content = _dict(body.get("author")).get("role"), _dict(body.get("content"))
+        metadata, kind = _dict(body.get("metadata")), content.get("content_type")
+        if not body or metadata.get("is_visually_hidden_from_conversation") is True:
             return parent
         if kind in ("thoughts", "reasoning_recap"):
             found = [_text(_dict(thought).get("content")) for thought in _list(content.get("thoughts"))]
             thoughts[parent] = "\n\n".join(filter(None, (thoughts.get(parent, ""), *found)))
             return parent
-        if role == "tool" or (role == "assistant" and told.get("recipient", "all") != "all"):
+        if role == "tool" or (role == "assistant" and body.get("recipient", "all") != "all"):
             _left(chat, "tool_step")
             return parent
         lines = [_chatgpt_part(chat, part) for part in _list(content.get("parts"))]
@@ -298,7 +298,7 @@ def _of_chatgpt(name: str, entry: Json) -> ImportedChat:
             return parent
         reasoning = thoughts.pop(parent, "") if role == "assistant" else ""
         message = Message(Role(role), text[:MOST_CHARS], reasoning=reasoning[:MOST_CHARS])
-        _add(chat, key, parent, message, _time(told.get("create_time")), _text(metadata.get("model_slug")))
+        _add(chat, key, parent, message, _time(body.get("create_time")), _text(metadata.get("model_slug")))
         return key
 
     below = _walk(entry["mapping"], lambda node: node.get("parent"), visit)
@@ -320,16 +320,16 @@ def _chatgpt_part(chat: ImportedChat, part: Any) -> str:
 DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*', re.DOTALL)
 
 
-def _of_open_webui(name: str, entry: Json, told: Json) -> ImportedChat:
-    chat = ImportedChat(_text(entry.get("title") or told.get("title"), TITLE_CHARS))
+def _of_open_webui(name: str, entry: Json, body: Json) -> ImportedChat:
+    chat = ImportedChat(_text(entry.get("title") or body.get("title"), TITLE_CHARS))
     chat.created_at, chat.updated_at = (
-        _time(entry.get("created_at") or told.get("timestamp")), _time(entry.get("updated_at")),
+        _time(entry.get("created_at") or body.get("timestamp")), _time(entry.get("updated_at")),
     )  # fmt: skip
-    chat.system_prompt = _text(told.get("system") or _dict(told.get("params")).get("system"))
-    history = _dict(told.get("history"))
+    chat.system_prompt = _text(body.get("system") or _dict(body.get("params")).get("system"))
+    history = _dict(body.get("history"))
     nodes, head = _dict(history.get("messages")), history.get("currentId")
     if not nodes:  # an old export: the shown branch alone
-        rows = [_dict(row) for row in _list(told.get("messages"))]
+        rows = [_dict(row) for row in _list(body.get("messages"))]
         nodes = {str(n): {**row, "parentId": str(n - 1) if n else None} for n, row in enumerate(rows)}
         head = str(len(rows) - 1)
 

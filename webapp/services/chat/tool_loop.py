@@ -257,9 +257,9 @@ class ToolLoop:
         for other in before.message.tool_calls:
             result = known.get(other.id)
             if result and not result["is_error"] and call_key(other) == call_key(call):
-                told: str = result["result"]
+                output: str = result["result"]
                 note = f"{Text('reason.services.repeated_call')}\n"
-                return told.removeprefix(note)
+                return output.removeprefix(note)
         return None
 
     def _turns_in_circles(self, stored: StoredMessage) -> bool:

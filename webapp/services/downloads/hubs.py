@@ -94,8 +94,8 @@ class Http:
                 headers |= {"Authorization": f"Bearer {token}"} if token else {}
                 client = self._made_client()
                 response = client.send(client.build_request("GET", url, headers=headers), stream=True)
-            told = {key.lower(): value for key, value in response.headers.items()}
-            seen |= {key: value for key, value in told.items() if key.startswith("x-linked-")}
+            lowered = {key.lower(): value for key, value in response.headers.items()}
+            seen |= {key: value for key, value in lowered.items() if key.startswith("x-linked-")}
             if not response.has_redirect_location:
                 break
             response.close()
@@ -202,8 +202,8 @@ def _answer(response: httpx.Response, host: str, start: int, seen: Mapping[str, 
         if match is None or int(match[1]) != start:
             raise DownloadError("download_range_refused", host=host, name="")
         first, total = int(match[1]), int(match[2])
-    told = [seen.get("x-linked-etag", ""), headers.get("ETag", "")]
-    etags = [text.removeprefix("W/").strip('"') for text in told]
+    raw_etags = [seen.get("x-linked-etag", ""), headers.get("ETag", "")]
+    etags = [text.removeprefix("W/").strip('"') for text in raw_etags]
     sha256 = next((etag for etag in etags if SHA256.fullmatch(etag)), "")
     linked = _number(seen.get("x-linked-size"))
     return Answer(host, first, linked or total, next(filter(None, etags), ""), sha256, response)

@@ -155,8 +155,8 @@ class ShareOfJob:
         self.on_stop = running.on_stop
 
     @property
-    def wish(self) -> str:
-        return self._running.wish
+    def stop_status(self) -> str:
+        return self._running.stop_status
 
     @property
     def done(self) -> int | None:
@@ -208,7 +208,7 @@ class Transfer:
             try:
                 return self._attempt(url, file)
             except DownloadError as exc:
-                if self._running.wish:
+                if self._running.stop_status:
                     raise InterruptedError from exc
                 if exc.code not in PASSING or (exc.code == "download_refused" and exc.params["found"] < 500):
                     raise
@@ -239,7 +239,7 @@ class Transfer:
         try:
             with self._http.open(url, done, source.name) as answer:
                 self._answer = answer
-                if self._running.wish:
+                if self._running.stop_status:
                     raise InterruptedError
                 done = self._agree(answer, file, done)
                 self._running.report(done, total=self.source.size_bytes, phase="fetch", host=answer.host)
@@ -292,7 +292,7 @@ class Transfer:
         window_from, checked_at, first = done, done, done
         with self._http.failures(answer.host, source.name):
             for piece in answer.response.iter_raw():
-                if self._running.wish:
+                if self._running.stop_status:
                     raise InterruptedError
                 if done == first == 0 and piece.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
                     self._part.discard()
@@ -332,7 +332,7 @@ class Transfer:
         digest, done = hashlib.sha256(), 0
         file.seek(0)
         while piece := file.read(PIECE_BYTES):
-            if self._running.wish:
+            if self._running.stop_status:
                 raise InterruptedError
             digest.update(piece)
             done += len(piece)

@@ -186,11 +186,11 @@ class Completions:
                 param="template",
                 reason=Text("reason.api.is_not_one_of", name=repr(prompt.template), names=", ".join(names)),
             )
-        messages, is_going_round = prompt.messages, False
+        messages, is_repeating = prompt.messages, False
         if any(message.tool_calls for message in messages):
             note, has_form = str(Text("reason.services.same_result_again")), structure.response_format is not None
-            messages, is_going_round = repeats_noted(messages, note, has_form)
-        if is_going_round and structure.tool_choice in (None, "auto"):
+            messages, is_repeating = repeats_noted(messages, note, has_form)
+        if is_repeating and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
         sentence = ""
         if structure == Structure():  # no constraint
@@ -237,7 +237,7 @@ class Completion:
         self.has_more = False
         """Another event follows the last one immediately."""
         self._later = {id(first): later for first, *later in choices if later}
-        self._wake, self._end_came = threading.Event(), threading.Event()
+        self._wake, self._has_ended = threading.Event(), threading.Event()
         self._is_closed = False
         self._start(first for first, *_ in choices)
 
@@ -252,22 +252,22 @@ class Completion:
     def events(self, poll_s: float) -> Iterator[tuple[int, AnswerEvent] | None]:
         """(number of the answer, event) until every answer is finished; None after ``poll_s`` without an event. Raises
         the error of an answer, and then ends the others."""
-        told_at = -math.inf
+        sent_at = -math.inf
         try:
             while any(answer.end is None for answer in self.answers):
                 self._wake.clear()
-                self._end_came.clear()
+                self._has_ended.clear()
                 news = [(number, event) for number, answer in enumerate(self.answers) for event in self._read(answer)]
                 for place, (number, event) in enumerate(news, 1):
                     self.has_more = place < len(news)
                     if self._is_reported(event):
                         yield number, event
                 if news:
-                    told_at = time.monotonic()
+                    sent_at = time.monotonic()
                 elif not self._wake.wait(poll_s):
                     yield None
-                elif (rest_s := told_at + GATHER_S - time.monotonic()) > 0:
-                    self._end_came.wait(rest_s)
+                elif (rest_s := sent_at + GATHER_S - time.monotonic()) > 0:
+                    self._has_ended.wait(rest_s)
         finally:
             self.close()
 
@@ -295,7 +295,7 @@ class Completion:
     def _hear(self, answer: Generation) -> None:
         """Called for every event of the answer, in the engine's thread."""
         if answer.is_written:
-            self._end_came.set()
+            self._has_ended.set()
         self._wake.set()
 
     def _is_reported(self, event: AnswerEvent) -> bool:

@@ -304,10 +304,10 @@ class PrefixSource(Struct, frozen=True):
         }
 
     @classmethod
-    def of(cls, sheet: PrefixSheet, told: Mapping[str, Any]) -> PrefixSource:
+    def of(cls, sheet: PrefixSheet, fields: Mapping[str, Any]) -> PrefixSource:
         """Parses the data of a file, which is untrusted. Raises ValueError for invalid data."""
-        texts = {name: told.get(name, "") for name in ("system", "dialect", "template")}
-        tools = told.get("tools", [])
+        texts = {name: fields.get(name, "") for name in ("system", "dialect", "template")}
+        tools = fields.get("tools", [])
         is_sane = isinstance(tools, list) and all(isinstance(tool, dict) and "name" in tool for tool in tools)
         if not is_sane or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError("not a source of a prefix")
@@ -354,8 +354,8 @@ def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
             found = _kept_prefixes.get(key)
             is_known = key in _kept_prefixes
         if not is_known:
-            told = manager.library.reader.prefix_source(path)
-            found = (told[0], PrefixSource.of(*told)) if told else None
+            stored = manager.library.reader.prefix_source(path)
+            found = (stored[0], PrefixSource.of(*stored)) if stored else None
             with _prefix_lock:
                 _kept_prefixes[key] = found
                 while len(_kept_prefixes) > MOST_KEPT_PREFIXES:

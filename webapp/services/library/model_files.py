@@ -330,14 +330,14 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
         for one, other in pairs:
             with one.open("rb") as source, other.open("xb", buffering=0) as target:
                 while piece := source.read(COPY_BYTES):
-                    if running.wish:
+                    if running.stop_status:
                         raise InterruptedError
                     placing.write_all(target, piece)
                     done += len(piece)
                     running.report(done)
     if stamp_of(source_path) != before or done != before[1]:
         raise RoostError("file_outdated", name=source_path.name)
-    if running.wish:
+    if running.stop_status:
         raise InterruptedError
 
 

@@ -72,7 +72,7 @@ _making = threading.Lock()
 JSON_TYPES = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 MISSING = re.compile(r"missing required field `(\w+)`")
-SAID = (
+MSGSPEC_MESSAGES = (
     (re.compile(r"Expected (?P<expected>.+), got (?P<found>.+)"), "reason.api.expected_not"),
     (re.compile(r"Expected (?P<expected>.+)"), "reason.api.expected"),
     (re.compile(r"Invalid (?:enum )?value (?P<found>.+)"), "reason.api.value_unknown"),
@@ -173,7 +173,7 @@ def invalid(text: str) -> RoostError:
         param = f"{param}.{missing[1]}".lstrip(".")
         return RoostError("invalid_parameter", param=param, reason=Text("reason.common.is_missing"))
     plain = reason.replace("`", "")
-    said = next(((found, key) for pattern, key in SAID if (found := pattern.fullmatch(plain))), None)
+    said = next(((found, key) for pattern, key in MSGSPEC_MESSAGES if (found := pattern.fullmatch(plain))), None)
     return RoostError(
         "invalid_parameter", param=param or "body", reason=Text(said[1], **said[0].groupdict()) if said else plain
     )
@@ -454,8 +454,8 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
                     if answering.completion.has_more:
                         continue
                 if not written and writer.comment and time.monotonic() > written_at + COMMENT_EVERY_S:
-                    told = f"waiting, {ahead} before this".encode() if ahead else b"waiting"
-                    written = writer.comment.replace(b"waiting", told)
+                    comment = f"waiting, {ahead} before this".encode() if ahead else b"waiting"
+                    written = writer.comment.replace(b"waiting", comment)
                 if written:
                     yield written
                     written, written_at = b"", time.monotonic()

@@ -259,7 +259,7 @@ class LlamaPieces(api.StreamWriter):
     answering: api.Answering
     prompts: list[str]
     began_at: float = field(default_factory=time.monotonic)
-    told: Counter[int] = field(default_factory=Counter)
+    sent_counts: Counter[int] = field(default_factory=Counter)
     """How many tokens of each answer were sent."""
 
     def is_begun_by(self, event: AnswerEvent) -> bool:
@@ -322,7 +322,7 @@ class LlamaPieces(api.StreamWriter):
 
     def _piece(self, number: int, content: str, **more: Any) -> bytes:
         ids = self.answering.completion.answers[number].text.token_ids
-        before, self.told[number] = self.told[number], len(ids)
+        before, self.sent_counts[number] = self.sent_counts[number], len(ids)
         return api.data_event(
             LlamaPiece(
                 index=number,

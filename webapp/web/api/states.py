@@ -94,7 +94,7 @@ def shown(handle: StateHandle) -> StateObject:
 # for the completions
 
 
-def going_on(wanted: AnswerRequest, state_id: str) -> AnswerRequest:
+def continuing_from(wanted: AnswerRequest, state_id: str) -> AnswerRequest:
     """The request, continuing from that state. Raises ``invalid_parameter`` if it also has another initial state, or
     several prompts."""
     if wanted.state is not None or wanted.prefix_id is not None or len(wanted.prompts) > 1:
@@ -377,10 +377,10 @@ class LightningChunks(api.StreamWriter):
 
     def end(self) -> Iterator[bytes]:
         state_id, session, place = self.keep()
-        told = {"session_id": session, "state_id": state_id}
+        fields = {"session_id": session, "state_id": state_id}
         if place is not None:
-            told = {"object": "multi_state.dialogue_idx", "dialogue_idx": place, **told}
-        yield api.data_event({"object": "state.session", **told})
+            fields = {"object": "multi_state.dialogue_idx", "dialogue_idx": place, **fields}
+        yield api.data_event({"object": "state.session", **fields})
         yield api.DONE
 
 

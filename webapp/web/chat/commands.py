@@ -244,10 +244,10 @@ class Commands:
             raise RoostError("owner_only")  # this may swap the model
         return CommandResult(self.page.turns.several(command.target, variants, self.client).chat_id)
 
-    def _variant(self, told: str) -> Variant:
-        kind, _, value = told.partition(":")
+    def _variant(self, text: str) -> Variant:
+        kind, _, value = text.partition(":")
         if kind not in VARIANTS:
-            raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(told[:40])))
+            raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(text[:40])))
         if kind == "preset":
             return Variant(kind, value, shown_name(self.page.presets.get(value), self.page.t))
         if kind == "state" and value:

@@ -429,13 +429,13 @@ def import_() -> Response | BaseResponse:
     states = "kept" if any(each.states for each in opened) else ""
     if not states and any(each.has_states for each in opened):
         states = "lost"
-    told = {
+    query = {
         "chats": len(chat_ids),
         "messages": sum(each.messages for each in opened),
         "left": ",".join(f"{kind}:{count}" for kind, count in sorted(left_out.items())),
         "states": states,
     }
-    address = f"/chat/{chat_ids[0]}?{urlencode({name: value for name, value in told.items() if value})}"
+    address = f"/chat/{chat_ids[0]}?{urlencode({name: value for name, value in query.items() if value})}"
     if kit.wants_fragment():
         return make_response("", {CHAT_HEADER: address})
     return redirect(address, 303)

@@ -240,12 +240,12 @@ def read_base(page: ChatContext, chat: Chat, fields: FrameFields) -> Mapping[str
     if "base" not in fields:
         return known
     try:
-        told = json.loads(fields.text("base", BASE_CHARS))
+        data = json.loads(fields.text("base", BASE_CHARS))
     except (ValueError, RecursionError) as exc:
         raise RoostError("bad_frame", reason=Text("reason.web.base_must_be_json")) from exc
-    if not isinstance(told, dict):
+    if not isinstance(data, dict):
         raise RoostError("bad_frame", reason=Text("reason.web.base_must_be_json"))
-    values, _ = read_fields({name: value for name, value in told.items() if name in known})
+    values, _ = read_fields({name: value for name, value in data.items() if name in known})
     return {**known, **values}
 
 

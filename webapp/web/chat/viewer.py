@@ -113,7 +113,7 @@ class Viewer:
         self.is_closed = False
         self._wake = threading.Event()
         self._hurry = threading.Event()
-        self._list_drawn_at = -math.inf
+        self._list_rendered_at = -math.inf
         self._is_open = False
         self._is_paced = False
         self._sent_answering: str | None = None  # nothing yet
@@ -177,7 +177,7 @@ class Viewer:
         self._come_at_once()
 
     def _come_at_once(self) -> None:
-        self._list_drawn_at = -math.inf
+        self._list_rendered_at = -math.inf
         self._wake.set()
         self._hurry.set()
 
@@ -217,7 +217,7 @@ class Viewer:
     @property
     def _list_in_s(self) -> float:
         """Seconds until the list may be rendered again."""
-        return self._list_drawn_at + LIST_INTERVAL_S - time.monotonic()
+        return self._list_rendered_at + LIST_INTERVAL_S - time.monotonic()
 
     def _bring_up_to_date(self) -> bool:
         """True if more must be rendered soon."""
@@ -252,7 +252,7 @@ class Viewer:
         try:
             with self.page.store.database.connect():
                 if has_list:
-                    self._list_drawn_at = time.monotonic()
+                    self._list_rendered_at = time.monotonic()
                     self.fragment("chat/_list.html", chats=chat_list(self.page, self.chat_id))
                 if has_chat:
                     self._show_branch()
@@ -337,14 +337,14 @@ class Viewer:
             self.fragment("chat/_welcome.html", welcome=welcome(self.page, chat))
         self._shown = wanted[first_common(self._shown, wanted) :]
         self._group, self._cards = shown[-1].id if members else "", {row.id for row in members}
-        drawn = {branch[place].id for place in steps.appended}
+        shown_ids = {branch[place].id for place in steps.appended}
         if members and len(branch) - 1 in (*steps.appended, *steps.replaced):
-            drawn |= self._cards
+            shown_ids |= self._cards
         self._open_ids = {row.id for row in (*branch, *members) if row.status == "streaming"}
         for turn in self.page.turns.answers(self.chat_id):
-            if turn.message_id in drawn:  # it may have ended already: its end must still be sent
+            if turn.message_id in shown_ids:  # it may have ended already: its end must still be sent
                 self._open_ids.add(turn.message_id)
-        for message_id in drawn & self._followings.keys():
+        for message_id in shown_ids & self._followings.keys():
             self._stop_following(message_id)  # it was rendered again: follow it from the start
 
     def _as_followed(self, wanted: Shown) -> Shown:
@@ -425,7 +425,7 @@ class Viewer:
     def _finish(self, message_id: str) -> None:
         """The text is complete already: only the foot is rendered again, so that a selection and an open fold stay. An
         answer with tool calls gets its cards now, so it is rendered completely."""
-        self._list_drawn_at = -math.inf  # to remove the answer's activity mark
+        self._list_rendered_at = -math.inf  # to remove the answer's activity mark
         try:
             stored = self.page.store.message(message_id)
         except RoostError:  # deleted

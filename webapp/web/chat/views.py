@@ -179,14 +179,16 @@ def own_model(page: ChatContext) -> Values:
         return shown
     library = page.manager.library
     files = [file for file in library.known_files() if not file.path.name.startswith(STARTER_PREFIX)]
-    files = sorted(files, key=lambda file: _came_at(file.path), reverse=True)[:MOST_LOOKED_INTO]
+    files = sorted(files, key=lambda file: _created_at_ns(file.path), reverse=True)[:MOST_LOOKED_INTO]
     for file in files:
         found = library.look_into(file).inspection
         if found is not None and found.config is not None:
             words = {"name": file.name, "version": found.config.architecture, "size": size_text(file.size_bytes)}
             shown |= {"name": file.name, "text": page.t("chat.welcome.found", **words)}
             break
-    is_copied = bool(files) and shown["name"] != files[0].name and time.time_ns() - _came_at(files[0].path) < COMING_NS
+    is_copied = (
+        bool(files) and shown["name"] != files[0].name and time.time_ns() - _created_at_ns(files[0].path) < COMING_NS
+    )
     return {**shown, "is_coming": is_copied or strip_jobs(page)["is_busy"]}
 
 
@@ -195,7 +197,7 @@ COMING_NS = 60 * 10**9
 """An unreadable file does not count as being copied any more if it has not changed for this time."""
 
 
-def _came_at(path: Path) -> int:
+def _created_at_ns(path: Path) -> int:
     """When it was put there, in ns: a copied or moved file keeps its old date, which may be years ago."""
     try:
         return path.stat().st_ctime_ns

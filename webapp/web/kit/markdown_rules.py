@@ -67,12 +67,12 @@ class CjkState(StateInline):
             return Scanned(False, False, 1)  # 2*3*4
         if (scanned.can_open and scanned.can_close) or not (is_cjk(before) or is_cjk(after)):
             return scanned
-        opens = not is_space(after) and (is_cjk(after) or not is_punctuation(after) or may_stand_beside(before))
-        closes = not is_space(before) and (is_cjk(before) or not is_punctuation(before) or may_stand_beside(after))
+        opens = not is_space(after) and (is_cjk(after) or not is_punctuation(after) or may_flank(before))
+        closes = not is_space(before) and (is_cjk(before) or not is_punctuation(before) or may_flank(after))
         if canSplitWord:
             return Scanned(opens, closes, scanned.length)
-        can_open = opens and (not closes or may_stand_beside(before))
-        return Scanned(can_open, closes and (not opens or may_stand_beside(after)), scanned.length)
+        can_open = opens and (not closes or may_flank(before))
+        return Scanned(can_open, closes and (not opens or may_flank(after)), scanned.length)
 
 
 def is_cjk(char: str) -> bool:
@@ -88,7 +88,7 @@ def is_punctuation(char: str) -> bool:
     return isMdAsciiPunct(ord(char)) or isPunctChar(char)
 
 
-def may_stand_beside(char: str) -> bool:
+def may_flank(char: str) -> bool:
     return is_cjk(char) or is_space(char) or is_punctuation(char)
 
 

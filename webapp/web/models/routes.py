@@ -39,13 +39,13 @@ blueprint = Blueprint("models", __name__, url_prefix="/models")
 blueprint.register_blueprint(downloads.blueprint)
 uploads = Blueprint("uploads", __name__, url_prefix="/uploads")  # registered below, with its routes
 NAME_CHARS = 1000
-SAID = ("deleted", "restored", "renamed", "imported", "importing", "emptied")
+TOASTS = ("deleted", "restored", "renamed", "imported", "importing", "emptied")
 
 
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page("models/page.html", models_page(page, _filter(), page.done_toast("models.said", SAID)))
+    return render_page("models/page.html", models_page(page, _filter(), page.done_toast("models.said", TOASTS)))
 
 
 @blueprint.get("/rows")
@@ -86,7 +86,7 @@ def news() -> Response:
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
     page = current_page()
-    entry, toasts = page.manager.library.entry(name), page.done_toast("models.said", SAID)
+    entry, toasts = page.manager.library.entry(name), page.done_toast("models.said", TOASTS)
     return render_page("models/details.html", details_page(page, entry, toasts))
 
 

@@ -294,11 +294,11 @@ def load_progress(page: PageContext) -> Values | None:
         return {"phase": "loading", "title": title, "shown": shown, "share": share}
     if status.phase == "unloading":
         return {"phase": "unloading", "title": page.t("models.unloading", name=status.model)}
-    told = status.error or status.notice
-    if told is None or told.get("code") == "load_cancelled":
+    problem = status.error or status.notice
+    if problem is None or problem.get("code") == "load_cancelled":
         return None
-    message, hint = page.explain(error_from_dict(told))
-    can_load_anyway = told.get("code") == "model_does_not_fit"
+    message, hint = page.explain(error_from_dict(problem))
+    can_load_anyway = problem.get("code") == "model_does_not_fit"
     return {"phase": "failed", "title": message, "hint": hint, "can_load_anyway": can_load_anyway}
 
 

@@ -163,12 +163,12 @@ def defaults_to_send(defaults: Mapping[str, Any]) -> str:
 def _defaults_sent(form: Mapping[str, str], now: Mapping[str, Any]) -> Mapping[str, Any]:
     """The current ones if the form's are missing or invalid."""
     try:
-        told = json.loads(form.get("defaults", "")[:DEFAULTS_CHARS])
+        defaults = json.loads(form.get("defaults", "")[:DEFAULTS_CHARS])
     except (ValueError, RecursionError):
         return now
-    if not isinstance(told, dict):
+    if not isinstance(defaults, dict):
         return now
-    values, _ = read_fields({row.name: told[row.name] for row in SAMPLING if row.name in told})
+    values, _ = read_fields({row.name: defaults[row.name] for row in SAMPLING if row.name in defaults})
     return {**now, **values}
 
 
@@ -274,8 +274,8 @@ class Controls:
         if problem is None:
             return ""
         label = self._page.t(BY_NAME[name].label_key if name in BY_NAME else f"presets.field.{name}.label")
-        told = problem.with_params(name=label)
-        return self._page.explain(told)[0]
+        labelled = problem.with_params(name=label)
+        return self._page.explain(labelled)[0]
 
 
 def shown_value(t: Words, row: Parameter, value: str, choices: tuple[Choice, ...] = ()) -> str:

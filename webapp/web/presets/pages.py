@@ -59,7 +59,7 @@ from webapp.weights.inspection import Inspection
 
 blueprint = Blueprint("presets", __name__, url_prefix="/presets")
 IMPORT_BYTES = 4 << 20
-SAID = ("deleted", "used", "imported")
+TOASTS = ("deleted", "used", "imported")
 OPTIONS = tuple(row for row in PARAMETERS if row.place == "options")
 TOKENIZERS = ("", "world", "byte")
 VOCABULARIES = (".txt", ".json")
@@ -247,15 +247,15 @@ def in_use(page: kit.PageContext, preset: Preset) -> kit.Values:
     presets, status, t = page.presets, page.status, page.t
     is_changing = status.phase in ("loading", "unloading")
     kind, key, button, names = "", "", "", ""
-    told: tuple[str, str] | None = None
+    explained: tuple[str, str] | None = None
     if not presets.is_active(preset):
         key, button = "idle", "use"
     elif is_changing:
         key = "loading"
     elif status.error is not None:
-        kind, told, button = "bad", page.explain(error_from_dict(status.error)), "again"
+        kind, explained, button = "bad", page.explain(error_from_dict(status.error)), "again"
     elif (problem := presets.problem(preset)) is not None:
-        kind, told = "bad", page.explain(problem)
+        kind, explained = "bad", page.explain(problem)
     elif differences := presets.differences(preset):
         kind, key, button, names = "warn", "reload", "reload", labels(differences, t)
     elif status.phase == "empty":
@@ -263,7 +263,7 @@ def in_use(page: kit.PageContext, preset: Preset) -> kit.Values:
     else:
         kind, key = "good", "used"
     words = "preset_page.in_use"
-    title, text = told or (t(f"{words}.{key}.title", names=names), t(f"{words}.{key}.text"))
+    title, text = explained or (t(f"{words}.{key}.title", names=names), t(f"{words}.{key}.text"))
     return {
         "preset_id": preset.id,
         "kind": kind,
@@ -404,7 +404,7 @@ def _compared(page: kit.PageContext, row: KindEntry, manual: kit.Values) -> kit.
 @blueprint.get("")
 def index() -> Response:
     page = kit.current_page()
-    return kit.render_page("presets/list.html", list_page(page, page.done_toast("preset_page.done", SAID)))
+    return kit.render_page("presets/list.html", list_page(page, page.done_toast("preset_page.done", TOASTS)))
 
 
 @blueprint.get("/new")
@@ -566,8 +566,8 @@ def _saved_text(page: kit.PageContext, preset: Preset) -> str:
     """The result of the last save; "" if there was none."""
     if "saved" not in request.args:
         return ""
-    told = (request.args.get(key, "").split(",") for key in ("saved", "reload"))
-    applied, late = ([name for name in names if name in BY_NAME] for names in told)
+    lists = (request.args.get(key, "").split(",") for key in ("saved", "reload"))
+    applied, late = ([name for name in names if name in BY_NAME] for names in lists)
     if late:
         return str(page.t("preset_page.saved.reload", names=labels(late, page.t)))
     if applied:

@@ -81,12 +81,12 @@ class TlsSocket:
 
     def shutdown(self, how: int) -> None:
         with self._lock:
-            self._say_goodbye()
+            self._send_close_notify()
             socket.socket.shutdown(self._sock, how)  # SSLSocket.shutdown would send the rest unencrypted
 
     def close(self) -> None:
         with self._lock:
-            self._say_goodbye()
+            self._send_close_notify()
             self._sock.close()
 
     def settimeout(self, timeout_s: float | None) -> None:
@@ -132,7 +132,7 @@ class TlsSocket:
         self.is_tls = first == HANDSHAKE_RECORD if first else None
         return bool(first)
 
-    def _say_goodbye(self) -> None:
+    def _send_close_notify(self) -> None:
         """Sends close_notify; without it, clients consider a response that ends with the connection incomplete."""
         if isinstance(self._sock, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):

@@ -40,7 +40,7 @@ blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
-SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
+TOASTS = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
 MOST_NAMED = 3
 CHART_HEIGHT = 40.0
 CHART_PITCH, CHART_WIDTH = 10.0, 7.0
@@ -128,9 +128,9 @@ def prefix_part(page: kit.PageContext, sheet: PrefixSheet | None) -> kit.Values 
     made = kit.moment_text(sheet.made_at)
     words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
     trained = trained_context(sheet.model)
-    told = {"tokens": sheet.tokens, "trained": trained, "model": sheet.model}
+    params = {"tokens": sheet.tokens, "trained": trained, "model": sheet.model}
     return {
-        "beyond": page.t("states.view.beyond", **told) if trained is not None and sheet.tokens > trained else "",
+        "beyond": page.t("states.view.beyond", **params) if trained is not None and sheet.tokens > trained else "",
         "name": sheet.title,
         "title": page.t("states.prefix.titled" if sheet.title else "states.prefix.untitled", **words),
         "facts": [page.t("states.prefix.tokens", count=sheet.tokens), page.t("states.prefix.by", **words), made],
@@ -264,7 +264,7 @@ def _facts_of_file(page: kit.PageContext, entry: StateEntry) -> list[tuple[str, 
         return of_file
     version = t("states.version.unknown")
     if sheet.architecture:
-        version = t(f"states.version.{sheet.told_by}", version=f"RWKV-{sheet.architecture}")
+        version = t(f"states.version.{sheet.known_from}", version=f"RWKV-{sheet.architecture}")
     return [
         (t("states.about.version"), version),
         (t("states.about.layers"), str(sheet.n_layer)),
@@ -317,14 +317,14 @@ def _can_make(page: kit.PageContext) -> bool:
 @blueprint.get("")
 def index() -> Response:
     page = kit.current_page()
-    return kit.render_page("states/page.html", states_page(page, page.done_toast("states.said", SAID)))
+    return kit.render_page("states/page.html", states_page(page, page.done_toast("states.said", TOASTS)))
 
 
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
     page = kit.current_page()
     entry = page.states.entry(name)
-    shown = details_page(page, entry, page.done_toast("states.said", SAID))
+    shown = details_page(page, entry, page.done_toast("states.said", TOASTS))
     view = file_view(page, entry, request.args.get("with", "")[:NAME_CHARS])
     return kit.render_page("states/details.html", {**shown, "view": view})
 
@@ -531,10 +531,10 @@ def _act(action: Callable[[kit.PageContext], str]) -> BaseResponse | Response:
 
 def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
     """The URL of the page with the message: the list, or the state's page if the form was there."""
-    told: dict[str, Any] = {"said": said, "about": name or None, "undo": undo or None}
+    params: dict[str, Any] = {"said": said, "about": name or None, "undo": undo or None}
     if back and request.form.get("from") == "details":
-        return url_for("states.details", name=request.form.get("shown", name), **told)
-    return url_for("states.index", **told)
+        return url_for("states.details", name=request.form.get("shown", name), **params)
+    return url_for("states.index", **params)
 
 
 def _name() -> str:

@@ -30,8 +30,8 @@ from webapp.services.bench.tool_bench import (
     Confusion,
     ModeReport,
     document,
+    generated_cases,
     is_right,
-    made_cases,
     reports,
     wrong_first,
 )
@@ -61,7 +61,7 @@ MOMENT = re.compile(r"\d{1,12}\.\d{1,9}")
 """When cases were deleted, in seconds since 1970: what an undo of all of them names."""
 MAX_IMPORT_CHARS = 5_000_000
 FORM_BYTES = 8 << 20
-SAID = ("added", "changed", "deleted", "cleared", "restored", "made", "imported", "run_deleted")
+TOASTS = ("added", "changed", "deleted", "cleared", "restored", "made", "imported", "run_deleted")
 AS_CHATS = "chat"
 SEVERAL = "*"
 ARGUMENT_CHARS = 100_000
@@ -585,7 +585,7 @@ def make() -> Response | BaseResponse:
     seed = read_count(request.form.get("seed", ""), SEED, 0, LARGEST_SEED)
     per_tool = read_count(request.form.get("per_tool", ""), PER_TOOL, 1, MOST_PER_TOOL)
     functions = [row.function for row in bench.definitions()]
-    made = made_cases(functions, bench.page.locale, seed, per_tool)
+    made = generated_cases(functions, bench.page.locale, seed, per_tool)
     try:
         bench.store.add_cases(made.cases, replaces_generated=True)
     except BenchRefused as exc:
@@ -615,12 +615,12 @@ def export_cases() -> Response:
 
 
 def _back(said: str, count: int = 0, without: str = "", undo: str = "") -> BaseResponse:
-    told: kit.Values = {"said": said, "about": count or None, "without": without or None, "undo": undo or None}
-    return redirect(url_for("tools.bench.index", _anchor=None if said == "run_deleted" else "cases", **told), 303)
+    query: kit.Values = {"said": said, "about": count or None, "without": without or None, "undo": undo or None}
+    return redirect(url_for("tools.bench.index", _anchor=None if said == "run_deleted" else "cases", **query), 303)
 
 
 def _said_toast(bench: Bench) -> tuple[kit.Toast, ...]:
     without, undo = request.args.get("without", "")[:500], request.args.get("undo", "")
     hint = bench.t("tool_bench.said.without", names=without.replace(",", ", ")) if without else ""
     command = f"restore:{undo}" if kit.ROW_ID.fullmatch(undo) or MOMENT.fullmatch(undo) else ""
-    return bench.page.done_toast("tool_bench.said", SAID, command, hint)
+    return bench.page.done_toast("tool_bench.said", TOASTS, command, hint)

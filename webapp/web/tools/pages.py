@@ -44,7 +44,7 @@ blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench.blueprint)
 blueprint.register_blueprint(servers.blueprint)
 FORM_BYTES = 4 << 20
-SAID = ("saved", "deleted", "restored", "added", "imported")
+TOASTS = ("saved", "deleted", "restored", "added", "imported")
 EXAMPLE = ToolDefinition(
     "get_current_weather",
     "Get the current weather in a given location",
@@ -236,7 +236,7 @@ def _choices(page: kit.PageContext, group: str, values: list[str] | tuple[str, .
 @blueprint.get("")
 def index() -> Response:
     page = kit.current_page()
-    return kit.render_page("tools/page.html", tools_page(page, page.done_toast("tools.said", SAID)))
+    return kit.render_page("tools/page.html", tools_page(page, page.done_toast("tools.said", TOASTS)))
 
 
 @blueprint.get("/new")
@@ -254,7 +254,7 @@ def edit(tool_id: str) -> BaseResponse | Response:
         return redirect(page_of(stored), 303)
     draft = draft_of(stored.definition, stored.updated_at)
     return kit.render_page(
-        "tools/edit.html", tool_form(page, draft, tool_id, toasts=page.done_toast("tools.said", SAID))
+        "tools/edit.html", tool_form(page, draft, tool_id, toasts=page.done_toast("tools.said", TOASTS))
     )
 
 

@@ -39,7 +39,7 @@ from webapp.web.kit import page as kit
 from webapp.web.roles import Role
 
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
-SAID = ("saved", "added", "removed", "restored", "imported", "on", "off", "tools")
+TOASTS = ("saved", "added", "removed", "restored", "imported", "on", "off", "tools")
 MAX_IMPORT_CHARS = 200_000
 MOST_CHARS = 20_000
 FORMS = {
@@ -331,7 +331,7 @@ def _errors_of(page: kit.PageContext, error: McpServerInvalid | None) -> dict[st
 @blueprint.get("")
 def index() -> Response:
     page = kit.current_page()
-    shown = servers_page(page, page.done_toast("mcp.said", SAID))
+    shown = servers_page(page, page.done_toast("mcp.said", TOASTS))
     fragment = "servers/_list.html"
     return kit.render_page("servers/page.html", shown, fragment)
 
@@ -350,7 +350,7 @@ def edit(server_id: str) -> Response:
     page = kit.current_page()
     server = page.mcp_servers.store.get(server_id)
     draft = draft_of(server.config, server.updated_at)
-    shown = server_page(page, draft, server, toasts=page.done_toast("mcp.said", SAID))
+    shown = server_page(page, draft, server, toasts=page.done_toast("mcp.said", TOASTS))
     return kit.render_page("servers/edit.html", shown, "servers/_live.html")
 
 
@@ -464,10 +464,10 @@ def _done(page: kit.PageContext, server_id: str, act: Callable[[], object], said
         return kit.render_page("servers/page.html", servers_page(page, notice=notice), "servers/_list.html")
     if notice[0]:
         return kit.render_page("servers/page.html", servers_page(page, notice=notice), status=status)
-    told: dict[str, Any] = {"said": said, "about": page.mcp_servers.store.get(server_id).config.name} if said else {}
+    query: dict[str, Any] = {"said": said, "about": page.mcp_servers.store.get(server_id).config.name} if said else {}
     if request.form.get("from") == "list":
-        return redirect(url_for("tools.servers.index", **told), 303)
-    return redirect(url_for("tools.servers.edit", server_id=server_id, **told), 303)
+        return redirect(url_for("tools.servers.index", **query), 303)
+    return redirect(url_for("tools.servers.edit", server_id=server_id, **query), 303)
 
 
 def _refused(page: kit.PageContext, draft: ServerDraft, server_id: str, error: RoostError) -> Response:

@@ -237,8 +237,8 @@ def respond(
     if asked.stream is not False:
         return api.stream(answering, lines)
     [(text, end)] = api.whole_answers(answering)
-    told = {**lines.figures(end), "logprobs": lines.logprobs(text.tokens)}
-    return api.answer(lines.line(text.content, text.reasoning, text.tool_calls, **told))
+    extra = {**lines.figures(end), "logprobs": lines.logprobs(text.tokens)}
+    return api.answer(lines.line(text.content, text.reasoning, text.tool_calls, **extra))
 
 
 def load_or_unload(asked: OllamaRequest, make: MakeLine) -> Response:

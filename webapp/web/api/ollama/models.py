@@ -109,8 +109,12 @@ def tags() -> Response:
 def running() -> Response:
     """The loaded model. Roost unloads by its own setting, so nothing expires here."""
     loaded = [served for served in api.served_models() if served.is_loaded]
-    told: dict[str, Any] = {"expires_at": NEVER, "size_vram": 0, "context_length": api.the_settings().max_prompt_tokens}
-    return api.answer(RunningModels([Running(**tag_fields(one), **told) for one in loaded]))
+    common: dict[str, Any] = {
+        "expires_at": NEVER,
+        "size_vram": 0,
+        "context_length": api.the_settings().max_prompt_tokens,
+    }
+    return api.answer(RunningModels([Running(**tag_fields(one), **common) for one in loaded]))
 
 
 def show() -> Response:
@@ -262,10 +266,10 @@ def pull() -> Response:
     page Models shows; another pull of the same name follows it again."""
     asked = api.read_body(ModelRequest)
     if api.known_name(api.the_manager(), asked.wanted) is not None:
-        return told(iter([SUCCESS]), asked)
+        return progress_response(iter([SUCCESS]), asked)
     downloads: Downloads = current_app.extensions["downloads"]
     job = downloads.start(downloads.named(asked.wanted))
-    return told(progress(downloads.jobs, job), asked)
+    return progress_response(progress(downloads.jobs, job), asked)
 
 
 def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
@@ -280,7 +284,7 @@ def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
     yield SUCCESS
 
 
-def told(lines: Iterator[Progress], asked: ModelRequest) -> Response:
+def progress_response(lines: Iterator[Progress], asked: ModelRequest) -> Response:
     """As lines, or only the last of them; Ollama streams by default."""
     if asked.stream is False:
         return api.answer(list(lines)[-1])

@@ -39,7 +39,7 @@ from webapp.web.api.openai.answers import (
     progress_of,
     timings_of,
 )
-from webapp.web.api.states import Keeper, going_on
+from webapp.web.api.states import Keeper, continuing_from
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -410,7 +410,7 @@ def create() -> Response:
     wanted = answer_request(asked)
     model = api.served_model(asked.model)
     if asked.state_id is not None:
-        wanted = going_on(wanted, asked.state_id)
+        wanted = continuing_from(wanted, asked.state_id)
     answering = api.begin(wanted)
     head = heading("chatcmpl", model)
     keep = state_keeper(answering, wanted, asked)

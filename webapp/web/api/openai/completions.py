@@ -34,7 +34,7 @@ from webapp.web.api.openai.chat import (
     usage_of,
 )
 from webapp.web.api.openai.models import decoded
-from webapp.web.api.states import going_on
+from webapp.web.api.states import continuing_from
 
 TokenId = Annotated[int, Meta(ge=0)]
 PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
@@ -82,7 +82,7 @@ def create() -> Response:
         return api.answer(only_prompts(head, echo, prompts))
     wanted = answer_request(asked, prompts, api.most_tokens(limit_of(asked)), asked.logprobs)
     if asked.state_id is not None:
-        wanted = going_on(wanted, asked.state_id)
+        wanted = continuing_from(wanted, asked.state_id)
     answering = api.begin(wanted)
     keep = state_keeper(answering, wanted, asked)
     chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None, keep=keep)

@@ -55,7 +55,7 @@ from webapp.web.api.openai.response_types import (
     ResponseUsage,
     Status,
 )
-from webapp.web.api.states import Keeper, going_on, the_handles
+from webapp.web.api.states import Keeper, continuing_from, the_handles
 
 LOGPROBS = "message.output_text.logprobs"
 PASSED_OVER = ("reasoning", "compaction", "additional_tools")
@@ -243,7 +243,7 @@ def create() -> Response:
     assert isinstance(asked_for, ChatPrompt)
     state_id = state_before(asked, asked_for)
     if state_id is not None:
-        wanted = going_on(wanted, state_id)
+        wanted = continuing_from(wanted, state_id)
     answering = api.begin(wanted)
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
@@ -266,8 +266,8 @@ def create() -> Response:
 
     if asked.stream:
         return api.stream(answering, ResponseEvents(response, output, keep))
-    for told in answering.events():
-        for _ in output.take(told[1]) if told else ():
+    for item_event in answering.events():
+        for _ in output.take(item_event[1]) if item_event else ():
             pass
     ended(response, output.end)
     keep()
@@ -500,8 +500,8 @@ class ResponseEvents(api.StreamWriter):
         yield self._numbered({"type": "response.in_progress", "response": self.response})
 
     def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
-        for told in self.output.take(event):
-            yield self._numbered(told)
+        for item_event in self.output.take(event):
+            yield self._numbered(item_event)
 
     def end(self) -> Iterator[bytes]:
         response = ended(self.response, self.output.end)
@@ -515,8 +515,8 @@ class ResponseEvents(api.StreamWriter):
         self.response.status = "failed"
         self.response.error = ResponseFailure("server_error", found["message"])
         words = {name: found[name] for name in ("code", "message", "param")}
-        told = self._numbered({"type": "error", **words})
-        return told + self._numbered({"type": "response.failed", "response": self.response})
+        item_event = self._numbered({"type": "error", **words})
+        return item_event + self._numbered({"type": "response.failed", "response": self.response})
 
     def _numbered(self, event: dict[str, Any]) -> bytes:
         numbered = {**event, "sequence_number": self.sequence_number}
