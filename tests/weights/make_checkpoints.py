@@ -8,10 +8,15 @@ order of tensors.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
+import os
+import shutil
+import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +52,23 @@ def write_checkpoint(
         for name in ("v0", "v1", "v2"):
             arrays.pop(f"blocks.0.att.{name}", None)
     return write_tensors(path, arrays, dtype)
+
+
+def link_checkpoint(path: Path, architecture: str, **options) -> None:
+    """Like :func:`write_checkpoint`, but each file is written once in a process, for tests that only read it."""
+    original = _original(path.suffix, architecture, tuple(options.items()))
+    try:
+        os.link(original, path)
+    except OSError:  # another file system
+        shutil.copyfile(original, path)
+
+
+@functools.cache
+def _original(suffix: str, architecture: str, options: tuple[tuple[str, Any], ...]) -> Path:
+    folder = tempfile.mkdtemp(prefix="roost-checkpoint-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_checkpoint(path := Path(folder, f"model{suffix}"), architecture, **dict(options))
+    return path
 
 
 def write_tensors(

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import time
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread
 from tests.services.chat.watching import text_of, watch
-from tests.weights.make_checkpoints import write_checkpoint
+from tests.weights.make_checkpoints import link_checkpoint
 from webapp.chat.messages import AttachedFile, Message, ReadMode, Role, attached_metadata
 from webapp.engine.state import Stored, packed
 from webapp.manager.manager import ModelManager
@@ -58,11 +57,8 @@ def machine(tmp_path):
     def machine(name, strategy=SAYS, seed=1):
         folder = tmp_path / name
         (folder / "models").mkdir(parents=True)
-        original = tmp_path / f"model{seed}.safetensors"
-        if not original.exists():
-            write_checkpoint(original, "7", n_layer=seed, n_embd=64, vocab_size=65536)
         model = folder / "models" / f"{name}.safetensors"
-        shutil.copyfile(original, model)
+        link_checkpoint(model, "7", n_layer=seed, n_embd=64, vocab_size=65536)
         made.append(Machine(folder, model, strategy))
         return made[-1]
 

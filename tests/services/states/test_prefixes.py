@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.errors import raises_code
 from tests.manager.thread_engine import start_engine_in_thread
 from tests.waiting import PATIENCE_S, wait_until
-from tests.weights.make_checkpoints import write_checkpoint
+from tests.weights.make_checkpoints import link_checkpoint
 from webapp.chat.messages import Message, Role
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
@@ -48,8 +48,8 @@ class House:
         folder = tmp_path / "models"
         folder.mkdir()
         for name, architecture, seed in (("seven.pth", "7", 0), ("other.pth", "7", 1), ("six.pth", "6", 2)):
-            write_checkpoint(folder / name, architecture, **SIZES, seed=seed)
-        write_checkpoint(folder / "four.pth", "4", n_layer=2, n_embd=64, vocab_size=65536)
+            link_checkpoint(folder / name, architecture, **SIZES, seed=seed)
+        link_checkpoint(folder / "four.pth", "4", n_layer=2, n_embd=64, vocab_size=65536)
         settings = Settings(data_dir=tmp_path, models_dir=folder, model="seven.pth", strategy=strategy)
         self.manager = ModelManager(settings, start_engine_in_thread, ModelLibrary(folder, tmp_path))
         self.database = Database(tmp_path / "roost.db")
