@@ -212,7 +212,8 @@ print(json.dumps([[row["id"], row["logprob"], row["bytes"]] for row in found]))
 @pytest.mark.parametrize("architecture", WANTED)
 def test_llama_cpp_loads_it_and_gives_the_logits(architecture: str, type_name: str, tmp_path: Path) -> None:
     """Log-probabilities of all tokens: in floats compared with the reference, in other types with this ggml."""
-    path, weights = make_gguf(tmp_path, architecture, type_name)
+    # With AVX-512 its kernel for version 7 takes 64 numbers of a head at a time, as every real model has.
+    path, weights = make_gguf(tmp_path, architecture, type_name, n_embd=128, head_size=64)
     ids = [5, 80, 3, 200]
     command = [sys.executable, "-c", LLAMA_CPP, str(path), str(V), json.dumps(ids)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
