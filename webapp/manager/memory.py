@@ -209,7 +209,8 @@ GPUS = GpuReader()
 
 
 BREATHING_BYTES = 256 << 20
-"""Must stay free when two models are loaded at once: the machine runs other programs too."""
+"""Must stay free on a device when two models are loaded at once; a model that leaves less is a tight fit. The machine
+runs other programs too."""
 
 
 def has_room_beside(target: Target) -> bool:

@@ -22,13 +22,12 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
 from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
+from webapp.manager.memory import BREATHING_BYTES
 from webapp.services.strategy.hardware import Hardware, kept, probe
 from webapp.weights.inspection import Inspection, require_model
 
 FITS, TIGHT, DOES_NOT_FIT, CANNOT_RUN = "fits", "tight", "does_not_fit", "cannot_run"
 MOST_ALTERNATIVES = 4
-BREATHING_BYTES = 256 * 2**20
-"""With less free memory than this on a device, a fit is called tight: the machine runs other programs too."""
 CACHE_BYTES = 256 * 2**20
 
 
@@ -151,7 +150,7 @@ def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand)
 
 def _seats(devices: tuple[DeviceFit, ...], footprint: Footprint, demand: Demand) -> int | None:
     """Determined by the device that runs out first, with a full state cache (in main memory); at least one if the model
-    itself  Each further answer needs its state, and again the same while a step computes the next one."""
+    itself fits. Each further answer needs its state, and again the same while a step computes the next one."""
     found = []
     for device in devices:
         state = footprint.state.get(device.device, 0)
