@@ -33,7 +33,8 @@ from webapp.engine.outputs import TokenOutput
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.scheduler import SequenceStatus
 from webapp.tokenizer import load_tokenizer
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect
 
 COPIES = 4
 

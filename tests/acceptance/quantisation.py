@@ -38,8 +38,8 @@ from webapp.chat.tool_dialects import fenced_calls, json_offer
 from webapp.engine.registry import resolve_strategy
 from webapp.services.evaluation import PromptCase, ToolCase, evenly, held_out
 from webapp.tokenizer import Tokenizer, load_tokenizer
-from webapp.weights.checkpoint import inspect, open_checkpoint
-from webapp.weights.inspection import used_token_bitmap
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect, used_token_bitmap
 
 BUNDLED = ROOT / "models" / "roost-starter-v7.safetensors"
 NATIVE = (

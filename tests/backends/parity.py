@@ -18,7 +18,7 @@ from webapp.engine.backend import Backend, Footprint
 from webapp.engine.registry import REGISTRY, BackendEntry, resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import RoostError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 CHUNKS = (16, 1, 23)

@@ -13,11 +13,11 @@ from tests.errors import raises_code
 from tests.weights.spellings import fla, official
 from webapp.backends.native.model import Layout, _packed_place
 from webapp.engine.registry import BackendEntry, resolve_strategy
-from webapp.manager.loop import model_identity
 from webapp.weights.adapter import AdapterChoice
-from webapp.weights.checkpoint import inspect
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.plan import ConversionOptions
+from webapp.weights.inspection import inspect
+from webapp.weights.model_folder import model_identity
 
 QUANTISED = {"native": "native q4", "ggml": "rwkv.cpp q8_0"}
 IDS = [1, 7, 3, 250]

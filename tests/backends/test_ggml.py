@@ -21,7 +21,7 @@ from webapp.backends.ggml.model import GgmlModel
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy
 from webapp.errors import RoostError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k")
 

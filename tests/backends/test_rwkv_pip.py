@@ -26,7 +26,7 @@ from webapp.backends.rwkv_pip.backend import set_threads
 from webapp.engine.backend import LoadProgress
 from webapp.engine.state import ModelConfig
 from webapp.errors import ModelError, OutOfMemory, StrategyError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 BEFORE_7 = ("4", "5.0", "5.1", "5.2", "6")
 ALL = (*BEFORE_7, "7")

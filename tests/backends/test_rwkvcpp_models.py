@@ -18,7 +18,7 @@ from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.reference.rwkvcpp_bin import read_bin
 from tests.weights.make_checkpoints import write_tensors
 from webapp.engine.registry import backend_for
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 MODELS = {"4v0-660K": "4", "5v1-730K": "5.0", "5v2-730K": "5.2", "7v0-834K": "7"}
 PROMPT = list(b'"in')

@@ -14,7 +14,7 @@ from tests.weights.make_checkpoints import make_tensors, make_time_state, write_
 from webapp.backends.rwkv_pip.model_loader import import_package
 from webapp.cli import main
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 from webapp.weights.state_file import merged_state, read_state_file
 
 pytest.importorskip("rwkv", reason="the rwkv package is not installed")

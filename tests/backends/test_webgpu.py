@@ -37,7 +37,8 @@ from webapp.manager.memory import shortfall
 from webapp.manager.target import Choice, Target
 from webapp.services.strategy.choice import estimate
 from webapp.services.strategy.hardware import probe
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect
 
 TOLERANCE = 1e-4
 """For logits with standard deviation 1; the kernels sum in float32."""

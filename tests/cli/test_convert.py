@@ -14,7 +14,7 @@ import pytest
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from tests.wording import pattern
 from webapp.cli import main
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 ROOT = Path(__file__).resolve().parents[2]
 

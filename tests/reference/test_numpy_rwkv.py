@@ -10,7 +10,7 @@ import pytest
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import ARCHITECTURES, write_checkpoint
 from webapp.engine.state import RecurrentState
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 IDS = list(range(10, 30))
 

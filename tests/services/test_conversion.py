@@ -18,9 +18,9 @@ from webapp.manager.library import ModelLibrary
 from webapp.services import conversion
 from webapp.services.conversion import ConversionPlan, ConversionRequest, Conversions
 from webapp.services.jobs import Jobs, Running
-from webapp.weights.checkpoint import inspect
 from webapp.weights.convert.conversion import Converted
 from webapp.weights.convert.plan import ConversionProgress
+from webapp.weights.inspection import inspect
 
 
 class Here:

@@ -92,7 +92,7 @@ def killed_midway(source: Path, out: Path) -> dict[str, Any]:
 
 
 def measure(source: Path, folder: Path, is_quick: bool) -> dict[str, Any]:
-    from webapp.weights.checkpoint import inspect
+    from webapp.weights.inspection import inspect
 
     config = inspect(source).config
     assert config is not None

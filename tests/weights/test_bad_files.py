@@ -15,7 +15,8 @@ from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from tests.wording import text
 from webapp.errors import FileMissing
 from webapp.i18n.translation import catalogue
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect
 
 
 class RunsCode:

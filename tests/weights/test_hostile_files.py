@@ -17,8 +17,9 @@ from tests.errors import keys_in, raises_code
 from tests.weights.hostile_files import HOSTILE, ODD, pth, table, tensor, text
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import WeightsError
-from webapp.weights.checkpoint import Checkpoint, inspect, open_checkpoint
+from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.file_format import read_contents
+from webapp.weights.inspection import inspect
 from webapp.weights.tensor_info import MOST_METADATA_CHARACTERS
 
 PROGRAMS = [name for name in HOSTILE if name.startswith("a-program")] + ["bare-program.pth"]

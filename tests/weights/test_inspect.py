@@ -12,8 +12,7 @@ import pytest
 
 from tests.errors import keys_in, raises_code
 from tests.weights.make_checkpoints import ARCHITECTURES, make_tensors, write_checkpoint, write_state, write_tensors
-from webapp.weights.checkpoint import inspect
-from webapp.weights.inspection import USED_TOKENS_KEY, require_model, used_token_bitmap
+from webapp.weights.inspection import USED_TOKENS_KEY, inspect, require_model, used_token_bitmap
 
 FFN = {"4": 512, "7": 512}
 
@@ -215,7 +214,8 @@ def test_inspecting_imports_no_torch_and_reads_little(tmp_path):
     write_state(tmp_path / "s.pth")
     code = f"""
 import sys
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect
 from webapp.weights.state_file import read_state_file
 config = inspect({str(tmp_path / "m.pth")!r}).config
 open_checkpoint({str(tmp_path / "m.pth")!r}).array("emb.weight")

@@ -18,8 +18,8 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.manager.library import ModelLibrary
 from webapp.manager.target import StartReader
-from webapp.weights.checkpoint import inspect, open_checkpoint
-from webapp.weights.inspection import require_model
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.inspection import inspect, require_model
 from webapp.weights.state_file import blend_states, open_state, read_state_file
 
 CASES = [(name, version) for name, (versions, *_) in SPELLINGS.items() for version in versions]

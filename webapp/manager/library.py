@@ -21,10 +21,7 @@ from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import Inspection
 from webapp.weights.model_folder import is_model_folder, is_model_folder_at
 
-__all__ = ["MODEL_ENDINGS", "STATES", "STATE_ENDINGS", "ModelEntry", "ModelFile", "ModelLibrary", "find_file"]
 STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state", ".npy")
-
-
 MODEL_ENDINGS = (".pth", ".safetensors", ".st", ".bin", ".gguf")
 STATES = "states"
 SEPARATOR = ":"

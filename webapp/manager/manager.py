@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from webapp.engine.options import EngineOptions
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
 from webapp.engine.snapshot_store import delete_snapshots
@@ -34,7 +35,6 @@ from webapp.manager.memory import AutomaticEngine, FitCheck, Shortfall, has_room
 from webapp.manager.supervisor import Supervisor
 from webapp.manager.target import (
     Choice,
-    EngineOptions,
     ModelStatus,
     Start,
     StateInfo,

@@ -17,7 +17,8 @@ from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.music.events import MOST_NOTES, STEP_S, Note, check_step, too_long, unreadable
+from webapp.music.events import MOST_NOTES, Note, check_step, too_long, unreadable
+from webapp.tokenizer.music import STEP_S
 
 MOST_CHARS = 1 << 18
 QUARTERS_A_MINUTE = 120

@@ -20,6 +20,7 @@ access       the owner's links and key
 certificates the server's TLS certificates; authority issues its own
 limits       limits for one person
 
-Imports go one way only: bench, notebook and batch import generation and chat; chat imports attachments and tools; chat
-and generation import presets; presets imports strategy; all that handles files imports library.
+Imports go one way only: notebook imports chat; chat imports attachments and tools; bench, batch, chat, compose,
+notebook and states import generation; generation imports presets; presets imports strategy; all that handles files
+imports library.
 """

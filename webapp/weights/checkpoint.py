@@ -2,7 +2,7 @@
 of files.
 
 Nothing is mapped or read before it is requested. :meth:`Checkpoint.array` needs only numpy; :meth:`Checkpoint.tensor`
-imports torch. To identify a file without opening it, use :func:`inspect`.
+imports torch. To identify a file without opening it, use :func:`.inspection.inspect`.
 
 A wrong number in a view of memory would end the process, so every number is checked again here, even though the readers
 of headers have checked it.
@@ -22,14 +22,11 @@ import numpy as np
 from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
-from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.spelling import in_official_spelling
 from webapp.weights.tensor_info import ZEROS, FileContents, StoredTensor, TensorInfo
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["Checkpoint", "Inspection", "inspect", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:

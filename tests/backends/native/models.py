@@ -11,7 +11,7 @@ import numpy as np
 from tests.weights.make_checkpoints import Arrays, write_checkpoint
 from webapp.backends.native import library
 from webapp.backends.native.model import Layout, NativeModel
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 FORMATS = ("f32", "bf16", "f16", "q8", "q6", "q4")

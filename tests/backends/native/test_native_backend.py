@@ -22,8 +22,7 @@ from webapp.engine.backend import Logits, Row
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.errors import BackendUnavailable, StrategyError
-from webapp.weights.checkpoint import inspect
-from webapp.weights.inspection import USED_TOKENS_KEY
+from webapp.weights.inspection import USED_TOKENS_KEY, inspect
 
 ROOT = Path(__file__).resolve().parents[3]
 

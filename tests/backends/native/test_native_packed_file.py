@@ -14,7 +14,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends import packed_file
 from webapp.backends.native import building, library
 from webapp.backends.native.model import Layout, NativeModel
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 IDS = np.random.default_rng(3).integers(0, 256, 20).tolist()
 

@@ -23,7 +23,7 @@ from webapp.engine.registry import build, read_builder, resolve_strategy
 from webapp.engine.sampler import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 V7 = ModelConfig("7", 24, 2048, 2048, 8192, 32, 64, 65536)
 

@@ -22,7 +22,7 @@ from webapp.backends.pytorch.strategy import FORMATS, Place
 from webapp.engine.backend import Row
 from webapp.engine.state import RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import inspect
 
 EXACT = 1e-4
 """float32 against a float64 reference over 40 tokens: measured 2e-6, and 2e-5 in states."""

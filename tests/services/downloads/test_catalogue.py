@@ -16,10 +16,11 @@ import pytest
 from tests.errors import raises_code
 from tests.services.downloads.hub_server import HubServer
 from webapp.i18n import LOCALES, translate
+from webapp.manager.memory import Gpu
 from webapp.services.downloads import catalogue
 from webapp.services.downloads.catalogue import FAMILIES, QUICK_BYTES, USES, best, find, fitting, known_models
 from webapp.services.downloads.downloads import Downloads
-from webapp.services.strategy.hardware import Gpu, Hardware
+from webapp.services.strategy.hardware import Hardware
 from webapp.settings import Settings
 
 GB = 10**9

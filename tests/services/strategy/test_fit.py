@@ -18,8 +18,9 @@ from webapp.backends.rwkv_pip import model_loader, requirements
 from webapp.backends.rwkv_pip.requirements import footprint
 from webapp.engine.backend import RAM, Availability
 from webapp.i18n import translate
+from webapp.manager.memory import Gpu
 from webapp.services.strategy import choice
-from webapp.services.strategy.hardware import Gpu, Hardware
+from webapp.services.strategy.hardware import Hardware
 from webapp.weights.architecture import describe
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.tensor_info import TensorInfo

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from tests.errors import raises_code
 from tests.weights.spellings import official
 from webapp.weights.adapter import AdapterChoice, check_adapter, open_model
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.plan import ConversionOptions
-from webapp.weights.inspection import require_model
+from webapp.weights.inspection import inspect, require_model
 
 KEY = "blocks.0.att.key"
 VALUE = "blocks.1.ffn.value"  # (128, 512)

@@ -14,10 +14,11 @@ from tests.engine.driving import forward, load_backend
 from tests.errors import raises_code
 from tests.weights.make_checkpoints import ARCHITECTURES, write_checkpoint, write_tensors
 from webapp.errors import ConversionError, StrategyError
-from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.convert import source, writers
 from webapp.weights.convert.conversion import convert, plan_for
 from webapp.weights.convert.plan import ConversionOptions, ConversionProgress
+from webapp.weights.inspection import inspect
 
 IDS = [1, 2, 3, 250, 7]
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.library import ModelLibrary
-from webapp.weights.checkpoint import inspect
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.writers import remove_abandoned
+from webapp.weights.inspection import inspect
 
 ROOT = Path(__file__).resolve().parents[3]
 

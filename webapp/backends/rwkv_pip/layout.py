@@ -26,8 +26,9 @@ from webapp.backends.rwkv_pip.requirements import check_strategy
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
 from webapp.errors import BackendUnavailable, ConversionError
 from webapp.i18n import Text
+from webapp.weights.adapter import BLOCK_BYTES
 from webapp.weights.convert.plan import Blocks, ConversionOptions, Plan, PlannedTensor
-from webapp.weights.convert.source import BLOCK_BYTES, Source, cast
+from webapp.weights.convert.source import Source, cast
 from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo, contiguous_strides
 
 if TYPE_CHECKING:

@@ -31,9 +31,10 @@ from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ConversionError, ModelError, WeightsError
 from webapp.i18n import Text
 from webapp.weights.adapter import AdapterChoice
-from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
+from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.convert.plan import PlannedTensor
 from webapp.weights.convert.source import Source
+from webapp.weights.inspection import Inspection, inspect
 
 if TYPE_CHECKING:
     import torch

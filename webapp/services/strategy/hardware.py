@@ -19,8 +19,6 @@ from msgspec import Struct
 from webapp.engine.state import ModelConfig
 from webapp.manager.memory import GPUS, Gpu, available_bytes
 
-__all__ = ["Gpu", "Hardware", "Probe", "forget_answers", "kept", "probe"]
-
 KEPT_S = 2.0
 ANSWERS_KEPT_S = 10.0
 MOST_ANSWERS = 1000

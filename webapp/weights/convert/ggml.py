@@ -16,8 +16,9 @@ from webapp.i18n import Text
 from webapp.tokenizer import Tokenizer
 from webapp.tokenizer.loading import ByteTokenizer, WorldTokenizer
 from webapp.weights import ggml_blocks
+from webapp.weights.adapter import BLOCK_BYTES
 from webapp.weights.convert.plan import ConversionOptions, Plan, PlannedTensor, conversion_to
-from webapp.weights.convert.source import BLOCK_BYTES, Source, kept_marks
+from webapp.weights.convert.source import Source, kept_marks
 from webapp.weights.ggml_header import GGMF_DTYPES, GGUF_TOKEN_TYPES
 from webapp.weights.ggml_layout import (
     Floats,
