@@ -364,7 +364,7 @@ def aside(chat_id: str, kind: str) -> Response:
         except RoostError as exc:
             values["failure"] = page.sentences(exc)
     shown = {"aside": values, "page_title": page.t("chat.aside.label"), "back_url": f"/chat/{chat_id}"}
-    return _part("chat/_aside.html", {**shown})
+    return _part("chat/_aside.html", shown)
 
 
 def _part(name: str, values: kit.Values) -> Response:
