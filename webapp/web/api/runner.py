@@ -17,6 +17,7 @@ from flask import Response, current_app, request
 from msgspec import Struct
 from werkzeug.datastructures import FileStorage
 
+from webapp.engine.options import EngineOptions
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import FileMissing, ModelError, RoostError, StrategyError
@@ -77,8 +78,6 @@ def switch_model() -> Response:
     if not asked.model:
         manager.unload()
         return api.answer(SUCCESS)
-    from webapp.engine.options import EngineOptions
-
     options = EngineOptions(custom_cuda=asked.custom_cuda, tokenizer=asked.tokenizer or "")
     manager.load(model=library_name(asked.model), strategy=asked.strategy, options=options)
     manager.wait_ready()
