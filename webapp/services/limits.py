@@ -115,6 +115,7 @@ class PersonQuota(Quota):
 
 
 def person_of(client: str) -> str:
+    """``client`` must be a person's: the manager applies the quota to no others."""
     return client.removeprefix(PERSON)
 
 
