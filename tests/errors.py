@@ -12,7 +12,7 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 
 
-def told_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def values_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All content of an error, of a Text, or of their form in a pipe, at any depth: ``("key", key)`` for each Text,
     ``(name, value)`` for each value."""
     if isinstance(found, ValueError):  # contains a Text if a tool fails
@@ -23,27 +23,28 @@ def told_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, found
     elif found.keys() == {"text", "params"}:
         yield "key", found["text"]
-        yield from told_in(found["params"])
+        yield from values_in(found["params"])
     else:
         for name, value in found.items():
-            yield from told_in(value, name)
+            yield from values_in(value, name)
 
 
-def tells(found: Any, /, **told: Any) -> bool:
-    """Whether it contains everything in ``told``: ``key`` is that of a Text, other names are those of values."""
-    held = list(told_in(found))
-    return all(each in held for each in told.items())
+def contains(found: Any, /, **expected: Any) -> bool:
+    """Whether ``found`` contains everything in ``expected``: ``key`` is that of a Text, other names are those of
+    values."""
+    present = list(values_in(found))
+    return all(each in present for each in expected.items())
 
 
 def keys_in(found: Any) -> list[str]:
     """The catalogue keys of all Texts in it, outermost first."""
-    return [value for name, value in told_in(found) if name == "key"]
+    return [value for name, value in values_in(found) if name == "key"]
 
 
 @contextmanager
-def raises_code(*codes: str, match: str | None = None, **told: Any) -> Iterator[pytest.ExceptionInfo[RoostError]]:
-    """Like ``pytest.raises``, for a RoostError with one of ``codes`` and the parameters ``told``."""
+def raises_code(*codes: str, match: str | None = None, **expected: Any) -> Iterator[pytest.ExceptionInfo[RoostError]]:
+    """Like ``pytest.raises``, for a RoostError with one of ``codes`` and the parameters ``expected``."""
     with pytest.raises(RoostError, match=match) as caught:
         yield caught
     assert caught.value.code in codes
-    assert tells(caught.value, **told), list(told_in(caught.value))
+    assert contains(caught.value, **expected), list(values_in(caught.value))

@@ -55,7 +55,7 @@ def test_only_a_wait_that_ran_out_is_tried_again(tmp_path):
 READS = r"\.count\(\)|\.(evaluate|inner_|text_content|input_value|get_attribute|is_[a-z]+|title|bounding_box)\w*\("
 """Calls that return a page's state at this moment."""
 READS += r"|\.(all_inner_texts|all_text_contents|query_selector|content)\w*\(|\bpage\.url\b"
-"""What tells how a page is at this very moment."""
+"""More of these calls, and a name."""
 
 
 def reads(code, names=()):

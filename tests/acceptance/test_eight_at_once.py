@@ -1,4 +1,4 @@
-"""Eight people use the bundled model at once: nobody starves, nobody gets another's text, a crashed engine harms no
+"""Eight people use the bundled model at once: all get answers, none gets another's text, a crashed engine harms no
 chat."""
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def test_what_is_said_is_typed_at_the_cursor_after_a_word_on_where_the_sound_goe
     page.wait_for_selector("#voice-said", state="hidden")
     page.wait_for_selector("#voice[aria-pressed=false]")
     page.evaluate("window.ear = undefined")
-    page.click("#voice")  # told once
+    page.click("#voice")  # the explanation is shown only once
     until(page, "Boolean(window.ear)")
     page.evaluate("ear.onerror({ error: 'not-allowed' }); ear.onend()")
     expect(page, "#voice-said").to_have_text(text("chat.speech.denied"))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.errors import raises_code, tells
+from tests.errors import contains, raises_code
 from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
 from tests.waiting import wait_until
 from webapp.engine.outputs import FinishReason
@@ -25,7 +25,7 @@ def test_a_crash_fails_every_open_request_and_the_next_loads_again(make_manager,
     first_token(handles[0])
     starter.clients[0].kill()
     for handle in handles:
-        assert tells(assert_failed(handle, "engine_crashed").error["params"], key="reason.manager.sigkill")
+        assert contains(assert_failed(handle, "engine_crashed").error["params"], key="reason.manager.sigkill")
     status = wait_phase(manager, "failed")
     assert status.error["code"] == "engine_crashed" and status.running == 0
     assert first_token(manager.submit(request())).error is None
@@ -98,7 +98,7 @@ def test_an_answer_between_crashes_ends_the_count(make_manager, starter):
 )
 def test_an_exit_becomes_a_reason(found, error, told):
     became = crash_error(found, MemoryFacts(3_000_000_000, 8_000_000_000, 100_000_000))
-    assert type(became) is error and tells(became, **told)
+    assert type(became) is error and contains(became, **told)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_an_exit_becomes_a_reason(found, error, told):
 def test_memory_is_blamed_with_evidence_only(free, kills_before, kills_after, error, says_memory):
     memory = MemoryFacts(3_000_000_000, 32_000_000_000, free, kills_before)
     became = crash_error(EngineExit(-9), memory, kills_after)
-    is_blamed = isinstance(became, OutOfMemory) or tells(became, key=KILLED_FOR_MEMORY)
+    is_blamed = isinstance(became, OutOfMemory) or contains(became, key=KILLED_FOR_MEMORY)
     assert type(became) is error and is_blamed is says_memory
-    assert tells(became, free=f"{free / 1e9:.1f} GB")
+    assert contains(became, free=f"{free / 1e9:.1f} GB")
 
 
 def test_another_process_killed_for_memory_does_not_explain_a_fault():

@@ -82,7 +82,7 @@ def ask(reader, operation, path, *arguments, limits=None, answer=int):
 
 
 def ended(pid):
-    """Waits for its end; also for a child process that nobody has waited for."""
+    """Waits for its end; also for a child process that has not been waited for."""
     wait_until(lambda: is_gone(pid))
     return True
 

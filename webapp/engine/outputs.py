@@ -25,7 +25,7 @@ class GenerationRequest(Struct, frozen=True):
     ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). The snapshot of the whole
     prompt includes its logits, so that the same prompt needs no prefill. ``client`` identifies the client, for
     fairness. ``initial_state`` overrides the engine's own initial state for this sequence. ``initial_state_digest``
-    does so by name: a state the engine was told to keep, or "" for the model's own initial state. ``begun``: how many
+    does so by name: a state that the engine has stored, or "" for the model's own initial state. ``begun``: how many
     of the last prompt tokens are already the beginning of the answer; they count as sampled, for penalties and the next
     sample. ``is_kept``: users return to the answer, so its snapshots last, and the whole prompt is a boundary.
     ``origin`` separates its snapshots from those of other requests: only its own chat finds a state that was imported.

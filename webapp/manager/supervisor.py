@@ -405,7 +405,7 @@ class Supervisor:
         except RoostError as exc:
             if session.has_crashed:
                 self._count_crash(session)
-            session.kill()  # it was told to stop, but may still be in native code
+            session.kill()  # a stop was requested, but it may still be in native code
             session.close(exc, CLOSE_GRACE_S)
             raise
 

@@ -45,7 +45,7 @@ NAME = "roost-reader"
 GRACE_S = 5.0
 """The web process ends a request in time; otherwise this process ends itself after this additional time."""
 HERE = ""
-"""In an error's ``path``, stands for the request's file, whose shown name only the web process knows."""
+"""In an error's ``path``: the request's file. Only the web process knows its displayed name."""
 
 
 class Request(Struct, frozen=True, array_like=True):

@@ -80,7 +80,7 @@ def test_no_side_question_in_a_chat_without_messages(turns_of, store):
 
 
 def test_a_stop_only_the_text_shows_costs_reading_that_one_answer_again(turns_of, store, world):
-    r"""The stop is inside the single token "。\n", so the engine samples a part of it before it is told to end."""
+    r"""The stop is inside the single token "。\n", so the engine samples a part of it before the stop reaches it."""
     turns = turns_of(spelled(world, " 你好。\n\nUser: 好"))
     chat = store.create()
     assert text_of(watch(turns.send(chat.id, "你好"))) == "你好。"

@@ -128,7 +128,7 @@ def switches_for(config: ModelConfig, strategy: str, is_music: bool) -> dict[str
 
     TorchScript is off on CPUs, where it gains nothing and costs 0.1 to 0.4 s at each load: tokens per second of one
     core's time in fp32, without and with it: RWKV-7 of 6 layers x 256 decodes 201 and 169, 12 x 768 21.9 and 21.7. On
-    GPUs, not measured, the package's own choice stands. Its RWKV-7 part uses TorchScript whatever ``RWKV_JIT_ON`` says;
+    GPUs, not measured, the package decides. Its RWKV-7 part uses TorchScript whatever ``RWKV_JIT_ON`` says;
     torch's own ``PYTORCH_JIT=0`` is the way to turn that off (:func:`prefer_no_script`).
     """
     is_cuda = "cuda" in strategy

@@ -194,7 +194,7 @@ class TurnWriter:
         if error is not exc:
             log.error("a turn failed", exc_info=exc)
         if self._generation is not None and self._generation.end is None:
-            self._generation.stop()  # for example a full disk: nobody would read the engine's output
+            self._generation.stop()  # for example a full disk: the engine's output would not be read
             self._live.emit(self._generation.text.finish(is_cut=True))
         failed = Failed(error.to_dict())
         try:
@@ -280,7 +280,7 @@ class TurnWriter:
         self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
         if prefix is not None:
             self._stats |= {"state": prefix.name, "prefix_tokens": prompt.prefix_tokens}
-        begun = len(prompt.encoded.beginning)  # of an answer that goes on: its own tokens are no prompt
+        begun = len(prompt.encoded.beginning)  # of a continued answer: its own tokens are not part of the prompt
         self._stats["prompt_digest"] = digest_of(prompt.token_ids[: len(prompt.token_ids) - begun])
         self._stats["model_digest"] = self._manager.model_digest()
         if status.adapter:
@@ -417,7 +417,7 @@ class Journal:
                     for message_id, found in taken.items():
                         content, reasoning = "".join(found.content), "".join(found.reasoning)
                         self._store.append_tokens(message_id, content, reasoning, found.token_ids)
-            except Exception as exc:  # a full disk, say: told to the turns, which end
+            except Exception as exc:  # for example a full disk: reported to the turns, which end
                 with self._changed:
                     self._failures |= dict.fromkeys(taken, exc)
 
