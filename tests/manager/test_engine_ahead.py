@@ -35,7 +35,7 @@ def test_who_takes_it_gets_the_one_that_runs_and_its_messages(starter, load):
     client.send(load)
     while not isinstance(message := messages.get(timeout=60), Loaded):
         pass
-    assert message.seats == 2
+    assert message.slots == 2
     client.close(2)
     assert exits.get(timeout=60).exit_code == 0
     assert ahead.take(messages.put, exits.put) is starter.clients[1]

@@ -99,7 +99,7 @@ def test_load_and_wait_ready(make_manager):
         manager.wait_ready(1)
     manager.load()
     status = manager.wait_ready(60)
-    assert (status.phase, status.model, status.seats) == ("ready", "v7.safetensors", 8)
+    assert (status.phase, status.model, status.slots) == ("ready", "v7.safetensors", 8)
 
 
 def test_loading_what_is_loaded_or_loading_is_nothing_new(make_manager, starter):

@@ -70,7 +70,7 @@ def test_an_id_in_use_is_refused(make_manager):
     assert last_output(handle).finish_reason is FinishReason.ABORT
 
 
-def test_more_than_seats_and_queue_are_refused(make_manager):
+def test_more_than_slots_and_queue_are_refused(make_manager):
     manager = make_manager(f"{ENDLESS} slots=2", max_sequences=2, max_queue=3)
     handles = [manager.submit(request(max_tokens=10_000)) for _ in range(5)]
     with pytest.raises(QueueFull):
@@ -157,7 +157,7 @@ def test_status_counts_what_runs(make_manager):
     handle = manager.submit(request(max_tokens=10_000))
     first_token(handle)
     status = wait_phase(manager, "answering")
-    assert (status.running, status.waiting, status.seats) == (1, 0, 8)
+    assert (status.running, status.waiting, status.slots) == (1, 0, 8)
     handle.abort()
     assert wait_phase(manager, "ready").running == 0
 

@@ -282,10 +282,10 @@ class Loading(Tagged, frozen=True):
 
 
 class Loaded(Tagged, frozen=True):
-    """``config`` is the backend's own; ``seats`` is how many sequences can run at once."""
+    """``config`` is the backend's own; ``slots`` is how many sequences can run at once."""
 
     config: ModelConfig
-    seats: int
+    slots: int
     seconds: float
 
 

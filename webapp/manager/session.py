@@ -52,7 +52,7 @@ class EngineSession:
     ) -> None:
         self.target = target
         self.config = target.config
-        self.seats = 0
+        self.slots = 0
         self.progress = LoadProgress(0, target.inspection.size_bytes, 0, len(target.inspection.tensors))
         self.error: RoostError | None = None
         self.has_crashed = False
@@ -231,7 +231,7 @@ class EngineSession:
                 if isinstance(message, messages.Loading):
                     self.progress = message.progress
                 else:
-                    self.config, self.seats, self._is_ready = message.config, message.seats, True
+                    self.config, self.slots, self._is_ready = message.config, message.slots, True
                     self.idle_since = time.monotonic()
                 self._on_change(self)
 

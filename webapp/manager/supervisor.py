@@ -308,10 +308,10 @@ class Supervisor:
         is_waiting = any(handle.request_id == request_id for handle, _ in self._waiting)
         if is_waiting or any(session.has_request(request_id) for session in self._answering):
             raise RequestError(reason=Text("reason.manager.request_running", id=request_id))
-        seats = self.session.seats if self.session else self._settings.max_sequences
+        slots = self.session.slots if self.session else self._settings.max_sequences
         open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
-        if open_count >= seats + self._settings.max_queue:
-            raise QueueFull(waiting=open_count - seats)
+        if open_count >= slots + self._settings.max_queue:
+            raise QueueFull(waiting=open_count - slots)
 
     def _open_handles(self) -> Iterator[RequestHandle]:
         yield from (handle for handle, _ in self._waiting)

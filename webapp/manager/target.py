@@ -171,7 +171,7 @@ class ModelStatus(Struct, frozen=True):
     notice: dict[str, Any] | None = None
     running: int = 0
     waiting: int = 0
-    seats: int = 0
+    slots: int = 0
     silent_s: int = 0
     engine_note: str = ""
     engine_bytes: int = 0
@@ -425,7 +425,7 @@ def describe(
     counts: dict[str, Any] = {}
     if session is not None:
         waiting = session.waiting_count
-        counts = {"running": session.open_count - waiting, "seats": session.seats}
+        counts = {"running": session.open_count - waiting, "slots": session.slots}
         held += waiting
     engines = [each for each in (session, loading) if each is not None]
     if engines:

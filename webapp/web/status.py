@@ -125,10 +125,10 @@ def strip(status: ModelStatus, t: kit.Translator) -> kit.Values:
         word = loading_word(status, t)
     else:
         word = t(PHASE_WORDS.get(status.phase, "chat.status.not_loaded"))
-    seats = ""
+    slots = ""
     if status.phase == "answering":
-        seats = t("chat.status.seats", running=status.running, seats=status.seats)
-        seats += t("chat.status.waiting", count=status.waiting) if status.waiting else ""
+        slots = t("chat.status.slots", running=status.running, slots=status.slots)
+        slots += t("chat.status.waiting", count=status.waiting) if status.waiting else ""
     note = status.engine_note if status.model and status.chosen_strategy == AUTOMATIC else ""
     return {
         "model": status.model or t("status.no_model"),
@@ -138,7 +138,7 @@ def strip(status: ModelStatus, t: kit.Translator) -> kit.Values:
         "light": "waiting" if status.silent_s else LIGHTS.get(status.phase, "off"),
         "word": word,
         "percent": percent,
-        "seats": seats,
+        "slots": slots,
         "silent_s": status.silent_s,
         "engine_note": note,
         "engine_word": t(f"status.engine_{note}") if note else "",

@@ -130,16 +130,16 @@ def test_layers_are_counted_where_they_go(gpu: None) -> None:
 def test_the_verdict_follows_what_is_free(free_gb: float, verdict: str) -> None:
     found = choice.estimate(big("6"), "cpu fp32", machine(free_gb))
     assert found.verdict == verdict
-    assert (found.seats == 0) is (verdict == "does_not_fit")
+    assert (found.answers == 0) is (verdict == "does_not_fit")
 
 
 def test_slots_are_limited_by_memory_and_settings() -> None:
     found = choice.estimate(big("6"), "cpu bf16", machine(8), max_sequences=16, state_cache_bytes=10**8)
     left = found.free_bytes - found.needed_bytes - 10**8
-    assert found.seats == 1 + left // found.state_bytes_per_seat and found.seats > 100
-    assert found.seats_used == 16
+    assert found.answers == 1 + left // found.state_bytes_per_answer and found.answers > 100
+    assert found.usable_answers == 16
     found = choice.estimate(big("6"), "cpu bf16", machine(64), max_sequences=4096)
-    assert found.seats_used == 64, "the backend's limit"
+    assert found.usable_answers == 64, "the backend's limit"
 
 
 def test_memory_the_running_engine_gives_back_counts_as_free() -> None:
@@ -166,7 +166,7 @@ def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
 
 def test_a_card_that_cannot_be_queried_is_not_promised(gpu: None) -> None:
     found = choice.estimate(big("7"), "cuda fp16", machine(32))
-    assert found.verdict == "tight" and found.seats is None
+    assert found.verdict == "tight" and found.answers is None
 
 
 @pytest.mark.parametrize("strategy", ["cpu fp32i8", "cuda fp16 *5+", "nonsense", "cpu fp32 *99"])

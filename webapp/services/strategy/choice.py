@@ -49,17 +49,17 @@ class DeviceFit(Struct, frozen=True):
 class Fit(Struct, frozen=True):
     """``verdict``: fits, tight, does_not_fit or cannot_run; in the last case ``error`` says why, without devices.
 
-    ``seats``: simultaneous answers that fit into free memory; ``seats_used``: those that settings and backend allow.
-    None if free memory is unknown. ``state_bytes_per_seat``: sum over all devices. ``alternatives``: other strategies
-    for this model.
+    ``answers``: simultaneous answers that fit into free memory; ``usable_answers``: those that settings and backend
+    allow. None if free memory is unknown. ``state_bytes_per_answer``: sum over all devices. ``alternatives``: other
+    strategies for this model.
     """
 
     strategy: str
     verdict: str
     devices: tuple[DeviceFit, ...] = ()
-    state_bytes_per_seat: int = 0
-    seats: int | None = None
-    seats_used: int = 0
+    state_bytes_per_answer: int = 0
+    answers: int | None = None
+    usable_answers: int = 0
     alternatives: tuple[Fit, ...] = ()
     error: RoostError | None = None
 
@@ -117,10 +117,10 @@ def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Dema
         return Fit(strategy, CANNOT_RUN, error=found)
     footprint, most_slots = found
     devices = tuple(_device(name, footprint, hardware, demand) for name in footprint.devices)
-    seats = _seats(devices, footprint, demand)
+    answers = _answers_that_fit(devices, footprint, demand)
     limit = min(demand.max_sequences, most_slots or demand.max_sequences)
-    used = limit if seats is None else min(seats, limit)
-    return Fit(strategy, _verdict(devices), devices, sum(footprint.state.values()), seats, used)
+    used = limit if answers is None else min(answers, limit)
+    return Fit(strategy, _verdict(devices), devices, sum(footprint.state.values()), answers, used)
 
 
 @kept
@@ -148,7 +148,7 @@ def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand)
     return DeviceFit(name, footprint.peak_bytes(name), free.get(name))
 
 
-def _seats(devices: tuple[DeviceFit, ...], footprint: Footprint, demand: Demand) -> int | None:
+def _answers_that_fit(devices: tuple[DeviceFit, ...], footprint: Footprint, demand: Demand) -> int | None:
     """Determined by the device that runs out first, with a full state cache (in main memory); at least one if the model
     itself fits. Each further answer needs its state, and again the same while a step computes the next one."""
     found = []

@@ -233,13 +233,13 @@ def fit_line(page: PageContext, found: Inspection, name: str, strategy: str = ""
     if fit.verdict == CANNOT_RUN:
         text = page.explain(fit.error, name)[0] if fit.error else ""
     else:
-        key = fit.verdict if fit.seats is not None or fit.verdict != FITS else "fits_unmeasured"
+        key = fit.verdict if fit.answers is not None or fit.verdict != FITS else "fits_unmeasured"
         text = page.t(
             f"models.fit.{key}",
             strategy=fit.strategy,
             needed=size_text(fit.needed_bytes),
             free=size_text(fit.free_bytes or 0),
-            seats=f"{fit.seats_used:,}",
+            answers=f"{fit.usable_answers:,}",
         )
     speed = page.speed_here(found, fit.strategy) if fit.verdict in (FITS, TIGHT) else ""
     return {"kind": FIT_KINDS[fit.verdict], "text": _with_way_out(page, fit, text), "speed": speed}

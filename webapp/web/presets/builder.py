@@ -203,7 +203,7 @@ def _fit_note(page: PageContext, found: Inspection | None, strategy: str, check:
         reclaimable_bytes=page.engine_bytes,
     )
     speed = page.speed_here(found, strategy) if fit.verdict in (FITS, TIGHT) else ""
-    detail = sentences(speed, page.t("preset_page.fit.detail", state=size_text(fit.state_bytes_per_seat)))
+    detail = sentences(speed, page.t("preset_page.fit.detail", state=size_text(fit.state_bytes_per_answer)))
     others = [other for other in fit.alternatives if other.strategy != strategy]
     key = "preset_page.fit.switch"
     return {
@@ -219,7 +219,7 @@ def fit_sentence(page: PageContext, fit: Fit) -> str:
     """For example "Needs 3.1 GB, 5.2 GB free, room for 32 conversations at once"."""
     key = "unknown" if fit.verdict != CANNOT_RUN and fit.free_bytes is None else fit.verdict
     sizes = {"needed": size_text(fit.needed_bytes), "free": size_text(fit.free_bytes or 0)}
-    return page.t(f"preset_page.fit.{key}", **sizes, seats=f"{fit.seats_used:,}")
+    return page.t(f"preset_page.fit.{key}", **sizes, answers=f"{fit.usable_answers:,}")
 
 
 def _bar(page: PageContext, device: DeviceFit, free: int) -> Values:
