@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from tests.acceptance.served_roost import STARTER, ServedRoost
+from tests.browser.conftest import CHROMIUM
 
 QUESTION = "Why do birds sing?"
 WORDS = ".answer:last-child > .prose:not(:empty)"
@@ -56,7 +57,7 @@ def measure(strategy: str) -> tuple[float, float]:
             ServedRoost(data, "--models", str(STARTER.parent), "--strategy", strategy) as roost,
             sync_playwright() as playwright,
         ):
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page()
             page.goto(roost.url)
             time.sleep(2)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.served_roost import ROOT, STARTER, ServedRoost
+from tests.browser.conftest import CHROMIUM
 from tests.web.chat.running_roost import fake_strategy
 
 WIDTHS = (390, 820, 1280)
@@ -67,7 +68,7 @@ def walk(folder: Path) -> None:
     try:
         with ServedRoost(data, *flags) as roost, sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
             )
             chat = ""
             for locale in LOCALES:
