@@ -12,7 +12,7 @@ const tabs = document.getElementById("pieces");
 const said = document.getElementById("said");
 const score = document.getElementById("score");
 const KEPT = `roost.compose.${kind}`;
-const MOST_STEPS = 50;
+const MAX_STEPS = 50;
 const STEP_S = 0.008;
 
 let pieces = [emptyPiece()];
@@ -132,7 +132,7 @@ const kept = () => [pieces.map((one) => one.text), current];
 
 function remember() {
   steps.push(kept());
-  if (steps.length > MOST_STEPS) steps.shift();
+  if (steps.length > MAX_STEPS) steps.shift();
   undone = [];
 }
 

@@ -5,7 +5,7 @@
 const HANDSHAKE_MS = 3000;
 const ANSWER_MS = 15_000; // for a request; the server waits up to a second
 const BETWEEN_MS = 100;
-const MOST_FRAMES = 100;
+const MAX_FRAMES = 100;
 const HIDDEN_MS = 3000;
 const FIRST_LOOK_MS = 5000;
 const LOOK_MS = 30_000;
@@ -72,7 +72,7 @@ class PolledSocket extends EventTarget {
   }
 
   async #ask() {
-    const body = JSON.stringify({ page: this.#page, seen: this.#seen, frames: this.#unsaid.slice(0, MOST_FRAMES) });
+    const body = JSON.stringify({ page: this.#page, seen: this.#seen, frames: this.#unsaid.slice(0, MAX_FRAMES) });
     const headers = { "Content-Type": "application/json", Accept: "application/json" };
     const answer = await fetch(this.url, { method: "POST", headers, body, signal: AbortSignal.timeout(ANSWER_MS) });
     if (!answer.ok) {

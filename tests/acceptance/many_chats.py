@@ -38,7 +38,7 @@ QUESTIONS = [
     "给我讲一个关于苍鹭的长故事。",
     "Who are you?",
 ]
-MOST_TOKENS = 200
+MAX_TOKENS = 200
 SERVER = (
     *("--max-sequences", "64", "--max-queue", "64", "--websocket-limit", "80", "--http-threads", "96"),
     *("--api-streams", "70", "--api-streams-per-client", "70", "--connections-per-client", "200"),
@@ -122,7 +122,7 @@ def socket_reader(roost: ServedRoost, is_new_each_time: bool) -> Callable[[str, 
     def ask(question: str, reader: Reader) -> None:
         page = pages.pop() if pages else Page(roost)
         begun = time.monotonic()
-        page.send(question, **{**QUIET, "max_tokens": str(MOST_TOKENS)})
+        page.send(question, **{**QUIET, "max_tokens": str(MAX_TOKENS)})
         is_first = True
         while True:
             data = page.socket.receive(timeout=60)
@@ -151,7 +151,7 @@ def socket_reader(roost: ServedRoost, is_new_each_time: bool) -> Callable[[str, 
 def api_reader(roost: ServedRoost) -> Callable[[str, Reader], None]:
     def ask(question: str, reader: Reader) -> None:
         asked = {
-            "prompt": f"User: {question}\n\nAssistant:", "max_tokens": MOST_TOKENS, "stream": True, "temperature": 0,
+            "prompt": f"User: {question}\n\nAssistant:", "max_tokens": MAX_TOKENS, "stream": True, "temperature": 0,
             "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {"0": -100},
         }  # fmt: skip
         connection = http.client.HTTPConnection(roost.host, timeout=60)

@@ -27,7 +27,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
 from webapp.manager import memory
-from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
+from webapp.manager.handles import MAX_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.loop import EngineLoop
 from webapp.manager.memory import available_bytes, footprint_of, has_room_beside, memory_facts
@@ -71,7 +71,7 @@ def test_unread_tokens_are_joined_and_none_is_lost():
         handle.put(TokenOutput(handle.request_id, (token_id,), logprobs=((TokenLogprob(token_id, -1.0),),)))
     handle.put(TokenOutput(handle.request_id, finish_reason=FinishReason.LENGTH))
     events = list(handle.events(0))
-    assert len(events) <= MOST_EVENTS + 1 and events[-1].finish_reason is FinishReason.LENGTH
+    assert len(events) <= MAX_EVENTS + 1 and events[-1].finish_reason is FinishReason.LENGTH
     assert [token_id for event in events for token_id in event.token_ids] == list(range(10_000))
     assert sum(len(event.logprobs) for event in events) == 10_000
 

@@ -12,7 +12,7 @@ from models.music.tunes import abc_tune
 from tests.errors import raises_code
 from webapp.errors import RoostError
 from webapp.music.abc import read_abc
-from webapp.music.events import MOST_NOTES, events_of, notes_of
+from webapp.music.events import MAX_NOTES, events_of, notes_of
 
 
 def pitches(text: str) -> list[int]:
@@ -135,7 +135,7 @@ def test_odd_abc_is_read_within_bounds(name):
     """Linear time is at most a second or two of CPU time; quadratic time would be minutes."""
     began = time.process_time()
     notes = read_abc(BOUNDED[name])
-    assert 0 < len(notes) <= MOST_NOTES
+    assert 0 < len(notes) <= MAX_NOTES
     assert all(0 <= note.pitch < 128 and note.duration_s > 0 for note in notes)
     assert time.process_time() - began < 20
 
@@ -152,4 +152,4 @@ def test_characters_by_chance_never_break_it():
 
 def test_too_many_notes_are_refused():
     with raises_code("music_too_long"):
-        read_abc("L:1/512\nK:C\n" + "C" * (MOST_NOTES + 1))
+        read_abc("L:1/512\nK:C\n" + "C" * (MAX_NOTES + 1))

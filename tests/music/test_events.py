@@ -12,7 +12,7 @@ from models.music.tunes import midi_tune
 from tests.errors import raises_code
 from webapp.music.events import (
     HELD_S,
-    MOST_SECONDS,
+    MAX_SECONDS,
     Event,
     Note,
     NoteDecoder,
@@ -153,12 +153,12 @@ def test_text_with_a_word_that_is_none_is_refused(text, word):
 
 
 def test_texts_that_never_end_are_refused():
-    for text in ("t125 " * (MOST_SECONDS + 1), "pi:3c:a pi:3c:0 " * 100_001, "x" * (5 << 20)):
+    for text in ("t125 " * (MAX_SECONDS + 1), "pi:3c:a pi:3c:0 " * 100_001, "x" * (5 << 20)):
         with raises_code("music_too_long"):
             read_text(text)
     decoder = NoteDecoder()
     with raises_code("music_too_long"):
-        decoder.feed("t125 " * (MOST_SECONDS + 1))
+        decoder.feed("t125 " * (MAX_SECONDS + 1))
 
 
 def made(*messages: mido.Message | mido.MetaMessage, ticks_per_beat: int = 480, kind: int = 1) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.music.test_events import control, made, off, on
 from webapp.errors import RoostError
-from webapp.music.events import MOST_NOTES, MOST_SECONDS, NoteDecoder, notes_of, read_text
+from webapp.music.events import MAX_NOTES, MAX_SECONDS, NoteDecoder, notes_of, read_text
 from webapp.music.midi_file import read_midi
 from webapp.tokenizer.music import STEP_S
 
@@ -79,8 +79,8 @@ def test_a_hostile_file_is_refused(name):
 def test_an_odd_file_is_read_within_bounds(name):
     events = read_midi(BOUNDED[name])
     notes = notes_of(events)
-    assert 0 < len(notes) <= MOST_NOTES
-    assert events[-1].step * STEP_S <= MOST_SECONDS
+    assert 0 < len(notes) <= MAX_NOTES
+    assert events[-1].step * STEP_S <= MAX_SECONDS
 
 
 def test_every_beginning_of_a_file_and_every_changed_byte_is_refused_or_read():

@@ -12,7 +12,7 @@ from models.music.tunes import midi_tune
 from tests.errors import raises_code
 from webapp.music.events import Note, notes_of
 from webapp.music.midi_file import PROGRAMS
-from webapp.music.synthesiser import MOST_SECONDS, RATE, SOUNDS, wav_of, wav_pieces
+from webapp.music.synthesiser import MAX_SECONDS, RATE, SOUNDS, wav_of, wav_pieces
 
 
 def heard(notes) -> np.ndarray:
@@ -67,4 +67,4 @@ def test_a_cluster_is_not_cut_off_and_nothing_is_a_file_too():
 
 def test_more_than_ten_minutes_are_refused():
     with raises_code("music_too_long"):
-        wav_pieces([Note(MOST_SECONDS, 1.0, 60, 100, "piano", 0)])
+        wav_pieces([Note(MAX_SECONDS, 1.0, 60, 100, "piano", 0)])

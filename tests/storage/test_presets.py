@@ -4,7 +4,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.errors import PresetError, PresetNameTaken, PresetNotFound
-from webapp.storage.presets import MOST_PRESETS, Preset, PresetStore
+from webapp.storage.presets import MAX_PRESETS, Preset, PresetStore
 
 SHIPPED = (Preset("a" * 32, "Starter", shipped_key="starter", sampling={"top_p": 0.2}),)
 
@@ -89,7 +89,7 @@ def test_copies_get_numbers(presets):
 
 def test_an_import_is_all_or_none(presets):
     with raises_code("too_many_presets"):
-        presets.create_all([Preset("", f"p{n}") for n in range(MOST_PRESETS)])
+        presets.create_all([Preset("", f"p{n}") for n in range(MAX_PRESETS)])
     assert len(presets.list()) == 1
     assert [made.name for made in presets.create_all([Preset("", "x"), Preset("", "X")])] == ["x", "X (2)"]
 

@@ -10,8 +10,8 @@ from tests.errors import keys_in
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.attachment_search import (
-    MOST_CHARS,
-    MOST_RESULTS,
+    MAX_CHARS,
+    MAX_RESULTS,
     PASSAGE_CHARS,
     NamedText,
     lines_of,
@@ -101,9 +101,9 @@ def test_lines_are_counted_without_the_blank_ones_around():
 
 def test_the_answer_is_bounded_whatever_the_files_hold():
     hostile = 'heron "\\" \x01\n' * 20_000
-    shown = found("heron", *[hostile] * 5, max_results=MOST_RESULTS)["results"]
-    assert 1 <= len(shown) <= MOST_RESULTS
-    assert len(json.dumps(shown, ensure_ascii=False)) < MOST_CHARS + 1000 < MAX_RESULT_CHARS
+    shown = found("heron", *[hostile] * 5, max_results=MAX_RESULTS)["results"]
+    assert 1 <= len(shown) <= MAX_RESULTS
+    assert len(json.dumps(shown, ensure_ascii=False)) < MAX_CHARS + 1000 < MAX_RESULT_CHARS
     assert "\x01" not in shown[0]["text"]
 
 

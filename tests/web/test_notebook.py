@@ -15,7 +15,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import Finished
 from webapp.services.notebook import known_tokens
 from webapp.settings import Settings
-from webapp.storage.notebooks import MOST_STEPS, Draft, NotebookStore
+from webapp.storage.notebooks import MAX_STEPS, Draft, NotebookStore
 from webapp.tokenizer import load_tokenizer
 
 ANSWER = "and so on, 中文."
@@ -223,11 +223,11 @@ def test_known_tokens_end_with_a_whole_character(text):
 def test_a_store_keeps_a_limited_number_of_steps_and_refuses_changes_made_elsewhere(database):
     store = NotebookStore(database)
     made = store.create("one")
-    for number in range(MOST_STEPS + 5):
+    for number in range(MAX_STEPS + 5):
         store.write(made.id, Draft(f"{number}"), is_step=True)
         store.write(made.id, Draft(f"{number} on"))
-    found = [store.step(made.id, store.get(made.id).draft, is_back=True).draft.text for _ in range(MOST_STEPS + 5)]
-    assert found[0] == f"{MOST_STEPS + 4}" and found[-1] == "5"
+    found = [store.step(made.id, store.get(made.id).draft, is_back=True).draft.text for _ in range(MAX_STEPS + 5)]
+    assert found[0] == f"{MAX_STEPS + 4}" and found[-1] == "5"
     with raises_code("notebook_changed"):
         store.write(made.id, Draft("x"), seen=1.0)
     store.delete(made.id)

@@ -12,7 +12,7 @@ from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from webapp.settings import Settings
-from webapp.storage.credentials import MOST_TOKENS, TOKEN_PREFIX, ApiTokens
+from webapp.storage.credentials import MAX_TOKENS, TOKEN_PREFIX, ApiTokens
 from webapp.storage.database import Database
 
 TOKEN = "a-token-for-tests"
@@ -166,7 +166,7 @@ def test_they_last_with_their_use_and_nothing_that_logs_in(tmp_path):
     again = ApiTokens(Database(tmp_path / "roost.db")).find(secret)
     assert (again.name, again.scopes) == ("a program", ("chat", "models")) and again.used_at >= again.created_at
     assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
-    for number in range(MOST_TOKENS - 1):
+    for number in range(MAX_TOKENS - 1):
         tokens.make(f"program {number}", ("chat",))
     with raises_code("token_invalid", key="reason.storage.too_many_tokens"):
         tokens.make("one more", ("chat",))

@@ -137,7 +137,7 @@ def test_a_document_that_takes_too_long_is_ended(reader, tmp_path, monkeypatch):
 @needs_pypdf
 def test_more_pages_than_are_read_are_refused(reader, tmp_path):
     with raises_code("document_unreadable"):
-        text_of(reader, tmp_path, pages(*[says("x")] * (document_text.MOST_PAGES + 1)), "pdf")
+        text_of(reader, tmp_path, pages(*[says("x")] * (document_text.MAX_PAGES + 1)), "pdf")
 
 
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"

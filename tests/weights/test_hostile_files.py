@@ -20,11 +20,11 @@ from webapp.errors import WeightsError
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.file_format import read_contents
 from webapp.weights.inspection import inspect
-from webapp.weights.tensor_info import MOST_METADATA_CHARACTERS
+from webapp.weights.tensor_info import MAX_METADATA_CHARACTERS
 
 PROGRAMS = [name for name in HOSTILE if name.startswith("a-program")] + ["bare-program.pth"]
 LONGEST_S = 2.0
-MOST_BYTES = 200 << 20
+MAX_BYTES = 200 << 20
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -47,7 +47,7 @@ def test_memory_stays_in_bounds(tmp_path, name):
     try:
         with pytest.raises(WeightsError):
             inspect(tmp_path / name)
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+        assert tracemalloc.get_traced_memory()[1] < MAX_BYTES
     finally:
         tracemalloc.stop()
 
@@ -56,7 +56,7 @@ def test_memory_stays_in_bounds(tmp_path, name):
 def test_odd_files_are_described(tmp_path, name):
     (tmp_path / name).write_bytes(ODD[name]())
     found = inspect(tmp_path / name)
-    assert found.kind == "unknown" and sum(map(len, found.metadata.values())) <= MOST_METADATA_CHARACTERS
+    assert found.kind == "unknown" and sum(map(len, found.metadata.values())) <= MAX_METADATA_CHARACTERS
 
 
 def test_nothing_is_imported_because_a_file_names_it(tmp_path):

@@ -29,7 +29,7 @@ from webapp.backends.native import building
 SUFFIX, PART = ".packed", ".part"
 PART_LIFE_S = 3600
 """Seconds without a change after which an incomplete file counts as left by a killed load."""
-MOST_BYTES = 16 * 2**30
+MAX_BYTES = 16 * 2**30
 """Limit for all files together; the least recently used are deleted."""
 SPARE_BYTES = 2**30
 """Must stay free on the disk after a new file."""
@@ -94,7 +94,7 @@ class Writer:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _make_room(path, size)
-            if shutil.disk_usage(path.parent).free >= size + SPARE_BYTES and size <= MOST_BYTES:
+            if shutil.disk_usage(path.parent).free >= size + SPARE_BYTES and size <= MAX_BYTES:
                 number, name = tempfile.mkstemp(prefix=path.stem, suffix=PART, dir=path.parent)
                 self._file, self._name = os.fdopen(number, "wb"), Path(name)
         except OSError:
@@ -141,7 +141,7 @@ def _make_room(path: Path, size: int) -> None:
                 part.path.unlink()
     whose = path.name.split("-")[0]
     kept = [each for each in all_files() if not (each.path.name.split("-")[0] == whose and _delete(each.path))]
-    excess = sum(each.size_bytes for each in kept) + size - MOST_BYTES
+    excess = sum(each.size_bytes for each in kept) + size - MAX_BYTES
     for each in kept:
         if excess > 0 and _delete(each.path):
             excess -= each.size_bytes

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from webapp.chat.messages import ThinkMode
 
-LEAST_WORLD_VOCAB = 60_000
+MIN_WORLD_VOCAB = 60_000
 """Models with at least this many embedding rows use the World vocabulary (65,536, a few old ones 65,525 or 65,529)."""
 PILE_VOCAB_SIZES = range(50_000, 51_000)
 FLOWER = "✿"
@@ -224,7 +224,7 @@ def default_template(
     name = model_name.lower()
     if vocab_size in PILE_VOCAB_SIZES:
         return RAVEN if "raven" in name else INSTRUCT if "instruct" in name else BOB_ALICE
-    if vocab_size < LEAST_WORLD_VOCAB:
+    if vocab_size < MIN_WORLD_VOCAB:
         return RAW
     written = [row for mark, row in MARKS_OF_TEMPLATES if mark in chat_template]
     if len(written) == 1 and written[0] is not G1X:

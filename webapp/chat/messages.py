@@ -62,7 +62,7 @@ class Message(Struct, frozen=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-MOST_REPEATS = 2
+MAX_REPEATS = 2
 """Consecutive rounds whose calls and results all repeat those of the round before."""
 
 
@@ -76,9 +76,9 @@ def call_key(call: ToolCall) -> tuple[str, str]:
 
 def repeats_noted(messages: Sequence[Message], note: str, has_form: bool = False) -> tuple[tuple[Message, ...], bool]:
     """For a conversation that a program sends whole: inserts ``note`` before each result of a call that repeats call
-    and result of the previous round. Returns the messages, and True if this went on for :data:`MOST_REPEATS` rounds:
+    and result of the previous round. Returns the messages, and True if this went on for :data:`MAX_REPEATS` rounds:
     then the model is in a loop, and only an answer without calls ends it. ``has_form``: the answer must follow a
-    schema. A small model may then call with ever new arguments, so :data:`MOST_REPEATS` + 1 rounds without a new result
+    schema. A small model may then call with ever new arguments, so :data:`MAX_REPEATS` + 1 rounds without a new result
     also count as a loop."""
     noted, before, rounds, idle = list(messages), dict[tuple[str, str], str](), 0, 0
     for index, message in enumerate(messages):
@@ -101,7 +101,7 @@ def repeats_noted(messages: Sequence[Message], note: str, has_form: bool = False
                     repeated += 1
         idle = idle + 1 if results_now and set(results_now.values()) <= set(before.values()) else 0
         before, rounds = results_now, rounds + 1 if repeated == len(message.tool_calls) else 0
-    return tuple(noted), rounds >= MOST_REPEATS or (has_form and idle > MOST_REPEATS)
+    return tuple(noted), rounds >= MAX_REPEATS or (has_form and idle > MAX_REPEATS)
 
 
 TITLE_CHARS = 40

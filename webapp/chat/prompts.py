@@ -252,8 +252,8 @@ def _text_so_far(template: PromptTemplate, message: Message) -> str:
     return f"{thought}\n</think>\n{message.content}" if message.content else thought
 
 
-MOST_SOURCE_CHARS = 200_000
-MOST_CONTEXT_CHARS = 8_000_000
+MAX_SOURCE_CHARS = 200_000
+MAX_CONTEXT_CHARS = 8_000_000
 WALL_S = 10.0
 OPEN_TAGS = ("<think", "</think")
 ANSWER, QUESTION = "an answer", "a question"
@@ -380,7 +380,7 @@ def run_template(source: str, context: str) -> str:
     """``context`` is JSON. Results are cached. Raises ``chat_template_failed`` with the reason."""
     import subprocess  # at first use: few models bring a template
 
-    if len(source) > MOST_SOURCE_CHARS or len(context) > MOST_CONTEXT_CHARS:
+    if len(source) > MAX_SOURCE_CHARS or len(context) > MAX_CONTEXT_CHARS:
         raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large"))
     asked = json.dumps({"source": source, "context": context}).encode()
     command = [sys.executable, "-m", "webapp.chat.template_process"]

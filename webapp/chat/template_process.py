@@ -17,14 +17,14 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MOST_BYTES = 512 << 20
-MOST_CPU_S = 2
-MOST_TEXT_CHARS = 4_000_000
-MOST_PROBLEM_CHARS = 300
+MAX_BYTES = 512 << 20
+MAX_CPU_S = 2
+MAX_TEXT_CHARS = 4_000_000
+MAX_PROBLEM_CHARS = 300
 
 
 def rendered(source: str, context: dict[str, Any]) -> str:
-    """Raises MemoryError for more than :data:`MOST_TEXT_CHARS`, TemplateError for a template that Jinja refuses."""
+    """Raises MemoryError for more than :data:`MAX_TEXT_CHARS`, TemplateError for a template that Jinja refuses."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = to_json
     environment.globals |= {"raise_exception": refuse, "strftime_now": now}
@@ -32,7 +32,7 @@ def rendered(source: str, context: dict[str, Any]) -> str:
     length = 0
     for piece in environment.from_string(source).generate(**context):
         length += len(piece)
-        if length > MOST_TEXT_CHARS:
+        if length > MAX_TEXT_CHARS:
             raise MemoryError
         pieces.append(piece)
     return "".join(pieces)
@@ -56,8 +56,8 @@ def bound() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 1))
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S + 1))
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     except MemoryError:
         answer = {"problem": "size"}
     except Exception as exc:  # any error comes from the template
-        answer = {"problem": f"{type(exc).__name__}: {exc}"[:MOST_PROBLEM_CHARS]}
+        answer = {"problem": f"{type(exc).__name__}: {exc}"[:MAX_PROBLEM_CHARS]}
     sys.stdout.buffer.write(json.dumps(answer).encode())
 
 

@@ -147,7 +147,7 @@ def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
 
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 SAFE_DIGITS = 10**16 - 1
-LEAST_STEP = 1e-9
+MIN_STEP = 1e-9
 """JSON parsers disagree on numbers with more digits, and a small model may write digits without end."""
 
 
@@ -182,7 +182,7 @@ def enforced_schema(schema: object) -> dict[str, Any]:
     if found.keys() & {"enum", "const"}:
         return found
     if "number" in kinds and "multipleOf" not in found:
-        found["multipleOf"] = LEAST_STEP
+        found["multipleOf"] = MIN_STEP
     return _bounded(found) if "number" in kinds or "integer" in kinds else found
 
 

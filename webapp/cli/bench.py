@@ -45,7 +45,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import from_openai
 
 ROOST, LLAMA = "roost", "llama.cpp"
-MOST_BUSY = 64
+MAX_BUSY = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     prefills = read_counts("--prefill", args.prefill) if args.prefill.strip() else ()
     counts = read_counts("--sequences", args.sequences)
     least = {"prompt_tokens": max(1, args.prompt_tokens), "tokens": max(0, args.tokens), "repeat": max(1, args.repeat)}
-    plan = Plan(counts, prefills, **least, busy=min(max(0, args.busy), MOST_BUSY))
+    plan = Plan(counts, prefills, **least, busy=min(max(0, args.busy), MAX_BUSY))
     settings = settings_from(args)
     if is_automatic(settings.strategy):
         make_ready()

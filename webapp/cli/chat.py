@@ -34,7 +34,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import Chat, ChatTools
 
 STOP_WAIT_S = 6.0
-LISTED, MOST_SEARCHED = 50, 100_000
+LISTED, MAX_SEARCHED = 50, 100_000
 ID_CHARS = 8
 SHOWN_MESSAGES = 4
 """The last messages of a resumed chat, printed as a reminder."""
@@ -109,7 +109,7 @@ def chosen_chat(chats: ChatStore, wanted: str) -> Chat:
     """The last used chat whose id starts with ``wanted`` or whose title contains it; "" matches any. Raises
     ChatNotFound."""
     words = wanted.casefold()
-    for chat in chats.list(limit=MOST_SEARCHED):
+    for chat in chats.list(limit=MAX_SEARCHED):
         if chat.id.startswith(words) or words in chat.title.casefold():
             return chats.get(chat.id)
     raise ChatNotFound()

@@ -14,7 +14,7 @@ from webapp.i18n import system_reason
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.chat_file import ChatFiles
-from webapp.services.chat.imports import MOST_BYTES
+from webapp.services.chat.imports import MAX_BYTES
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 
@@ -52,7 +52,7 @@ def read_file(name: str) -> bytes:
     """Reads at most one byte more than the limit. Raises FileMissing."""
     try:
         with open(name, "rb") as file:
-            return file.read(MOST_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError as exc:
         raise FileMissing(path=name) from exc
     except OSError as exc:

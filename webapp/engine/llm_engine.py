@@ -55,7 +55,7 @@ DEFAULT_STATE_CACHE_BYTES = 512 << 20
 TOTALS = ("steps", "finished", "failed", "prompt_tokens", "cached_tokens", "prefilled_tokens", "decoded_tokens")
 DRAFT_TOTALS = ("drafted_tokens", "draft_hits")
 """Draft tokens, and how many of them were accepted."""
-MOST_DRAFTING = 4
+MAX_DRAFTING = 4
 """With more answers in a step, the CPU is busy enough without draft tokens."""
 ROUNDED = 0.01
 """Tolerance for a state that is read back, relative to its largest value: bfloat16 rounds by 0.004 of it."""
@@ -323,7 +323,7 @@ class LLMEngine:
         """Adds draft tokens if they pay: an accepted one saves one of ``beside`` sequences its part of a step."""
         pending, most = tuple(sequence.pending_token_ids), self.backend.draft_tokens
         draft: tuple[int, ...] = ()
-        if most and beside <= MOST_DRAFTING:
+        if most and beside <= MAX_DRAFTING:
             cost = self.backend.draft_cost
             draft = sequence.draft(most, cost / ((1 - cost) / beside + cost))
         if draft:

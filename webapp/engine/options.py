@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
 
-MOST_THREADS = 4096
-MOST_PREFILL_CHUNK = 65536
-MOST_ALPHA = 1e6
+MAX_THREADS = 4096
+MAX_PREFILL_CHUNK = 65536
+MAX_ALPHA = 1e6
 ADAPTER = ("adapter_file", "adapter_alpha", "adapter_start")
 NEEDS_RELOAD = ("threads", "prefill_chunk", "custom_cuda", "tokenizer", *ADAPTER)
 """These take effect only with a new load; ``idle_unload_s`` takes effect at once."""
@@ -47,7 +47,7 @@ class EngineOptions(Struct, frozen=True):
     adapter_start: str = ""
 
     def __post_init__(self) -> None:
-        for name, most in (("threads", MOST_THREADS), ("prefill_chunk", MOST_PREFILL_CHUNK)):
+        for name, most in (("threads", MAX_THREADS), ("prefill_chunk", MAX_PREFILL_CHUNK)):
             value = getattr(self, name)
             is_whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
             self._require(name, is_whole, Text("reason.engine.whole_number_between", least=0, most=most))
@@ -58,8 +58,8 @@ class EngineOptions(Struct, frozen=True):
         self._require("tokenizer", isinstance(self.tokenizer, str), Text("reason.engine.name_of_a_vocabulary"))
         for name in ("adapter_file", "adapter_start"):
             self._require(name, isinstance(getattr(self, name), str), Text("reason.engine.name_of_an_adapter"))
-        is_alpha = _is_number(alpha) and 0 <= alpha <= MOST_ALPHA
-        self._require("adapter_alpha", is_alpha, Text("reason.engine.number_between", least=0, most=MOST_ALPHA))
+        is_alpha = _is_number(alpha) and 0 <= alpha <= MAX_ALPHA
+        self._require("adapter_alpha", is_alpha, Text("reason.engine.number_between", least=0, most=MAX_ALPHA))
 
     def _require(self, name: str, is_fine: bool, allowed: Text) -> None:
         if not is_fine:
@@ -173,7 +173,7 @@ class BackendOption(Struct, frozen=True):
 
 ADAPTER_OPTIONS = (
     BackendOption("adapter_file", "text", ""),
-    BackendOption("adapter_alpha", "number", 0.0, low=0, high=MOST_ALPHA),
+    BackendOption("adapter_alpha", "number", 0.0, low=0, high=MAX_ALPHA),
     BackendOption("adapter_start", "text", ""),
 )
 """For a backend that merges an adapter while it loads (``webapp.weights.adapter``). The files are full paths, which a

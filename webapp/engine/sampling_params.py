@@ -17,7 +17,7 @@ from msgspec.structs import asdict, fields
 from webapp.errors import RequestError
 from webapp.i18n import Text
 
-MOST_ALTERNATIVES = 20
+MAX_ALTERNATIVES = 20
 JS_SAFE_INTEGER = 2**53 - 1
 
 
@@ -188,7 +188,7 @@ PARAMETERS: tuple[SamplingParameter, ...] = _rows()
 _BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
 _WEIGHT = SamplingParameter("count_weights", float, 1.0, 0, 100)
 _MIN_TOKENS = SamplingParameter("min_tokens", int, 0, 0, 102_400)
-_LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
+_LOGPROBS = SamplingParameter("logprobs", int, None, 0, MAX_ALTERNATIVES)
 
 _FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {
     "logit_bias": (

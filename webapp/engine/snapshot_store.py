@@ -47,16 +47,16 @@ BLOCK = 64
 ENDING = ".snapshot"
 HEADER_BYTES = 1 << 10
 """The largest header of a valid snapshot."""
-MOST_UNWRITTEN_BYTES = 128 << 20
+MAX_UNWRITTEN_BYTES = 128 << 20
 """If more than this waits to be written, the oldest are dropped: a slow disk costs snapshots."""
-MOST_SYNCED = 4
+MAX_SYNCED = 4
 """If more wait, none is synced: the sync takes 14 of the 17 ms in which a file of 668 kB is written."""
 SPARE_BYTES = 1 << 30
 """No snapshots are written to a disk with less free space."""
 FULL = 0.95
 """How full the folder is after a clean-up: scanning it takes a moment."""
 STALE_PART_S = 600.0
-MOST_PREFIXES = 64
+MAX_PREFIXES = 64
 RETIRED_S = 30 * 86_400.0
 CLOSE_S = 2.0
 _KEY_BYTES = 200
@@ -111,12 +111,12 @@ class SnapshotStore:
         return None
 
     def prefixes(self, digest: str, token_ids: Sequence[int]) -> list[str]:
-        """Names of the :data:`MOST_PREFIXES` longest snapshots of prefixes of these tokens."""
+        """Names of the :data:`MAX_PREFIXES` longest snapshots of prefixes of these tokens."""
         ids, found = array("I", token_ids), list[str]()
         for number, block in enumerate(self._chain(digest, ids)):
             keys = sorted(self._keys_of(block), key=lambda key: key.length)
             found += [name_of(key, False) for key in keys if key.tail == _tail(block, ids[number * BLOCK : key.length])]
-        return found[-MOST_PREFIXES:]
+        return found[-MAX_PREFIXES:]
 
     def contains(self, digest: str, token_ids: Sequence[int], with_logits: bool = False) -> bool:
         """Whether it is in memory. A snapshot without logits does not count if logits are required."""
@@ -376,7 +376,7 @@ class SnapshotFolder:
                 return
             self._unwritten.append((key, snapshot))
             self._unwritten_bytes += snapshot.nbytes
-            while self._unwritten_bytes > MOST_UNWRITTEN_BYTES and len(self._unwritten) > 1:
+            while self._unwritten_bytes > MAX_UNWRITTEN_BYTES and len(self._unwritten) > 1:
                 self._unwritten_bytes -= self._unwritten.pop(0)[1].nbytes
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="roost-snapshots", daemon=True)
@@ -478,7 +478,7 @@ class SnapshotFolder:
                 key, snapshot = self._unwritten.pop()
                 self._unwritten_bytes -= snapshot.nbytes
                 self._writing = key
-                is_synced = len(self._unwritten) < MOST_SYNCED
+                is_synced = len(self._unwritten) < MAX_SYNCED
             try:
                 self._write(key, snapshot, is_synced)
             except Exception as exc:  # a full disk, a missing folder: the answer does not need it

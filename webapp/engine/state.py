@@ -182,11 +182,11 @@ class Snapshot(Struct, frozen=True):
 
 PART_ENDING = ".part"
 LOGITS = "logits"
-MOST_HEADER_BYTES = 1 << 14
+MAX_HEADER_BYTES = 1 << 14
 """The largest header of a snapshot that is read."""
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 DIGEST_HEX = 64
-MOST_TENSORS, MOST_DIMENSIONS = 4096, 8
+MAX_TENSORS, MAX_DIMENSIONS = 4096, 8
 
 
 class DamagedFile(Exception):
@@ -237,7 +237,7 @@ def unpacked(content: bytearray, most_header_bytes: int) -> tuple[dict[str, str]
     content[place : place + DIGEST_HEX] = b"0" * DIGEST_HEX
     if hashlib.blake2b(content, digest_size=DIGEST_HEX // 2).hexdigest() != digest:
         raise DamagedFile("its bytes are not those that were written")
-    if len(header) > MOST_TENSORS:
+    if len(header) > MAX_TENSORS:
         raise DamagedFile("it has too many tensors")
     found, end, data = {}, 8 + header_size, memoryview(content)
     for name, entry in header.items():
@@ -257,7 +257,7 @@ def _entry(name: str, entry: Any, begin: int, size: int) -> tuple[str, tuple[int
     if not isinstance(entry, dict):
         raise DamagedFile(f"{name} has no size")
     dtype, shape = entry.get("dtype"), entry.get("shape")
-    if not isinstance(dtype, str) or dtype not in WIDTHS or not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS:
+    if not isinstance(dtype, str) or dtype not in WIDTHS or not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise DamagedFile(f"{name} has another size")
     if not all(type(side) is int and 0 <= side <= size for side in shape):
         raise DamagedFile(f"{name} has another size")
@@ -330,7 +330,7 @@ def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
     expected = state_shapes(config)
     if path.stem.endswith(LOGITS):
         expected[LOGITS] = (config.vocab_size,)
-    most = MOST_HEADER_BYTES + 8 + 4 * sum(math.prod(shape) for shape in expected.values())
+    most = MAX_HEADER_BYTES + 8 + 4 * sum(math.prod(shape) for shape in expected.values())
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if not 8 < size <= most:
@@ -338,7 +338,7 @@ def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
         content = bytearray(size)
         if file.readinto(content) != size:
             raise DamagedFile("it is cut off")
-    about, tensors = unpacked(content, MOST_HEADER_BYTES)
+    about, tensors = unpacked(content, MAX_HEADER_BYTES)
     if about != {"format": "roost-snapshot-1", "of": path.stem, "architecture": config.architecture}:
         raise DamagedFile("it is of something else")
     if tensors.keys() != expected.keys():

@@ -69,12 +69,12 @@ class Quota:
         """Called when an answer has ended. Must not block."""
 
 
-MOST_EVENTS = 1000
+MAX_EVENTS = 1000
 HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | TokenOutput
 
 
 class RequestHandle:
-    """Events are queued for a slow reader, which delays no other: beyond :data:`MOST_EVENTS` unread events, the tokens
+    """Events are queued for a slow reader, which delays no other: beyond :data:`MAX_EVENTS` unread events, the tokens
     among them are merged into one output.
 
     Newer progress replaces unread progress. Nothing follows the TokenOutput with a finish_reason; exactly one such
@@ -160,7 +160,7 @@ class RequestHandle:
             elif self._events and type(self._events[-1]) is type(event):
                 self._events.pop()
             self._events.append(event)
-            if len(self._events) > MOST_EVENTS:
+            if len(self._events) > MAX_EVENTS:
                 self._events = deque(_joined(self._events))
             self._changed.notify_all()
         if self._is_ended:

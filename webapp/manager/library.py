@@ -421,14 +421,14 @@ def stamp_of(path: Path) -> Stamp:
 Stamp = tuple[int, int]
 """Modification time in nanoseconds, and size in bytes."""
 Found = Inspection | RoostError
-MOST_TENSORS = 100_000
+MAX_TENSORS = 100_000
 """For all files together. A model has up to about two thousand, with 125 bytes each, as names and shapes are shared."""
 
 
 class SeenFiles:
     """The files that were not used for the longest time are forgotten first. Safe to use from any thread."""
 
-    def __init__(self, most_tensors: int = MOST_TENSORS) -> None:
+    def __init__(self, most_tensors: int = MAX_TENSORS) -> None:
         self._most_tensors = most_tensors
         self._tensors = 0
         self._seen: OrderedDict[Path, tuple[Stamp, Found]] = OrderedDict()

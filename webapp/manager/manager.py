@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from webapp.engine.options import EngineOptions
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
-from webapp.engine.sampling_params import MOST_ALTERNATIVES
+from webapp.engine.sampling_params import MAX_ALTERNATIVES
 from webapp.engine.snapshot_store import delete_snapshots
 from webapp.engine.state import ModelConfig, RecurrentState, Snapshot
 from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
@@ -391,9 +391,9 @@ class ModelManager:
         from webapp.manager.messages import ScoreTokens
 
         ids = tuple(int(token_id) for token_id in token_ids)
-        if not 0 <= alternatives <= MOST_ALTERNATIVES:
+        if not 0 <= alternatives <= MAX_ALTERNATIVES:
             raise RequestError(
-                "sampling_invalid", name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}"
+                "sampling_invalid", name="logprobs", value=alternatives, allowed=f"from 0 to {MAX_ALTERNATIVES}"
             )
         reply = self._read(
             ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest, first), made_for

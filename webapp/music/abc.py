@@ -17,10 +17,10 @@ from msgspec import Struct, field
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.music.events import MOST_NOTES, Note, check_step, too_long, unreadable
+from webapp.music.events import MAX_NOTES, Note, check_step, too_long, unreadable
 from webapp.tokenizer.music import STEP_S
 
-MOST_CHARS = 1 << 18
+MAX_CHARS = 1 << 18
 QUARTERS_A_MINUTE = 120
 VELOCITY, STRESSED = 80, 96
 """Of a note, and of the first note in a bar."""
@@ -81,14 +81,14 @@ class _Voice(Struct):
 def read_abc(text: str) -> list[Note]:
     """The notes of one tune, ordered by start; each voice is a track. Raises ``music_unreadable`` if there are none,
     ``music_too_long`` above 256 KiB, an hour or 100,000 notes."""
-    if len(text) > MOST_CHARS:
-        raise too_long("characters", MOST_CHARS)
+    if len(text) > MAX_CHARS:
+        raise too_long("characters", MAX_CHARS)
     notes: list[Note] = []
     for track, voice in enumerate(_voices(text)):
         for note in _played(_unrolled(voice.items), track):
             notes.append(note)
-            if len(notes) > MOST_NOTES:
-                raise too_long("notes", MOST_NOTES)
+            if len(notes) > MAX_NOTES:
+                raise too_long("notes", MAX_NOTES)
     if not notes:
         raise unreadable("abc", Text("reason.music.no_abc_notes"))
     return sorted(notes, key=lambda note: (note.start_s, note.pitch))
@@ -298,7 +298,7 @@ BARS_A_LINE = 4
 TEMPOS = range(60, 161)
 TEMPO_SAMPLE = 400
 """Number of note starts used to find the tempo."""
-MOST_OVERLAP = 0.34
+MAX_OVERLAP = 0.34
 """Part of a note's length. A larger overlap with the next note means a second voice, not a legato melody."""
 
 
@@ -371,7 +371,7 @@ def _in_one_voice(notes: Sequence[Note], unit_s: float) -> list[tuple[int, int, 
         length = max(1, round(length_s / unit_s))
         if following is not None and start + length > following:
             overlap = start + length - following
-            if overlap > 1 and overlap > MOST_OVERLAP * length:
+            if overlap > 1 and overlap > MAX_OVERLAP * length:
                 raise _many_voices(by_start[following][0])
             length = following - start
         found.append((start, length, tuple(sorted({note.pitch for note in chord}))))

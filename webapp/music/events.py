@@ -21,9 +21,9 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.tokenizer.music import MARKS, MIDI, STEP_S, WAITS, MidiVocabulary
 
-MOST_SECONDS = 3600
-MOST_NOTES = 100_000
-MOST_CHARS = 4 << 20
+MAX_SECONDS = 3600
+MAX_NOTES = 100_000
+MAX_CHARS = 4 << 20
 """Longest text that is read as music."""
 HELD_S = 5.0
 """Length of a note without an end (``decode_end_held_note_delay`` in the author's vocab_config.json)."""
@@ -72,8 +72,8 @@ def too_long(unit: str, limit: int) -> RoostError:
 
 
 def check_step(step: float) -> None:
-    if step * STEP_S > MOST_SECONDS:
-        raise too_long("seconds", MOST_SECONDS)
+    if step * STEP_S > MAX_SECONDS:
+        raise too_long("seconds", MAX_SECONDS)
 
 
 # text
@@ -82,8 +82,8 @@ def check_step(step: float) -> None:
 def read_text(text: str, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
     """All events of one piece; a mark after the first event ends it. Raises ``music_unreadable`` with the first unknown
     word, ``music_too_long`` above an hour or 100,000 note events."""
-    if len(text) > MOST_CHARS:
-        raise too_long("characters", MOST_CHARS)
+    if len(text) > MAX_CHARS:
+        raise too_long("characters", MAX_CHARS)
     events: list[Event] = []
     step = 0
     for number, word in enumerate(text.lower().split(), 1):
@@ -97,8 +97,8 @@ def read_text(text: str, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
         note = vocabulary.note_of(token_id)
         if note is not None:
             events.append(Event(step, *note))
-            if len(events) > 2 * MOST_NOTES:
-                raise too_long("notes", MOST_NOTES)
+            if len(events) > 2 * MAX_NOTES:
+                raise too_long("notes", MAX_NOTES)
     return events
 
 
@@ -166,8 +166,8 @@ def events_of(notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> list[
     places: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
     count = 0
     for count, note in enumerate(notes, 1):
-        if count > MOST_NOTES:
-            raise too_long("notes", MOST_NOTES)
+        if count > MAX_NOTES:
+            raise too_long("notes", MAX_NOTES)
         instrument, start, end = _checked(note, vocabulary)
         starts = places.setdefault((instrument, note.pitch), {})
         loudness, known_end = starts.get(start, (0, 0))
@@ -270,8 +270,8 @@ class NoteDecoder:
         changes = [] if number is None else [self._changed(number, self.time_s - self.notes[number].start_s)]
         if loudness:
             self._overdue.pop(key, None)
-            if len(self.notes) == MOST_NOTES:
-                raise too_long("notes", MOST_NOTES)
+            if len(self.notes) == MAX_NOTES:
+                raise too_long("notes", MAX_NOTES)
             name, velocity = self._vocabulary.instruments[instrument], self._vocabulary.velocities[loudness]
             self._sounding[key] = len(self.notes)
             self.notes.append(Note(self.time_s, 0.0, pitch, velocity, name, instrument))

@@ -16,11 +16,11 @@ from operator import attrgetter
 from typing import Any
 
 from webapp.i18n import Text
-from webapp.music.events import MOST_NOTES, Event, check_step, normalised, too_long, unreadable
+from webapp.music.events import MAX_NOTES, Event, check_step, normalised, too_long, unreadable
 from webapp.tokenizer.music import MIDI, STEP_S, MidiVocabulary
 
-MOST_BYTES = 1 << 20
-MOST_TRACKS = 1024
+MAX_BYTES = 1 << 20
+MAX_TRACKS = 1024
 DRUM_CHANNEL = 9
 SILENCE_STEPS = round(10 / STEP_S)
 TICKS_PER_STEP = round(STEP_S * 1000)
@@ -80,8 +80,8 @@ def _channels(vocabulary: MidiVocabulary) -> list[int]:
 def read_midi(data: bytes, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
     """Raises ``music_unreadable`` if the file is not MIDI, damaged or without notes of the vocabulary;
     ``music_too_long`` above 1 MiB, an hour or 100,000 notes."""
-    if len(data) > MOST_BYTES:
-        raise too_long("bytes", MOST_BYTES)
+    if len(data) > MAX_BYTES:
+        raise too_long("bytes", MAX_BYTES)
     tracks, seconds_at = _parsed(data)
     player = _Player(vocabulary)
     last_s = 0.0
@@ -105,7 +105,7 @@ def _parsed(data: bytes) -> tuple[list[tuple[int, Any]], _Clock]:
     if len(data) < 14:
         raise unreadable("midi", Text("reason.music.ends_early"))
     kind, count, division = struct.unpack(">HHh", data[8:14])
-    if kind > 1 or count > MOST_TRACKS:
+    if kind > 1 or count > MAX_TRACKS:
         raise unreadable("midi", Text("reason.music.midi_type", kind=kind, tracks=count))
     try:
         file = mido.MidiFile(file=io.BytesIO(data), clip=True)
@@ -229,8 +229,8 @@ class _Player:
         return names.index(name) if name in names else None
 
     def _add(self, instrument: int, pitch: int, loudness: int) -> None:
-        if len(self._events) >= 2 * MOST_NOTES:
-            raise too_long("notes", MOST_NOTES)
+        if len(self._events) >= 2 * MAX_NOTES:
+            raise too_long("notes", MAX_NOTES)
         before = self._events[-1].step if self._events else round(self._now)
         silence = self._now - self._cut - before
         # the note that starts now

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from webapp.music.events import Note, too_long
 
 RATE = 32_000
-MOST_SECONDS = 600
-MOST_VOICES = 64
+MAX_SECONDS = 600
+MAX_VOICES = 64
 """Per second; if there are more, the loudest are played."""
 DRUM_S = 0.6
 LEVEL = 0.35
@@ -73,8 +73,8 @@ def wav_pieces(notes: Iterable[Note]) -> Iterator[bytes]:
     piece."""
     ordered = sorted(notes, key=lambda note: note.start_s)
     length_s = max((note.start_s + note.duration_s for note in ordered), default=0.0) + 1.0
-    if length_s > MOST_SECONDS + 1:
-        raise too_long("seconds", MOST_SECONDS)
+    if length_s > MAX_SECONDS + 1:
+        raise too_long("seconds", MAX_SECONDS)
     return _pieces(ordered, math.ceil(length_s))
 
 
@@ -88,7 +88,7 @@ def _pieces(notes: Sequence[Note], seconds: int) -> Iterator[bytes]:
             sounding.append(notes[upcoming])
             upcoming += 1
         sounding = [note for note in sounding if _end(note) > second]
-        heard = sorted(sounding, key=lambda note: (-note.velocity, note.start_s))[:MOST_VOICES]
+        heard = sorted(sounding, key=lambda note: (-note.velocity, note.start_s))[:MAX_VOICES]
         mixed = np.zeros(RATE, np.float32)
         for note in heard:
             _mix(mixed, note, second)

@@ -40,8 +40,8 @@ BOMS = (  # UTF-32 first: its little-endian BOM begins with the BOM of UTF-16
 KNOWN = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP, Word, Excel"), (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 """Types that people often attach or confuse with text, by their first bytes."""
 COMMON_CONTROLS = frozenset("\t\n\r\f\v\b\x1b\x1a")
-MOST_CONTROLS = 0.01
-LEAST_COMMON_CHINESE = 0.8
+MAX_CONTROLS = 0.01
+MIN_COMMON_CHINESE = 0.8
 MIXED_BYTES = 4096
 
 
@@ -115,14 +115,14 @@ def _is_chinese(data: bytes) -> bool:
         pairs += 1
         common += 0xA1 <= data[position] <= 0xF7 and following >= 0xA1
         position += 4 if 0x30 <= following <= 0x39 else 2
-    return pairs > 0 and common >= pairs * LEAST_COMMON_CHINESE
+    return pairs > 0 and common >= pairs * MIN_COMMON_CHINESE
 
 
 def _is_binary(text: str) -> bool:
     if "\0" in text:
         return True
     controls = sum(text.count(chr(code)) for code in range(1, 32) if chr(code) not in COMMON_CONTROLS)
-    return controls > len(text) * MOST_CONTROLS
+    return controls > len(text) * MAX_CONTROLS
 
 
 def document_kind(data: bytes) -> str:

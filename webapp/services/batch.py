@@ -27,8 +27,8 @@ from webapp.storage.records import OWNER_ID
 KIND = "batch"
 LINE = "line"
 """The column name of a list without columns."""
-MOST_ROWS = 50_000
-MOST_AT_ONCE = 32
+MAX_ROWS = 50_000
+MAX_AT_ONCE = 32
 TEMPLATE_CHARS = 100_000
 NAMED = re.compile(r"\{([^{}\n]{1,200})\}")
 DELETED_KEPT_S = 86_400.0
@@ -51,7 +51,7 @@ class BatchRuns:
         most_at_once: int,
     ) -> None:
         self.store = store
-        self.most_at_once = min(MOST_AT_ONCE, most_at_once)
+        self.most_at_once = min(MAX_AT_ONCE, most_at_once)
         self._manager, self._presets, self._completions, self._jobs = manager, presets, completions, jobs
         store.purge_deleted(time.time() - DELETED_KEPT_S)
         for batch in store.unfinished():
@@ -68,8 +68,8 @@ class BatchRuns:
         """``settings``: ``template`` (text with ``{column}``), ``is_chat`` (each text is a message, with the preset's
         system prompt and format; otherwise a text to continue), ``preset`` ("" is the active one), ``max_tokens``,
         ``at_once``. Raises ``batch_invalid`` for no rows, too many rows, or an unknown column."""
-        if not rows or len(rows) > MOST_ROWS:
-            reason = Text("reason.services.batch_rows", found=len(rows), limit=MOST_ROWS)
+        if not rows or len(rows) > MAX_ROWS:
+            reason = Text("reason.services.batch_rows", found=len(rows), limit=MAX_ROWS)
             raise RoostError("batch_invalid", reason=reason)
         template = str(settings["template"])
         unknown = [name for name in NAMED.findall(template) if name not in columns]

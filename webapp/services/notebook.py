@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.probes import MOST_ALTERNATIVES, AnswerToken
+from webapp.services.chat.probes import MAX_ALTERNATIVES, AnswerToken
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.services.presets.presets import Presets
@@ -149,7 +149,7 @@ class Notebooks:
         if notebook.draft.tokenizer != tokenizer.name or not 0 < place < len(ids):
             raise RoostError("notebook_token_gone")
         state = self._presets.state_of(self.preset(notebook))
-        own, *best = self._manager.score_tokens(ids[: place + 1], MOST_ALTERNATIVES, state, place, info)[0]
+        own, *best = self._manager.score_tokens(ids[: place + 1], MAX_ALTERNATIVES, state, place, info)[0]
         return AnswerToken.of(own, tokenizer), tuple(AnswerToken.of(one, tokenizer) for one in best)
 
     def pieces(self, draft: Draft, limit: int) -> tuple[list[tuple[int, str, float | None]], bool]:

@@ -49,7 +49,7 @@ from webapp.storage.tools import StoredTool
 from webapp.weights.inspection import require_model
 from webapp.weights.state_sheet import (
     DOCUMENT,
-    MOST_SOURCE_CHARS,
+    MAX_SOURCE_CHARS,
     PROMPT,
     TITLE_CHARS,
     TOOLS,
@@ -63,7 +63,7 @@ from webapp.weights.state_sheet import (
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 MAKING = "state"
 KEPT_MEASURES = 8
-MOST_TOKENS = 16384
+MAX_TOKENS = 16384
 Parts = Sequence[tuple[str, float]]
 
 
@@ -214,8 +214,8 @@ class StateLibrary:
         token_ids = tuple(self.manager.tokenizer().encode(text.strip()))
         if not token_ids:
             raise RequestError("prompt_empty")
-        if len(token_ids) > MOST_TOKENS:
-            raise RequestError("prompt_too_long", found=len(token_ids), limit=MOST_TOKENS)
+        if len(token_ids) > MAX_TOKENS:
+            raise RequestError("prompt_too_long", found=len(token_ids), limit=MAX_TOKENS)
         about = {"model": self.manager.status().model, "tokens": len(token_ids)}
 
         def read(running: Running) -> dict[str, str]:
@@ -395,8 +395,8 @@ class Prefixes:
             raise self.states.no_states_in_4(name)
         source_data = source.to_dict()
         length = len(source.system) + sum(len(str(tool)) for tool in source.tools)
-        if length > MOST_SOURCE_CHARS:
-            raise RequestError("document_too_long", found=length, limit=MOST_SOURCE_CHARS)
+        if length > MAX_SOURCE_CHARS:
+            raise RequestError("document_too_long", found=length, limit=MAX_SOURCE_CHARS)
         ids = encode_prompt(rendered_prefix(source, model), model.tokenizer).token_ids
         if not ids:  # a format that cannot write a message alone
             raise WeightsError("state_mismatch", path=name, what=Text("reason.services.the_format"), **_NOT_ALONE)

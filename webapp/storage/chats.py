@@ -46,7 +46,7 @@ Messages = list[StoredMessage]
 Hits = list[SearchHit]
 Names = list[str]
 Votes = list[tuple[dict[str, Any], str, dict[str, Any]]]
-MOST_PLACED = 1000
+MAX_PLACED = 1000
 _LOOSE = "(c.is_pinned = 0 AND c.folder = '')"
 VOTED_ANSWERS = """SELECT q.metadata AS asked, a.id, a.metadata FROM messages q CROSS JOIN chats c ON c.id = q.chat_id
                    CROSS JOIN messages a ON a.parent_id = q.id
@@ -158,7 +158,7 @@ class ChatStore:
 
     def placed(self) -> Summaries:
         """Chats that are pinned or in a folder, and not archived; last used first."""
-        return self._list([f"NOT {_LOOSE}", "c.is_archived = 0"], (), MOST_PLACED)
+        return self._list([f"NOT {_LOOSE}", "c.is_archived = 0"], (), MAX_PLACED)
 
     def loose(self, limit: int) -> Summaries:
         """All other chats; last used first."""

@@ -27,7 +27,7 @@ from webapp.storage.records import OWNER_ID, insert, storable
 
 UNUSED_S = 90 * 86_400.0
 """A session not used for this long is forgotten."""
-MOST_SESSIONS = 1000
+MAX_SESSIONS = 1000
 TOUCH_EVERY_S = 300.0
 ID_BYTES = 32
 AGENT_CHARS = 300
@@ -62,7 +62,7 @@ class Sessions:
         self._known = {row["key"]: Session(**dict(row)) for row in rows}
 
     def begin(self, role: str, agent: str = "", token: str = "", person_id: str = OWNER_ID) -> str:
-        """The cookie's id, which is not stored. Beyond :data:`MOST_SESSIONS`, the least recently used one
+        """The cookie's id, which is not stored. Beyond :data:`MAX_SESSIONS`, the least recently used one
         ends."""
         session_id = secrets.token_urlsafe(ID_BYTES)
         now = time.time()
@@ -74,7 +74,7 @@ class Sessions:
         with self._lock:
             self._known[made.key] = made
             others = [row for row in self._known.values() if row.key != made.key and row.role == role]
-        if len(others) >= MOST_SESSIONS:
+        if len(others) >= MAX_SESSIONS:
             self.end(min(others, key=lambda row: row.used_at).key)
         return session_id
 
@@ -154,7 +154,7 @@ def digest(text: str) -> str:
 TOKEN_PREFIX = "roost-api-"
 SCOPES = ("chat", "models")
 """chat: use the model and read lists; models: load, download, remove and choose models."""
-MOST_TOKENS = 200
+MAX_TOKENS = 200
 NAME_CHARS = 80
 READ_EVERY_S = 1.0
 
@@ -195,7 +195,7 @@ class ApiTokens:
 
     def make(self, name: str, scopes: tuple[str, ...], person_id: str = OWNER_ID) -> str:
         """The token itself, which is not stored. Raises ``token_invalid`` without a name or a scope, or beyond
-        :data:`MOST_TOKENS`."""
+        :data:`MAX_TOKENS`."""
         name = storable(" ".join(name.split()))[:NAME_CHARS]
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         problem = "needs_a_name" if not name else "needs_a_scope" if not wanted else ""
@@ -203,7 +203,7 @@ class ApiTokens:
         made = ApiToken(uuid.uuid4().hex, digest(secret), name, wanted, person_id, time.time())
         with self._database.transaction() as connection:
             count = connection.execute("SELECT count(*) FROM api_tokens").fetchone()[0]
-            if problem or count >= MOST_TOKENS:
+            if problem or count >= MAX_TOKENS:
                 raise RoostError("token_invalid", reason=Text(f"reason.storage.{problem or 'too_many_tokens'}"))
             insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
         with self._lock:

@@ -31,9 +31,9 @@ from webapp.storage.records import (
 )
 
 NOT_FOUND = functools.partial(RoostError, "notebook_not_found")
-MOST_STEPS = 30
+MAX_STEPS = 30
 """Number of undo steps."""
-MOST_CHARS = 4_000_000
+MAX_CHARS = 4_000_000
 """Limit for all undo and redo drafts together; the oldest are removed first."""
 
 
@@ -171,8 +171,8 @@ def _steps(steps: str, last: str) -> list[dict[str, Any]]:
 
 
 def _kept(steps: list[dict[str, Any]]) -> str:
-    steps = steps[-MOST_STEPS:]
-    while len(steps) > 1 and sum(len(step.get("text", "")) for step in steps) > MOST_CHARS:
+    steps = steps[-MAX_STEPS:]
+    while len(steps) > 1 and sum(len(step.get("text", "")) for step in steps) > MAX_CHARS:
         steps = steps[1:]
     return to_json(steps)
 

@@ -21,7 +21,7 @@ from webapp.errors import PresetError, PresetNameTaken, PresetNotFound
 from webapp.storage.database import Database
 from webapp.storage.records import later_than, storable, to_json
 
-MOST_PRESETS = 500
+MAX_PRESETS = 500
 ACTIVE = "active_preset"
 
 
@@ -217,8 +217,8 @@ class PresetStore:
             raise PresetNameTaken(name=preset.name)
 
     def _refuse_more(self, connection: sqlite3.Connection, count: int) -> None:
-        if len(self._living(connection)) + count > MOST_PRESETS:
-            raise PresetError("too_many_presets", limit=MOST_PRESETS)
+        if len(self._living(connection)) + count > MAX_PRESETS:
+            raise PresetError("too_many_presets", limit=MAX_PRESETS)
 
 
 def _clean(name: str) -> str:

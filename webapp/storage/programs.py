@@ -35,8 +35,8 @@ from webapp.storage.records import (
     unpack_token_ids,
 )
 
-MOST_RESPONSE_BYTES = 512 << 20
-MOST_TOKEN_BYTES = 256 << 20
+MAX_RESPONSE_BYTES = 512 << 20
+MAX_TOKEN_BYTES = 256 << 20
 """Of the states' tokens, all together: 64 million of them."""
 DAY_S = 86_400.0
 _CHAIN = """WITH RECURSIVE chain (id, previous_id, depth) AS (
@@ -54,7 +54,7 @@ class ResponseStore:
     """
 
     def __init__(
-        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MOST_RESPONSE_BYTES
+        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MAX_RESPONSE_BYTES
     ) -> None:
         self._database = database
         self._person_id = person_id
@@ -192,7 +192,7 @@ class StateHandles:
     person with the most."""
 
     def __init__(
-        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MOST_TOKEN_BYTES
+        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MAX_TOKEN_BYTES
     ) -> None:
         self._database = database
         self._person_id = OWNER_ID if person_id is None else person_id

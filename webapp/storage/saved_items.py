@@ -16,7 +16,7 @@ from webapp.errors import RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import insert, later_than, row_of, storable, to_json, update
 
-MOST_ITEMS = 2000
+MAX_ITEMS = 2000
 """Per kind."""
 NOT_FOUND = functools.partial(RoostError, "item_not_found")
 
@@ -70,8 +70,8 @@ class SavedItems:
         now, found = time.time(), []
         with self._database.transaction() as connection:
             taken = {row["name"].casefold() for row in self._living(connection)}
-            if len(taken) + len(made) > MOST_ITEMS:
-                raise RoostError("too_many_items", limit=MOST_ITEMS)
+            if len(taken) + len(made) > MAX_ITEMS:
+                raise RoostError("too_many_items", limit=MAX_ITEMS)
             for name, body, picture in made:
                 free = _free(storable(name), taken)
                 taken.add(free.casefold())
@@ -95,8 +95,8 @@ class SavedItems:
             if any(row["name"].casefold() == name.casefold() for key, row in living.items() if key != item_id):
                 raise RoostError("item_name_taken", name=name)
             if not item_id:
-                if len(living) >= MOST_ITEMS:
-                    raise RoostError("too_many_items", limit=MOST_ITEMS)
+                if len(living) >= MAX_ITEMS:
+                    raise RoostError("too_many_items", limit=MAX_ITEMS)
                 item_id, before = uuid.uuid4().hex, 0.0
                 insert(connection, "saved_items", {"id": item_id, "kind": self._kind, "name": "", "updated_at": before})
             elif item_id not in living:

@@ -25,7 +25,7 @@ from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, Tool
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server
 
 NOT_FOUND = functools.partial(RoostError, "tool_not_found")
-MOST_TOOLS = 200
+MAX_TOOLS = 200
 _revisions = itertools.count(1)
 
 
@@ -131,8 +131,8 @@ class ToolStore:
 
 
 def _insert_tool(connection: sqlite3.Connection, definition: ToolDefinition) -> StoredTool:
-    if count_of(connection, "tools") >= MOST_TOOLS:
-        raise ToolInvalid(field="tools", reason=Text("reason.storage.too_many", limit=MOST_TOOLS))
+    if count_of(connection, "tools") >= MAX_TOOLS:
+        raise ToolInvalid(field="tools", reason=Text("reason.storage.too_many", limit=MAX_TOOLS))
     _refuse_taken_tool(connection, definition.name, "")
     made = StoredTool(uuid.uuid4().hex, definition, time.time())
     body = to_json(to_builtins(definition))
@@ -163,7 +163,7 @@ def definition_from_dict(body: dict[str, Any]) -> ToolDefinition:
     )
 
 
-MOST_SERVERS = 50
+MAX_SERVERS = 50
 
 
 class ToolList(Struct, frozen=True):
@@ -251,8 +251,8 @@ class McpServerStore:
 
 
 def _insert_server(connection: sqlite3.Connection, config: ServerConfig, is_on: bool) -> StoredServer:
-    if count_of(connection, "mcp_servers") >= MOST_SERVERS:
-        raise McpServerInvalid(field="name", reason=Text("reason.storage.too_many", limit=MOST_SERVERS))
+    if count_of(connection, "mcp_servers") >= MAX_SERVERS:
+        raise McpServerInvalid(field="name", reason=Text("reason.storage.too_many", limit=MAX_SERVERS))
     _refuse_taken_server(connection, config.name, "")
     made = StoredServer(uuid.uuid4().hex, config, is_on, ToolList(), time.time())
     columns = {"id": made.id, **_columns(config), "is_on": is_on, "updated_at": made.updated_at}

@@ -145,7 +145,7 @@ Definition = Mapping[str, Any]
 WORDS_FILE = Path(__file__).parent / "case_words.json"
 TRIES = 12
 """Attempts to get arguments that also fit keywords which the sampler ignores, such as the length of a text."""
-LEAST_SMALL_TALK = 4
+MIN_SMALL_TALK = 4
 
 
 class GeneratedCases(Struct, frozen=True):
@@ -178,7 +178,7 @@ def make_cases(
         found = [case for case in made if case is not None]
         cases |= {case.prompt: case for case in found}
         left_out += [] if found else [str(definition["name"])]
-    talk = _small_talk(words, seed, max(LEAST_SMALL_TALK, ceil(len(cases) / 3)))
+    talk = _small_talk(words, seed, max(MIN_SMALL_TALK, ceil(len(cases) / 3)))
     return GeneratedCases((*cases.values(), *talk), tuple(left_out))
 
 

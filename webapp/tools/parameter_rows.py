@@ -32,7 +32,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 MAX_ROWS = 200
 MAX_DEPTH = 5
 SAMPLE_DEPTH = 12
-MOST_ITEMS = 8
+MAX_ITEMS = 8
 _OWN = {"type", "description", "enum", "default", "properties", "required", "items"}
 
 
@@ -246,4 +246,4 @@ def _sample(schema: object, root: Mapping[str, Any], depth: int) -> Any:
 
 
 def _item_count(least: object) -> int:
-    return min(max(least, 1), MOST_ITEMS) if isinstance(least, int) else 1
+    return min(max(least, 1), MAX_ITEMS) if isinstance(least, int) else 1

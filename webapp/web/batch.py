@@ -22,7 +22,7 @@ from webapp.web.presets.form import shown_name
 
 KINDS = ("lines", "csv", "jsonl")
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "lines"}
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 NAME_CHARS = 120
 SHOWN_ROWS = 100
 AT_ONCE = 8
@@ -72,7 +72,7 @@ def _facts(page: kit.PageContext, batch: Batch) -> list[str]:
 @blueprint.post("")
 def start() -> Response | BaseResponse:
     """``text`` or a ``file`` of a ``kind``, and how to answer each row."""
-    request.max_content_length = request.max_form_memory_size = MOST_BYTES
+    request.max_content_length = request.max_form_memory_size = MAX_BYTES
     page = kit.current_page()
     names = ("name", "template", "kind", "is_chat", "preset", "max_tokens", "at_once", "text")
     form = {name: request.form.get(name, "").replace("\r\n", "\n") for name in names}
@@ -81,7 +81,7 @@ def start() -> Response | BaseResponse:
     ending = re.search(r"\.\w+$", file_name.lower())
     kind = ENDINGS.get(ending[0] if ending else "", form["kind"] if form["kind"] in KINDS else "lines")
     try:
-        columns, rows = table_in(kit.posted_text(MOST_BYTES), kind)
+        columns, rows = table_in(kit.posted_text(MAX_BYTES), kind)
         settings = {
             "template": form["template"][:TEMPLATE_CHARS],
             "is_chat": form["is_chat"] == "1",

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, jsonify, request
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.errors import InvalidOption, RoostError
 from webapp.i18n import Text
-from webapp.music.events import MOST_CHARS, MOST_SECONDS, Note, NoteChange, NoteDecoder, unreadable
+from webapp.music.events import MAX_CHARS, MAX_SECONDS, Note, NoteChange, NoteDecoder, unreadable
 from webapp.services.compose import (
     ABC_TEXT,
     ENDINGS,
@@ -43,7 +43,7 @@ from webapp.web.status import music_models
 from webapp.weights.inspection import Inspection
 
 FORM_BYTES = 16 << 20
-MOST_VARIATIONS = 4
+MAX_VARIATIONS = 4
 POLL_S = 1.0
 ABC_EVERY_S = 0.25
 """How often the notes of an ABC tune are sent; they must be parsed from its beginning each time."""
@@ -97,7 +97,7 @@ def compose_page(page: kit.PageContext, text: str = "", error: RoostError | None
         if kind == MIDI_TEXT
         else [],
         "chosen_instruments": form.getlist("instruments"),
-        "variations": [kit.Choice(str(count), str(count)) for count in range(1, MOST_VARIATIONS + 1)],
+        "variations": [kit.Choice(str(count), str(count)) for count in range(1, MAX_VARIATIONS + 1)],
         "endings": ENDINGS[kind],
         "accepts": ",".join(SEED_ENDINGS),
         "states": state_choices(page, model, form.get("state", "")),
@@ -144,7 +144,7 @@ def _composition_request(text: str) -> CompositionRequest:
     for name, (least, most, usual) in RULES[kind].items():
         value = _number(name, least, most, usual)
         rules[name] = value if kind == MIDI_TEXT else int(value)
-    rules["from_s"] = _number("from_s", 0, MOST_SECONDS, 0) if kind == MIDI_TEXT else 0
+    rules["from_s"] = _number("from_s", 0, MAX_SECONDS, 0) if kind == MIDI_TEXT else 0
     rules["instruments"] = [name for name in form.getlist("instruments") if name]
     known = vocabulary_of(info).instruments
     for name in rules["instruments"]:
@@ -154,7 +154,7 @@ def _composition_request(text: str) -> CompositionRequest:
     sampling = {"temperature": _number("temperature", *TEMPERATURE)}
     if form.get("seed", "").strip():
         sampling["seed"] = int(_number("seed", 0, 2**53, 0))
-    variations = int(_number("variations", 1, MOST_VARIATIONS, 1))
+    variations = int(_number("variations", 1, MAX_VARIATIONS, 1))
     state = form.get("state", "")[:NAME_CHARS] or None
     return CompositionRequest(text, rules=rules, sampling=sampling, variations=variations, state=state, client=asker())
 
@@ -174,8 +174,8 @@ def _number(name: str, least: float, most: float, usual: float) -> float:
 def _text() -> str:
     request.max_form_memory_size = FORM_BYTES
     text = storable(request.form.get("text", "").replace("\r\n", "\n"))
-    if len(text) > MOST_CHARS:
-        raise RoostError("too_large", found=len(text), limit=MOST_CHARS)
+    if len(text) > MAX_CHARS:
+        raise RoostError("too_large", found=len(text), limit=MAX_CHARS)
     return text
 
 

@@ -27,7 +27,7 @@ from webapp.web.kit.page import at_base, commands, current_locale, translator
 LOGIN_PATH = "/login"
 OWNER_PATH = f"/{LINK_PATH}"
 """The path of the owner's links, with ``?secret=``."""
-LEAST_PASSWORD_CHARS, PASSWORD_CHARS = 8, 200
+MIN_PASSWORD_CHARS, PASSWORD_CHARS = 8, 200
 NO_HASH = "scrypt:32768:8:1$" + "x" * 16 + "$" + "0" * 128
 """A hash that matches no password."""
 _hashing = threading.Lock()
@@ -149,8 +149,8 @@ def password_hash(password: str) -> str:
     """scrypt by werkzeug, which Flask includes: 32 MiB and about 50 ms per try. Raises ``password_too_short``."""
     from werkzeug.security import generate_password_hash
 
-    if not LEAST_PASSWORD_CHARS <= len(password) <= PASSWORD_CHARS:
-        raise RoostError("password_too_short", least=LEAST_PASSWORD_CHARS, most=PASSWORD_CHARS)
+    if not MIN_PASSWORD_CHARS <= len(password) <= PASSWORD_CHARS:
+        raise RoostError("password_too_short", least=MIN_PASSWORD_CHARS, most=PASSWORD_CHARS)
     with _hashing:
         return generate_password_hash(password)
 

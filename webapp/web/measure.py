@@ -25,7 +25,7 @@ from webapp.web.presets.builder import machine_facts
 NAME_CHARS = 1000
 WIDTH, BAR_HEIGHT, ROW_HEIGHT = 320, 14, 34
 LINE_HEIGHT, LINE_TOP = 96, 20
-MOST_POINTS = 24
+MAX_POINTS = 24
 
 blueprint = Blueprint("measure", __name__, url_prefix="/measure")
 
@@ -178,7 +178,7 @@ def bars(page: kit.PageContext, runs: Sequence[kit.Values]) -> kit.Values | None
 
 def line(page: kit.PageContext, found: Sequence[Measurement]) -> kit.Values | None:
     """Tokens/s of a single answer over the measurements, oldest on the left; None if there are fewer than two."""
-    known = [(one, rate) for one in reversed(found[:MOST_POINTS]) if (rate := _alone(one))]
+    known = [(one, rate) for one in reversed(found[:MAX_POINTS]) if (rate := _alone(one))]
     if len(known) < 2:
         return None
     most = max(rate for _, rate in known)

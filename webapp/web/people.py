@@ -352,7 +352,7 @@ def _door(link: Invitation, secret: str, wrong: str = "", name: str = "", status
         label = page.t("people.join.name")
         fields.append(DoorField("name", label, "text", words, name, name_help, NAME_CHARS, is_account))
     if link.kind == ACCOUNT:
-        least = page.t("people.join.password_help", least=login.LEAST_PASSWORD_CHARS)
+        least = page.t("people.join.password_help", least=login.MIN_PASSWORD_CHARS)
         fields.append(DoorField("password", page.t("people.join.password"), "password", "new-password", help=least))
     form = DoorForm("/join", page.t(f"people.join.button.{kind}"), tuple(fields), {"invitation": secret}, wrong=wrong)
     return login.door(page.t(f"people.join.title.{kind}"), page.t(f"people.join.intro.{kind}"), [form], status)
@@ -389,7 +389,7 @@ def page_context(
         "roles": [Choice(kind, page.t(f"people.kind.{kind}")) for kind in ("user", "admin")],
         "hours": [Choice(value, page.t(f"people.link.hours.{value or 'ever'}")) for value in (*HOURS, "")],
         "uses": [Choice(value, page.t(f"people.link.uses.{value or 'any'}")) for value in (*USES, "")],
-        "least_password": login.LEAST_PASSWORD_CHARS,
+        "least_password": login.MIN_PASSWORD_CHARS,
         "error": page.sentences(error) if error is not None else "",
         "failed": failed,
         "toasts": page.done_toast("people.done", TOASTS, undo=""),

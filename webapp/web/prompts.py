@@ -95,7 +95,7 @@ TITLE_CHARS = 200
 TEXT_CHARS = 200_000
 FORM_BYTES = 2 << 20
 IMPORT_CHARS = 8_000_000
-MOST_IMPORTED = 1000
+MAX_IMPORTED = 1000
 WORDS = ("insert", "cancel", "fill", "none", "add", "list")
 
 
@@ -164,7 +164,7 @@ def prompts_in(text: str) -> list[tuple[str, dict[str, str]]]:
     except (ValueError, RecursionError) as exc:
         raise RoostError("item_invalid", reason=Text("reason.common.is_not_valid_json")) from exc
     rows = rows if isinstance(rows, list) else [rows]
-    if not rows or len(rows) > MOST_IMPORTED or not all(isinstance(row, dict) for row in rows):
+    if not rows or len(rows) > MAX_IMPORTED or not all(isinstance(row, dict) for row in rows):
         raise RoostError("item_invalid", reason=Text("reason.web.no_prompts_in_it"))
     found = []
     for row in rows:

@@ -42,7 +42,7 @@ RECEIVE_BYTES = 64 << 10  # a turn of the loop; waitress' 8 KB make 7,500 turns 
 DESCRIPTORS = 8192
 DESCRIPTORS_KEPT = 64  # the program's files and pipes
 DATABASE_DESCRIPTORS = 3  # a thread's connection: database, WAL, shared memory
-LEAST_CONNECTIONS = 16
+MIN_CONNECTIONS = 16
 FAMILIES = {"localhost": ("127.0.0.1", "::1"), "::": ("::", "0.0.0.0")}
 """Names that stand for an address of each family. Some clients resolve localhost to ::1 (node from 17 on), and an IPv6
 socket does not accept IPv4 on every system."""
@@ -197,7 +197,7 @@ def connection_limits(settings: Settings, descriptors: int) -> Limits:
     """The settings, or less if the system allows fewer descriptors: a connection needs one, and its body another."""
     threads = settings.http_threads + settings.websocket_limit
     kept = DESCRIPTORS_KEPT + threads * DATABASE_DESCRIPTORS + settings.websocket_limit
-    most = max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
+    most = max(MIN_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
     return Limits(most, min(settings.connections_per_client, share_of_one(most)))
 
 

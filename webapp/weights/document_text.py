@@ -12,8 +12,8 @@ from pathlib import Path
 from webapp.errors import WeightsError
 from webapp.i18n import Text
 
-MOST_PAGES = 500
-MOST_CHARS = 2_000_000
+MAX_PAGES = 500
+MAX_CHARS = 2_000_000
 """Much more than a state can be made from."""
 UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
 DOCX_UNSEEN = frozenset(("Fallback", "moveFrom", "tabs"))
@@ -39,15 +39,15 @@ def pdf_text(path: Path) -> str:
         if reader.is_encrypted and not reader.decrypt(""):
             raise _unreadable(path, Text("reason.weights.pdf_is_locked"))
         count = len(reader.pages)
-        if count > MOST_PAGES:
-            raise _unreadable(path, Text("reason.weights.too_many_pages", found=count, limit=MOST_PAGES))
+        if count > MAX_PAGES:
+            raise _unreadable(path, Text("reason.weights.too_many_pages", found=count, limit=MAX_PAGES))
         pages: list[str] = []
         length = 0
         for page in reader.pages:
             pages.append(page.extract_text())
             length += len(pages[-1])
-            if length > MOST_CHARS:
-                raise _unreadable(path, Text("reason.weights.too_much_text", limit=MOST_CHARS))
+            if length > MAX_CHARS:
+                raise _unreadable(path, Text("reason.weights.too_much_text", limit=MAX_CHARS))
     except WeightsError:
         raise
     except MemoryError:
@@ -83,8 +83,8 @@ def docx_text(path: Path) -> str:
                 elif piece := (node.text or "") if name == "t" else DOCX_BREAKS.get(name, ""):
                     pieces.append(piece)
                     length += len(piece)
-                if length > MOST_CHARS:
-                    raise _unreadable(path, Text("reason.weights.too_much_text", limit=MOST_CHARS))
+                if length > MAX_CHARS:
+                    raise _unreadable(path, Text("reason.weights.too_much_text", limit=MAX_CHARS))
                 node.clear()
     except (WeightsError, MemoryError):
         raise

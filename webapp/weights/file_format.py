@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Text, system_reason
 from webapp.weights.model_folder import is_model_folder_at, weight_files
-from webapp.weights.tensor_info import MOST_TENSORS, FileContents, StoredTensor
+from webapp.weights.tensor_info import MAX_TENSORS, FileContents, StoredTensor
 
 SMALLEST_FILE_BYTES = 10  # a safetensors file without tensors: 8 bytes of length and {}
 
@@ -88,8 +88,8 @@ def _read_folder(folder: Path) -> FileContents:
             raise WeightsError(path=str(folder), reason=Text("reason.weights.two_files_hold", name=twice))
         tensors |= {name: replace(stored, file=number) for name, stored in contents.tensors.items()}
         metadata |= {key: value for key, value in contents.metadata.items() if key != "_strategy"}
-        if len(tensors) > MOST_TENSORS:
-            raise WeightsError(path=str(folder), reason=Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+        if len(tensors) > MAX_TENSORS:
+            raise WeightsError(path=str(folder), reason=Text("reason.weights.too_many_tensors", limit=MAX_TENSORS))
     assert contents is not None  # an index names one file at least
     return FileContents(contents.format, tensors, metadata, tuple(files), is_published_form=False)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 EDGE_BYTES = 1 << 16
-MOST_RECORDS = 200
+MAX_RECORDS = 200
 
 
 class Mark(Struct, frozen=True):
@@ -85,7 +85,7 @@ class FailedFiles:
             self._refresh()
             (self._records if is_kept else self._passing)[mark] = reason
             for records in (self._records, self._passing):
-                while len(records) > MOST_RECORDS:
+                while len(records) > MAX_RECORDS:
                     del records[next(iter(records))]
             self._write()
 
@@ -112,7 +112,7 @@ class FailedFiles:
         self._read_at = written_at
         self._records = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            for record in json.loads(self._path.read_text(encoding="utf-8"))[:MOST_RECORDS]:
+            for record in json.loads(self._path.read_text(encoding="utf-8"))[:MAX_RECORDS]:
                 mark = Mark(int(record["size"]), int(record["mtime_ns"]), str(record["digest"]))
                 self._records[mark] = text_from_plain(record["reason"])
 
@@ -160,11 +160,11 @@ BYTES_A_SECOND = 1 << 30
 """The cost of a header hardly depends on the file's size; this gives a slow machine more time for a large file."""
 STATE_BYTES_A_SECOND = 50 << 20
 """A state is read completely: at this rate on a slow disk."""
-MOST_WORK_S = 60.0
+MAX_WORK_S = 60.0
 WAITING_FACTOR = 5
 """Factor for the total time, because a process may wait for a disk or other programs without working."""
 MEMORY_BYTES = 512 << 20
-MOST_STATE_BYTES = 1 << 30
+MAX_STATE_BYTES = 1 << 30
 REPLY_BYTES = 16 << 20
 DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES = 20.0, 512 << 20, 16 << 20
 START_S = 20.0
@@ -301,7 +301,7 @@ class FileReader:
         this model, with the shifts of a running one behind; as of :func:`webapp.weights.state_file.read_state_file`."""
         limits = _state_limits(path)
         values = config.n_layer * config.n_head * config.head_size**2
-        limits = replace(limits, reply_bytes=REPLY_BYTES + min(4 * values, MOST_STATE_BYTES))
+        limits = replace(limits, reply_bytes=REPLY_BYTES + min(4 * values, MAX_STATE_BYTES))
         return self._ask(tuple[str, bytes], "read_state", path, (asdict(config),), limits)  # type: ignore[arg-type]
 
     def prefix_source(self, path: str | Path) -> tuple[PrefixSheet, dict[str, Any]] | None:
@@ -413,12 +413,12 @@ def _size(paths: Sequence[str | Path]) -> int:
 
 
 def _grown(limits: Limits, paths: Sequence[Path]) -> Limits:
-    return replace(limits, work_s=min(limits.work_s + _size(paths) / BYTES_A_SECOND, MOST_WORK_S))
+    return replace(limits, work_s=min(limits.work_s + _size(paths) / BYTES_A_SECOND, MAX_WORK_S))
 
 
 def _state_limits(*paths: str | Path) -> Limits:
     """For reading tensors: several copies are in memory at once, in float32 and float64."""
-    size = min(_size(paths), MOST_STATE_BYTES)
+    size = min(_size(paths), MAX_STATE_BYTES)
     return Limits(work_s=WORK_S + size / STATE_BYTES_A_SECOND, memory_bytes=MEMORY_BYTES + 4 * size)
 
 

@@ -27,8 +27,8 @@ GGMF_VERSIONS = (100, 101)
 GGMF_HEADER = struct.Struct("<4s5I")
 GGMF_RECORD = struct.Struct("<3I")
 GGMF_DIMENSIONS = 3
-MOST_SIZE = 1 << 24  # for a vocabulary, a width or a number of layers
-MOST_ELEMENTS = 1 << 40  # for one tensor
+MAX_SIZE = 1 << 24  # for a vocabulary, a width or a number of layers
+MAX_ELEMENTS = 1 << 40  # for one tensor
 
 GGUF_VERSIONS = (1, 2, 3)
 GGUF_STRING, GGUF_ARRAY, GGUF_UINT32, GGUF_INT32, GGUF_FLOAT32 = 8, 9, 4, 5, 6  # gguf_metadata_value_type
@@ -56,11 +56,11 @@ GGML_DTYPES = {
 GGML_TYPES = {dtype: code for code, dtype in GGML_DTYPES.items()}
 GGUF_TOKEN_TYPES = {"normal": 1, "control": 3, "user-defined": 4, "unused": 5}  # llama_token_type of llama.h
 DEFAULT_ALIGNMENT = 32
-MOST_ALIGNMENT = 1 << 16
-MOST_KEYS = 4096
-MOST_KEY_BYTES = 1024
-MOST_STRING_BYTES = 4 << 20
-MOST_STRINGS = 600_000
+MAX_ALIGNMENT = 1 << 16
+MAX_KEYS = 4096
+MAX_KEY_BYTES = 1024
+MAX_STRING_BYTES = 4 << 20
+MAX_STRINGS = 600_000
 """In lists: two of 65,536 tokens each are common; the largest vocabularies have 260,000."""
 SMALLEST_KEY_BYTES = 13  # an empty name, a type, one byte
 SMALLEST_TENSOR_BYTES = 24  # in the table: an empty name, no dimensions, type, offset
@@ -122,7 +122,7 @@ class _Header:
             raise self._damaged(Text("reason.weights.tensor_is_there_twice", name=text))
         numel = math.prod(dimensions)
         row = tensor_info.BLOCKS.get(dtype, (1, 0))[0]
-        if not dimensions or min(dimensions) < 1 or numel > MOST_ELEMENTS or dimensions[0] % row:
+        if not dimensions or min(dimensions) < 1 or numel > MAX_ELEMENTS or dimensions[0] % row:
             raise self._damaged(Text("reason.weights.sizes_of_no_tensor", name=text, sizes=str(dimensions)))
         return tensor_info.TensorInfo(text, dimensions[::-1], dtype)
 
@@ -145,7 +145,7 @@ class _Header:
 class _Ggmf(_Header):
     def contents(self) -> tensor_info.FileContents:
         _, version, vocab_size, n_embd, n_layer, data_type = GGMF_HEADER.unpack(self._take(GGMF_HEADER.size))
-        if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
+        if not all(0 < size <= MAX_SIZE for size in (vocab_size, n_embd, n_layer)):
             raise self._damaged(Text("reason.weights.sizes_of_no_model"))
         if version not in GGMF_VERSIONS:
             raise self._damaged(Text("reason.weights.unknown_rwkv_cpp_version", found=version))
@@ -161,10 +161,10 @@ class _Ggmf(_Header):
         return tensor_info.FileContents("ggml-bin", self._tensors, metadata)
 
     def _record(self, version: int) -> None:
-        if len(self._tensors) == tensor_info.MOST_TENSORS:
-            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
+        if len(self._tensors) == tensor_info.MAX_TENSORS:
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MAX_TENSORS))
         dimensions, name_bytes, data_type = GGMF_RECORD.unpack(self._take(GGMF_RECORD.size))
-        if not 1 <= dimensions <= GGMF_DIMENSIONS or name_bytes > MOST_KEY_BYTES:
+        if not 1 <= dimensions <= GGMF_DIMENSIONS or name_bytes > MAX_KEY_BYTES:
             raise self._damaged(Text("reason.weights.damaged_record", place=self._file.tell()))
         sizes = struct.unpack(f"<{dimensions}I", self._take(4 * dimensions))
         name = self._take(name_bytes)
@@ -180,7 +180,7 @@ class _Ggmf(_Header):
 class _Gguf(_Header):
     def __init__(self, path: Path, file: BinaryIO) -> None:
         super().__init__(path, file)
-        self._strings_left = MOST_STRINGS
+        self._strings_left = MAX_STRINGS
         self._lists: dict[str, Any] = {}
         """The lists of :data:`VOCABULARY_LISTS`, filled if requested."""
         self._wanted: tuple[str, ...] = ()
@@ -190,8 +190,8 @@ class _Gguf(_Header):
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
             raise self._damaged(Text("reason.weights.unknown_gguf_version", found=version))
-        if tensor_count > tensor_info.MOST_TENSORS or key_count > MOST_KEYS:
-            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
+        if tensor_count > tensor_info.MAX_TENSORS or key_count > MAX_KEYS:
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MAX_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
             raise self._truncated(Text("reason.weights.header_is_not_complete"))
         return version, tensor_count, key_count
@@ -220,11 +220,11 @@ class _Gguf(_Header):
 
     def _read_tensors(self, count: int, alignment: str) -> None:
         step = int(alignment) if alignment.isdigit() else DEFAULT_ALIGNMENT
-        if not 1 <= step <= MOST_ALIGNMENT or step & (step - 1):
+        if not 1 <= step <= MAX_ALIGNMENT or step & (step - 1):
             raise self._damaged(Text("reason.weights.bad_alignment", found=alignment))
         found = []
         for _ in range(count):
-            name = self._take(self._length(MOST_KEY_BYTES))
+            name = self._take(self._length(MAX_KEY_BYTES))
             (dimensions,) = struct.unpack("<I", self._take(4))
             if dimensions > GGUF_DIMENSIONS:
                 raise self._damaged(Text("reason.weights.damaged_record", place=self._file.tell()))
@@ -241,10 +241,10 @@ class _Gguf(_Header):
             self._put(info, start + offset)
 
     def _key(self) -> tuple[str, str]:
-        key = self._string(MOST_KEY_BYTES)
+        key = self._string(MAX_KEY_BYTES)
         (kind,) = struct.unpack("<I", self._take(4))
         if kind == GGUF_STRING:
-            return key, self._string(MOST_STRING_BYTES)
+            return key, self._string(MAX_STRING_BYTES)
         if kind == GGUF_ARRAY:
             self._array(key if key in self._wanted else "")
             return key, ""
@@ -257,7 +257,7 @@ class _Gguf(_Header):
         kind, count = struct.unpack("<IQ", self._take(12))
         if kind != GGUF_STRING:
             size = self._size(kind) * count
-            if wanted and count <= MOST_STRINGS:
+            if wanted and count <= MAX_STRINGS:
                 self._lists[wanted] = struct.unpack(f"<{count}{self._number(kind)}", self._take(size))
             else:
                 self._skip(size)
@@ -266,10 +266,10 @@ class _Gguf(_Header):
         if self._strings_left < 0:
             raise self._damaged(Text("reason.weights.list_too_long"))
         if wanted:
-            self._lists[wanted] = [self._take(self._length(MOST_KEY_BYTES)) for _ in range(count)]
+            self._lists[wanted] = [self._take(self._length(MAX_KEY_BYTES)) for _ in range(count)]
             return
         for _ in range(count):
-            self._skip(self._length(MOST_STRING_BYTES))
+            self._skip(self._length(MAX_STRING_BYTES))
 
     def _size(self, kind: int) -> int:
         return struct.calcsize(f"<{self._number(kind)}")

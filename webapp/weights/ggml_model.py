@@ -29,7 +29,7 @@ ARCHITECTURES = {"4.0": "4", "5.1": "5.0", "5.2": "5.2", "6.0": "6", "7.0": "7"}
 GGUF_ARCHITECTURES = {"rwkv6": "6", "rwkv7": "7"}
 RESCALE = "rwkv6.rescale_every_n_layers"
 
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 
 Shape = tuple[int | str, ...]
 
@@ -203,7 +203,7 @@ def _config(
 ) -> ModelConfig:
     if architecture != "4" and (heads < 1 or size < 1 or heads * size != width):
         raise _Refused(Text("reason.weights.heads_do_not_fit", heads=heads, size=size, width=width))
-    if min(layers, width, vocab_size) < 1 or layers > MOST_LAYERS:
+    if min(layers, width, vocab_size) < 1 or layers > MAX_LAYERS:
         raise _Refused(Text("reason.weights.sizes_of_no_model"))
     hidden = _find(tensors, "blocks.0.ffn.key.weight").shape[0]
     return ModelConfig(architecture, layers, width, width, hidden, heads, size, vocab_size)

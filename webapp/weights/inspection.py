@@ -197,16 +197,16 @@ GENERATION_FILE = "generation_config.json"
 GGUF_TEMPLATE = "tokenizer.chat_template"
 NAMES = ("general.name", "general.basename", "name", "base_model", "source")
 """Metadata keys that may name the model of a renamed file."""
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 """Limit for a file next to the weights."""
-MOST_NAME_CHARS = 200
+MAX_NAME_CHARS = 200
 
 
 def model_name(info: Inspection) -> str:
     """The name of its file or folder, followed by its name in the metadata. If the file is called ``model``, its
     folder's name is included."""
     path = Path(info.path)
-    names = [info.metadata.get(key, "")[:MOST_NAME_CHARS] for key in NAMES]
+    names = [info.metadata.get(key, "")[:MAX_NAME_CHARS] for key in NAMES]
     folder = [path.parent.name] if path.name.startswith(("model.", "model-", "pytorch_model")) else []
     return " ".join(text for text in (path.name, *folder, *names) if text)
 
@@ -264,10 +264,10 @@ def _text(folder: str, name: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _read(path: str, _changed_ns: int, size: int) -> str:
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         return ""
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read(MOST_BYTES)
+            return file.read(MAX_BYTES)
     except (OSError, ValueError):
         return ""

@@ -25,9 +25,9 @@ CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """Files of an adapter saved by Hugging Face's peft: a separate folder, which is not a model."""
-MOST_JSON_BYTES = 8 << 20
+MAX_JSON_BYTES = 8 << 20
 """An index of 20,000 tensors has 2 MB."""
-MOST_SHARDS = 500
+MAX_SHARDS = 500
 PIECES, PIECE_BYTES = 64, 1 << 16
 
 
@@ -72,18 +72,18 @@ def index_of(folder: Path, name: str) -> dict[str, str]:
         not isinstance(found, dict)
         or not found
         or not all(isinstance(file, str) and file and not {"/", "\\", "\0"} & set(file) for file in found.values())
-        or len(set(found.values())) > MOST_SHARDS
+        or len(set(found.values())) > MAX_SHARDS
     ):
         raise WeightsError(path=str(folder), reason=Text("reason.weights.index_makes_no_sense", name=name))
     return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises WeightsError for anything else, or more than :data:`MOST_JSON_BYTES`."""
+    """A JSON object; raises WeightsError for anything else, or more than :data:`MAX_JSON_BYTES`."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MOST_JSON_BYTES + 1)
-        found = json.loads(raw) if len(raw) <= MOST_JSON_BYTES else None
+            raw = file.read(MAX_JSON_BYTES + 1)
+        found = json.loads(raw) if len(raw) <= MAX_JSON_BYTES else None
     except OSError as exc:
         raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     except (ValueError, RecursionError):

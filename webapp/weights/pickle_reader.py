@@ -21,13 +21,13 @@ from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights.torch_values import Damaged, Inert, NamesProgram, build, call, named, storage_of
 
-MOST_STEPS = 500_000
+MAX_STEPS = 500_000
 """Opcodes. A checkpoint needs about 40 per tensor; a 14B model has about 1,600 tensors."""
-MOST_MARKS = 200
+MAX_MARKS = 200
 """Maximum nesting of open lists, tuples and dicts."""
-MOST_TEXT_BYTES = 1 << 20
-MOST_NUMBER_BYTES = 16
-MOST_LINE_BYTES = 4096
+MAX_TEXT_BYTES = 1 << 20
+MAX_NUMBER_BYTES = 16
+MAX_LINE_BYTES = 4096
 STOP = ord(".")
 
 
@@ -63,7 +63,7 @@ class _Reader:
 
     def read(self) -> Any:
         data, opcodes = self.data, _OPCODES
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             opcode = data[self.position]
             self.position += 1
             if opcode == STOP:
@@ -73,7 +73,7 @@ class _Reader:
             except KeyError:
                 raise Damaged(Text("reason.weights.unknown_instruction", code=opcode)) from None
             action(self)
-        raise Damaged(Text("reason.weights.too_many_instructions", limit=MOST_STEPS))
+        raise Damaged(Text("reason.weights.too_many_instructions", limit=MAX_STEPS))
 
     def take(self, size: int) -> bytes:
         begin, end = self.position, self.position + size
@@ -88,7 +88,7 @@ class _Reader:
         return value
 
     def line(self) -> str:
-        end = self.data.find(b"\n", self.position, self.position + MOST_LINE_BYTES)
+        end = self.data.find(b"\n", self.position, self.position + MAX_LINE_BYTES)
         if end < 0:
             raise Damaged(Text("reason.weights.line_of_it_has_no_end"))
         raw = self.data[self.position : end]
@@ -105,7 +105,7 @@ class _Reader:
             raise Damaged(Text("reason.weights.broken_reference")) from None
 
     def mark(self) -> None:
-        if len(self.marks) >= MOST_MARKS:
+        if len(self.marks) >= MAX_MARKS:
             raise Damaged(Text("reason.weights.nested_too_deep"))
         self.marks.append(self.stack)
         self.stack = []
@@ -147,7 +147,7 @@ def _append(target: Any, items: Sequence[Any]) -> None:
 def _text(reader: _Reader, size: int) -> None:
     """A text. One of more than a megabyte is neither a name nor a setting, and is dropped."""
     raw = reader.take(size)
-    reader.push(raw.decode() if size <= MOST_TEXT_BYTES else Inert("text"))
+    reader.push(raw.decode() if size <= MAX_TEXT_BYTES else Inert("text"))
 
 
 def _bytes(reader: _Reader, size: int) -> None:
@@ -156,7 +156,7 @@ def _bytes(reader: _Reader, size: int) -> None:
 
 
 def _long(reader: _Reader, size: int) -> None:
-    if not 0 <= size <= MOST_NUMBER_BYTES:
+    if not 0 <= size <= MAX_NUMBER_BYTES:
         raise Damaged(Text("reason.weights.number_too_large"))
     reader.push(int.from_bytes(reader.take(size), "little", signed=True))
 

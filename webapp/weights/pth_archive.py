@@ -20,8 +20,8 @@ from webapp.i18n import Text
 from webapp.weights.pickle_reader import read_pickle
 from webapp.weights.tensor_info import (
     ITEM_BYTES,
-    MOST_TENSORS,
-    MOST_TIMES_STORED,
+    MAX_TENSORS,
+    MAX_TIMES_STORED,
     FileContents,
     StoredTensor,
     TensorInfo,
@@ -30,8 +30,8 @@ from webapp.weights.tensor_info import (
 )
 from webapp.weights.torch_values import Inert, PickledTensor, Storage
 
-MOST_MEMBERS = MOST_TENSORS + 100
-MOST_DIRECTORY_BYTES = 16 << 20
+MAX_MEMBERS = MAX_TENSORS + 100
+MAX_DIRECTORY_BYTES = 16 << 20
 STORED = 0
 END = struct.Struct("<4s4H2IH")
 END_64 = struct.Struct("<4sQ2H2I4Q")
@@ -99,7 +99,7 @@ class ZipDirectory:
 
     def _read_members(self) -> dict[str, Member]:
         count, size, offset = self._place()
-        if count > MOST_MEMBERS or size > MOST_DIRECTORY_BYTES:
+        if count > MAX_MEMBERS or size > MAX_DIRECTORY_BYTES:
             raise self._damaged(Text("reason.weights.too_many_zip_entries", found=count))
         self._file.seek(offset)
         data = self._file.read(size)
@@ -191,7 +191,7 @@ def _wide_fields(extra: bytes) -> Iterator[int]:
 
 MAX_PICKLE_BYTES = 32 * 2**20  # a 7B model's is about 0.3 MB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, at the start of an old file
-MOST_INNER_TABLES = 50
+MAX_INNER_TABLES = 50
 """A trainer's checkpoint has a few: the weights, the optimizer's state, the settings."""
 REBUILDS = "torch._utils._rebuild_"
 
@@ -236,7 +236,7 @@ def read_legacy_pth(path: Path) -> FileContents:
         _version, machine, found, keys = parts
         if type(machine) is dict and machine.get("little_endian") is False:
             raise _damaged(path, Text("reason.weights.big_endian"))
-        if type(keys) is not list or len(keys) > MOST_TENSORS:
+        if type(keys) is not list or len(keys) > MAX_TENSORS:
             raise _damaged(path, Text("reason.weights.no_tensor_table"))
         storages = {tensor.storage.key: tensor.storage for tensor in _tensors_of(found).values() if _is_tensor(tensor)}
         starts: dict[str, int] = {}
@@ -280,10 +280,10 @@ def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -
         if isinstance(value, Inert) and value.name.startswith(REBUILDS):
             params = {"name": name, "kind": value.name[len(REBUILDS) :]}
             raise _damaged(path, Text("reason.weights.unknown_tensor_kind", **params))
-    if len(tensors) > MOST_TENSORS:
-        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+    if len(tensors) > MAX_TENSORS:
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MAX_TENSORS))
     stored = {name: _stored(path, name, tensor, start_of) for name, tensor in tensors.items()}
-    if sum(tensor.info.nbytes for tensor in stored.values()) > MOST_TIMES_STORED * path.stat().st_size:
+    if sum(tensor.info.nbytes for tensor in stored.values()) > MAX_TIMES_STORED * path.stat().st_size:
         raise _damaged(path, Text("reason.weights.data_shared_too_often"))
     others = found.items() if type(found) is dict else ()
     texts = ((name, value) for name, value in others if isinstance(value, (str, int, float)))
@@ -331,7 +331,7 @@ def _tensors_of(found: Any) -> Mapping[str, Any]:
     if type(found) is not dict or any(map(_is_tensor, found.values())):
         return found if type(found) is dict else {}
     tables = [value for value in found.values() if type(value) in (dict, list, tuple)]
-    if len(tables) > MOST_INNER_TABLES:  # a file can contain the same long one a hundred thousand times
+    if len(tables) > MAX_INNER_TABLES:  # a file can contain the same long one a hundred thousand times
         return found
     inner = [table for table in tables if type(table) is dict and any(map(_is_tensor, table.values()))]
     inner = inner or [named for named in map(_states_of, tables) if named]

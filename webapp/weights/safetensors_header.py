@@ -18,9 +18,9 @@ from webapp.weights import tensor_info
 
 MAX_HEADER_BYTES = 16 << 20
 """The format allows 100 MB; 20,000 tensors take 3 MB."""
-MOST_VALUES = 400_000
+MAX_VALUES = 400_000
 """Number of commas and opening brackets: a matrix's entry has 8, and trainers' metadata have some."""
-MOST_DIGITS = 19  # in a 64-bit number
+MAX_DIGITS = 19  # in a 64-bit number
 
 DTYPES = {
     "F64": "float64",
@@ -47,8 +47,8 @@ def read_safetensors(path: Path) -> tensor_info.FileContents:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _damaged(path, Text("reason.weights.metadata_is_not_a_table"))
-    if len(header) > tensor_info.MOST_TENSORS:
-        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
+    if len(header) > tensor_info.MAX_TENSORS:
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MAX_TENSORS))
     file_bytes = path.stat().st_size
     tensors = {name: _entry(path, name, entry, data_start, file_bytes) for name, entry in header.items()}
     _check_apart(path, tensors.values())
@@ -68,8 +68,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             path=str(path),
             reason=Text("reason.weights.header_is_cut_off", expected=length, found=len(raw)),
         )
-    if sum(map(raw.count, (b",", b"{", b"["))) > MOST_VALUES:
-        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
+    if sum(map(raw.count, (b",", b"{", b"["))) > MAX_VALUES:
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MAX_TENSORS))
     try:
         header = json.loads(raw, object_pairs_hook=_table, parse_int=_number, parse_constant=_constant)
     except (ValueError, RecursionError) as exc:
@@ -88,7 +88,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise ValueError("a number is too large")
     return int(digits)
 
@@ -105,7 +105,7 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if len(shape) > tensor_info.MOST_DIMENSIONS or not all(
+        if len(shape) > tensor_info.MAX_DIMENSIONS or not all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         ):
             raise ValueError("sizes are whole numbers")

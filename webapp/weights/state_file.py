@@ -30,7 +30,7 @@ from webapp.weights.state_sheet import Origin, PrefixSheet, mismatch, origin_of,
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 Sizes = tuple[int, int, int]
 """``(n_layer, n_head, head_size)``"""
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 """As float32. The state of the largest released model (14B: 61 layers, 64 heads of 64) has 64 MB."""
 
 
@@ -72,8 +72,8 @@ def _own_sizes(path: Path, checkpoint: Checkpoint, names: list[str]) -> Sizes:
         expected = Text("states.mismatch.heads_by_square")
         raise mismatch(path, _shape_of(first), expected, _sizes(shape))
     needed = 4 * len(names) * shape[0] * shape[1] * shape[2]
-    if needed > MOST_BYTES:
-        raise mismatch(path, Text("states.mismatch.size"), f"{MOST_BYTES >> 20} MiB", f"{needed >> 20} MiB")
+    if needed > MAX_BYTES:
+        raise mismatch(path, Text("states.mismatch.size"), f"{MAX_BYTES >> 20} MiB", f"{needed >> 20} MiB")
     return len(names), shape[0], shape[1]
 
 
@@ -236,7 +236,7 @@ def oriented_states(paths: Sequence[str]) -> list[np.ndarray]:
     return [state.layers.swapaxes(-1, -2) if turned else state.layers for state, turned in pairs]
 
 
-MOST_PARTS = 16
+MAX_PARTS = 16
 
 
 def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.ndarray, str]:
@@ -246,8 +246,8 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
     ``state_mismatch`` for states of different sizes or architectures.
     """
     states = [state for state, _ in parts if state is not None]
-    if not 2 <= len(parts) <= MOST_PARTS or not states:
-        raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))
+    if not 2 <= len(parts) <= MAX_PARTS or not states:
+        raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MAX_PARTS))
     if any(state.shifts is not None for state in states):
         raise WeightsError("blend_invalid", reason=Text("reason.weights.running_state"))
     weights = [weight for _, weight in parts]

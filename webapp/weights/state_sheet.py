@@ -58,7 +58,7 @@ def origin_of(path: Path, metadata: Mapping[str, str]) -> Origin:
 
 PREFIX_KEY, SOURCE_KEY = "roost.prefix", "roost.source"
 PROMPT, TOOLS, DOCUMENT = "prompt", "tools", "document"
-MOST_SOURCE_CHARS = 200_000
+MAX_SOURCE_CHARS = 200_000
 SOURCE_PIECE_CHARS = 60_000
 TITLE_CHARS = 200
 
@@ -160,7 +160,7 @@ def tensor_name(layer: int) -> str:
 
 DTYPES = {"f2": "float16", "f4": "float32", "f8": "float64"}
 HEADER = re.compile(r"\{'descr': '<(f[248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,100})\), ?\}\s*")
-MOST_HEADER_BYTES = 4096
+MAX_HEADER_BYTES = 4096
 
 
 def read_npy(path: Path) -> FileContents:
@@ -173,7 +173,7 @@ def read_npy(path: Path) -> FileContents:
     with path.open("rb") as file:
         major = file.read(8)[6:7]
         length = int.from_bytes(file.read(2 if major == b"\x01" else 4), "little")
-        header = HEADER.fullmatch(file.read(min(length, MOST_HEADER_BYTES)).decode("latin-1"))
+        header = HEADER.fullmatch(file.read(min(length, MAX_HEADER_BYTES)).decode("latin-1"))
         start = file.tell()
     sizes = [int(size) for size in re.findall("[0-9]{1,9}", header[2])] if header else []
     if len(sizes) == 5 and 1 in sizes[:2]:  # a batch of one

@@ -49,15 +49,15 @@ BLOCKS = {
 }
 """ggml's quantised types: elements per block, all in one row, and its bytes (ggml-common.h)."""
 
-MOST_TENSORS = 20_000
+MAX_TENSORS = 20_000
 """Per file. A 14B model has about 1,600; a checkpoint with its optimizer's state three times as many."""
-MOST_DIMENSIONS = 8
-MOST_NAME_CHARACTERS = 512
-MOST_VALUE_CHARACTERS = 1 << 16
-MOST_METADATA_CHARACTERS = 1 << 18
+MAX_DIMENSIONS = 8
+MAX_NAME_CHARACTERS = 512
+MAX_VALUE_CHARACTERS = 1 << 16
+MAX_METADATA_CHARACTERS = 1 << 18
 ZEROS = -1
 """Used instead of a file's number."""
-MOST_TIMES_STORED = 8
+MAX_TIMES_STORED = 8
 """How many times the size of the file the tensors of a .pth may have in total: tied weights are stored once."""
 
 
@@ -142,7 +142,7 @@ class FileContents(Struct, frozen=True):
 
 def name_problem(name: str) -> Text | str:
     """Why a tensor may not have this name; "" if it may. Names are printed, stored, and sent as UTF-8."""
-    if len(name) > MOST_NAME_CHARACTERS:
+    if len(name) > MAX_NAME_CHARACTERS:
         return Text("reason.weights.tensor_name_is_too_long", found=len(name))
     if not name.isprintable():  # control characters, and lone surrogates, which UTF-8 cannot contain
         return Text("reason.weights.tensor_name_is_not_printable")
@@ -152,10 +152,10 @@ def name_problem(name: str) -> Text | str:
 def kept_metadata(found: Iterable[tuple[str, object]]) -> dict[str, str]:
     """The file's metadata as text. An entry that is far too large, and everything after it, is left out."""
     kept: dict[str, str] = {}
-    left = MOST_METADATA_CHARACTERS
+    left = MAX_METADATA_CHARACTERS
     for key, value in found:
         text = str(value)
-        if len(key) + len(text) > MOST_VALUE_CHARACTERS:
+        if len(key) + len(text) > MAX_VALUE_CHARACTERS:
             continue
         left -= len(key) + len(text)
         if left < 0:

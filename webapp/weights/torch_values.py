@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from webapp.i18n import Text
-from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
+from webapp.weights.tensor_info import ITEM_BYTES, MAX_DIMENSIONS
 
 STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 
@@ -155,7 +155,7 @@ def _described(storage: Storage, dtype: str, numel: int, offset: Any, shape: Any
     """Accepts only a view inside the ``numel`` elements of its storage."""
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
         raise Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
-    if len(shape) > MOST_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
+    if len(shape) > MAX_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
         raise Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     claimed = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

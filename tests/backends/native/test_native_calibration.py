@@ -9,7 +9,7 @@ import pytest
 
 from tests.backends.native.models import ALL, ARCHITECTURES, load_model
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
-from webapp.backends.native.backend import MAX_COLUMNS, MOST_TOKENS, calibration_ids
+from webapp.backends.native.backend import MAX_COLUMNS, MAX_TOKENS, calibration_ids
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.tokenizer.loading import world_tokenizer
@@ -57,7 +57,7 @@ def test_the_shipped_ids_are_those_of_the_shipped_text() -> None:
     pieces = calibration_ids(config)
     for piece in pieces:
         assert tuple(tokenizer.encode(tokenizer.decode(piece))) == piece
-        assert len(piece) <= MOST_TOKENS <= MAX_COLUMNS
+        assert len(piece) <= MAX_TOKENS <= MAX_COLUMNS
     assert 400 < sum(map(len, pieces)) < 1000
     assert calibration_ids(ModelConfig("4", 1, 64, 64, 64, 0, 0, 50_277)) == ()
 

@@ -144,7 +144,7 @@ def test_their_total_is_limited_and_the_least_recently_used_is_removed(
         load(path).close()
     first, second = packed_file.all_files()
     os.utime(second.path, (1, 1))
-    monkeypatch.setattr(packed_file, "MOST_BYTES", 5 * first.size_bytes // 2)
+    monkeypatch.setattr(packed_file, "MAX_BYTES", 5 * first.size_bytes // 2)
     load(paths[2]).close()
     assert is_mapped(load(paths[0])) and is_mapped(load(paths[2])) and not second.path.exists()
     assert packed_file.clear() == 2 * first.size_bytes and packed_file.all_files() == []

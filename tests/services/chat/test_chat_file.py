@@ -13,7 +13,7 @@ from tests.weights.make_checkpoints import link_checkpoint
 from webapp.chat.messages import AttachedFile, Message, ReadMode, Role, attached_metadata
 from webapp.engine.state import Stored, packed
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.chat_file import MOST_TIPS, ChatFiles, read_chat_file
+from webapp.services.chat.chat_file import MAX_TIPS, ChatFiles, read_chat_file
 from webapp.services.chat.turns import REWRITTEN, ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
@@ -250,7 +250,7 @@ HOSTILE = {
     "a message of numbers": remade({**DOCUMENT, "messages": [{**ROW, "content": 1, "role": 2}]}),
     "tips without tensors": remade(TIP),
     "tips that are text": remade({**DOCUMENT, "tips": "all"}),
-    "a thousand tips": remade({**DOCUMENT, "tips": [{"message_id": "1", "tokens": 0}] * (MOST_TIPS + 1)}),
+    "a thousand tips": remade({**DOCUMENT, "tips": [{"message_id": "1", "tokens": 0}] * (MAX_TIPS + 1)}),
     "a tip of another length": remade(TIP, [("tip.0.tokens", u32(3))]),
     "a tip of a message that is not there": remade(
         {**DOCUMENT, "tips": [{"message_id": "2", "tokens": 2}]}, [("tip.0.tokens", u32(2))]

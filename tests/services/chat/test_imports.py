@@ -208,7 +208,7 @@ def test_half_a_zip_says_so_in_the_readers_language():
 
 
 def test_a_zip_that_unpacks_without_end_is_not_unpacked(monkeypatch):
-    monkeypatch.setattr(imports, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(imports, "MAX_BYTES", 1 << 20)
     bomb = zipped(("conversations.json", b" " * (64 << 20)))
     assert len(bomb) < 1 << 20
     with raises_code("too_large"):

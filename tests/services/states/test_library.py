@@ -183,7 +183,7 @@ def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
         states.make("text", "taken")
     with raises_code("file_name_unusable"):
         states.make("text", "...")
-    monkeypatch.setattr("webapp.services.states.MOST_TOKENS", 3)
+    monkeypatch.setattr("webapp.services.states.MAX_TOKENS", 3)
     with raises_code("prompt_too_long"):
         states.make("a long text", "a")
     states.manager.load("four.pth")

@@ -14,7 +14,7 @@ from tests.wording import error_text
 from webapp.errors import McpServerInvalid, McpServerNotFound
 from webapp.services.tools import DELETED_KEPT_S, McpServers, sync
 from webapp.settings import Settings
-from webapp.storage.tools import MOST_TOOLS, McpServerStore, ToolStore
+from webapp.storage.tools import MAX_TOOLS, McpServerStore, ToolStore
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
 from webapp.tools.mcp.answers import Listing, RemoteTool
 
@@ -106,9 +106,9 @@ def test_what_a_model_cannot_be_held_to_is_refused_with_its_reason(tools, server
 
 
 def test_one_tool_too_many_is_refused_and_the_others_stay(tools, server):
-    tools.create_all([ToolDefinition(f"own_{number}") for number in range(MOST_TOOLS - 1)])
+    tools.create_all([ToolDefinition(f"own_{number}") for number in range(MAX_TOOLS - 1)])
     told = sync(tools, server, Listing((ECHO, READ)))
-    assert len(tools.list()) == MOST_TOOLS and [name for name, _ in told.refused] == ["files.read"]
+    assert len(tools.list()) == MAX_TOOLS and [name for name, _ in told.refused] == ["files.read"]
 
 
 def connected(servers, config=None):

@@ -12,7 +12,7 @@ import pytest
 
 from models.music.tunes import midi_tune
 from webapp.music.events import write_text
-from webapp.music.midi_file import MOST_BYTES, read_midi, write_midi
+from webapp.music.midi_file import MAX_BYTES, read_midi, write_midi
 
 TUNE = write_text(midi_tune(1, bars=2))
 
@@ -38,7 +38,7 @@ def test_what_is_no_music_is_refused_in_runners_form(server):
     status, found = server.post("/text-to-midi", {"text": "pi:3c:a la la"})
     assert status == 400 and "la" in found["detail"]
     assert posted_file(server, b"MThd and nothing")[0] == 400
-    assert posted_file(server, write_midi(midi_tune(1)) + b"\0" * MOST_BYTES)[0] == 413
+    assert posted_file(server, write_midi(midi_tune(1)) + b"\0" * MAX_BYTES)[0] == 413
     assert server.post("/midi-to-text", b"")[0] == 400
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.turn_writer import LiveTurn
-from webapp.web.chat.live import INTERVAL_S, MOST_OF_A_CORE, LiveRendering, LiveRenderings
+from webapp.web.chat.live import INTERVAL_S, MAX_CORE_SHARE, LiveRendering, LiveRenderings
 from webapp.web.kit.markdown import render_markdown
 
 
@@ -106,7 +106,7 @@ def test_pages_wait_longer_where_drawing_them_all_would_take_too_much():
     for _ in range(100):
         assert renderings.interval_s(0.01) == INTERVAL_S
     renderings.count_follower(60)
-    assert renderings.interval_s(0.01) == pytest.approx(60 * 0.01 / MOST_OF_A_CORE, rel=0.01)
+    assert renderings.interval_s(0.01) == pytest.approx(60 * 0.01 / MAX_CORE_SHARE, rel=0.01)
     renderings.count_follower(-60)
     assert renderings.interval_s(0.01) == INTERVAL_S
 

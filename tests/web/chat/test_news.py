@@ -41,7 +41,7 @@ def test_a_topic_has_another_number_after_each_publication():
 
 
 def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monkeypatch):
-    monkeypatch.setattr(live, "MOST_TOPICS", 10)
+    monkeypatch.setattr(live, "MAX_TOPICS", 10)
     news = ChatNews()
     news.publish("old")
     seen_before = news.number("early")

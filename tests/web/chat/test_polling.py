@@ -64,7 +64,7 @@ def test_a_page_that_nobody_asks_for_has_left(page, clock):
 
 
 def test_a_page_that_never_says_what_it_saw_is_given_up(page, monkeypatch):
-    monkeypatch.setattr(polling, "MOST_KEPT_BYTES", 10)
+    monkeypatch.setattr(polling, "MAX_KEPT_BYTES", 10)
     page.send("x" * 11)
     with pytest.raises(PageLeft):
         page.send("y")

@@ -29,7 +29,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from webapp.backends.rwkv_pip import layout
 
     monkeypatch.setattr(source.Source.blocks, "__defaults__", (10_000,))
-    monkeypatch.setattr(layout, "MOST_TURN_BYTES", 50_000)
+    monkeypatch.setattr(layout, "MAX_TURN_BYTES", 50_000)
 
 
 def logits(path: Path, strategy: str = "cpu fp32") -> np.ndarray:

@@ -62,7 +62,7 @@ READING_BYTES = {True: 24 * MIB, False: 176 * MIB}
 """Needed with the weights while they are read: almost nothing for a .bin or .gguf, buffers for a checkpoint."""
 DEVICE = "gpu"
 """In the memory estimate: the GPU that ggml uses."""
-MOST_GPU_LAYERS = 999
+MAX_GPU_LAYERS = 999
 """Or any number above the model's number of layers: all layers."""
 GRAPHS = 3
 """Number of cached step shapes, each with its own memory."""
@@ -89,7 +89,7 @@ class GgmlBackend(FlatBackend):
             "whole",
             0,
             low=0,
-            high=MOST_GPU_LAYERS,
+            high=MAX_GPU_LAYERS,
             label="backend.ggml.gpu_layers.label",
             help="backend.ggml.gpu_layers.help",
         ),

@@ -26,8 +26,8 @@ Floats = NDArray[np.float32]
 
 UNROLLED_TOKENS = 16
 """Tokens of an RWKV-4 row in one graph: its recurrence is unrolled token by token."""
-MOST_GRAPHS = 16
-MOST_GRAPH_BYTES = 256 * 2**20
+MAX_GRAPHS = 16
+MAX_GRAPH_BYTES = 256 * 2**20
 """Limits of the cache of built graphs, which the next step of the same shape uses: number and total size."""
 FIRST_SLOTS = 4
 REPACKED = ("q4_0", "q4_k")
@@ -294,8 +294,8 @@ class GgmlModel:
                 graph.close()
                 raise
             while self._graphs and (
-                len(self._graphs) >= MOST_GRAPHS
-                or graph.nbytes + sum(each.nbytes for each in self._graphs.values()) > MOST_GRAPH_BYTES
+                len(self._graphs) >= MAX_GRAPHS
+                or graph.nbytes + sum(each.nbytes for each in self._graphs.values()) > MAX_GRAPH_BYTES
             ):
                 self._graphs.popitem(last=False)[1].close()
         self._graphs[key] = graph

@@ -271,7 +271,7 @@ def _is_fitted(formats: Formats, options: Options) -> bool:
 def _calibration_bytes(config: ModelConfig) -> int:
     """One layer in 8 bits, and the activations between two layers."""
     layer = config.n_embd * (6 * config.n_att + 3 * config.n_ffn) * 17 // 16
-    return layer + 8 * 4 * MOST_TOKENS * (config.n_embd + config.n_att)
+    return layer + 8 * 4 * MAX_TOKENS * (config.n_embd + config.n_att)
 
 
 def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Formats) -> int:
@@ -330,7 +330,7 @@ def _refuse(options: Options, reason: Text | str) -> NoReturn:
 PIECES = Path(__file__).with_name("calibration.json")
 WORLD_VOCABULARY = range(65_525, 65_537)
 """Vocabulary sizes of World models."""
-MOST_TOKENS = 72
+MAX_TOKENS = 72
 """Per piece."""
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CHUNK = 16
-LEAST_LOG_DECAY = -30.0
+MIN_LOG_DECAY = -30.0
 """Its exp is negligible against 1 in float32; without this limit, the sums of a chunk lose their small terms."""
 
 
@@ -102,7 +102,7 @@ def linear_chunks(parts: Sequence[Tensor], bonus: Tensor, state: Tensor) -> tupl
     """RWKV-5 and 6, ``r, k, v, log_decay (B, H, T, N)``: the output ``(B, H, T, N)``, and the new state."""
     r, k, v, log_decay = parts
     length = r.shape[2]
-    r, k, v, log_decay = (_in_chunks(part) for part in (r, k, v, log_decay.clamp(min=LEAST_LOG_DECAY)))
+    r, k, v, log_decay = (_in_chunks(part) for part in (r, k, v, log_decay.clamp(min=MIN_LOG_DECAY)))
     sums = log_decay.cumsum(-2)  # (B, H, chunks, CHUNK, N)
     before = sums - log_decay
     between = before.unsqueeze(-2) - sums.unsqueeze(-3)  # [t, j]

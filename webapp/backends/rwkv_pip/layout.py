@@ -52,7 +52,7 @@ V7_UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2", *NORMALISE
 LAYOUT_KEY = "_roost_layout"
 V7_LAYOUT = "1"
 """Marks a file written by this module; the rwkv package writes no usable file for RWKV-7."""
-MOST_TURN_BYTES = 4 * BLOCK_BYTES
+MAX_TURN_BYTES = 4 * BLOCK_BYTES
 
 
 def plan(source: Source, options: ConversionOptions) -> Plan:
@@ -302,7 +302,7 @@ def turned_blocks(
     """The transposed matrix, row by row: reads one band of columns per pass over the rows."""
     import torch
 
-    band = max(1, MOST_TURN_BYTES // max(n_rows * item_bytes, 1))
+    band = max(1, MAX_TURN_BYTES // max(n_rows * item_bytes, 1))
     for start in range(0, n_columns, band):
         pieces = [block[:, start : start + band].t().contiguous() for block in rows()]
         yield torch.cat(pieces, dim=1)

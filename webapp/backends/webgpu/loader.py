@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-MOST_SEGMENTS = 7
+MAX_SEGMENTS = 7
 COMPILING_S = 0.2
 """Seconds between two reports of how many pipelines are compiled."""
 
@@ -388,7 +388,7 @@ class Loader:
             size = 0
             for one in parts:
                 needed = one.packed_bytes(kind)[0]
-                if held and (size + needed > self._model.binding_bytes or len(held) == MOST_SEGMENTS):
+                if held and (size + needed > self._model.binding_bytes or len(held) == MAX_SEGMENTS):
                     self._add_product(kind, held, x, y, epilogue, multiplied, plan)
                     held, size = [], 0
                 held.append(one)

@@ -24,7 +24,7 @@ BLOCK = 256
 """Tokens."""
 BEST_BLOCKS = 64
 """The bound is the largest logit of the block with this rank, so at least this many tokens reach it."""
-MOST_CANDIDATES = 256
+MAX_CANDIDATES = 256
 HEADER = 8
 """Words before a line's candidates: their number, whether all logits are finite (0), peak, total, bound."""
 BANNED = np.float32(-3.4e38)
@@ -152,7 +152,7 @@ fn main(@builtin(global_invocation_id) g: vec3<u32>) {{
   let v = adjusted[g.y * p[0].x + g.x]; let out = g.y * p[0].y;
   if (v <= BANNED || v < bitcast<f32>(atomicLoad(&found[out + 4u]))) {{ return; }}
   let place = atomicAdd(&found[out], 1u);
-  if (place < {MOST_CANDIDATES}u) {{
+  if (place < {MAX_CANDIDATES}u) {{
     atomicStore(&found[out + {HEADER}u + 2u * place], g.x);
     atomicStore(&found[out + {HEADER + 1}u + 2u * place], bitcast<u32>(v));
   }}
@@ -177,7 +177,7 @@ class GpuSampler:
         self._blocks = -(-vocab_size // BLOCK)
         self._stride = self._blocks * BLOCK
         self._words = -(-vocab_size // 32)
-        self._found_words = HEADER + 2 * MOST_CANDIDATES
+        self._found_words = HEADER + 2 * MAX_CANDIDATES
         self._most = max(1, min(lines, LINES_AT_ONCE, gpu.binding_bytes // (4 * self._stride)))
         self._line = gpu.buffer(32 * self._most)
         self._allowed = gpu.buffer(4 * self._words * (self._most + 2))
@@ -290,7 +290,7 @@ class GpuSampler:
         self._additions = gpu.buffer(8 * additions)
         params = gpu.buffer(UNIFORM_SLICE * (len(self._parts) + 4), is_uniform=True)
         shared = {2: self._line, 5: self._adjusted, 6: self._found}
-        rank = 0 if self._vocab_size <= MOST_CANDIDATES else min(BEST_BLOCKS, self._blocks)
+        rank = 0 if self._vocab_size <= MAX_CANDIDATES else min(BEST_BLOCKS, self._blocks)
         rows: list[tuple[str, list[tuple[int, int, int, int]], dict[int, Any]]] = []
         for index, (logits, start, tokens) in enumerate(self._parts):
             written = self._stride - start if index == len(self._parts) - 1 else tokens
@@ -371,7 +371,7 @@ def _found(words: NDArray[np.uint32]) -> Found:
     values = words[2:5].view(np.float32)
     peak, total, bound = np.where(values > BANNED, values, np.float32(-np.inf))
     candidates = None
-    if count <= MOST_CANDIDATES:
+    if count <= MAX_CANDIDATES:
         pairs = words[HEADER : HEADER + 2 * count].reshape(-1, 2)
         order = np.argsort(pairs[:, 0])
         ids, values = pairs[order, 0].astype(np.intp), pairs[order, 1].view(np.float32)

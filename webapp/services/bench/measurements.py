@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KIND = "measurement"
 PLANS = ("quick", "thorough")
-LEAST_BYTES = 64 << 20
+MIN_BYTES = 64 << 20
 """Bytes per token. Below this, arithmetic and caches matter more, and there is no estimate."""
 
 
@@ -72,7 +72,7 @@ def speed_here(inspection: Inspection, strategy: str, here: MeasuredMachine) -> 
         rate = _bytes_per_s(strategy, read or 0, here)
     except RoostError:
         return None
-    if rate is None or read is None or read < LEAST_BYTES:
+    if rate is None or read is None or read < MIN_BYTES:
         return None
     return Speed(rate / read, is_measured=False)
 
@@ -82,7 +82,7 @@ def _bytes_per_s(strategy: str, read: int, here: MeasuredMachine) -> float | Non
     equally fast, on the model with the nearest bytes per token; otherwise the backend's usual share of bandwidth."""
     backend, _ = resolve_strategy(strategy)
     share = backend.bandwidth_share
-    known = [one for one in here.speeds if (one.bytes_a_token or 0) >= LEAST_BYTES]
+    known = [one for one in here.speeds if (one.bytes_a_token or 0) >= MIN_BYTES]
     for found in (
         [one for one in known if _is_same(one.strategy, strategy)],
         [one for one in known if share is not None and _backend_of(one.strategy) is backend],

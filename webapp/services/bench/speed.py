@@ -42,9 +42,9 @@ TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站�
 GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
 RUN_S = 2.0
 """Approximate duration of one decode run if the number of tokens is not given."""
-MOST_RUN_S = 40.0
+MAX_RUN_S = 40.0
 """A measurement that would take longer is skipped."""
-FEWEST_TOKENS, MOST_TOKENS = 16, 256
+FEWEST_TOKENS, MAX_TOKENS = 16, 256
 WARM_UP_TOKENS = 8
 FIRST_PROMPT_TOKENS = 16
 
@@ -177,14 +177,14 @@ def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: R
         if size not in rounds.tokens:
             warm_up = _writing(contestant, size, plan, WARM_UP_TOKENS)
             a_second = warm_up["tokens_per_s"] / size
-            rounds.tokens[size] = plan.tokens or int(min(MOST_TOKENS, max(FEWEST_TOKENS, RUN_S * a_second)))
-            if not plan.tokens and rounds.tokens[size] > MOST_RUN_S * a_second:
+            rounds.tokens[size] = plan.tokens or int(min(MAX_TOKENS, max(FEWEST_TOKENS, RUN_S * a_second)))
+            if not plan.tokens and rounds.tokens[size] > MAX_RUN_S * a_second:
                 rounds.left_out.add((kind, size))
                 return
         run = _writing(contestant, size, plan, rounds.tokens[size])
     else:
         done = [(length, rates) for (what, length), rates in rounds.figures.items() if what == "prefill" and rates]
-        if kind == "prefill" and done and size > MOST_RUN_S * done[-1][1][0]["tokens_per_s"]:
+        if kind == "prefill" and done and size > MAX_RUN_S * done[-1][1][0]["tokens_per_s"]:
             rounds.left_out.add((kind, size))
             return
         run = contestant.prefill(size)

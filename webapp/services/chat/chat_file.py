@@ -46,7 +46,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.chat.imports import (
     DOCUMENT_FORMAT,
     DOCUMENT_VERSION,
-    MOST_BYTES,
+    MAX_BYTES,
     ImportedChat,
     of_document,
     read_chats,
@@ -65,9 +65,9 @@ from webapp.weights.model_folder import content_digest, stamp_of
 
 ENDING = ".rwkvchat"
 FORMAT = "rwkvchat-1"
-MOST_TIPS = 16
+MAX_TIPS = 16
 """Branch ends that are stored with their states, newest first."""
-MOST_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 PROMPT_FIELDS = ("sampling", "stop", "template", "think_mode", "system_prompt", "tool_dialect", "tools")
 """The preset fields that affect how a chat is processed and answered."""
 
@@ -154,7 +154,7 @@ class ChatFiles:
         tips: list[Tip] = []
         shown = [leaf for leaf in leaves if leaf == chat.head_id]
         for leaf in (*shown, *reversed([leaf for leaf in leaves if leaf != chat.head_id])):
-            if len(tips) == MOST_TIPS:
+            if len(tips) == MAX_TIPS:
                 break
             prompt = self._prompt(chat, model, self._store.path_to(leaf))
             found = (
@@ -298,7 +298,7 @@ def _is_local(name: str) -> bool:
 
 def _is_tensor_file(data: bytes) -> bool:
     length = int.from_bytes(data[:8], "little")
-    return len(data) > 9 and 2 <= length <= MOST_HEADER_BYTES and data[8:9] == b"{"
+    return len(data) > 9 and 2 <= length <= MAX_HEADER_BYTES and data[8:9] == b"{"
 
 
 def model_sheet(manager: ModelManager) -> dict[str, Any]:
@@ -310,10 +310,10 @@ def model_sheet(manager: ModelManager) -> dict[str, Any]:
 
 def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
     """The document and the other tensors. Raises ``chat_file_invalid`` if it is damaged or no chat."""
-    if len(data) > MOST_BYTES:
-        raise RoostError("too_large", found=len(data), limit=MOST_BYTES)
+    if len(data) > MAX_BYTES:
+        raise RoostError("too_large", found=len(data), limit=MAX_BYTES)
     try:
-        about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
+        about, tensors = unpacked(bytearray(data), MAX_HEADER_BYTES)
         if about != {"format": FORMAT}:
             raise DamagedFile("it is of another kind")
         encoded = tensors.pop("document", None)
@@ -332,7 +332,7 @@ def read_tips(
 ) -> list[tuple[tuple[int, ...], dict[str, Stored]]]:
     """Tokens and arrays of each state. Raises ``chat_file_invalid`` if tensors and document do not match."""
     rows = document.get("tips", [])
-    if not isinstance(rows, list) or len(rows) > MOST_TIPS:
+    if not isinstance(rows, list) or len(rows) > MAX_TIPS:
         raise RoostError("chat_file_invalid", name=name[-200:], reason="its tips make no sense")
     left, found = dict(tensors), []
     for number, row in enumerate(rows):
@@ -389,7 +389,7 @@ def unpack_state(data: bytes) -> tuple[dict[str, str], tuple[int, ...], StateArr
     """Metadata, tokens, arrays, and how many of the tokens the state has consumed. Raises ``invalid_parameter`` for a
     damaged or other file."""
     try:
-        about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
+        about, tensors = unpacked(bytearray(data), MAX_HEADER_BYTES)
         tokens = tensors.pop("tokens", None)
         if about.get("format") != STATE_FORMAT or tokens is None:
             raise DamagedFile("it is of another kind")

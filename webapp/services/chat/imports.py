@@ -46,13 +46,13 @@ LEFT_OUT = (
 )  # fmt: skip
 """Kinds of content that is left out."""
 DOCUMENT_FORMAT, DOCUMENT_VERSION = "roost-chat", 1
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """Per document, uncompressed."""
-MOST_CHATS, MOST_MESSAGES = 20_000, 500_000
-MOST_CHARS = 4 << 20
+MAX_CHATS, MAX_MESSAGES = 20_000, 500_000
+MAX_CHARS = 4 << 20
 """Per message."""
 TITLE_CHARS, ID_CHARS, SHORT_CHARS = 200, 200, 500
-MOST_TOKEN_ID = (1 << 24) - 1
+MAX_TOKEN_ID = (1 << 24) - 1
 LATEST = 253_402_300_799.0
 """Unix time of the end of the year 9999, the last year that a calendar can show."""
 
@@ -82,8 +82,8 @@ class ImportedChat(Struct):
 
 def read_chats(name: str, data: bytes) -> list[ImportedChat]:
     """The chats in the file ``name``. Raises ``chat_import_invalid`` if it has none of these formats."""
-    if len(data) > MOST_BYTES:
-        raise RoostError("too_large", found=len(data), limit=MOST_BYTES)
+    if len(data) > MAX_BYTES:
+        raise RoostError("too_large", found=len(data), limit=MAX_BYTES)
     if data.startswith(b"PK\x03\x04"):
         chats = [chat for member in _members(name, data) for chat in _of_text(name, member)]
     else:
@@ -91,8 +91,8 @@ def read_chats(name: str, data: bytes) -> list[ImportedChat]:
     chats = [chat for chat in chats if chat.messages]
     if not chats:
         _refuse(name, Text("reason.services.no_conversation"))
-    if len(chats) > MOST_CHATS or sum(len(chat.messages) for chat in chats) > MOST_MESSAGES:
-        _refuse(name, Text("reason.services.too_many_messages", limit=MOST_MESSAGES))
+    if len(chats) > MAX_CHATS or sum(len(chat.messages) for chat in chats) > MAX_MESSAGES:
+        _refuse(name, Text("reason.services.too_many_messages", limit=MAX_MESSAGES))
     return chats
 
 
@@ -105,19 +105,19 @@ MEMBER = re.compile(r"(?:.*/)?conversations(?:[-_]\d{1,6})?\.json")
 
 
 def _members(name: str, data: bytes) -> Iterable[bytes]:
-    """The conversations inside a data export; never more than :data:`MOST_BYTES`, whatever the archive claims."""
+    """The conversations inside a data export; never more than :data:`MAX_BYTES`, whatever the archive claims."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [info for info in archive.infolist() if MEMBER.fullmatch(info.filename)]
             if not members:
                 _refuse(name, Text("reason.services.no_conversations_in_zip"))
-            left = MOST_BYTES
+            left = MAX_BYTES
             for info in members:
                 with archive.open(info) as file:
                     content = file.read(left + 1)
                 left -= len(content)
                 if left < 0:
-                    raise RoostError("too_large", found=f"> {MOST_BYTES}", limit=MOST_BYTES)
+                    raise RoostError("too_large", found=f"> {MAX_BYTES}", limit=MAX_BYTES)
                 yield content
     except RoostError:
         raise
@@ -169,7 +169,7 @@ def _of_text(name: str, data: bytes) -> list[ImportedChat]:
 # conversion of values
 
 
-def _text(value: Any, most: int = MOST_CHARS) -> str:
+def _text(value: Any, most: int = MAX_CHARS) -> str:
     return value[:most] if isinstance(value, str) else ""
 
 
@@ -297,7 +297,7 @@ def _of_chatgpt(name: str, entry: Json) -> ImportedChat:
         if role not in ("user", "assistant") or not text.strip():
             return parent
         reasoning = thoughts.pop(parent, "") if role == "assistant" else ""
-        message = Message(Role(role), text[:MOST_CHARS], reasoning=reasoning[:MOST_CHARS])
+        message = Message(Role(role), text[:MAX_CHARS], reasoning=reasoning[:MAX_CHARS])
         _add(chat, key, parent, message, _time(body.get("create_time")), _text(metadata.get("model_slug")))
         return key
 
@@ -308,7 +308,7 @@ def _of_chatgpt(name: str, entry: Json) -> ImportedChat:
 
 def _chatgpt_part(chat: ImportedChat, part: Any) -> str:
     if isinstance(part, str):
-        return part[:MOST_CHARS]
+        return part[:MAX_CHARS]
     kind = _dict(part).get("content_type")
     if kind == "audio_transcription":
         return _text(part.get("text"))
@@ -344,7 +344,7 @@ def _of_open_webui(name: str, entry: Json, body: Json) -> ImportedChat:
         text = "\n\n".join(part for part in (content.strip(), *files) if part)
         if not text and not reasoning:
             return parent
-        message = Message(Role(role), text[:MOST_CHARS], reasoning=reasoning[:MOST_CHARS])
+        message = Message(Role(role), text[:MAX_CHARS], reasoning=reasoning[:MAX_CHARS])
         _add(chat, key, parent, message, _time(node.get("timestamp")), _text(node.get("model"), SHORT_CHARS))
         return key
 
@@ -403,8 +403,8 @@ def _of_sillytavern(name: str, text: str) -> ImportedChat:
         if row.get("is_system") is True:
             _left(chat, "comment")
             continue
-        if len(chat.messages) > MOST_MESSAGES:
-            _refuse(name, Text("reason.services.too_many_messages", limit=MOST_MESSAGES))
+        if len(chat.messages) > MAX_MESSAGES:
+            _refuse(name, Text("reason.services.too_many_messages", limit=MAX_MESSAGES))
         extra, role = _dict(row.get("extra")), Role.USER if row.get("is_user") is True else Role.ASSISTANT
         marks = [_left(chat, "image", _text(extra["image"], SHORT_CHARS))] if extra.get("image") else []
         marks += [_left(chat, "file", _text(_dict(extra["file"]).get("name")))] if extra.get("file") else []
@@ -412,7 +412,7 @@ def _of_sillytavern(name: str, text: str) -> ImportedChat:
         chosen = row.get("swipe_id")
         chosen = chosen if isinstance(chosen, int) and 0 <= chosen < len(swipes) else 0
         for place, swipe in enumerate(swipes):
-            said = "\n\n".join(filter(None, (swipe[:MOST_CHARS].strip(), *(marks if place == chosen else ()))))
+            said = "\n\n".join(filter(None, (swipe[:MAX_CHARS].strip(), *(marks if place == chosen else ()))))
             reasoning = _text(extra.get("reasoning")) if place == chosen else ""
             if said:
                 _add(chat, f"{number}-{place}", parent, Message(role, said, reasoning), _time(row.get("send_date")))
@@ -440,7 +440,7 @@ def _of_runner(name: str, text: str) -> ImportedChat:
     parent = None
     for number, head in enumerate(heads):
         end = heads[number + 1].start() if number + 1 < len(heads) else len(text)
-        said, role = text[head.end() : end].strip()[:MOST_CHARS], SENDERS[(head[1] or head[3]).lower()]
+        said, role = text[head.end() : end].strip()[:MAX_CHARS], SENDERS[(head[1] or head[3]).lower()]
         if role is Role.SYSTEM:
             chat.system_prompt = chat.system_prompt or said
         elif said:
@@ -488,8 +488,8 @@ def of_document(name: str, document: Json) -> ImportedChat:
             or not (parent is None or (isinstance(parent, str) and parent in seen))
         ):
             _refuse(name, Text("reason.services.messages_are_no_tree"))
-        if len(seen) > MOST_MESSAGES:
-            _refuse(name, Text("reason.services.too_many_messages", limit=MOST_MESSAGES))
+        if len(seen) > MAX_MESSAGES:
+            _refuse(name, Text("reason.services.too_many_messages", limit=MAX_MESSAGES))
         seen.add(key)
         try:
             chat.messages.append(_stored(key, parent, row, renamed))
@@ -533,7 +533,7 @@ def _stored(key: str, parent: str | None, row: Json, files: Mapping[str, str]) -
     """Raises what Python raises where a value is of another kind."""
     role, metadata = Role(row["role"]), _dict(row.get("metadata"))
     token_ids = tuple(row.get("token_ids") or ())
-    if not all(type(token_id) is int and 0 <= token_id <= MOST_TOKEN_ID for token_id in token_ids):
+    if not all(type(token_id) is int and 0 <= token_id <= MAX_TOKEN_ID for token_id in token_ids):
         raise ValueError("token_ids")
     kept: dict[str, Any] = {
         name: metadata[name][:SHORT_CHARS]

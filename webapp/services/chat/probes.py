@@ -38,7 +38,7 @@ from webapp.tokenizer import Tokenizer
 
 WINDOW = 256
 """Tokens scored at a time. A long answer has snapshots at the same distance."""
-MOST_ALTERNATIVES = 8
+MAX_ALTERNATIVES = 8
 
 
 class AnswerToken(Struct, frozen=True):
@@ -84,7 +84,7 @@ class AnswerTokens:
         ids = stored.message.token_ids
         place = check_position(stored, position)
         token_ids = ids[place : place + 1] or (END_OF_TEXT,)
-        own, *best = self._scores(stored, model, token_ids, place, MOST_ALTERNATIVES)[0]
+        own, *best = self._scores(stored, model, token_ids, place, MAX_ALTERNATIVES)[0]
         here = AnswerToken.of(own, model.tokenizer) if place < len(ids) else None
         return here, tuple(AnswerToken.of(each, model.tokenizer) for each in best)
 
@@ -229,7 +229,7 @@ def _refuse(reason: str, **params: str) -> None:
 
 ASIDE_TOKENS = {"title": 32, "questions": 120, "summary": 300}
 """The most tokens of a side question's answer, by its kind."""
-MOST_QUESTIONS = 3
+MAX_QUESTIONS = 3
 _MARKS = re.compile(r"^(?:\d+[.)、]|[-*•#>]+)\s*|[*_`]+")
 _QUOTES = "\"'“”‘’「」《》"
 
@@ -238,7 +238,7 @@ def ask_aside(
     manager: ModelManager, presets: Presets, store: ChatStore, chat_id: str, kind: str, question: str, client: str = ""
 ) -> tuple[list[str], int]:
     """A side question. Lines of the answer to ``question``, whose ``kind`` is "title" (one line), "questions" (at most
-    :data:`MOST_QUESTIONS`) or "summary"; and how many tokens were prefilled. Raises ``prompt_empty`` for a chat without
+    :data:`MAX_QUESTIONS`) or "summary"; and how many tokens were prefilled. Raises ``prompt_empty`` for a chat without
     messages, and errors of the generation."""
     chat = replace(store.get(chat_id), think_mode=ThinkMode.NONE)
     path = [row for row in store.branch(chat_id) if row.status != "streaming"]
@@ -263,7 +263,7 @@ def _lines(kind: str, text: str) -> list[str]:
         return [text.strip()] if text.strip() else []
     found = [_MARKS.sub("", line.strip()).strip().strip(_QUOTES).strip() for line in text.splitlines()]
     found = [line for line in found if line]
-    return [title_of(found[0])] if kind == "title" and found else found[:MOST_QUESTIONS]
+    return [title_of(found[0])] if kind == "title" and found else found[:MAX_QUESTIONS]
 
 
 class ChatState(Struct, frozen=True):

@@ -23,13 +23,13 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.records import StoredMessage
 
 DECIDED, VOTES = "decided", "votes"
-FEWEST_ANSWERS, MOST_ANSWERS = 2, 32
+FEWEST_ANSWERS, MAX_ANSWERS = 2, 32
 
 
 def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
     """The metadata for these answers. Raises ``chat_error`` for too few or too many."""
-    if not FEWEST_ANSWERS <= len(variants) <= MOST_ANSWERS:
-        reason = Text("reason.services.answers_beside", least=FEWEST_ANSWERS, most=MOST_ANSWERS)
+    if not FEWEST_ANSWERS <= len(variants) <= MAX_ANSWERS:
+        reason = Text("reason.services.answers_beside", least=FEWEST_ANSWERS, most=MAX_ANSWERS)
         raise RoostError("chat_error", reason=reason)
     group = uuid.uuid4().hex
     return [{BESIDE: to_builtins(Beside(group, place, variant))} for place, variant in enumerate(variants)]

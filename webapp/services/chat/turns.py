@@ -46,7 +46,7 @@ from webapp.tools.builtin.attachment_search import NamedText
 log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
-MOST_CLIENTS = 1000
+MAX_CLIENTS = 1000
 """Chats whose client is remembered; a round of calls in an older chat continues without it."""
 REWRITTEN = "rewritten"
 """In an answer's metadata: a person changed the text."""
@@ -321,7 +321,7 @@ class ChatTurns:
                         live.stop(is_closing=True)
                 self._clients.pop(chat_id, None)
                 self._clients[chat_id] = client
-                if len(self._clients) > MOST_CLIENTS:
+                if len(self._clients) > MAX_CLIENTS:
                     del self._clients[next(iter(self._clients))]
             parts = (self._manager, self._store, self._presets)
             writers = [TurnWriter(*parts, live, self._journal, client, continues, self._warm) for live in lives]

@@ -35,7 +35,7 @@ BEST_FAMILY = "g1"
 QUICK_BYTES = 5 * 10**9
 """A CPU reads all weights for each token: 5 tokens/s, the speed of a human reader, at 25 GB/s of memory bandwidth."""
 ROUND_BYTES = 256 << 20  # so that two measurements of one machine give the same
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 FILE = re.compile(r"[A-Za-z0-9][\w. /-]{0,150}\.(pth|safetensors|st)")
 FOLDER = re.compile(r"[A-Za-z0-9][\w./-]{0,150}")
 PAGES = "https://huggingface.co/"
@@ -114,7 +114,7 @@ def use_newer(path: Path, sha256: str) -> None:
 def read_catalogue(content: bytes) -> tuple[KnownModel, ...]:
     """Raises ValueError unless all rows are valid: the list may be downloaded, and its names become file names."""
     rows = json.loads(content)
-    if not isinstance(rows, list) or not 0 < len(rows) <= MOST_ROWS:
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_ROWS:
         raise ValueError("not a list of models")
     try:
         found = [

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CONNECT_S = 15.0
 STALL_S = 30.0
 """Without any byte; the transfer also detects very slow connections."""
-MOST_REDIRECTS = 8
+MAX_REDIRECTS = 8
 LONGEST_WAIT_S = 3600
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REFUSALS = {
@@ -85,7 +85,7 @@ class Http:
         self.check(url, name)
         origin = url
         seen: dict[str, str] = {}
-        for _ in range(MOST_REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             host = urlsplit(url).netloc
             with self.failures(host, name):
                 headers = {"Accept-Encoding": "identity", "User-Agent": f"roost/{__version__}"}
@@ -230,7 +230,7 @@ CUSTOM = "custom"
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 TOKEN = re.compile(r"[\x21-\x7e]{1,500}")
 LISTING_BYTES = 8 << 20
-MOST_FILES = 2000
+MAX_FILES = 2000
 
 
 class Hub(Struct, frozen=True):
@@ -347,7 +347,7 @@ class Hubs:
         folders = _model_folders(found)
         parts = {member.path for folder in folders for member in folder.members}
         files = [file for file in found if file.path.lower().endswith(MODEL_ENDINGS) and file.path not in parts]
-        return (*folders, *files)[:MOST_FILES]
+        return (*folders, *files)[:MAX_FILES]
 
     def folder(self, name: str, repo: str, path: str) -> HubFile:
         """The folder ``path`` in a repository, requested from the hub now; ``download_not_found`` if it is no model."""
@@ -368,7 +368,7 @@ class Hubs:
 
 
 MEMBER_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model")
-MOST_SIDE_BYTES = 64 << 20
+MAX_SIDE_BYTES = 64 << 20
 """Limit for a tokenizer or a template."""
 
 
@@ -387,7 +387,7 @@ def _model_folders(files: list[HubFile]) -> list[HubFile]:
             for name, file in sorted(zip(names, inside, strict=True), key=lambda pair: pair[0])
             if (name.endswith(MEMBER_ENDINGS) or (is_pickled and name.startswith("pytorch_model")))
             and not name.startswith((".", "adapter_"))
-            and (file.size_bytes <= MOST_SIDE_BYTES or name.endswith((".safetensors", ".bin")))
+            and (file.size_bytes <= MAX_SIDE_BYTES or name.endswith((".safetensors", ".bin")))
         ]
         found.append(HubFile(path, sum(file.size_bytes for file in members), members=tuple(members)))
     return sorted(found, key=lambda folder: folder.path)

@@ -219,14 +219,14 @@ def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = No
     return default_dialect(model_name(info), (template or template_of(info, has_tools=True)).dialect)
 
 
-MOST_KEPT_TOKENS = 1 << 20
+MAX_KEPT_TOKENS = 1 << 20
 
 
 class EncodedTexts:
-    """Caches the ids of the texts encoded last, up to :data:`MOST_KEPT_TOKENS` (4 MB), because each chat turn encodes
+    """Caches the ids of the texts encoded last, up to :data:`MAX_KEPT_TOKENS` (4 MB), because each chat turn encodes
     all earlier questions again: 3 ms per thousand tokens. Thread-safe."""
 
-    def __init__(self, most_tokens: int = MOST_KEPT_TOKENS) -> None:
+    def __init__(self, most_tokens: int = MAX_KEPT_TOKENS) -> None:
         self._most_tokens = most_tokens
         self._tokens = 0
         self._kept: OrderedDict[tuple[Tokenizer, bytes], array[int]] = OrderedDict()
@@ -276,7 +276,7 @@ def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[t
 
 NEW_STATE_ENDING = ".safetensors"
 """Of new state files."""
-MOST_KEPT_PREFIXES = 16
+MAX_KEPT_PREFIXES = 16
 
 
 class PrefixSource(Struct, frozen=True):
@@ -358,7 +358,7 @@ def find_prefix(manager: ModelManager, state: str | None) -> Prefix | None:
             found = (stored[0], PrefixSource.of(*stored)) if stored else None
             with _prefix_lock:
                 _kept_prefixes[key] = found
-                while len(_kept_prefixes) > MOST_KEPT_PREFIXES:
+                while len(_kept_prefixes) > MAX_KEPT_PREFIXES:
                     _kept_prefixes.popitem(last=False)
     except (RoostError, ValueError):
         return None

@@ -54,7 +54,7 @@ def offered_by(structure: Structure) -> OfferedTools:
     return OfferedTools(G1X_JSON, definitions, structure.is_constrained, has_form)
 
 
-MOST_SENTENCE_CHARS = 8_000
+MAX_SENTENCE_CHARS = 8_000
 FORM_ALONE = "Answer in JSON that fits this schema:"
 FORM_WITH_TOOLS = "When you call no tool, answer in JSON that fits this schema:"
 
@@ -64,7 +64,7 @@ def form_sentence(messages: Sequence[Message], structure: Structure, has_tools: 
     does not know the meaning of the values can only guess them.
 
     "" if a message mentions JSON and names each property, if a call is required instead of the form, or if the schema
-    is longer than :data:`MOST_SENTENCE_CHARS`.
+    is longer than :data:`MAX_SENTENCE_CHARS`.
     """
     form = _form(structure.response_format)
     if form is None or form["kind"] != "json_schema" or read_choice(structure.tool_choice).is_required:
@@ -72,7 +72,7 @@ def form_sentence(messages: Sequence[Message], structure: Structure, has_tools: 
     schema = _described(structure.response_format or {}).get("schema")
     sentence = f"{FORM_WITH_TOOLS if has_tools else FORM_ALONE} {compact_json(schema)}"
     said = (message.content for message in messages if message.role in (Role.SYSTEM, Role.USER))
-    return "" if len(sentence) > MOST_SENTENCE_CHARS or any(_describes(text, schema) for text in said) else sentence
+    return "" if len(sentence) > MAX_SENTENCE_CHARS or any(_describes(text, schema) for text in said) else sentence
 
 
 def _describes(text: str, schema: Any) -> bool:

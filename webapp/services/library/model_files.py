@@ -37,7 +37,7 @@ from webapp.weights.model_folder import PEFT_CONFIG, PEFT_WEIGHTS, is_model_fold
 UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 KEPT_S = 86400.0
-MOST_PARTS = 600
+MAX_PARTS = 600
 LOCKS = 64
 SHOWN_CHARS = 200
 ID = re.compile(r"[0-9a-f]{32}")
@@ -237,7 +237,7 @@ def check_parts(folder: str, parts: Parts) -> None:
     for name, size in parts:
         if name.startswith(".") or name != placing.safe_name(name, ("",)) or size < 0:
             raise RoostError("file_name_unusable", name=name[:SHOWN_CHARS], endings="")
-    if len({name.casefold() for name in names}) != len(names) or len(names) > MOST_PARTS:
+    if len({name.casefold() for name in names}) != len(names) or len(names) > MAX_PARTS:
         raise RoostError("file_name_unusable", name=folder, endings="")
     if parts and not (is_model_folder(names) or {PEFT_CONFIG, PEFT_WEIGHTS} <= set(names)):
         raise WeightsError("file_is_directory", path=folder)

@@ -20,7 +20,7 @@ from webapp.chat.formats import format_names
 from webapp.chat.messages import ThinkMode
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
-from webapp.engine.options import MOST_ALPHA
+from webapp.engine.options import MAX_ALPHA
 from webapp.engine.sampling_params import SamplingParameter
 from webapp.errors import PresetError
 from webapp.i18n import Text
@@ -36,7 +36,7 @@ CHAT_MAX_TOKENS = 2000
 MODEL_NAME_CHARS = 500
 STRATEGY_CHARS = 4000
 TOOL_NAME_CHARS = 64
-MOST_TOOLS = 200
+MAX_TOOLS = 200
 
 
 class Parameter(Struct, frozen=True):
@@ -107,7 +107,7 @@ PROMPT = (
     Parameter("stop", "list", "prompt", "preset", (), most_chars=200, most_items=16),
     Parameter("template", "choice", "prompt", "preset", "", choices=("", *format_names())),
     Parameter("think_mode", "choice", "prompt", "preset", "none", choices=tuple(mode.value for mode in ThinkMode)),
-    Parameter("tools", "list", "prompt", "preset", (), most_chars=TOOL_NAME_CHARS, most_items=MOST_TOOLS),
+    Parameter("tools", "list", "prompt", "preset", (), most_chars=TOOL_NAME_CHARS, most_items=MAX_TOOLS),
     Parameter("tool_dialect", "choice", "prompt", "preset", "", choices=("", *(row.name for row in all_dialects()))),
 )
 MODEL = (
@@ -118,7 +118,7 @@ MODEL = (
     Parameter("state", "file", "model", "preset", "", most_chars=MODEL_NAME_CHARS),
     Parameter("tokenizer", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
     Parameter("adapter_file", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
-    Parameter("adapter_alpha", "float", "model", "options", 0.0, 0, MOST_ALPHA, 1, 0, 128, needs_reload=True),
+    Parameter("adapter_alpha", "float", "model", "options", 0.0, 0, MAX_ALPHA, 1, 0, 128, needs_reload=True),
     Parameter("adapter_start", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
     Parameter("threads", "int", "model", "options", 0, 0, 4096, 1, 0, 64, needs_reload=True),
     Parameter("idle_unload_s", "float", "model", "options", None, 0, 1e9, 60, 0, 3600, is_optional=True),

@@ -23,7 +23,7 @@ from webapp.storage.presets import Preset
 FORMAT = "roost-presets"
 VERSION = 1
 FILE_CHARS = 1 << 20
-MOST_IN_FILE = 200
+MAX_IN_FILE = 200
 RUNNER_SAMPLING = {row.names["runner_preset"]: row.name for row in PARAMETERS if "runner_preset" in row.names}
 
 
@@ -68,10 +68,10 @@ def raise_named(preset_name: str, field: str, problem: PresetError) -> NoReturn:
 def listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise PresetError("preset_file_invalid", reason=Text("reason.services.no_preset_list"))
-    if len(rows) > MOST_IN_FILE:
+    if len(rows) > MAX_IN_FILE:
         raise PresetError(
             "preset_file_invalid",
-            reason=Text("reason.services.too_many_presets", found=len(rows), limit=MOST_IN_FILE),
+            reason=Text("reason.services.too_many_presets", found=len(rows), limit=MAX_IN_FILE),
         )
     if not rows:
         raise PresetError("preset_file_invalid", reason=Text("reason.services.no_presets"))

@@ -27,7 +27,7 @@ from webapp.services.strategy.hardware import Hardware, kept, probe
 from webapp.weights.inspection import Inspection, require_model
 
 FITS, TIGHT, DOES_NOT_FIT, CANNOT_RUN = "fits", "tight", "does_not_fit", "cannot_run"
-MOST_ALTERNATIVES = 4
+MAX_ALTERNATIVES = 4
 CACHE_BYTES = 256 * 2**20
 
 
@@ -108,7 +108,7 @@ def estimate(
     found = [_one(inspection, other.strategy, hardware, demand) for other in suggested(inspection)]
     found = [other for other in found if other.tightest and other.strategy.split() != strategy.split()]
     found.sort(key=lambda other: (FITS, TIGHT, DOES_NOT_FIT).index(other.verdict))
-    return replace(fit, alternatives=tuple(found[:MOST_ALTERNATIVES]))
+    return replace(fit, alternatives=tuple(found[:MAX_ALTERNATIVES]))
 
 
 def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Demand) -> Fit:

@@ -21,7 +21,7 @@ from webapp.manager.memory import GPUS, Gpu, available_bytes
 
 KEPT_S = 2.0
 ANSWERS_KEPT_S = 10.0
-MOST_ANSWERS = 1000
+MAX_ANSWERS = 1000
 Answered = TypeVar("Answered", bound=Callable[..., Any])
 
 
@@ -37,7 +37,7 @@ def kept(ask: Answered) -> Answered:
         key = (ask, *(one if one is None or isinstance(one, (str, ModelConfig)) else id(one) for one in about))
         found = _answers.get(key)
         if found is None or time.monotonic() - found[0] > ANSWERS_KEPT_S:
-            if len(_answers) >= MOST_ANSWERS:
+            if len(_answers) >= MAX_ANSWERS:
                 forget_answers()
             found = _answers[key] = (time.monotonic(), ask(*about), about)
         return found[1]

@@ -21,17 +21,17 @@ from msgspec import Struct
 from webapp.i18n import Text
 
 NAME = "search_attachments"
-MOST_RESULTS = 10
+MAX_RESULTS = 10
 USUAL_RESULTS = 4
-MOST_CHARS = 12_000
+MAX_CHARS = 12_000
 """Limit of the whole result; less than the part of a tool's result that a model reads."""
-MOST_QUERY_CHARS = 500
+MAX_QUERY_CHARS = 500
 K1, B = 1.2, 0.75
 PARAMETERS = {
     "type": "object",
     "properties": {
         "query": {"type": "string", "description": "Words to look for, in the language of the files"},
-        "max_results": {"type": "integer", "minimum": 1, "maximum": MOST_RESULTS},
+        "max_results": {"type": "integer", "minimum": 1, "maximum": MAX_RESULTS},
     },
     "required": ["query"],
 }
@@ -66,7 +66,7 @@ def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None)
     files = texts()
     if not files:
         raise ValueError(Text("reason.tools.no_attached_files"))
-    wanted = terms(str(arguments["query"])[:MOST_QUERY_CHARS])
+    wanted = terms(str(arguments["query"])[:MAX_QUERY_CHARS])
     if not wanted:
         raise ValueError(Text("reason.tools.query_without_words"))
     hits = ranked(files, wanted)
@@ -103,10 +103,10 @@ def _counts(cut: Sequence[tuple[str, list[Span]]], term: str) -> Counter[int]:
 def _answer(files: Sequence[NamedText], hits: Sequence[Hit]) -> dict[str, Any]:
     """As many hits as fit; without a hit, the names of the searched files."""
     if not hits:
-        names = [file.name for file in files][:MOST_RESULTS]
+        names = [file.name for file in files][:MAX_RESULTS]
         return {"results": [], "note": "nothing has these words; try others", "files": names}
     shown: list[dict[str, str]] = []
-    room = MOST_CHARS
+    room = MAX_CHARS
     for hit in hits:
         row = hit.to_dict()
         room -= len(json.dumps(row, ensure_ascii=False)) + 2
@@ -165,7 +165,7 @@ STOP_WORDS = frozenset(
         "were what when where which who why will with you your file document text tell find",
     )
 )
-MOST_TERMS = 32
+MAX_TERMS = 32
 
 
 def terms(query: str) -> list[str]:
@@ -175,7 +175,7 @@ def terms(query: str) -> list[str]:
     for chinese, word in re.findall(RUNS, folded(unicodedata.normalize("NFKC", query))):
         found += _pairs(chinese) if chinese else [word]
     telling = [term for term in found if term not in STOP_WORDS]
-    return list(dict.fromkeys(telling or found))[:MOST_TERMS]
+    return list(dict.fromkeys(telling or found))[:MAX_TERMS]
 
 
 def folded(text: str) -> str:

@@ -19,10 +19,10 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]{1,128}")
 OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept", "mcp-session-id"}
 MAX_ARGUMENTS, MAX_ENTRIES, MAX_CHARS = 100, 100, 8_000
-DEFAULT_TIMEOUT_S, LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 1.0, 600.0
+DEFAULT_TIMEOUT_S, MIN_TIMEOUT_S, MAX_TIMEOUT_S = 60.0, 1.0, 600.0
 HIDDEN = "••••••••"
 """Shown instead of a secret."""
-LEAST_SECRET_CHARS = 4
+MIN_SECRET_CHARS = 4
 """Shorter values are hidden in forms, but not searched for in the server's texts."""
 
 
@@ -62,8 +62,8 @@ class ServerConfig(Struct, frozen=True):
 
     def without_secrets(self, text: str) -> str:
         """``text`` with all secret values hidden; for a server's texts on pages and for the model."""
-        values = {value for value in (*self.env.values(), *self.headers.values()) if len(value) >= LEAST_SECRET_CHARS}
-        parts = {word for value in values for word in value.split() if len(word) > 2 * LEAST_SECRET_CHARS}
+        values = {value for value in (*self.env.values(), *self.headers.values()) if len(value) >= MIN_SECRET_CHARS}
+        parts = {word for value in values for word in value.split() if len(word) > 2 * MIN_SECRET_CHARS}
         for secret in sorted(values | parts, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         return text
@@ -73,7 +73,7 @@ def checked_server(config: ServerConfig) -> ServerConfig:
     """Returns the configuration, or raises McpServerInvalid with the field that is wrong."""
     if not NAME.fullmatch(config.name):
         raise McpServerInvalid(field="name", reason=Text("reason.tools.bad_server_name"))
-    if not LEAST_TIMEOUT_S <= config.timeout_s <= MOST_TIMEOUT_S:
+    if not MIN_TIMEOUT_S <= config.timeout_s <= MAX_TIMEOUT_S:
         raise McpServerInvalid(field="timeout_s", reason=Text("reason.common.must_be_from_1_to_600"))
     if config.kind is ServerKind.STDIO:
         _check_program(config)

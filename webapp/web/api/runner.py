@@ -22,8 +22,8 @@ from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import FileMissing, ModelError, RoostError, StrategyError
 from webapp.i18n import Text
-from webapp.music.events import MOST_CHARS, write_text
-from webapp.music.midi_file import MOST_BYTES, read_midi
+from webapp.music.events import MAX_CHARS, write_text
+from webapp.music.midi_file import MAX_BYTES, read_midi
 from webapp.services.attachments import decode_text
 from webapp.services.compose import MIDI_TEXT, saved, vocabulary_of
 from webapp.tokenizer.music import MIDI, MidiVocabulary
@@ -193,7 +193,7 @@ def leave() -> Response:
 FOLDER = "midi/"
 NAME = re.compile(r"[\w][\w .-]{0,79}", re.ASCII)
 SOUND_FONT = "assets/default_sound_font.sf2"
-MOST_FORM_BYTES = MOST_BYTES + (64 << 10)
+MAX_FORM_BYTES = MAX_BYTES + (64 << 10)
 
 
 class MidiText(Struct):
@@ -223,14 +223,14 @@ def text_to_midi() -> Response:
 
 
 def midi_to_text() -> Response:
-    given = uploaded(min(api.the_settings().api_max_body_bytes, MOST_FORM_BYTES))
-    return api.answer(MidiText(text_of(given.read(MOST_BYTES + 1))))
+    given = uploaded(min(api.the_settings().api_max_body_bytes, MAX_FORM_BYTES))
+    return api.answer(MidiText(text_of(given.read(MAX_BYTES + 1))))
 
 
 def txt_to_midi() -> Response:
     asked = api.read_body(TxtToMidi)
     source, target = file_of(asked.txt_path, ".txt", "txt_path"), file_of(asked.midi_path, ".mid", "midi_path")
-    text = content_of(source, MOST_CHARS).decode("utf-8", "replace")
+    text = content_of(source, MAX_CHARS).decode("utf-8", "replace")
     target.write_bytes(saved(MIDI_TEXT, text, ".mid", the_vocabulary()))
     return api.answer(SUCCESS)
 
@@ -238,7 +238,7 @@ def txt_to_midi() -> Response:
 def midi_to_wav() -> Response:
     asked = api.read_body(MidiToWav)
     source, target = file_of(asked.midi_path, ".mid", "midi_path"), file_of(asked.wav_path, ".wav", "wav_path")
-    text = text_of(content_of(source, MOST_BYTES))
+    text = text_of(content_of(source, MAX_BYTES))
     target.write_bytes(saved(MIDI_TEXT, text, ".wav", the_vocabulary()))
     return api.answer(SUCCESS)
 

@@ -30,7 +30,7 @@ from webapp.web.api import answering as api
 from webapp.web.api.operations import openai_error
 from webapp.weights.inspection import require_model
 
-MOST_COPIES = 256
+MAX_COPIES = 256
 
 
 def the_handles() -> StateHandles:
@@ -70,7 +70,7 @@ class StateDeleted(Struct):
 
 
 class ForkRequest(Struct, kw_only=True):
-    n: Annotated[int, Meta(ge=1, le=MOST_COPIES)] = 1
+    n: Annotated[int, Meta(ge=1, le=MAX_COPIES)] = 1
 
 
 class RollbackRequest(Struct, kw_only=True):

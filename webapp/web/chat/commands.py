@@ -28,7 +28,7 @@ from webapp.chat.messages import Role as Speaker
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.services.chat.chat_file import ChatFiles
-from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS
+from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MAX_ANSWERS
 from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app
@@ -453,7 +453,7 @@ class Commands:
 
 
 def _count(command: Command, least: int) -> int:
-    return int(command.fields.number("answers", least, MOST_ANSWERS, least))
+    return int(command.fields.number("answers", least, MAX_ANSWERS, least))
 
 
 COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
@@ -500,7 +500,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
 
 # the socket
 
-MOST_SHOWN = 10_000
+MAX_SHOWN = 10_000
 INTERNAL_ERROR = 1011
 GOING_AWAY = 1001
 _toast_numbers = itertools.count(1)
@@ -586,7 +586,7 @@ class PageSocket:
 
     def _open(self, fields: FrameFields) -> None:
         rows = fields.values.get("shown", [])
-        if not isinstance(rows, list) or len(rows) > MOST_SHOWN:
+        if not isinstance(rows, list) or len(rows) > MAX_SHOWN:
             raise RoostError("bad_frame", reason=Text("reason.web.shown_not_a_list"))
         shown = [
             Shown(str(row[0])[:ID_CHARS], str(row[1])[:ID_CHARS])

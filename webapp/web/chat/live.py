@@ -23,10 +23,10 @@ from webapp.storage.people import Person
 from webapp.web.kit.page import PageContext, Values, base, current_locale, render_fragment
 
 PRESETS = "presets"
-MOST_TOPICS = 1000
+MAX_TOPICS = 1000
 INTERVAL_S = 0.1
-MOST_SHARED = 16
-MOST_OF_A_CORE = 0.2
+MAX_SHARED = 16
+MAX_CORE_SHARE = 0.2
 """The share of a CPU core for rendering answers for all open pages, so that generation continues."""
 
 
@@ -41,7 +41,7 @@ def list_topic(person_id: str) -> str:
 class ChatNews:
     """Tells open pages that something has changed, not what: a topic's number changes, and the page checks it.
 
-    One per app; thread-safe. Remembers the last :data:`MOST_TOPICS` topics: a forgotten topic counts as published at
+    One per app; thread-safe. Remembers the last :data:`MAX_TOPICS` topics: a forgotten topic counts as published at
     that moment, so a page may check once too often but never misses a change."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class ChatNews:
                 self._count += 1
                 self._numbers[topic] = self._count
                 self._numbers.move_to_end(topic)
-            while len(self._numbers) > MOST_TOPICS:
+            while len(self._numbers) > MAX_TOPICS:
                 self._forgotten = self._numbers.popitem(last=False)[1]
             listeners = list(self._listeners)
         for listener in listeners:
@@ -217,7 +217,7 @@ class Shared:
             if known == follows_from:
                 return found
         made = make()
-        self._made = [(follows_from, made), *self._made[: MOST_SHARED - 1]]
+        self._made = [(follows_from, made), *self._made[: MAX_SHARED - 1]]
         return made
 
 
@@ -248,10 +248,10 @@ class LiveRenderings:
 
     def interval_s(self, cost_s: float) -> float:
         """How long a page waits if its update took ``cost_s`` of CPU time: INTERVAL_S, or longer if all pages together
-        would use more than :data:`MOST_OF_A_CORE`."""
+        would use more than :data:`MAX_CORE_SHARE`."""
         with self._lock:
             self._cost_s += (cost_s - self._cost_s) / 8
-            return max(INTERVAL_S, self._cost_s * self._followers / MOST_OF_A_CORE)
+            return max(INTERVAL_S, self._cost_s * self._followers / MAX_CORE_SHARE)
 
     def strip(self, values: Values, locale: str) -> str:
         """Rendered once for all pages: with many chats it changes at every start and end of an answer."""

@@ -26,11 +26,11 @@ from webapp.web.kit.page import current_locale
 from webapp.web.roles import Role
 
 HOLD_S = 1.0
-MOST_HELD = 24  # server threads; beyond this, responses are sent at once
+MAX_HELD = 24  # server threads; beyond this, responses are sent at once
 LEFT_AFTER_S = 60.0
-MOST_PAGES, MOST_OF_ONE = 500, 50
-MOST_FRAMES = 100  # in one request
-MOST_KEPT_BYTES = 8 << 20  # for a page that does not confirm frames
+MAX_PAGES, MAX_OF_ONE = 500, 50
+MAX_FRAMES = 100  # in one request
+MAX_KEPT_BYTES = 8 << 20  # for a page that does not confirm frames
 
 
 class PageLeft(Exception):
@@ -60,7 +60,7 @@ class PolledPage:
 
     def send(self, text: str) -> None:
         with self._news:
-            if self.has_left or sum(len(row[1]) for row in self._unseen) > MOST_KEPT_BYTES:
+            if self.has_left or sum(len(row[1]) for row in self._unseen) > MAX_KEPT_BYTES:
                 self._has_ended = True
                 raise PageLeft
             self._number += 1
@@ -113,7 +113,7 @@ class PolledPages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pages: dict[str, PolledPage] = {}
-        self._holding = threading.BoundedSemaphore(MOST_HELD)
+        self._holding = threading.BoundedSemaphore(MAX_HELD)
 
     def answer(self, fields: FrameFields) -> dict[str, Any]:
         """Within a request: the response to a page's message."""
@@ -144,7 +144,7 @@ class PolledPages:
                 found = self._pages.get(page_id)
                 return found if found is not None and found.session == key else None
             of_one = sum(page.address == client_address() for page in self._pages.values())
-            if len(self._pages) >= MOST_PAGES or of_one >= MOST_OF_ONE:
+            if len(self._pages) >= MAX_PAGES or of_one >= MAX_OF_ONE:
                 raise RoostError("too_many_requests")
             page = PolledPage(key, client_address())
             self._pages[page.id] = page
@@ -164,7 +164,7 @@ class PolledPages:
 def frames_of(fields: FrameFields) -> list[tuple[int, str]]:
     """Raises ``bad_frame`` for anything but a short list of numbered texts."""
     rows = fields.values.get("frames", [])
-    if not isinstance(rows, list) or len(rows) > MOST_FRAMES:
+    if not isinstance(rows, list) or len(rows) > MAX_FRAMES:
         raise RoostError("bad_frame", reason=Text("reason.common.is_not_an_object"))
     frames = []
     for row in rows:

@@ -20,7 +20,7 @@ from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text, size_text
 from webapp.services.attachments import DOCUMENT_BYTES
 from webapp.services.chat.chat_file import ChatFiles, chat_document, chat_markdown
-from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
+from webapp.services.chat.imports import LEFT_OUT, MAX_CHATS, MAX_MESSAGES
 from webapp.services.chat.probes import ASIDE_TOKENS, WINDOW, AnswerTokens, ask_aside
 from webapp.services.chat.side_by_side import tally
 from webapp.storage.records import Chat
@@ -66,11 +66,11 @@ blueprint.record_once(lambda state: install(cast(Flask, state.app)))
 blueprint.record_once(lambda state: cast(Flask, state.app).extensions.update(polled_pages=PolledPages()))
 UNDOABLE = ("message_deleted", "answers_discarded", "chat_deleted", "chat_archived")
 ALL_DONE = ("archive", "unarchive", "delete", "move", "restore", "none")
-MOST_LISTED = 1_000_000
+MAX_LISTED = 1_000_000
 SPOOLED_BYTES = 8 << 20
 UNDO = re.compile(r"(restore_chat|restore_message|restore_beside|unarchive_chat):\w{1,64}")
 QUERY_CHARS = 200
-MOST_TALLIED = 12
+MAX_TALLIED = 12
 FORM_BYTES = 2 << 20
 """For a form's fields without files: a long message with three bytes per character."""
 UPLOAD_BYTES = DOCUMENT_BYTES + FORM_BYTES
@@ -159,7 +159,7 @@ def all_() -> Response:
     """Every chat, to find, move, archive or delete many at once."""
     page, args = chat_context(), request.args
     chosen = {name: args[name][:QUERY_CHARS] for name in FILTERS if args.get(name)}
-    first = min(max(args.get("first", 0, type=int), 0), MOST_LISTED)
+    first = min(max(args.get("first", 0, type=int), 0), MAX_LISTED)
     toasts = page.done_toast("chat.all.done", ALL_DONE, args.get("undo", "")[: kit.ID_CHARS])
     return kit.render_page("chat/all.html", all_chats(page, chosen, first, toasts))
 
@@ -238,7 +238,7 @@ def several(message_id: str) -> Response:
     groups += [(t("chat.several.states"), states)] if len(states) > 1 else []
     votes = [
         t("chat.several.tally", name=row.variant.label, won=row.won, count=row.count)
-        for row in tally(page.store)[:MOST_TALLIED]
+        for row in tally(page.store)[:MAX_TALLIED]
     ]
     values = {
         "page_title": t("chat.several.label"),
@@ -444,7 +444,7 @@ def import_() -> Response | BaseResponse:
 def _import_toast(page: ChatContext, chat_id: str) -> tuple[kit.Toast, ...]:
     """After an import: what was imported, what was left out, and a hint if the states belong to another model."""
     chats, messages = (request.args.get(name, 0, type=int) for name in ("chats", "messages"))
-    if not (chat_id and 0 < chats <= MOST_CHATS and 0 < messages <= MOST_MESSAGES):
+    if not (chat_id and 0 < chats <= MAX_CHATS and 0 < messages <= MAX_MESSAGES):
         return ()
     parts = [page.t("chat.import.came", count=chats, messages=messages)]
     pairs = re.findall(r"([a-z_]{1,20}):([0-9]{1,6})(?:,|$)", request.args.get("left", "")[:QUERY_CHARS])

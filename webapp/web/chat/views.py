@@ -179,7 +179,7 @@ def own_model(page: ChatContext) -> Values:
         return shown
     library = page.manager.library
     files = [file for file in library.known_files() if not file.path.name.startswith(STARTER_PREFIX)]
-    files = sorted(files, key=lambda file: _created_at_ns(file.path), reverse=True)[:MOST_LOOKED_INTO]
+    files = sorted(files, key=lambda file: _created_at_ns(file.path), reverse=True)[:MAX_INSPECTED]
     for file in files:
         found = library.look_into(file).inspection
         if found is not None and found.config is not None:
@@ -192,7 +192,7 @@ def own_model(page: ChatContext) -> Values:
     return {**shown, "is_coming": is_copied or strip_jobs(page)["is_busy"]}
 
 
-MOST_LOOKED_INTO = 8
+MAX_INSPECTED = 8
 COMING_NS = 60 * 10**9
 """An unreadable file does not count as being copied any more if it has not changed for this time."""
 

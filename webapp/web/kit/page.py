@@ -479,7 +479,7 @@ def json_lines(lines: Iterable[bytes]) -> Response:
 
 PACKED_TYPES = ("text/", "application/javascript", "application/json", "image/svg+xml")
 SMALLEST_BYTES = 500
-MOST_FILES = 200
+MAX_FILES = 200
 KEPT_S = 365 * 24 * 3600
 
 
@@ -562,7 +562,7 @@ class PackedStatic:
         """b"" if the data is not worth compressing."""
         packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
         with self._lock:
-            if len(self._packed) >= MOST_FILES:
+            if len(self._packed) >= MAX_FILES:
                 self._packed.clear()
             self._packed[filename] = (etag, packed)
         return packed

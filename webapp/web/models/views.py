@@ -336,9 +336,9 @@ def _age(page: PageContext, at: float) -> str:
 
 
 BLOCK = re.compile(r"(?:.*\.)?(?:blocks|layers|blk|h)\.(\d+)\.")
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 VALUE_CHARS = 500
-MOST_LOOKED_INTO = 100
+MAX_INSPECTED = 100
 
 
 def details_page(
@@ -366,7 +366,7 @@ def details_page(
 
 def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
     """The form to load a model with an adapter, on the page of either. None if there is nothing to combine it with
-    among the first :data:`MOST_LOOKED_INTO` files; presets offer all files."""
+    among the first :data:`MAX_INSPECTED` files; presets offer all files."""
     found = entry.inspection
     assert found is not None
     is_adapter = found.kind == "lora"
@@ -374,7 +374,7 @@ def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
     if not (is_adapter or is_model) or found.adapter in ("pissa-init", WHOLE_MODEL):
         return None
     library = page.manager.library
-    others = [(file.name, library.look_into(file).inspection) for file in library.files()[:MOST_LOOKED_INTO]]
+    others = [(file.name, library.look_into(file).inspection) for file in library.files()[:MAX_INSPECTED]]
     starts = [Choice(name, name) for name, other in others if other is not None and other.adapter == "pissa-init"]
     if is_adapter:
         names = [name for name, other in others if is_loadable(other)]
@@ -477,9 +477,9 @@ def tensor_rows(found: Inspection, block: str | None) -> Values:
             "dtype": dtype_text(tensor.dtype),
             "size": size_text(_bytes(tensor)),
         }
-        for tensor in chosen[:MOST_ROWS]
+        for tensor in chosen[:MAX_ROWS]
     ]
-    return {"rows": rows, "left_out": max(len(chosen) - MOST_ROWS, 0)}
+    return {"rows": rows, "left_out": max(len(chosen) - MAX_ROWS, 0)}
 
 
 def _bytes(tensor: TensorInfo) -> int:

@@ -23,7 +23,7 @@ FIRST_FIELDS = ("name", "note")
 MODE_FIELDS = {"think_mode", "tools"}
 """Fields that change the defaults of others."""
 SHOWN_CHARS = 40
-MOST_FACTS = 3
+MAX_FACTS = 3
 DEFAULTS_CHARS = 2000
 CONTROLS = {"bool": "switch", "choice": "choice", "file": "choice", "text": "text", "list": "lines", "line": "line"}
 
@@ -45,7 +45,7 @@ def labels(names: Iterable[str], t: Words) -> str:
 
 def facts(preset: Preset, t: Words) -> list[str]:
     """The model, its strategy, and the first few values that differ from the defaults."""
-    rows = [row for row in PARAMETERS if row.name in preset.sampling][:MOST_FACTS]
+    rows = [row for row in PARAMETERS if row.name in preset.sampling][:MAX_FACTS]
     values = [f"{t(row.label_key)} {shown_value(t, row, written(row, preset.sampling[row.name]))}" for row in rows]
     model = preset.model or t("preset_page.facts.any_model")
     return [model, preset.strategy or t("preset_page.facts.automatic"), *values]

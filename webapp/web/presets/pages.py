@@ -63,8 +63,8 @@ TOASTS = ("deleted", "used", "imported")
 OPTIONS = tuple(row for row in PARAMETERS if row.place == "options")
 TOKENIZERS = ("", "world", "byte")
 VOCABULARIES = (".txt", ".json")
-MOST_FILES = 50
-MOST_STARS = 5
+MAX_FILES = 50
+MAX_STARS = 5
 
 
 def list_page(
@@ -322,7 +322,7 @@ def state_choices(page: kit.PageContext, model: Inspection | None, chosen: str) 
 def _tokenizer_choices(page: kit.PageContext, chosen: str) -> tuple[kit.Choice, ...]:
     found = [kit.Choice(name, page.t(f"preset_page.tokenizer.{name or 'auto'}")) for name in TOKENIZERS]
     names = sorted(one.name for one in page.manager.library.models_dir.glob("*") if one.suffix in VOCABULARIES)
-    found += [kit.Choice(name, name) for name in names[:MOST_FILES]]
+    found += [kit.Choice(name, name) for name in names[:MAX_FILES]]
     return _with_chosen(page, found, chosen)
 
 
@@ -391,8 +391,8 @@ def _compared(page: kit.PageContext, row: KindEntry, manual: kit.Values) -> kit.
         "hardware": t(f"preset_page.compare.hardware.{kind.hardware}"),
         "format": manual.get("format") or " ".join(kind.formats),
         "models": " / ".join(manual.get("models", ())) or "–",
-        "stars": "★" * stars + "☆" * (MOST_STARS - stars) if stars else "–",
-        "stars_said": t("preset_page.compare.stars", count=stars, most=MOST_STARS) if stars else "",
+        "stars": "★" * stars + "☆" * (MAX_STARS - stars) if stars else "–",
+        "stars_said": t("preset_page.compare.stars", count=stars, most=MAX_STARS) if stars else "",
         "here": here,
         "is_here": row.availability.is_available,
     }

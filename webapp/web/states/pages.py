@@ -41,10 +41,10 @@ NAME_CHARS = 1000
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
 TOASTS = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
-MOST_NAMED = 3
+MAX_NAMED = 3
 CHART_HEIGHT = 40.0
 CHART_PITCH, CHART_WIDTH = 10.0, 7.0
-LEAST_HEIGHT = 0.6
+MIN_HEIGHT = 0.6
 """Height of a column for a norm near zero, so that it is visible; a norm of 0 has none."""
 
 
@@ -203,7 +203,7 @@ def norm_chart(page: kit.PageContext, norms: Sequence[float]) -> kit.Values:
     most = max(norms, default=0.0)
     columns = []
     for layer, norm in enumerate(norms):
-        height = max(CHART_HEIGHT * norm / most, LEAST_HEIGHT) if norm > 0 and most > 0 else 0.0
+        height = max(CHART_HEIGHT * norm / most, MIN_HEIGHT) if norm > 0 and most > 0 else 0.0
         columns.append(
             {
                 "x": f"{CHART_PITCH * layer:g}",
@@ -238,8 +238,8 @@ def _badges(page: kit.PageContext, entry: StateEntry, is_used: bool) -> list[kit
 def _fits_text(page: kit.PageContext, entry: StateEntry) -> str:
     if not entry.fits:
         return str(page.t("states.fits.none"))
-    names = page.t("states.list_comma").join(entry.fits[:MOST_NAMED])
-    more = len(entry.fits) - MOST_NAMED
+    names = page.t("states.list_comma").join(entry.fits[:MAX_NAMED])
+    more = len(entry.fits) - MAX_NAMED
     if more > 0:
         return str(page.t("states.fits.more", names=names, more=more))
     return str(page.t("states.fits.some", names=names))

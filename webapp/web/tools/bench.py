@@ -65,7 +65,7 @@ TOASTS = ("added", "changed", "deleted", "cleared", "restored", "made", "importe
 AS_CHATS = "chat"
 SEVERAL = "*"
 ARGUMENT_CHARS = 100_000
-MOST_PER_TOOL = 20
+MAX_PER_TOOL = 20
 LARGEST_SEED = 2**31 - 1
 PER_TOOL, SEED = 3, 0
 COMPARED = ("decision", "name", "arguments")
@@ -583,7 +583,7 @@ def make() -> Response | BaseResponse:
     """Makes cases from the schemas in the page's language; replaces those made before."""
     bench = current_bench()
     seed = read_count(request.form.get("seed", ""), SEED, 0, LARGEST_SEED)
-    per_tool = read_count(request.form.get("per_tool", ""), PER_TOOL, 1, MOST_PER_TOOL)
+    per_tool = read_count(request.form.get("per_tool", ""), PER_TOOL, 1, MAX_PER_TOOL)
     functions = [row.function for row in bench.definitions()]
     made = generated_cases(functions, bench.page.locale, seed, per_tool)
     try:

@@ -41,7 +41,7 @@ from webapp.web.roles import Role
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
 TOASTS = ("saved", "added", "removed", "restored", "imported", "on", "off", "tools")
 MAX_IMPORT_CHARS = 200_000
-MOST_CHARS = 20_000
+MAX_CHARS = 20_000
 FORMS = {
     "env": Text("reason.common.variable_line_form"),
     "headers": Text("reason.common.header_line_form"),
@@ -76,7 +76,7 @@ def draft_of(config: ServerConfig, updated_at: float) -> ServerDraft:
 
 def read_draft(form: MultiDict[str, str]) -> ServerDraft:
     """Never raises: long text is cut, an invalid choice becomes the first one."""
-    texts = {name: form.get(name, "")[:MOST_CHARS] for name in ServerDraft.__struct_fields__}
+    texts = {name: form.get(name, "")[:MAX_CHARS] for name in ServerDraft.__struct_fields__}
     if texts["kind"] not in [kind.value for kind in ServerKind]:
         texts["kind"] = ServerKind.STDIO.value
     return ServerDraft(**texts)

@@ -22,7 +22,7 @@ from webapp.services.jobs import DONE, PAUSED, Job, Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.web.api import answering as api
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
-from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, ids_to_embed, vectors
+from webapp.web.api.openai.models import MAX_INPUTS, check_dimensions, ids_to_embed, vectors
 from webapp.web.kit.page import current_locale
 from webapp.weights.inspection import Inspection, model_name
 
@@ -319,7 +319,7 @@ class OllamaEmbed(Struct, kw_only=True):
     """``truncate`` is ignored: a text that is too long is refused. ``options`` and ``keep_alive`` are ignored too."""
 
     model: str | None = None
-    input: str | Annotated[list[str], Meta(max_length=MOST_INPUTS)] = ""
+    input: str | Annotated[list[str], Meta(max_length=MAX_INPUTS)] = ""
     dimensions: Annotated[int, Meta(ge=1, description="Refused unless it is the model's own size.")] | None = None
 
 

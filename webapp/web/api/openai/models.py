@@ -123,7 +123,7 @@ def studio_model(served: api.ServedEntry) -> StudioModel:
 
 
 TokenId = Annotated[int, Meta(ge=0)]
-MOST_INPUTS = 2048
+MAX_INPUTS = 2048
 InputItem = Annotated[str, Meta(min_length=1)] | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
 
 
@@ -140,11 +140,11 @@ class EmbeddingRequest(Struct, kw_only=True):
 def embed() -> Response:
     asked = api.read_body(EmbeddingRequest)
     inputs = list(inputs_of(asked.input))
-    if len(inputs) > MOST_INPUTS:
+    if len(inputs) > MAX_INPUTS:
         raise RoostError(
             "invalid_parameter",
             param="input",
-            reason=Text("reason.api.there_are_too_many", found=len(inputs), limit=MOST_INPUTS),
+            reason=Text("reason.api.there_are_too_many", found=len(inputs), limit=MAX_INPUTS),
         )
     model = api.served_model(asked.model)
     check_dimensions(asked.dimensions)
