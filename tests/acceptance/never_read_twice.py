@@ -36,8 +36,7 @@ from flask import Flask, g
 from tests.acceptance.served_roost import STARTER
 from tests.engine.test_snapshot_store import walk
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.chat.events import ContentDelta, ReasoningDelta
-from webapp.chat.messages import ThinkMode
+from webapp.chat.messages import ContentDelta, ReasoningDelta, ThinkMode
 from webapp.engine.snapshot_store import folder_use
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.turn_writer import LiveTurn

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from webapp.chat.events import ContentDelta, ReasoningDelta
 from webapp.chat.formats import G1X
+from webapp.chat.messages import ContentDelta, ReasoningDelta
 from webapp.chat.stream_router import StreamRouter, held_length, joined
 
 STOPS = G1X.stop_strings

@@ -8,8 +8,7 @@ import random
 
 import pytest
 
-from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.messages import ToolCall
+from webapp.chat.messages import CallDelta, ContentDelta, ToolCall
 from webapp.chat.tool_dialects import G1X_JSON, HERMES, RUNNER_LEGACY, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_parser import Piece, ToolCallParser
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.chat.events import CallDelta, ContentDelta
+from webapp.chat.messages import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_parser import ToolCallParser
 

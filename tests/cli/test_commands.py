@@ -17,7 +17,7 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import error_text, text
-from webapp.chat.events import ContentDelta, Finished, Waiting
+from webapp.chat.messages import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, serve, with_default_command
 from webapp.cli.options import output_file
 from webapp.cli.parser import Parser

@@ -17,8 +17,7 @@ from tests.manager.thread_engine import start_engine_in_thread
 from tests.music.models import music_model
 from tests.music.test_abc import bars_in
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.chat.events import ContentDelta
-from webapp.chat.messages import Message, Role
+from webapp.chat.messages import ContentDelta, Message, Role
 from webapp.cli import main
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import read_abc

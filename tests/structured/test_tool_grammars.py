@@ -12,7 +12,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.structured.test_grammar_constraint import random_answer
-from webapp.chat.events import CallDelta, ContentDelta
+from webapp.chat.messages import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import RUNNER_LEGACY, CallSyntax, ToolDialect, all_dialects, only_opening
 from webapp.chat.tool_grammars import ToolRules, enforced_schema
 from webapp.chat.tool_parser import ToolCallParser

@@ -12,7 +12,7 @@ from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.chat.events import Finished
+from webapp.chat.messages import Finished
 from webapp.services.notebook import known_tokens
 from webapp.settings import Settings
 from webapp.storage.notebooks import MAX_STEPS, Draft, NotebookStore

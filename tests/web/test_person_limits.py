@@ -9,7 +9,7 @@ from tests.waiting import wait_until
 from tests.web.apps import open_app
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
-from webapp.chat.events import ContentDelta, Waiting
+from webapp.chat.messages import ContentDelta, Waiting
 from webapp.engine.scheduler import Scheduler
 from webapp.services.limits import Limits, person_of
 from webapp.settings import Settings

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.native.backend import NativeBackend
-from webapp.chat.events import Waiting
+from webapp.chat.messages import Waiting
 from webapp.engine.backend import Availability
 from webapp.i18n import translate
 from webapp.manager import memory

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from webapp.chat.events import ContentDelta, ReasoningDelta
+from webapp.chat.messages import ContentDelta, ReasoningDelta
 
 Delta = ContentDelta | ReasoningDelta
 

@@ -21,7 +21,7 @@ from enum import Enum
 
 from msgspec.structs import replace
 
-from webapp.chat.events import CallDelta, ContentDelta
+from webapp.chat.messages import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import CLOSERS, CallSyntax, Opening, ReadCall, read_calls
 
 BRACKETS = {"{": "}", "[": "]", "(": ")"}

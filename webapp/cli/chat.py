@@ -11,8 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
-from webapp.chat.messages import Role
+from webapp.chat.messages import ContentDelta, Failed, Finished, ReasoningDelta, Role, Waiting
 from webapp.cli.options import (
     add_model_options,
     add_sampling_options,

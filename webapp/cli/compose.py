@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from webapp.chat.events import ContentDelta
+from webapp.chat.messages import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, output_file, sampling_given, settings_from
 from webapp.errors import FileMissing, RoostError
 from webapp.i18n.terminal import t

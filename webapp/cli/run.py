@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import closing
 
-from webapp.chat.events import ContentDelta
+from webapp.chat.messages import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
 from webapp.errors import RequestError
 from webapp.i18n.terminal import t

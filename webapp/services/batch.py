@@ -12,8 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from webapp.chat.events import Finished
-from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.messages import Finished, Message, Role, ThinkMode
 from webapp.errors import ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, ContentDelta, Finished
+from webapp.chat.messages import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.probes import MAX_ALTERNATIVES, AnswerToken

@@ -28,7 +28,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from webapp.chat.events import CallDelta
+from webapp.chat.messages import CallDelta
 from webapp.chat.tool_dialects import FENCED, CallSyntax
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.errors import BenchCaseInvalid

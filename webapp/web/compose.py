@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from webapp.chat.events import ContentDelta, Finished, Waiting
+from webapp.chat.messages import ContentDelta, Finished, Waiting
 from webapp.errors import InvalidOption, RoostError
 from webapp.i18n import Text
 from webapp.music.events import MAX_CHARS, MAX_SECONDS, Note, NoteChange, NoteDecoder, unreadable

@@ -11,8 +11,8 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.chat.events import Finished, Waiting
 from webapp.chat.formats import fills_gaps
+from webapp.chat.messages import Finished, Waiting
 from webapp.errors import RoostError
 from webapp.services.chat.probes import AnswerToken
 from webapp.services.notebook import Fork, Steps, Written, settings_of

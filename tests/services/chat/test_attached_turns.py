@@ -7,8 +7,7 @@ import pytest
 from tests.errors import raises_code
 from tests.services.chat.watching import text_of, watch
 from tests.waiting import wait_until
-from webapp.chat.events import Waiting
-from webapp.chat.messages import ReadMode, Role, attached_files
+from webapp.chat.messages import ReadMode, Role, Waiting, attached_files
 from webapp.services.attachments import Attachments
 from webapp.storage.attachments import AttachmentStore
 

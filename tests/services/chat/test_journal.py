@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.waiting import PATIENCE_S
-from webapp.chat.events import ContentDelta, ReasoningDelta
+from webapp.chat.messages import ContentDelta, ReasoningDelta
 from webapp.services.chat import turn_writer
 from webapp.services.chat.turn_writer import JOURNAL_TOKENS, Journal
 

@@ -19,7 +19,7 @@ from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
-from webapp.chat.events import ContentDelta
+from webapp.chat.messages import ContentDelta
 from webapp.tokenizer import load_tokenizer
 
 class Endless(ScriptedManager):

@@ -11,8 +11,7 @@ from tests.errors import raises_code
 from tests.services.chat.watching import text_of, thought_of, watch
 from tests.services.scripted_manager import HANG, end
 from tests.waiting import PATIENCE_S, WaitRanOut
-from webapp.chat.events import ContentDelta, Failed, Finished, Waiting
-from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.chat.messages import ContentDelta, Failed, Finished, Message, Role, ThinkMode, ToolCall, Waiting
 from webapp.engine.outputs import PrefillProgress
 from webapp.errors import ChatNotFound, EngineCrashed, QueueFull, RoostError, StorageError
 from webapp.manager.handles import LoadingEvent, QueuePosition

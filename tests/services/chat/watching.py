@@ -1,7 +1,7 @@
 """Reads a live turn as a page does."""
 
 from tests.waiting import PATIENCE_S, WaitRanOut
-from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta
+from webapp.chat.messages import ContentDelta, Failed, Finished, ReasoningDelta
 
 
 def watch(live, position=0, timeout_s=PATIENCE_S):

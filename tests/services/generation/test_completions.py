@@ -6,7 +6,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager, end
-from webapp.chat.events import ContentDelta, Finished
+from webapp.chat.messages import ContentDelta, Finished
 from webapp.engine.outputs import FinishReason, TokenOutput
 from webapp.errors import EngineCrashed, QueueFull
 from webapp.services.generation.completions import Completions

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from webapp.chat.events import ContentDelta
+from webapp.chat.messages import ContentDelta
 from webapp.chat.prompts import RenderedPrompt
 from webapp.engine.outputs import TokenLogprob
 from webapp.services.generation.generation import AnswerText

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from webapp.chat.events import ContentDelta
+from webapp.chat.messages import ContentDelta
 from webapp.errors import EngineCrashed
 from webapp.web.api.answering import StreamWriter, stream
 from webapp.web.api.calls import ClientGone, Record

@@ -1,6 +1,6 @@
 import pytest
 
-from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
+from webapp.chat.messages import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.web.chat.live import INTERVAL_S, MAX_CORE_SHARE, LiveRendering, LiveRenderings
 from webapp.web.kit.markdown import render_markdown

@@ -21,8 +21,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from webapp import __version__
-from webapp.chat.events import Finished
-from webapp.chat.messages import Message, Role
+from webapp.chat.messages import Finished, Message, Role
 from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.outputs import FinishReason

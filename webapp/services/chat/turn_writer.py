@@ -11,9 +11,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
 from webapp.chat.formats import PromptTemplate
-from webapp.chat.messages import Beside, Message, ReadMode, Role, ThinkMode, Variant, attached_files
+from webapp.chat.messages import (
+    AnswerEvent,
+    Beside,
+    ContentDelta,
+    Failed,
+    Finished,
+    Message,
+    ReadMode,
+    ReasoningDelta,
+    Role,
+    ThinkMode,
+    Variant,
+    attached_files,
+)
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.sampling_params import SamplingParams

@@ -19,8 +19,19 @@ from typing import Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from webapp.chat.events import Failed, Finished, Waiting
-from webapp.chat.messages import BESIDE, Beside, Message, Role, Variant, attached_files, attached_metadata, title_of
+from webapp.chat.messages import (
+    BESIDE,
+    Beside,
+    Failed,
+    Finished,
+    Message,
+    Role,
+    Variant,
+    Waiting,
+    attached_files,
+    attached_metadata,
+    title_of,
+)
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RequestError, RoostError, StorageError
 from webapp.i18n import Text

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
-from webapp.chat.messages import Message, Role, ThinkMode, repeats_noted
+from webapp.chat.messages import AnswerEvent, Failed, Finished, Message, Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.sampling_params import SamplingParams

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from webapp.chat.events import (
+from webapp.chat.messages import (
     AnswerEvent,
     AnswerToken,
     CallDelta,
@@ -25,10 +25,10 @@ from webapp.chat.events import (
     Finished,
     ReasoningDelta,
     TextEvent,
+    ToolCall,
     Usage,
     Waiting,
 )
-from webapp.chat.messages import ToolCall
 from webapp.chat.prompts import RenderedPrompt
 from webapp.chat.stream_router import Delta, StopFilter, StreamRouter
 from webapp.chat.tool_parser import ToolCallParser

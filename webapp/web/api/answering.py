@@ -25,8 +25,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
-from webapp.chat.messages import ThinkMode
+from webapp.chat.messages import AnswerEvent, Finished, ThinkMode, Usage, Waiting
 from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import ModelNotFound, RoostError, as_roost_error, translate_error
 from webapp.i18n import Text, sentences

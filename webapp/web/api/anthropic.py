@@ -10,9 +10,19 @@ import msgspec
 from flask import Response
 from msgspec import Meta, Struct, field
 
-from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.chat.lenient_json import read_arguments
-from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.chat.messages import (
+    AnswerEvent,
+    CallDelta,
+    ContentDelta,
+    Finished,
+    Message,
+    ReasoningDelta,
+    Role,
+    ThinkMode,
+    ToolCall,
+    Usage,
+)
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure

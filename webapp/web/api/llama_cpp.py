@@ -17,7 +17,7 @@ from flask import Response, request
 from msgspec import Meta, Struct, field
 
 from webapp import __version__
-from webapp.chat.events import AnswerEvent, ContentDelta, Finished
+from webapp.chat.messages import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.services.generation.request import TextPrompt
 from webapp.web.api import answering as api

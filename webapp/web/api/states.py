@@ -18,7 +18,7 @@ from flask import Response, current_app, g, request
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, ContentDelta
+from webapp.chat.messages import AnswerEvent, ContentDelta
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager

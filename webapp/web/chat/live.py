@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, current_app
 from msgspec import Struct
 
-from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
+from webapp.chat.messages import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.chats import ChatStore

@@ -18,8 +18,7 @@ from typing import Any
 from markupsafe import Markup
 from msgspec.structs import replace
 
-from webapp.chat.events import Finished, Waiting
-from webapp.chat.messages import AttachedFile, Beside, ReadMode, Role, attached_files
+from webapp.chat.messages import AttachedFile, Beside, Finished, ReadMode, Role, Waiting, attached_files
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import DOCUMENT_BYTES, WHOLE_TOKENS

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from webapp.chat.events import AnswerEvent, AnswerToken, Finished, Waiting
+from webapp.chat.messages import AnswerEvent, AnswerToken, Finished, Waiting
 from webapp.engine.outputs import TokenLogprob
 from webapp.tokenizer import StreamDecoder, Tokenizer
 

@@ -13,8 +13,17 @@ import msgspec
 from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
-from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.chat.messages import (
+    AnswerEvent,
+    CallDelta,
+    ContentDelta,
+    Finished,
+    Message,
+    ReasoningDelta,
+    Role,
+    ThinkMode,
+    ToolCall,
+)
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.generation import AnswerText

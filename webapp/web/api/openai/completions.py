@@ -9,7 +9,7 @@ from flask import Response
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, ContentDelta, Finished
+from webapp.chat.messages import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, Structure, TextPrompt

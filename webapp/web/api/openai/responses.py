@@ -19,8 +19,7 @@ from flask import Response, current_app, g
 from msgspec import UNSET, Struct, field
 from msgspec.structs import replace
 
-from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
-from webapp.chat.messages import Message, Role, ToolCall
+from webapp.chat.messages import AnswerEvent, CallDelta, ContentDelta, Finished, Message, ReasoningDelta, Role, ToolCall
 from webapp.chat.prompts import SEPARATOR_INCLUDED
 from webapp.errors import RoostError
 from webapp.i18n import Text
