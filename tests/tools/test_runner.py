@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.errors import contains, keys_in, raises_code
 from webapp.chat.messages import ToolCall
 from webapp.errors import ToolInvalid
-from webapp.tools import http_request
+from webapp.tools import runner
 from webapp.tools.definition import Behaviour, HttpCall, ToolDefinition, checked, from_openai
 from webapp.tools.runner import MAX_RESULT_CHARS, check_call, run_call
 
@@ -138,7 +138,7 @@ class Answers(BaseHTTPRequestHandler):
         if self.path.startswith("/large"):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"x" * (http_request.MAX_RESPONSE_BYTES + 1))
+            self.wfile.write(b"x" * (runner.MAX_RESPONSE_BYTES + 1))
             return
         if self.path.startswith("/elsewhere"):
             self.send_response(302)
@@ -257,7 +257,7 @@ def test_what_must_not_be_reached_is_refused(
 
 def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(2, 1, 6, "", ("10.0.0.7", 80))]
-    monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
+    monkeypatch.setattr(runner.socket, "getaddrinfo", lambda *args, **kwargs: rows)
     result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
     assert result is not None and contains(result.reason, key="reason.tools.private_address", ip="10.0.0.7")
 
@@ -266,7 +266,7 @@ def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypa
 def test_a_name_that_resolves_inside_is_refused_however_the_address_is_written(monkeypatch, ip: str) -> None:
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     rows = [(family, socket.SOCK_STREAM, 6, "", (ip, 80))]
-    monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
+    monkeypatch.setattr(runner.socket, "getaddrinfo", lambda *args, **kwargs: rows)
     result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
     assert result is not None and contains(result.reason, key="reason.tools.private_address", ip=ip)
 
@@ -347,4 +347,4 @@ def test_a_server_that_sends_a_byte_now_and_then_is_cut_off_in_time(port: int) -
     ],
 )  # fmt: skip
 def test_private_addresses_are_distinguished_from_public_ones(ip: str, is_public: bool) -> None:
-    assert http_request.is_public(ip) is is_public
+    assert runner.is_public(ip) is is_public

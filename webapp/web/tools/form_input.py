@@ -19,7 +19,6 @@ from werkzeug.datastructures import MultiDict
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai, parse_json
-from webapp.tools.http_request import METHODS, marks
 from webapp.tools.parameter_rows import (
     ITEM_KINDS,
     KINDS,
@@ -30,6 +29,7 @@ from webapp.tools.parameter_rows import (
     rows_of,
     schema_of,
 )
+from webapp.tools.runner import METHODS, marks
 from webapp.tools.schema_check import MAX_NODES
 
 PLACE = re.compile(r"\d{1,4}(\.\d{1,4})*")

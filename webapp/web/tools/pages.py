@@ -23,9 +23,8 @@ from webapp.services.tools import try_call, usable
 from webapp.storage.tools import McpServerStore, StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
-from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
-from webapp.tools.runner import ToolResult
+from webapp.tools.runner import METHODS, ToolResult
 from webapp.web.kit import page as kit
 from webapp.web.tools import bench, servers
 from webapp.web.tools.form_input import (
