@@ -14,8 +14,7 @@ from tests.engine.driving import load_backend
 from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.pytorch import strategy
-from webapp.backends.pytorch.backend import TorchBackend
+from webapp.backends.pytorch.backend import FORMATS, TorchBackend, canonical, placed, placed_runs
 from webapp.backends.pytorch.sampling import draw
 from webapp.backends.rwkv_pip import requirements
 from webapp.engine.backend import Row
@@ -89,7 +88,7 @@ def test_banned_tokens_need_no_logits(format: str, banned_count: int, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("text", "canonical"),
+    ("text", "meant"),
     [
         ("torch", "torch cpu q8"),
         (" torch   CUDA ", "torch cuda f16"),
@@ -98,8 +97,8 @@ def test_banned_tokens_need_no_logits(format: str, banned_count: int, tmp_path: 
         ("torch cuda:1 bf16 -> cuda:0 f16 *3", "torch cuda:1 bf16 -> cuda:0 f16 *3"),
     ],
 )
-def test_a_strategy_is_read_as_it_is_meant(text: str, canonical: str) -> None:
-    assert resolve_strategy(text)[1]["strategy"] == canonical == strategy.canonical(canonical)
+def test_a_strategy_is_read_as_it_is_meant(text: str, meant: str) -> None:
+    assert resolve_strategy(text)[1]["strategy"] == meant == canonical(meant)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +118,20 @@ def test_a_strategy_is_read_as_it_is_meant(text: str, canonical: str) -> None:
 )
 def test_a_strategy_that_says_nothing_is_refused(text: str) -> None:
     with pytest.raises(StrategyError) as refused:
-        strategy.place(text, 24)
+        placed(text, 24)
     assert refused.value.hint
 
 
 def test_layers_are_shared_out() -> None:
     def runs(text: str) -> list[tuple[str, str, int, bool]]:
-        return [(run.device, run.precision, run.count, run.has_head) for run in strategy.runs(text, 24)]
+        return [(run.device, run.precision, run.count, run.has_head) for run in placed_runs(text, 24)]
 
     assert runs("torch cuda f16 *20 -> cpu q8") == [("cuda:0", "f16", 20, False), ("cpu", "q8", 4, True)]
     assert runs("torch cuda:0 f16 -> cuda:1 f16") == [("cuda:0", "f16", 12, False), ("cuda:1", "f16", 12, True)]
     assert runs("torch cuda f16 *24 -> cpu q8") == [("cuda:0", "f16", 24, False), ("cpu", "q8", 0, True)]
     for text in ("torch cuda f16 *26", "torch cuda f16 *25 -> cpu q8"):
         with pytest.raises(StrategyError):
-            strategy.place(text, 24)
+            placed(text, 24)
 
 
 def test_a_strategy_on_a_card_says_that_it_was_never_measured_there():
@@ -143,7 +142,7 @@ def test_a_strategy_on_a_card_says_that_it_was_never_measured_there():
 
 def test_the_builder_writes_and_reads_device_and_format() -> None:
     for device in ("cpu", "cuda"):
-        for format in strategy.FORMATS:
+        for format in FORMATS:
             built = build("torch", {"device": device, "format": format}, V7).strategy
             assert read_builder(built, V7) == ("torch", {"device": device, "format": format})
     assert read_builder("torch cuda f16 *3 -> cpu q8", V7)[0] == "custom"
@@ -162,7 +161,7 @@ def test_a_card_that_is_not_there_is_said_before_a_load(tmp_path: Path, monkeypa
         cls.check(odd, options)
 
 
-@pytest.mark.parametrize("format", strategy.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("architecture", ("4", "5.2", "6", "7"))
 def test_the_footprint_is_what_the_tensors_take(architecture: str, format: str, tmp_path: Path) -> None:
     told, backend = told_and_loaded(tmp_path, architecture, f"torch cpu {format}")

@@ -15,10 +15,9 @@ from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import Arrays, write_checkpoint, write_tensors
 from webapp.backends.pytorch import linear, recurrence
-from webapp.backends.pytorch.backend import TorchBackend
+from webapp.backends.pytorch.backend import FORMATS, Place, TorchBackend
 from webapp.backends.pytorch.loader import load_model
 from webapp.backends.pytorch.model import DecodeGraphs
-from webapp.backends.pytorch.strategy import FORMATS, Place
 from webapp.engine.backend import Row
 from webapp.engine.state import RecurrentState
 from webapp.errors import OutOfMemory, WeightsError

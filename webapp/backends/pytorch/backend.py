@@ -1,16 +1,24 @@
-"""The torch backend: options, checks, memory estimate, and a loaded model."""
+"""The torch backend: its strategies and options, checks, memory estimate, and a loaded model.
+
+A strategy is ``torch cpu q8``, ``torch cuda f16 *20 -> cpu q8`` or ``torch cuda:0 f16 *16 -> cuda:1 f16``. One or more
+parts follow the word; a part is a device, a format and its number of layers. The head counts as the last layer.
+
+Imports torch with the first load.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from webapp.backends.pytorch import strategy
-from webapp.backends.pytorch.strategy import Place
+from msgspec import Struct
+
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.backend import loading, running, set_threads
 from webapp.engine.backend import (
@@ -35,6 +43,16 @@ if TYPE_CHECKING:
 
     from webapp.backends.pytorch.model import States, TorchModel
 
+NAME = "torch"
+FORMATS = ("q8", "q4", "f32", "bf16", "f16")
+DEFAULT_FORMAT = {"cpu": "q8", "cuda": "f16"}
+SPELLINGS = {"fp32": "f32", "fp16": "f16", "int8": "q8", "int4": "q4"}
+MAX_STRATEGY_LENGTH = 500
+"""Characters: about thirty parts."""
+PART = re.compile(
+    r"(?:(?P<device>cpu|cuda(?::\d{1,3})?)\s*)?(?P<format>[a-z]+\d+)?(?:\s*\*(?P<count>\d{1,6}))?", re.ASCII
+)
+"""Of a strategy."""
 MAX_SLOTS = 64
 MAX_SLOTS_ON_CARD = 256
 PREFILL_TOKENS = 64
@@ -50,11 +68,104 @@ SUGGESTED = (("torch cuda f16", 12), ("torch cpu q8", 48), ("torch cpu q4", 49))
 native engine and before the package, which decodes at half the speed alone and at a seventh for 32 sequences."""
 
 
+class Part(Struct, frozen=True):
+    """``layers`` is None if the strategy gives no number."""
+
+    device: str
+    format: str
+    layers: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.device} {self.format}" + ("" if self.layers is None else f" *{self.layers}")
+
+
+class Place(Struct, frozen=True):
+    """The placement of one layer. ``device`` always includes its number: ``cuda:0``."""
+
+    device: str
+    format: str
+
+
+def parse(strategy: str) -> tuple[Part, ...]:
+    """Case and extra spaces do not matter. Raises StrategyError."""
+    if len(strategy) > MAX_STRATEGY_LENGTH:
+        raise _problem(f"{strategy[:40]}…", "too_long", limit=MAX_STRATEGY_LENGTH)
+    name, _, rest = " ".join(strategy.lower().split()).partition(" ")
+    if name != NAME:
+        raise _problem(strategy, "not_a_part", part=name)
+    return tuple(_part(strategy, text.strip()) for text in rest.split("->"))
+
+
+def canonical(strategy: str) -> str:
+    """One space between words, with every device and format."""
+    return f"{NAME} " + " -> ".join(str(part) for part in parse(strategy))
+
+
+def placed(strategy: str, n_layer: int) -> tuple[Place, ...]:
+    """A place for each layer and the head. Parts without a number share the remaining layers, and the last part takes
+    the rest. Raises StrategyError if a part gets none."""
+    parts = parse(strategy)
+    counts = [part.layers or 0 for part in parts]
+    total = n_layer + 1
+    if sum(counts) > total:
+        raise _problem(strategy, "too_many_layers", placed=sum(counts), n_layer=n_layer, total=total)
+    left = total - sum(counts)
+    shares = [index for index, part in enumerate(parts) if part.layers is None]
+    for position, index in enumerate(shares):
+        counts[index] = left // (len(shares) - position)
+        left -= counts[index]
+    counts[-1] += left
+    for part, count in zip(parts, counts, strict=True):
+        if count == 0:
+            raise _problem(strategy, "none_left", part=part)
+    return tuple(
+        Place("cuda:0" if part.device == "cuda" else part.device, part.format)
+        for part, count in zip(parts, counts, strict=True)
+        for _ in range(count)
+    )
+
+
+def placed_runs(strategy: str, n_layer: int) -> tuple[PlacedRun, ...]:
+    """The layers, grouped by equal placement."""
+    places, first, found = placed(strategy, n_layer), 0, []
+    for at, same in groupby(places):
+        count = len(list(same))
+        has_head = first + count == len(places)
+        found.append(PlacedRun(at.device, at.format, False, first, count - has_head, has_head))
+        first += count
+    return tuple(found)
+
+
+def _part(strategy: str, text: str) -> Part:
+    found = PART.fullmatch(text)
+    if found is None:
+        raise _problem(strategy, "not_a_part", part=text)
+    device = found["device"] or "cpu"
+    format = found["format"] or DEFAULT_FORMAT[device.partition(":")[0]]
+    format = SPELLINGS.get(format, format)
+    if format not in FORMATS:
+        raise StrategyError(
+            strategy=strategy,
+            reason=Text("reason.engine.unknown_option", name=format),
+            way_out=Text("reason.common.choose_one_of", names=", ".join(FORMATS)),
+        )
+    part = Part(device, format, None if found["count"] is None else int(found["count"]))
+    if part.layers == 0:
+        raise _problem(strategy, "no_layer", part=part)
+    return part
+
+
+def _problem(strategy: str, problem: str, **params: object) -> StrategyError:
+    """``strategy.problem`` in the catalogues, as for the rwkv package's strategies."""
+    words = {name: Text(f"strategy.problem.{problem}.{name}", **params) for name in ("reason", "way_out")}
+    return StrategyError(strategy=strategy, **words)
+
+
 class TorchBackend(Backend):
     """RWKV-4 to 7 from .pth, .safetensors and .st, on CPUs and NVIDIA GPUs."""
 
     OPTIONS = (
-        BackendOption(BY_STRATEGY, "text", strategy.canonical(strategy.NAME)),
+        BackendOption(BY_STRATEGY, "text", canonical(NAME)),
         BackendOption("threads", "whole", 0, low=0, high=256),
         *ADAPTER_OPTIONS,
     )
@@ -84,7 +195,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def options_from(cls, text: str) -> dict[str, Any]:
-        return {BY_STRATEGY: strategy.canonical(text)}
+        return {BY_STRATEGY: canonical(text)}
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
@@ -98,15 +209,15 @@ class TorchBackend(Backend):
                 label=f"backend.torch.{name}.label",
                 help=f"backend.torch.{name}.help",
             )
-            for name, choices in (("device", ("cpu", "cuda")), ("format", strategy.FORMATS))
+            for name, choices in (("device", ("cpu", "cuda")), ("format", FORMATS))
         )
         values = {option.name: option.nearest(given.get(option.name, option.default)) for option in options}
-        return Builder(options, values, f"{strategy.NAME} {values['device']} {values['format']}")
+        return Builder(options, values, f"{NAME} {values['device']} {values['format']}")
 
     @classmethod
     def read_builder(cls, text: str, config: ModelConfig | None) -> tuple[str, Options] | None:
         try:
-            parts = strategy.parse(text)
+            parts = parse(text)
         except StrategyError:
             return None
         if len(parts) > 1 or parts[0].layers is not None or parts[0].device not in ("cpu", "cuda"):
@@ -115,16 +226,16 @@ class TorchBackend(Backend):
 
     @classmethod
     def placement(cls, options: Options, config: ModelConfig) -> Sequence[PlacedRun]:
-        return strategy.runs(str(options[BY_STRATEGY]), config.n_layer)
+        return placed_runs(str(options[BY_STRATEGY]), config.n_layer)
 
     @classmethod
     def remarks(cls, options: Options) -> Sequence[Text]:
-        is_on_card = any(part.device != "cpu" for part in strategy.parse(str(options[BY_STRATEGY])))
+        is_on_card = any(part.device != "cpu" for part in parse(str(options[BY_STRATEGY])))
         return (Text("strategy.advice.torch_unmeasured"),) if is_on_card else ()
 
     @classmethod
     def usage(cls) -> str:
-        return f"{strategy.NAME} cpu|cuda[:N] {'|'.join(strategy.FORMATS)} [*LAYERS] [-> ...]"
+        return f"{NAME} cpu|cuda[:N] {'|'.join(FORMATS)} [*LAYERS] [-> ...]"
 
     @classmethod
     def device_of(cls, options: Options) -> str:
@@ -139,15 +250,15 @@ class TorchBackend(Backend):
             if tensor.dtype not in READABLE:
                 _refuse(text, Text("reason.common.tensor_has_type", name=tensor.name, type=tensor.dtype))
         assert model.config is not None, "what is no model is refused before"
-        strategy.place(text, model.config.n_layer)
-        for part in strategy.parse(text):
+        placed(text, model.config.n_layer)
+        for part in parse(text):
             requirements.check_device(part.device)
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:
         config = model.config
         assert config is not None, "check() comes first"
-        places = strategy.place(str(options[BY_STRATEGY]), config.n_layer)
+        places = placed(str(options[BY_STRATEGY]), config.n_layer)
         weights, state, run, largest = Counter({RAM: 0}), Counter[str](), Counter({RAM: 32 * config.vocab_size}), 0
         for tensor in model.tensors:
             device, size = _kept_bytes(tensor.name, tensor.shape, tensor.nbytes, tensor.numel, places)
@@ -177,7 +288,7 @@ class TorchBackend(Backend):
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> TorchBackend:
         """Runs one token at the end."""
-        places = strategy.place(str(options[BY_STRATEGY]), config.n_layer)
+        places = placed(str(options[BY_STRATEGY]), config.n_layer)
         requirements.check_torch_devices({place.device for place in places})
         set_threads(int(options["threads"]), config)
         with loading(path):

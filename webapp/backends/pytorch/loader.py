@@ -18,7 +18,7 @@ from webapp.weights.adapter import AdapterChoice, open_model
 from webapp.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from webapp.backends.pytorch.strategy import Place
+    from webapp.backends.pytorch.backend import Place
 
 LOW_RANK_FORMAT = {"q8": "bf16", "q4": "bf16"}
 """Low-rank matrices are small; quantising them gains nothing."""
