@@ -20,13 +20,24 @@ from tests.reference import plain_sampler
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
 from webapp.backends import packed_file
-from webapp.backends.webgpu import device, packing
+from webapp.backends.webgpu import device
 from webapp.backends.webgpu.backend import DEVICE, WebgpuBackend
 from webapp.backends.webgpu.device import Adapter
 from webapp.backends.webgpu.model import Layout
 from webapp.backends.webgpu.sampling import GpuSampler
 from webapp.backends.webgpu.shaders import NF4
-from webapp.backends.webgpu.weights import Weights
+from webapp.backends.webgpu.weights import (
+    BITS,
+    BLOCK,
+    PACKING_VERSION,
+    TooLarge,
+    Weights,
+    is_finite,
+    pack,
+    packed_bytes,
+    unpack,
+    widened,
+)
 from webapp.engine import registry
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy
@@ -56,14 +67,14 @@ OPENGL = Adapter("llvmpipe", "cpu", "OpenGL")
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.013), ("nf4", 0.16)])
 def test_a_quantised_weight_is_off_by_half_a_step_at_most(kind: str, most: float) -> None:
     rows = np.random.default_rng(0).uniform(-1, 1, (96, 64)).astype(np.float32)
-    found = packing.unpack(kind, *packing.pack(kind, rows))
+    found = unpack(kind, *pack(kind, rows))
     assert np.abs(found - rows.reshape(-1)).max() <= most
 
 
 def test_nf4_takes_the_nearest_level() -> None:
     row = np.random.default_rng(1).uniform(-1, 1, (2, 64)).astype(np.float32)
     row[:, 0] = 1
-    found = packing.unpack("nf4", *packing.pack("nf4", row)).reshape(row.shape)
+    found = unpack("nf4", *pack("nf4", row)).reshape(row.shape)
     levels = np.asarray(NF4, np.float32)
     nearest = levels[np.abs(row[..., None] - levels).argmin(-1)]
     assert np.abs(np.abs(found - row) - np.abs(nearest - row)).max() <= 2.5e-4
@@ -71,22 +82,22 @@ def test_nf4_takes_the_nearest_level() -> None:
 
 def test_blocks_are_filled_up_and_sizes_are_reported() -> None:
     rows = np.ones((4, 20), np.float32)
-    for kind in packing.BITS:
+    for kind in BITS:
         bits = rows.astype(np.float16) if kind != "bf16" else np.full((4, 20), 0x3F80, np.uint16)
-        assert tuple(map(len, packing.pack(kind, bits))) == packing.packed_bytes(kind, rows.size)
-    assert (packing.unpack("int8", *packing.pack("int8", rows))[:80] == 1).all()
+        assert tuple(map(len, pack(kind, bits))) == packed_bytes(kind, rows.size)
+    assert (unpack("int8", *pack("int8", rows))[:80] == 1).all()
 
 
 def test_bfloat16_is_judged_and_widened_from_its_bits() -> None:
     bits = np.array([0x3F80, 0xC000, 0x7F80, 0x7FC0], np.uint16)  # 1, -2, infinity, NaN
-    assert packing.widened(bits[:2]).tolist() == [1.0, -2.0]
-    assert packing.is_finite(bits[:2]) and not packing.is_finite(bits[2:3]) and not packing.is_finite(bits[3:])
+    assert widened(bits[:2]).tolist() == [1.0, -2.0]
+    assert is_finite(bits[:2]) and not is_finite(bits[2:3]) and not is_finite(bits[3:])
 
 
 def test_values_beyond_fp16_do_not_become_infinite() -> None:
     for kind in ("fp16", "int8", "nf4"):
-        with pytest.raises(packing.TooLarge):
-            packing.pack(kind, np.full((4, 32), 1e5, np.float32))
+        with pytest.raises(TooLarge):
+            pack(kind, np.full((4, 32), 1e5, np.float32))
 
 
 # packed files
@@ -118,11 +129,11 @@ def sent(path: Path, format: str = "nf4", layers: int = 1) -> tuple[dict[str, by
             height, inputs = weights.shape(name)
             is_kept = weights.is_kept(name)
             values = None if is_kept else weights.array(name)
-            size, scale_size = packing.packed_bytes(format, height * inputs)
+            size, scale_size = packed_bytes(format, height * inputs)
             buffer, scales, at, scale_at = bytearray(size), bytearray(scale_size), 0, 0
             for rows in (range(64), range(64, height)):
                 weights.send(format, name, rows, inputs, values, (buffer, at), (scales, scale_at))
-                part = packing.packed_bytes(format, len(rows) * inputs)
+                part = packed_bytes(format, len(rows) * inputs)
                 at, scale_at = at + part[0], scale_at + part[1]
             found[name] = bytes(buffer + scales)
         weights.finish()
@@ -147,7 +158,7 @@ def test_what_was_quantised_once_is_not_quantised_again(format: str, tmp_path: P
     again, steps, is_kept = sent(path, format)
     assert again == first and is_kept and "quantising" not in steps
     name = "blocks.0.ffn.key.weight"
-    assert first[name] == b"".join(packing.pack(format, weights[name]))
+    assert first[name] == b"".join(pack(format, weights[name]))
     assert sent(path, format, layers=2)[2] is False and len(list(packed.iterdir())) == 2
 
 
@@ -188,10 +199,10 @@ def test_what_a_killed_load_left_goes_with_the_next_file(tmp_path: Path, packed:
 
 
 def test_other_packing_takes_another_version() -> None:
-    """Packed files contain this format: if it changes, packing.VERSION must change too."""
+    """Packed files contain this format: if it changes, PACKING_VERSION must change too."""
     rows = (np.arange(4096) * 2531 % 4096 - 2048).astype(np.float32).reshape(32, 128) / 2048
-    parts = b"".join(part for kind in packing.BLOCK for part in packing.pack(kind, rows))
-    assert (packing.VERSION, zlib.crc32(parts)) == (1, 3213204543)
+    parts = b"".join(part for kind in BLOCK for part in pack(kind, rows))
+    assert (PACKING_VERSION, zlib.crc32(parts)) == (1, 3213204543)
 
 
 # strategies
@@ -441,7 +452,7 @@ def test_quantised_layers_compute_what_their_unpacked_weights_do(kind: str, arch
     backend = load_or_skip(ENTRY, path, f"webgpu {kind} layers=2")
     for name, values in weights.items():
         if name.startswith(("blocks.0.", "blocks.1.")) and name.endswith(".weight") and values.ndim == 2:
-            weights[name] = packing.unpack(kind, *packing.pack(kind, values)).reshape(values.shape)
+            weights[name] = unpack(kind, *pack(kind, values)).reshape(values.shape)
     assert measure(backend, NumpyRwkv(backend.config, weights), lengths=SHORT).largest() <= TOLERANCE
     backend.close()
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.webgpu import packing, sampling, shaders
+from webapp.backends.webgpu import sampling, shaders
 from webapp.backends.webgpu.device import UNIFORM_SLICE, guarded
 from webapp.backends.webgpu.model import Dispatch, Pass, Product, WebgpuModel, padded
 from webapp.backends.webgpu.sampling import GpuSampler
-from webapp.backends.webgpu.weights import Weights, misshapen
+from webapp.backends.webgpu.weights import BITS, Weights, misshapen, packed_bytes, widened
 from webapp.engine.backend import ProgressCallback
 from webapp.engine.state import RecurrentState
 from webapp.errors import OutOfMemory
@@ -53,7 +53,7 @@ class Part(NamedTuple):
     inputs: int
 
     def packed_bytes(self, kind: str) -> tuple[int, int]:
-        return packing.packed_bytes(kind, padded(len(self.rows)) * padded(self.inputs))
+        return packed_bytes(kind, padded(len(self.rows)) * padded(self.inputs))
 
 
 class Loader:
@@ -328,7 +328,7 @@ class Loader:
         names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
         state = RecurrentState.zeros(config)
         if config.major > 4 and self._weights.names.issuperset(names):
-            matrices = np.stack([packing.widened(self._weights.array(name)) for name in names])
+            matrices = np.stack([widened(self._weights.array(name)) for name in names])
             state = RecurrentState.from_time_state(config, matrices)
         self._model.set_blank(state)
 
@@ -414,7 +414,7 @@ class Loader:
         group = tiles = products = value_at = scale_at = 0
         for (matrix, held, rows, columns), (value_bytes, scale_bytes) in zip(parts, counts, strict=True):
             rows4, inputs = -(-len(rows) // 4), padded(columns)
-            base = value_at * 8 // packing.BITS[kind] // 4
+            base = value_at * 8 // BITS[kind] // 4
             params.append((group, base, inputs // 4, shaders.ACTIVATIONS[matrix.activation]))
             params.append((matrix.x[0] // 4, matrix.x[1] // 4, matrix.y[0] // 4, matrix.y[1] // 4))
             self._weights.send(kind, matrix.name, rows, columns, held, (values, value_at), (scales, scale_at))
@@ -460,7 +460,7 @@ class Loader:
 
     def _most_rows(self, kind: str, inputs: int) -> int:
         """The number of rows that fit into one binding, a multiple of 32."""
-        one = packing.packed_bytes(kind, 32 * padded(inputs))[0]
+        one = packed_bytes(kind, 32 * padded(inputs))[0]
         rows = self._model.binding_bytes // one * 32
         if not rows:
             raise OutOfMemory(reason=Text("reason.webgpu.binding_too_small"))

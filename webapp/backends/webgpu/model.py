@@ -13,9 +13,10 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from webapp.backends.webgpu import packing, shaders
+from webapp.backends.webgpu import shaders
 from webapp.backends.webgpu.device import Gpu, guarded
 from webapp.backends.webgpu.sampling import GpuSampler
+from webapp.backends.webgpu.weights import widened
 from webapp.engine.backend import ProgressCallback, Row, line_starts
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory
@@ -334,7 +335,7 @@ class WebgpuModel:
             self.gpu.submit(found)
 
     def _embedded(self, ids: NDArray[np.int64]) -> FloatArray:
-        x = packing.widened(self.embedding[ids])
+        x = widened(self.embedding[ids])
         x -= x.mean(-1, keepdims=True)
         x /= np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(1e-5))
         return np.ascontiguousarray(x * self.embedding_norm[0] + self.embedding_norm[1])

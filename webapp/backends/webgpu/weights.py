@@ -1,5 +1,7 @@
 """Uploads the tensors of a model file to the GPU: checks them, packs them piece by piece in threads, reports progress.
 
+On the GPU a matrix is unchanged in 32 or 16 bits, or in web-rwkv's int8 and NF4 blocks.
+
 Quantised matrices are packed once: a packed file (:mod:`webapp.backends.packed_file`) stores them for the next load. It
 contains, for each matrix in order of the names, its values and its scales; then, as JSON, name, kind, rows, inputs and
 digests of each; then :data:`FOOTER`. A load uses none of it before all digests were compared.
@@ -7,6 +9,7 @@ digests of each; then :data:`FOOTER`. A load uses none of it before all digests 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -22,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.backends import packed_file
-from webapp.backends.webgpu import packing
 from webapp.backends.webgpu.device import Gpu, guarded
+from webapp.backends.webgpu.shaders import NF4
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.errors import WeightsError
 from webapp.i18n import Text
@@ -34,6 +37,19 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "nf4": 4}
+BLOCK = {"int8": 128, "nf4": 64}
+SCALE_BYTES = {"int8": 4, "nf4": 2}
+"""Scales per block: int8 has a minimum and a maximum, NF4 the largest absolute value, all in fp16."""
+ALIGNED = 128
+"""Elements: a matrix starts at a multiple of this, so that no block contains parts of two matrices."""
+FP16_MAX = 65504.0
+PACKING_VERSION = 1
+"""Version of :func:`pack`'s output: packed files with another version are not used."""
+STEPS = 1 << 14
+"""From -1 to 1: a lookup table instead of a search among 15 edges, which takes six times as long. A value that is
+nearer to an edge than 6e-5 of its block's largest may get the neighbouring level, which is equally near."""
+
 PIECE_ROWS = 2048
 """Rows of a matrix that are packed and sent at a time; a multiple of 32."""
 UNFENCED_BYTES = 64 << 20
@@ -42,6 +58,92 @@ FOOTER = struct.Struct("<Q16s8s")
 """Size of the JSON in bytes, its digest, MAGIC."""
 MAGIC = b"ROOSTWGP"
 IN_LAYER = re.compile(r"blocks\.(\d+)\..*\.weight")
+
+
+class TooLarge(ValueError):
+    """A value that fp16 cannot hold."""
+
+
+def packed_bytes(kind: str, numel: int) -> tuple[int, int]:
+    """Bytes of values and of scales."""
+    padded = -(-numel // ALIGNED) * ALIGNED
+    scales = padded // BLOCK[kind] * SCALE_BYTES[kind] if kind in BLOCK else 0
+    return padded * BITS[kind] // 8, scales
+
+
+def widened(bits: np.ndarray) -> FloatArray:
+    """float32 from a checkpoint's values; bfloat16 is passed as uint16."""
+    if bits.dtype == np.uint16:
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return bits.astype(np.float32)
+
+
+def is_finite(bits: np.ndarray) -> bool:
+    """Without converting 16-bit values."""
+    if bits.dtype == np.uint16:
+        return bool(((bits & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(bits).all())
+
+
+def pack(kind: str, bits: np.ndarray) -> tuple[bytes, bytes]:
+    """Packs rows ``(r, k)`` to bytes of values and scales, padded to :data:`ALIGNED`. ``k`` is a multiple of 4."""
+    if kind == "bf16":
+        assert bits.dtype == np.uint16
+        flat = np.ascontiguousarray(bits).reshape(-1)
+    elif kind == "fp16":
+        flat = bits if bits.dtype == np.float16 else _half(widened(bits))
+        flat = np.ascontiguousarray(flat).reshape(-1)
+    else:
+        flat = np.ascontiguousarray(widened(bits)).reshape(-1)
+    padding = -len(flat) % ALIGNED
+    if padding:
+        flat = np.concatenate([flat, np.zeros(padding, flat.dtype)])
+    if kind == "int8":
+        return _pack_int8(flat)
+    return _pack_nf4(flat) if kind == "nf4" else (flat.tobytes(), b"")
+
+
+def unpack(kind: str, values: bytes, scales: bytes) -> FloatArray:
+    """The values that a shader reads from packed weights, flat and with padding."""
+    if kind == "int8":
+        ends = np.frombuffer(scales, np.float16).astype(np.float32).reshape(-1, 2)
+        codes = np.frombuffer(values, np.uint8).astype(np.float32).reshape(-1, BLOCK[kind])
+        return (codes / np.float32(255) * (ends[:, 1:] - ends[:, :1]) + ends[:, :1]).reshape(-1)
+    pairs = np.frombuffer(values, np.uint8)
+    codes = np.stack([pairs & 15, pairs >> 4], -1).reshape(-1, BLOCK["nf4"])
+    scale = np.frombuffer(scales, np.float16).astype(np.float32)[:, None]
+    return (np.asarray(NF4, np.float32)[codes] * scale).reshape(-1)
+
+
+def _half(values: FloatArray) -> NDArray[np.float16]:
+    if np.abs(values).max(initial=0) > FP16_MAX:
+        raise TooLarge
+    return values.astype(np.float16)
+
+
+def _pack_int8(flat: FloatArray) -> tuple[bytes, bytes]:
+    blocks = flat.reshape(-1, BLOCK["int8"])
+    ends = np.stack([_half(blocks.min(-1)), _half(blocks.max(-1))], -1)
+    low, high = (ends[:, i : i + 1].astype(np.float32) for i in (0, 1))
+    codes = (blocks - low) * (np.float32(255) / np.maximum(high - low, np.float32(1e-8)))
+    return np.clip(np.rint(codes), 0, 255).astype(np.uint8).tobytes(), ends.tobytes()
+
+
+def _pack_nf4(flat: FloatArray) -> tuple[bytes, bytes]:
+    blocks = flat.reshape(-1, BLOCK["nf4"])
+    scale = _half(np.abs(blocks).max(-1))
+    share = blocks / np.maximum(scale.astype(np.float32), np.float32(1e-8))[:, None]
+    codes = _nearest_level()[((share + np.float32(1)) * np.float32(STEPS / 2)).astype(np.int32).clip(0, STEPS)].reshape(
+        -1
+    )
+    return (codes[0::2] | (codes[1::2] << np.uint8(4))).tobytes(), scale.tobytes()
+
+
+@functools.cache
+def _nearest_level() -> NDArray[np.uint8]:
+    levels = np.asarray(NF4)
+    middles = (np.arange(STEPS + 1) + 0.5) * 2 / STEPS - 1
+    return np.searchsorted((levels[1:] + levels[:-1]) / 2, middles).astype(np.uint8)
 
 
 class Weights:
@@ -64,10 +166,10 @@ class Weights:
             for name in sorted(self.names)
             if (layer := IN_LAYER.fullmatch(name)) and len(self._source.info(name).shape) == 2
         ]
-        rows = [row for row in rows if row[1] in packing.BLOCK]
+        rows = [row for row in rows if row[1] in BLOCK]
         if rows and self._layout.has_packed_file:
             about = repr(("webgpu", self._layout.format, self._layout.quantised_layers, self._source.merged))
-            place = packed_file.place(self._source.path, about, str(packing.VERSION))
+            place = packed_file.place(self._source.path, about, str(PACKING_VERSION))
             self._kept = KeptMatrices(place, rows)
             self._kept.open(self._pool)
         return self
@@ -119,13 +221,13 @@ class Weights:
             values = values.astype(np.float32)
         if shape is not None and values.shape != shape:
             self.refuse(misshapen(name))
-        if not packing.is_finite(values):
+        if not is_finite(values):
             self.refuse(Text("reason.backends.not_finite", name=name))
         return values
 
     def vector(self, name: str, size: int | None = None) -> FloatArray:
         """Flat float32."""
-        values = packing.widened(self.array(name)).reshape(-1)
+        values = widened(self.array(name)).reshape(-1)
         if size is not None and values.size != size:
             self.refuse(misshapen(name))
         self.count(name)
@@ -170,7 +272,7 @@ class Weights:
         """Sends rows of a matrix to a buffer, from the given byte on. ``values``: the whole matrix; None if the packed
         file has it."""
         (buffer, at), (scales, scale_at) = to, scales_to
-        is_packing = kind in packing.BLOCK and values is not None
+        is_packing = kind in BLOCK and values is not None
         whole = len(rows) if values is None else len(values)
         starts = range(rows.start, rows.stop, PIECE_ROWS)
         try:
@@ -189,7 +291,7 @@ class Weights:
                     self._kept.put(name, value, scale)
                 piece = min(PIECE_ROWS, rows.stop - start)
                 self.count(name, piece / whole, "quantising" if is_packing else "")
-        except packing.TooLarge:
+        except TooLarge:
             self.refuse(Text("reason.webgpu.beyond_fp16", name=name))
 
     def _pieces(
@@ -203,7 +305,7 @@ class Weights:
             below = -len(piece) % 4
             if padding or below:
                 piece = np.pad(piece, ((0, below), (0, padding)))
-            return packing.pack(kind, piece)
+            return pack(kind, piece)
 
         starts = range(rows.start, rows.stop, PIECE_ROWS)
         if values is not None:
@@ -239,7 +341,7 @@ class KeptMatrices:
         self._written: dict[str, list[Any]] = {}
         at = 0
         for name, kind, height, inputs in rows:
-            sizes = packing.packed_bytes(kind, -(-height // 4) * 4 * (-(-inputs // 4) * 4))
+            sizes = packed_bytes(kind, -(-height // 4) * 4 * (-(-inputs // 4) * 4))
             self.places[name] = KeptPlace(kind, height, inputs, at, sizes[0], at + sizes[0], sizes[1])
             at += sum(sizes)
         self._data_bytes = at
@@ -259,8 +361,8 @@ class KeptMatrices:
         place = self.places[name]
         parts = []
         for at, size, unit in (
-            (place.value_at, place.value_bytes, 8 // packing.BITS[place.kind]),
-            (place.scale_at, place.scale_bytes, packing.BLOCK[place.kind] // packing.SCALE_BYTES[place.kind]),
+            (place.value_at, place.value_bytes, 8 // BITS[place.kind]),
+            (place.scale_at, place.scale_bytes, BLOCK[place.kind] // SCALE_BYTES[place.kind]),
         ):
             width = -(-place.inputs // 4) * 4
             start, end = (row * width // unit for row in (first, last))
