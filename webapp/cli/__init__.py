@@ -1,4 +1,4 @@
-"""The `roost` command: one module for each subcommand, each with ``add_arguments`` and ``run``.
+"""The `roost` command: a module for each subject; :mod:`.parser` finds that of a subcommand.
 
 An error is printed as one line that says what to do, with exit code 2. Ctrl-C exits quietly with code 130, also while a
 command is imported, which can take most of a second; so this module imports little.

@@ -112,8 +112,10 @@ COMMANDS = (
     "kernels", "tokens", "eval", "import", "export", "completion",
 )  # fmt: skip
 """In the order of the help. A command is the module with its name, with ``add_arguments`` and ``run``."""
-MODULES = {"eval": "evaluate", "import": "import_"}
-"""Commands whose names are reserved words in Python."""
+MODULES = {"eval": "evaluate"}
+"""Modules with another name than their command."""
+SHARED = {"import": "chat_files", "export": "chat_files"}
+"""Modules of several commands; their functions end with the command: ``add_arguments_import`` and ``run_import``."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -131,7 +133,8 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
     for name in COMMANDS:
         own = subparsers.add_parser(name, help=t(f"cli.{name}.about"))
         if name == chosen:
-            command = importlib.import_module(f"webapp.cli.{MODULES.get(name, name)}")
-            own.set_defaults(run=command.run)
-            command.add_arguments(own)
+            module = importlib.import_module(f"webapp.cli.{SHARED.get(name) or MODULES.get(name, name)}")
+            ending = f"_{name}" if name in SHARED else ""
+            own.set_defaults(run=getattr(module, f"run{ending}"))
+            getattr(module, f"add_arguments{ending}")(own)
     return parser
