@@ -114,7 +114,7 @@ COMMANDS = (
 """In the order of the help. A command is the module with its name, with ``add_arguments`` and ``run``."""
 MODULES = {"eval": "evaluate"}
 """Modules with another name than their command."""
-SHARED = {"import": "chat_files", "export": "chat_files"}
+SHARED = {"open": "access", "tokens": "access", "import": "chat_files", "export": "chat_files"}
 """Modules of several commands; their functions end with the command: ``add_arguments_import`` and ``run_import``."""
 
 

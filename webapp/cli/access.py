@@ -1,19 +1,57 @@
-"""`roost tokens`: lists, creates and revokes API tokens, also while a server uses the data folder."""
+"""Access to a server for those who may write in its data folder, also while it runs.
+
+`roost open` makes a link that gives a browser the owner's rights; `roost tokens` lists, creates and revokes API tokens.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import time
+import webbrowser
+from urllib.parse import urlsplit
 
 from webapp.cli.options import add_settings, in_terminal, settings_from, stored
 from webapp.cli.parser import pad
 from webapp.errors import RoostError
 from webapp.i18n.terminal import t
+from webapp.services.access import OwnerProof, owner_link
 from webapp.storage.credentials import SCOPES, ApiTokens
 from webapp.storage.people import People, Person, tidy
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments_open(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser, ("data_dir",))
+    parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
+    parser.add_argument("--print", dest="only_print", action="store_true", help=t("cli.open.print"))
+
+
+def run_open(args: argparse.Namespace) -> int:
+    """Write access to the data folder is the proof; the server is not contacted."""
+    folder = settings_from(args).data_dir
+    proof = OwnerProof(folder)
+    urls = proof.addresses()
+    if not urls or not answers(urls[0]):
+        raise RoostError("not_running", path=str(folder))
+    secret = proof.new_secret()
+    print(t("cli.open.link"))
+    for url in urls:
+        print(f"  {owner_link(url, secret)}", flush=True)
+    if not args.only_print:
+        webbrowser.open(owner_link(urls[0], proof.new_secret(is_for_own_account=True)))
+    return 0
+
+
+def answers(url: str) -> bool:
+    """A killed server leaves its file behind."""
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError), socket.create_connection((parts.hostname, parts.port or 80), timeout=2):
+        return True
+    return False
+
+
+def add_arguments_tokens(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ("data_dir",))
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help=t("cli.tokens.actions"))
     actions.add_parser("list", help=t("cli.tokens.list"))
@@ -25,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("name", help=t("cli.tokens.which"))
 
 
-def run(args: argparse.Namespace) -> int:
+def run_tokens(args: argparse.Namespace) -> int:
     """Prints a new token alone on standard output. Raises ``token_not_found``, ``person_not_found``, ``token_invalid``,
     or ``settings_invalid`` for a data folder without a database."""
     with stored(settings_from(args)) as database:
