@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         prepare_streams()
         if argv is None and "_ARGCOMPLETE" in os.environ:  # the shell completes a line
-            from webapp.cli.completion import print_completions
+            from webapp.cli.parser import print_completions
 
             print_completions()
         return run_command(with_default_command(sys.argv[1:] if argv is None else argv))

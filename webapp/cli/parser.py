@@ -1,10 +1,11 @@
-"""The parser of all subcommands in the terminal's language, and text in columns of the terminal."""
+"""The parser of all subcommands in the terminal's language, text in columns of the terminal, and `roost completion`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import importlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,7 @@ COMMANDS = (
 """In the order of the help. A command is the module with its name, with ``add_arguments`` and ``run``."""
 MODULES = {"eval": "evaluate"}
 """Modules with another name than their command."""
-SHARED = {"open": "access", "tokens": "access", "import": "chat_files", "export": "chat_files"}
+SHARED = {"open": "access", "tokens": "access", "import": "chat_files", "export": "chat_files", "completion": "parser"}
 """Modules of several commands; their functions end with the command: ``add_arguments_import`` and ``run_import``."""
 
 
@@ -138,3 +139,28 @@ def build_parser(chosen: str) -> argparse.ArgumentParser:
             own.set_defaults(run=getattr(module, f"run{ending}"))
             getattr(module, f"add_arguments{ending}")(own)
     return parser
+
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
+
+def add_arguments_completion(parser: argparse.ArgumentParser) -> None:
+    parser.description = t("cli.completion.use")
+    parser.add_argument("shell", choices=SHELLS, help=t("cli.completion.shell"))
+
+
+def run_completion(args: argparse.Namespace) -> int:
+    """Prints the script with which a shell completes commands, options and model names: at every Tab it runs `roost`
+    with argcomplete's request in environment variables."""
+    import argcomplete
+
+    print(argcomplete.shellcode(["roost"], shell=args.shell))
+    return 0
+
+
+def print_completions() -> None:
+    """Prints the completions for the line in the environment, and exits."""
+    import argcomplete
+
+    words = os.environ.get("COMP_LINE", "").split()[1:]
+    argcomplete.autocomplete(build_parser(next((word for word in words if word in COMMANDS), "")))
