@@ -85,8 +85,8 @@ def keep_what_earlier_files_left() -> None:
 @pytest.fixture(autouse=True)
 def backends_are_asked_again() -> None:
     """A test may have replaced backends, packages or drivers; clears the cached answers."""
-    if hardware := sys.modules.get("webapp.services.strategy.hardware"):
-        hardware.forget_answers()
+    if strategy := sys.modules.get("webapp.services.strategy"):
+        strategy.forget_answers()
 
 
 @pytest.fixture

@@ -46,8 +46,7 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
 from webapp.manager.memory import shortfall
 from webapp.manager.target import Choice, Target
-from webapp.services.strategy.choice import estimate
-from webapp.services.strategy.hardware import probe
+from webapp.services.strategy import estimate, probe
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.inspection import inspect
 

@@ -13,7 +13,7 @@ from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable
 from webapp.i18n import say
 from webapp.i18n.terminal import t, terminal_locale
-from webapp.services.strategy import kernels as native
+from webapp.services import kernels as native
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ compose      pieces of a music model
 notebook     plain texts that the model continues: continuation, undo, alternatives for each token
 batch        one prompt per row of a list or table, many at once, as a job
 presets      the settings of an answer: sampling, prompt, model
-strategy     how to run a model on this machine, and whether it fits
+strategy     this machine, how to run a model on it, and whether it fits
+kernels      the library of the native engine
 jobs         long-running work: queue, progress, pause, cancel, list
 downloads    downloads of models from hubs: the catalogue, the transfer, the queue
 library      the files of the models folder: add, delete, restore

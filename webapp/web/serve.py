@@ -26,7 +26,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.access import owner_link
 from webapp.services.certificates import LOCAL_NAMES, Certificates
 from webapp.services.downloads.catalogue import fitting, known_models
-from webapp.services.strategy.hardware import probe
+from webapp.services.strategy import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.api.operations import GENERATING_PATHS
 from webapp.web.peer import TrustedProxies, connections_of, share_of_one

@@ -16,7 +16,7 @@ from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import LOCALES, size_text
 from webapp.manager.library import ModelEntry
 from webapp.manager.target import ModelStatus
-from webapp.services.strategy.choice import strategy_on_load
+from webapp.services.strategy import strategy_on_load
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit import page as kit

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from webapp.services.bench.measurements import MeasuredMachine, MeasuredSpeed, speed_here, speeds_of
 from webapp.services.downloads.catalogue import as_inspected, known_models
-from webapp.services.strategy.choice import bytes_a_token
+from webapp.services.strategy import bytes_a_token
 
 LARGE = as_inspected(next(model for model in known_models() if (model.family, model.parameters) == ("g1", "1.5B")))
 SMALL = replace(LARGE, config=replace(LARGE.config, n_layer=1), tensors=LARGE.tensors[2:3])

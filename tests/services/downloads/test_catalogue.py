@@ -20,7 +20,7 @@ from webapp.manager.memory import Gpu
 from webapp.services.downloads import catalogue
 from webapp.services.downloads.catalogue import FAMILIES, QUICK_BYTES, USES, best, find, fitting, known_models
 from webapp.services.downloads.downloads import Downloads
-from webapp.services.strategy.hardware import Hardware
+from webapp.services.strategy import Hardware
 from webapp.settings import Settings
 
 GB = 10**9

@@ -19,7 +19,7 @@ from webapp.services.presets.fields import (
 )
 from webapp.services.presets.files import read_runner_presets, runner_strategy
 from webapp.services.presets.presets import shipped_presets
-from webapp.services.strategy.choice import validate
+from webapp.services.strategy import validate
 from webapp.storage.presets import Preset
 
 NOTHING = Preset("", "")

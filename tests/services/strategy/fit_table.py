@@ -15,8 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tests.services.strategy.engine_memory import measure
-from webapp.services.strategy import choice
-from webapp.services.strategy.hardware import probe
+from webapp.services.strategy import estimate, probe
 from webapp.weights.inspection import inspect
 
 STRATEGIES = "cpu fp32,cpu bf16,cpu fp16,cpu fp32i8 -> cpu fp32 *1,cpu fp32i8"
@@ -25,7 +24,7 @@ HEAD = "| model | strategy | estimated GB | after load GB | real peak GB | error
 
 def row(path: Path, strategy: str) -> str:
     """One line of the table; the reason if the package refuses."""
-    estimated = choice.estimate(inspect(path), strategy, probe())
+    estimated = estimate(inspect(path), strategy, probe())
     if estimated.error is not None:
         return f"| {path.stem} | `{strategy}` | - | - | refused: {estimated.error.message} | - |"
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from webapp.engine.backend import Availability
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError, translate_error
 from webapp.i18n import Text, say, translate
-from webapp.services.strategy import choice
+from webapp.services.strategy import validate
 
 ROOT = Path(__file__).resolve().parents[3]
 V6 = ModelConfig("6", 24, 2048, 2048, 7168, 32, 64, 65536)
@@ -74,7 +74,7 @@ def test_fields_read_from_a_strategy_write_the_same_placement_again(kind: str, g
                     again = registry.build(found, values, V6).strategy
                     assert found != "custom", written
                     assert place_layers(again, V6.n_layer) == place_layers(written, V6.n_layer), written
-                    assert choice.validate(written, V6).is_valid, written
+                    assert validate(written, V6).is_valid, written
 
 
 @pytest.mark.parametrize(
@@ -106,26 +106,26 @@ def test_an_unknown_kind_has_no_strategy_and_an_invalid_value_counts_as_the_defa
 
 
 def test_every_layer_is_shown_where_it_would_go(gpu: None) -> None:
-    check = choice.validate("cuda:0 FP16i8 *10 ->  cuda:1 fp16 *5 -> cpu fp32", V6)
+    check = validate("cuda:0 FP16i8 *10 ->  cuda:1 fp16 *5 -> cpu fp32", V6)
     assert check.is_valid and check.strategy == "cuda:0 fp16i8 *10 -> cuda:1 fp16 *5 -> cpu fp32"
     shown = [(run.device, run.precision, run.first, run.count, run.has_head) for run in check.runs]
     assert shown == [("cuda:0", "int8", 0, 10, False), ("cuda:1", "fp16", 10, 5, False), ("cpu", "fp32", 15, 9, True)]
 
 
 def test_streamed_layers_are_shown_apart(gpu: None) -> None:
-    runs = choice.validate("cuda fp16 *10+", V6).runs
+    runs = validate("cuda fp16 *10+", V6).runs
     assert [(run.is_streamed, run.count, run.has_head) for run in runs] == [(False, 10, False), (True, 14, True)]
 
 
 def test_a_head_alone_has_no_layers(gpu: None) -> None:
-    runs = choice.validate("cuda fp16i8 -> cuda fp16 *1", V6).runs
+    runs = validate("cuda fp16i8 -> cuda fp16 *1", V6).runs
     assert [(run.count, run.has_head) for run in runs] == [(24, False), (0, True)]
 
 
 def test_what_another_machine_could_run_is_distinguished_from_what_none_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    elsewhere = choice.validate("cuda fp16", V6)
-    nowhere = choice.validate("cuda fp16i8", V7)
+    elsewhere = validate("cuda fp16", V6)
+    nowhere = validate("cuda fp16i8", V7)
     assert not elsewhere.is_valid and elsewhere.is_elsewhere and elsewhere.runs
     assert isinstance(elsewhere.error, BackendUnavailable)
     assert not nowhere.is_valid and not nowhere.is_elsewhere and isinstance(nowhere.error, StrategyError)
@@ -154,7 +154,7 @@ HOSTILE = [
 @pytest.mark.parametrize("config", [None, V6, V7], ids=["no model", "v6", "v7"])
 @pytest.mark.parametrize("strategy", HOSTILE, ids=range(len(HOSTILE)))
 def test_anything_can_be_typed(strategy: str, config: ModelConfig | None) -> None:
-    check = choice.validate(strategy, config)
+    check = validate(strategy, config)
     assert check.is_valid == (strategy == "cpu fp32 *99" and config is None)
     if check.error is not None:
         for locale in ("en", "zh"):
@@ -164,7 +164,7 @@ def test_anything_can_be_typed(strategy: str, config: ModelConfig | None) -> Non
 
 
 def test_a_refusal_is_said_in_the_readers_language() -> None:
-    error = choice.validate("cpu fp32 *99", V6).error
+    error = validate("cpu fp32 *99", V6).error
     assert translate_error(error, "en")[0].endswith("it places 99 layers")
     assert "99" in translate_error(error, "zh")[0] and "层" in translate_error(error, "zh")[0]
     assert "25" in translate_error(error, "zh")[1]
@@ -229,7 +229,7 @@ def test_missing_packages_name_their_command(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(requirements, "package_availability", lambda: Availability(False, "x", "pip install rwkv"))
     missing = {row.kind.key for row in registry.kinds() if row.availability.way_out == "pip install rwkv"}
     assert missing == {"cpu", "cuda", "custom"}
-    check = choice.validate("cpu fp32", V6)
+    check = validate("cpu fp32", V6)
     assert check.is_elsewhere and "pip install rwkv" in translate_error(check.error, "zh")[1]
 
 
@@ -271,6 +271,6 @@ def test_the_command_installs_a_torch_the_project_takes() -> None:
     [("cpu fp16", "cpu_fp16"), ("cpu bf16", "cpu_bf16"), ("cpu fp32i8", "int8_head"), ("cpu fp32", "")],
 )
 def test_a_strategy_that_could_be_better_gets_a_remark(strategy: str, advice: str) -> None:
-    keys = [remark.key for remark in choice.validate(strategy, V6).remarks]
+    keys = [remark.key for remark in validate(strategy, V6).remarks]
     assert keys == ([f"strategy.advice.{advice}"] if advice else [])
     assert all(translate(key, "zh") != key for key in keys)

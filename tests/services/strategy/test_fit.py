@@ -19,8 +19,7 @@ from webapp.backends.rwkv_pip.requirements import footprint
 from webapp.engine.backend import RAM, Availability
 from webapp.i18n import translate
 from webapp.manager.memory import Gpu
-from webapp.services.strategy import choice
-from webapp.services.strategy.hardware import Hardware
+from webapp.services.strategy import Hardware, estimate, recommend
 from webapp.weights.architecture import describe
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.tensor_info import TensorInfo
@@ -108,7 +107,7 @@ def test_a_state_is_estimated_to_the_byte(tmp_path: Path) -> None:
 def test_the_real_peak_is_within_a_tenth(architecture: str, strategy: str, tmp_path: Path) -> None:
     """122 million parameters, 0.24 GB on disk; docs/memory.md has 1.6 billion."""
     write_big_checkpoint(tmp_path / "model.pth", architecture, n_layer=4, n_embd=768)
-    estimated = choice.estimate(inspect(tmp_path / "model.pth"), strategy, machine(64)).needed_bytes
+    estimated = estimate(inspect(tmp_path / "model.pth"), strategy, machine(64)).needed_bytes
     real = measure(tmp_path / "model.pth", strategy, tmp_path).peak
     assert abs(estimated - real) <= max(0.1 * real, SLACK_BYTES), f"{estimated / 1e6:.0f} MB, really {real / 1e6:.0f}"
 
@@ -128,36 +127,36 @@ def test_layers_are_counted_where_they_go(gpu: None) -> None:
     ("free_gb", "verdict"), [(64, "fits"), (6.9, "tight"), (6.0, "does_not_fit"), (0.1, "does_not_fit")]
 )
 def test_the_verdict_follows_what_is_free(free_gb: float, verdict: str) -> None:
-    found = choice.estimate(big("6"), "cpu fp32", machine(free_gb))
+    found = estimate(big("6"), "cpu fp32", machine(free_gb))
     assert found.verdict == verdict
     assert (found.answers == 0) is (verdict == "does_not_fit")
 
 
 def test_slots_are_limited_by_memory_and_settings() -> None:
-    found = choice.estimate(big("6"), "cpu bf16", machine(8), max_sequences=16, state_cache_bytes=10**8)
+    found = estimate(big("6"), "cpu bf16", machine(8), max_sequences=16, state_cache_bytes=10**8)
     left = found.free_bytes - found.needed_bytes - 10**8
     assert found.answers == 1 + left // found.state_bytes_per_answer and found.answers > 100
     assert found.usable_answers == 16
-    found = choice.estimate(big("6"), "cpu bf16", machine(64), max_sequences=4096)
+    found = estimate(big("6"), "cpu bf16", machine(64), max_sequences=4096)
     assert found.usable_answers == 64, "the backend's limit"
 
 
 def test_memory_the_running_engine_gives_back_counts_as_free() -> None:
-    assert choice.estimate(big("6"), "cpu fp32", machine(2)).verdict == "does_not_fit"
-    assert choice.estimate(big("6"), "cpu fp32", machine(2), reclaimable_bytes=6 * GB).verdict == "fits"
+    assert estimate(big("6"), "cpu fp32", machine(2)).verdict == "does_not_fit"
+    assert estimate(big("6"), "cpu fp32", machine(2), reclaimable_bytes=6 * GB).verdict == "fits"
 
 
 def test_a_strategy_that_does_not_fit_is_shown_with_one_that_does(gpu: None) -> None:
-    found = choice.estimate(big("6"), "cpu fp32", machine(4.0))
+    found = estimate(big("6"), "cpu fp32", machine(4.0))
     assert found.verdict == "does_not_fit" and found.needed_bytes - found.free_bytes > 2 * GB
     best = found.alternatives[0]
     assert best.verdict == "fits" and best.needed_bytes < 4.0 * GB
-    assert choice.estimate(big("6"), best.strategy, machine(4.0)).verdict == "fits"
+    assert estimate(big("6"), best.strategy, machine(4.0)).verdict == "fits"
     assert "cpu fp32" not in [other.strategy for other in found.alternatives]
 
 
 def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
-    found = choice.estimate(big("6"), "cuda fp16", machine(32, 2.2))
+    found = estimate(big("6"), "cuda fp16", machine(32, 2.2))
     assert found.verdict == "does_not_fit" and found.tightest.device == "cuda:0"
     assert found.free_bytes == 2.2 * GB
     streamed = [other for other in found.alternatives if other.verdict == "fits" and "cuda" in other.strategy]
@@ -165,22 +164,22 @@ def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
 
 
 def test_a_card_that_cannot_be_queried_is_not_promised(gpu: None) -> None:
-    found = choice.estimate(big("7"), "cuda fp16", machine(32))
+    found = estimate(big("7"), "cuda fp16", machine(32))
     assert found.verdict == "tight" and found.answers is None
 
 
 @pytest.mark.parametrize("strategy", ["cpu fp32i8", "cuda fp16 *5+", "nonsense", "cpu fp32 *99"])
 def test_what_cannot_run_says_why_and_what_could(strategy: str) -> None:
-    found = choice.estimate(big("7"), strategy, machine(32))
+    found = estimate(big("7"), strategy, machine(32))
     assert found.verdict == "cannot_run" and found.error is not None and found.devices == ()
     assert found.alternatives[0].strategy == "cpu fp32"
 
 
 def test_a_file_that_is_no_model_cannot_run(tmp_path: Path) -> None:
     write_state(tmp_path / "state.pth")
-    found = choice.estimate(inspect(tmp_path / "state.pth"), "cpu fp32", machine(32))
+    found = estimate(inspect(tmp_path / "state.pth"), "cpu fp32", machine(32))
     assert found.verdict == "cannot_run" and found.error.code == "not_a_model"
-    assert choice.recommend(machine(32), inspect(tmp_path / "state.pth")).strategy == ""
+    assert recommend(machine(32), inspect(tmp_path / "state.pth")).strategy == ""
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_the_fastest_that_fits_is_recommended(
 ) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
     monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
-    advice = choice.recommend(machine(free_gb, *vram), big(architecture))
+    advice = recommend(machine(free_gb, *vram), big(architecture))
     assert advice.strategy == strategy
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason, locale, **advice.params)
@@ -217,7 +216,7 @@ def test_the_native_engine_is_recommended_in_as_many_bits_as_fit(
 ) -> None:
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True))
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    advice = choice.recommend(machine(free_gb), big(architecture))
+    advice = recommend(machine(free_gb), big(architecture))
     assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason, locale, **advice.params)
@@ -233,7 +232,7 @@ def test_the_torch_engine_has_priority_over_the_package_on_a_cpu(
     monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(True))
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
     monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
-    advice = choice.recommend(machine(free_gb, *vram), big("7"))
+    advice = recommend(machine(free_gb, *vram), big("7"))
     assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason, locale, **advice.params)
@@ -244,11 +243,11 @@ def test_an_engine_that_has_to_be_built_first_is_recommended_where_no_other_fits
     free_gb: float, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True, is_ready=False))
-    assert choice.recommend(machine(free_gb), big("7")).strategy == strategy
+    assert recommend(machine(free_gb), big("7")).strategy == strategy
 
 
 def test_a_converted_file_is_run_as_it_was_made_for() -> None:
     made = replace(big("6"), converted_strategy="cpu bf16")
-    assert choice.recommend(machine(32), made).strategy == "cpu bf16"
-    assert choice.estimate(made, "cpu fp32", machine(32)).verdict == "cannot_run"
-    assert choice.estimate(made, "cpu  bf16", machine(32)).verdict == "fits"
+    assert recommend(machine(32), made).strategy == "cpu bf16"
+    assert estimate(made, "cpu fp32", machine(32)).verdict == "cannot_run"
+    assert estimate(made, "cpu  bf16", machine(32)).verdict == "fits"

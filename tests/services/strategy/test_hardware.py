@@ -12,9 +12,9 @@ import pytest
 
 from webapp.manager import memory
 from webapp.manager.memory import Gpu
+from webapp.services import strategy
 from webapp.services.library.placing import free_bytes
-from webapp.services.strategy import hardware
-from webapp.services.strategy.hardware import Probe
+from webapp.services.strategy import Probe
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4060", 8 << 30, 6 << 30)
 
@@ -32,10 +32,10 @@ def test_a_folder_that_is_not_there_yet_has_the_disk_it_would_be_on(tmp_path: Pa
 
 def test_figures_are_kept_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(hardware, "available_bytes", lambda: calls.append(1) or 1000 + len(calls))
+    monkeypatch.setattr(strategy, "available_bytes", lambda: calls.append(1) or 1000 + len(calls))
     probe = Probe()
     assert probe.read() == probe.read() and len(calls) == 1
-    monkeypatch.setattr(hardware, "KEPT_S", -1.0)
+    monkeypatch.setattr(strategy, "KEPT_S", -1.0)
     assert probe.read().ram_available == 1002
 
 
@@ -136,8 +136,8 @@ def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -
 
 def test_probing_the_machine_imports_neither_numpy_nor_torch() -> None:
     code = (
-        "import sys; from webapp.engine import registry; from webapp.services.strategy import choice, hardware;"
-        "hardware.probe(); registry.kinds(); choice.validate('cpu fp32 *3 -> cpu bf16');"
+        "import sys; from webapp.engine import registry; from webapp.services import strategy;"
+        "strategy.probe(); registry.kinds(); strategy.validate('cpu fp32 *3 -> cpu bf16');"
         "sys.exit(str({'torch', 'numpy', 'rwkv'} & set(sys.modules) or 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
@@ -146,12 +146,12 @@ def test_probing_the_machine_imports_neither_numpy_nor_torch() -> None:
 
 def test_an_estimate_brings_no_torch() -> None:
     code = (
-        "import sys; from webapp.services.strategy import choice, hardware;"
+        "import sys; from webapp.services import strategy;"
         "from webapp.weights.inspection import inspect;"
         "from webapp.resources import STARTER_MODEL, resource_dir;"
         "found = inspect(resource_dir('models') / STARTER_MODEL);"
-        "assert choice.recommend(hardware.probe(), found).strategy;"
-        "assert choice.estimate(found, 'cpu bf16', hardware.probe()).devices;"
+        "assert strategy.recommend(strategy.probe(), found).strategy;"
+        "assert strategy.estimate(found, 'cpu bf16', strategy.probe()).devices;"
         "sys.exit(str({'torch', 'rwkv'} & set(sys.modules) or 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)

@@ -9,7 +9,7 @@ from webapp.backends.native.backend import NativeBackend
 from webapp.backends.pytorch.backend import TorchBackend
 from webapp.engine.backend import Availability
 from webapp.manager.library import ModelLibrary
-from webapp.services.strategy.choice import strategy_for, strategy_on_load
+from webapp.services.strategy import strategy_for, strategy_on_load
 
 INT8 = "cpu fp32i8 -> cpu fp32 *1"
 

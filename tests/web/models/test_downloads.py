@@ -9,7 +9,7 @@ import pytest
 from tests.services.downloads.hub_server import HubServer, answer
 from tests.services.library.library_folder import good_bytes
 from webapp.services.downloads.catalogue import best
-from webapp.services.strategy.hardware import Hardware
+from webapp.services.strategy import Hardware
 
 FILE = "fresh.safetensors"
 

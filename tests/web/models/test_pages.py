@@ -14,7 +14,7 @@ from tests.services.library.library_folder import good_bytes, tree
 from tests.weights.make_checkpoints import write_tensors
 from tests.wording import error_text, is_refused, pattern, says, text
 from webapp.errors import translate_error
-from webapp.services.strategy.hardware import probe
+from webapp.services.strategy import probe
 from webapp.web.kit import page as page_kit
 from webapp.web.models.views import PAGE
 from webapp.weights.convert.conversion import convert

@@ -3,7 +3,7 @@
 import pytest
 
 from webapp.engine.registry import kinds
-from webapp.services.strategy.choice import comparison
+from webapp.services.strategy import comparison
 
 
 def test_every_kind_of_the_tables_is_one_of_the_builders():

@@ -20,7 +20,7 @@ from webapp.engine.registry import BackendEntry
 from webapp.errors import StrategyError
 from webapp.manager.manager import ModelManager
 from webapp.services.bench import speed
-from webapp.services.strategy import choice, hardware
+from webapp.services.strategy import Hardware, estimate, validate
 
 MODEL = "six.safetensors"
 GB = 10**9
@@ -90,7 +90,7 @@ def test_a_wrong_option_is_refused_with_the_valid_ones(browser):
     mine = browser.presets.create("Mine", {"model": MODEL})
     status, _, page = browser.save(mine.id, build_kind="custom", strategy="toy green")
     assert status == 422 and "colour, level, polished" in page
-    assert choice.validate("toy red", None).is_valid
+    assert validate("toy red", None).is_valid
 
 
 def test_it_is_in_the_comparison(browser):
@@ -101,8 +101,8 @@ def test_it_is_in_the_comparison(browser):
 @pytest.mark.parametrize(("level", "verdict"), [(1, "fits"), (9, "does_not_fit")])
 def test_the_fit_estimate_asks_its_footprint(browser, level, verdict):
     found = browser.manager.library.entry(MODEL).inspection
-    machine = hardware.Hardware("cpu", 4, 8, 8 * GB, 4 * GB, ())
-    estimated = choice.estimate(found, f"toy level={level}", machine)
+    machine = Hardware("cpu", 4, 8, 8 * GB, 4 * GB, ())
+    estimated = estimate(found, f"toy level={level}", machine)
     assert (estimated.verdict, estimated.needed_bytes) == (verdict, level * GB + 1000)
     assert "toy red" in [other.strategy for other in estimated.alternatives] or verdict == "fits"
 
@@ -141,7 +141,7 @@ def test_one_that_is_not_available_says_why_everywhere(browser, bench, monkeypat
     card = browser.part("/presets/builder", model=MODEL, build_kind="cpu")
     card = card[card.index('id="build-toy"') :]
     assert "disabled" in card.partition(">")[0] and "The box is empty. Buy batteries." in card
-    assert choice.validate("toy red", browser.manager.library.entry(MODEL).inspection.config).is_elsewhere
+    assert validate("toy red", browser.manager.library.entry(MODEL).inspection.config).is_elsewhere
     code, _, said = bench("toy red")
     assert code != 0 and "the box is empty" in said and "Buy batteries." in said
 

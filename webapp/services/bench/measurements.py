@@ -20,8 +20,7 @@ from webapp.engine.registry import resolve_strategy
 from webapp.errors import ModelError, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs, Running
-from webapp.services.strategy.choice import bytes_a_token
-from webapp.services.strategy.hardware import probe
+from webapp.services.strategy import bytes_a_token, probe
 from webapp.settings import Settings
 from webapp.storage.bench import Measurement, MeasurementStore
 from webapp.storage.database import Database

@@ -35,7 +35,7 @@ from webapp.manager.manager import ModelManager
 from webapp.manager.memory import peak_bytes, resident_bytes
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
-from webapp.services.strategy.choice import bytes_a_token
+from webapp.services.strategy import bytes_a_token
 from webapp.settings import Settings
 
 TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"

@@ -23,8 +23,7 @@ from msgspec.structs import replace
 from webapp.engine.backend import RAM
 from webapp.engine.state import ARCHITECTURES, ModelConfig
 from webapp.services.downloads.hubs import REPOSITORY
-from webapp.services.strategy.choice import FITS, recommend
-from webapp.services.strategy.hardware import Hardware
+from webapp.services.strategy import FITS, Hardware, recommend
 from webapp.weights.inspection import Inspection
 from webapp.weights.tensor_info import TensorInfo
 

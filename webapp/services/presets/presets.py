@@ -33,7 +33,7 @@ from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
 from webapp.services.presets.fields import BY_NAME, CHAT_MAX_TOKENS, changed_names, checked_fields, put
 from webapp.services.presets.files import read_runner_presets
-from webapp.services.strategy.choice import recommended_strategy
+from webapp.services.strategy import recommended_strategy
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore

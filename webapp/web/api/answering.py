@@ -35,7 +35,7 @@ from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest
 from webapp.services.generation.structure import left_out
-from webapp.services.strategy.choice import strategy_on_load
+from webapp.services.strategy import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import ANY_MODEL, error_body

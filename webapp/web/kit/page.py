@@ -43,7 +43,7 @@ from webapp.errors import RoostError, translate_error
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
 from webapp.i18n.translation import LOCALE_COOKIE
 from webapp.manager.library import STATE_ENDINGS, STATES
-from webapp.services.strategy.hardware import Hardware, probe
+from webapp.services.strategy import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.people import NOBODY, Person
 from webapp.storage.tools import ToolStore

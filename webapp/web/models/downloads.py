@@ -19,7 +19,7 @@ from webapp.services.downloads.downloads import KIND
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
 from webapp.services.library.placing import free_bytes
-from webapp.services.strategy.choice import strategy_on_load
+from webapp.services.strategy import strategy_on_load
 from webapp.web.jobs import describes, time_text
 from webapp.web.kit.page import Choice, PageContext, Values, current_page, fresh_page, refused_status, render_page
 

@@ -16,7 +16,7 @@ from webapp.engine.options import EngineOptions
 from webapp.errors import ModelNotFound, RoostError, WeightsError
 from webapp.services.library.model_files import Parts, Upload
 from webapp.services.presets.fields import checked_fields
-from webapp.services.strategy.choice import strategy_on_load
+from webapp.services.strategy import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id, wants_fragment
 from webapp.web.login import page_before

@@ -25,7 +25,7 @@ from webapp.manager.memory import COMPILING
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
 from webapp.services.library.model_files import HOLDS_A_MODEL, IMPORT, IMPORT_MODES
 from webapp.services.library.placing import free_bytes
-from webapp.services.strategy.choice import CANNOT_RUN, FITS, TIGHT, Fit, estimate, recommend, strategy_for, validate
+from webapp.services.strategy import CANNOT_RUN, FITS, TIGHT, Fit, estimate, recommend, strategy_for, validate
 from webapp.web.jobs import job_list
 from webapp.web.kit.page import Choice, PageContext, Toast, Values, html_id, moment_text, parameters_text
 from webapp.web.models.downloads import known_section

@@ -16,7 +16,7 @@ from webapp.engine.registry import build, read_builder
 from webapp.engine.state import ModelConfig
 from webapp.i18n import say, sentences, size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
-from webapp.services.strategy.choice import (
+from webapp.services.strategy import (
     CANNOT_RUN,
     FITS,
     TIGHT,
@@ -24,11 +24,11 @@ from webapp.services.strategy.choice import (
     Fit,
     StrategyCheck,
     estimate,
+    kept,
     kinds_here,
     recommend,
     validate,
 )
-from webapp.services.strategy.hardware import kept
 from webapp.web.kit.page import Choice, PageContext, Values
 from webapp.weights.inspection import Inspection
 

@@ -12,7 +12,7 @@ from webapp.chat.messages import ThinkMode
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import BY_NAME, PARAMETERS, SAMPLING, Parameter, escaped, flat, plain, read_fields
 from webapp.services.presets.presets import SaveOutcome, is_as_shipped_name, mode_of
-from webapp.services.strategy.choice import validate
+from webapp.services.strategy import validate
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import Choice, FormField, PageContext
 from webapp.web.presets.builder import BuilderChoice, read_choice

@@ -33,8 +33,7 @@ from webapp.services.presets.fields import (
 from webapp.services.presets.files import FILE_CHARS
 from webapp.services.presets.presets import SaveOutcome, published_sampling
 from webapp.services.states import StateEntry
-from webapp.services.strategy.choice import comparison, kinds_here
-from webapp.services.strategy.hardware import kept
+from webapp.services.strategy import comparison, kept, kinds_here
 from webapp.storage.presets import Preset
 from webapp.web.kit import page as kit
 from webapp.web.presets.builder import BuilderChoice, builder_panel, choice_of, machine_facts, read_choice, why_not
