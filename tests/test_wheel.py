@@ -34,7 +34,7 @@ def test_the_wheel_carries_pages_and_catalogues(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "webapp/_bundled/templates/base.html" in names
     assert "webapp/_bundled/static/vendor/htmx.min.js" in names
-    assert "webapp/services/held_out.jsonl" in names
+    assert "webapp/cli/held_out.jsonl" in names
     models = {name for name in names if name.startswith("webapp/_bundled/models/")}
     assert {name.rpartition("/")[2] for name in models} == {"README.md", "roost-starter-v7.safetensors"}
     assert "webapp/i18n/catalogue/zh/errors.json" in names

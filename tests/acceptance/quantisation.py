@@ -35,8 +35,8 @@ from webapp.chat.formats import default_template
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import fenced_calls, json_offer
+from webapp.cli.evaluate import PromptCase, ToolCase, evenly, held_out
 from webapp.engine.registry import resolve_strategy
-from webapp.services.evaluation import PromptCase, ToolCase, evenly, held_out
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.inspection import inspect, used_token_bitmap

@@ -20,7 +20,7 @@ from models.starter.data.paraphrases import UNKNOWN, closeness, paraphrase, patt
 from models.starter.data.smalltalk import intents, too_close_to_held_out
 from models.starter.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
 from models.starter.data.wide_words import WideWords, evaluation_words
-from webapp.services.evaluation import CASES
+from webapp.cli.evaluate import CASES
 from webapp.tools.schema_check import argument_problems
 
 DOCUMENTS = 3000

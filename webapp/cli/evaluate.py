@@ -1,16 +1,24 @@
-"""`roost eval`: held-out prompts and function calls on any model. The last line is one JSON document."""
+"""`roost eval`: any model's answers to cases that were not in the starter model's training data, scored.
+
+``held_out.jsonl`` has one case per line, written by ``python -m models.starter.data.heldout``. The cases never change,
+so the figures of different models can be compared. :mod:`webapp.tools.bench` scores calls, as in the tool bench. The
+last line printed is one JSON document.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec import to_builtins
+from msgspec import Struct, field, to_builtins
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import render
@@ -20,12 +28,15 @@ from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
-from webapp.services.evaluation import PromptCase, ToolCase, confusion, evenly, held_out, score_prompt, score_tools
 from webapp.services.generation.generation import Generation, generate
 from webapp.services.generation.request import template_of
 from webapp.services.generation.structure import call_constraint
-from webapp.tools.bench import shares
+from webapp.tools.bench import ExpectedCall, read_answer, score_calls, shares
 
+CASES = Path(__file__).with_name("held_out.jsonl")
+CALL, NO_CALL, TWO_CALLS, ASK_BACK = "call", "no_call", "two_calls", "ask_back"
+LOOP_TIMES = 4
+LOOP_CHARS = 24
 AT_ONCE = 8
 MOST = {"tools": 240, "natural": 160, "prompts": 100}
 """Numbers of cases; of prompts, per language."""
@@ -36,6 +47,55 @@ TOOL_FIGURES = ("decision", "valid_json", "name", "arguments")
 PROMPT_FIGURES = ("ends_turn", "no_loop", "on_topic")
 
 Case = TypeVar("Case")
+
+
+class ToolCase(Struct, frozen=True):
+    """``tools``: `function` objects as in the OpenAI API. ``calls`` is empty if the correct answer is text."""
+
+    kind: str
+    language: str
+    tools: list[dict[str, Any]]
+    messages: list[dict[str, str]]
+    calls: list[ExpectedCall] = field(default_factory=list)
+
+
+class PromptCase(Struct, frozen=True):
+    """An answer is on topic if it contains one of the keywords, ignoring case."""
+
+    language: str
+    topic: str
+    messages: list[dict[str, str]]
+    keywords: tuple[str, ...]
+
+    def is_on_topic(self, answer: str) -> bool:
+        return any(keyword.lower() in answer.lower() for keyword in self.keywords)
+
+
+class HeldOut(Struct, frozen=True):
+    """``tools``: random tools. ``natural``: realistic tools. ``prompts``: small talk and how-to questions, by language.
+    Half of each is English, half Chinese."""
+
+    tools: list[ToolCase]
+    natural: list[ToolCase]
+    prompts: dict[str, list[PromptCase]]
+
+
+class ToolScore(Struct, frozen=True):
+    """``decision``: a call was made if and only if one was expected. The others are None if no call is expected."""
+
+    kind: str
+    language: str
+    decision: bool
+    valid_json: bool | None = None
+    name: bool | None = None
+    arguments: bool | None = None
+
+
+class PromptScore(Struct, frozen=True):
+    language: str
+    ends_turn: bool
+    no_loop: bool
+    on_topic: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,3 +208,44 @@ def _number_up_to(most: int) -> Callable[[str], int]:
         return found
 
     return number
+
+
+def held_out() -> HeldOut:
+    """All cases, in order."""
+    rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    parts = {part: [row["case"] for row in rows if row["part"] == part] for part in ("tools", "natural", "prompts")}
+    prompts = [PromptCase(**{**row, "keywords": tuple(row["keywords"])}) for row in parts["prompts"]]
+    return HeldOut(
+        [_tool_case(row) for row in parts["tools"]],
+        [_tool_case(row) for row in parts["natural"]],
+        {language: [case for case in prompts if case.language == language] for language in ("en", "zh")},
+    )
+
+
+def evenly(cases: list[ToolCase], count: int) -> list[ToolCase]:
+    """``count`` cases, evenly distributed, because the cases are sorted by kind."""
+    return [cases[number * len(cases) // count] for number in range(count)]
+
+
+def score_tools(case: ToolCase, answer: str) -> ToolScore:
+    found = score_calls(case.calls if case.kind in (CALL, TWO_CALLS) else (), read_answer(answer))
+    return ToolScore(case.kind, case.language, found.decision, found.readable, found.name, found.arguments)
+
+
+def score_prompt(case: PromptCase, answer: str, ends_turn: bool) -> PromptScore:
+    return PromptScore(case.language, ends_turn, not has_loop(answer), case.is_on_topic(answer))
+
+
+def has_loop(text: str) -> bool:
+    """True if the text ends with one string repeated :data:`LOOP_TIMES` times over :data:`LOOP_CHARS` characters."""
+    match = re.search(rf"(.{{1,80}}?)\1{{{LOOP_TIMES - 1},}}\s*\Z", text, re.DOTALL)
+    return match is not None and len(match[0]) >= LOOP_CHARS
+
+
+def confusion(scores: Iterable[ToolScore]) -> Mapping[str, int]:
+    """Number of correct and wrong decisions by kind of case: ``kind:right`` and ``kind:wrong``."""
+    return Counter(f"{score.kind}:{'right' if score.decision else 'wrong'}" for score in scores)
+
+
+def _tool_case(row: dict[str, Any]) -> ToolCase:
+    return ToolCase(**{**row, "calls": [ExpectedCall(**call) for call in row["calls"]]})

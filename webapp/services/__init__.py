@@ -4,7 +4,6 @@ generation   one answer of the model, from a request to its events; answers for 
 chat         a chat's answers: generated in a server thread, followed by any number of pages; its tools
 tools        MCP servers and their tools; a tool tried by hand
 bench        how fast a model runs on this machine; how well it calls tools, case by case
-evaluation   held-out cases, and the scoring of answers to them
 attachments  files in a chat: upload, texts for prompts and searches
 compose      pieces of a music model
 notebook     plain texts that the model continues: continuation, undo, alternatives for each token

@@ -18,7 +18,7 @@ from models.starter.data.smalltalk import Intent, intents, vary
 from models.starter.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
 from models.starter.data.tool_formats import COMPACT
 from models.starter.data.words import Words
-from webapp.services.evaluation import PromptCase, ToolCase
+from webapp.cli.evaluate import PromptCase, ToolCase
 from webapp.tools.bench import ExpectedCall
 
 TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import main
-from webapp.services.evaluation import PromptCase, ToolCase, evenly, has_loop, held_out, score_prompt, score_tools
+from webapp.cli.evaluate import PromptCase, ToolCase, evenly, has_loop, held_out, score_prompt, score_tools
 from webapp.tools.bench import ExpectedCall, shares
 
 PARIS = ExpectedCall("get_weather", {"city": "Paris"})
