@@ -16,8 +16,8 @@ from webapp.engine.registry import BackendEntry, resolve_strategy
 from webapp.weights.adapter import AdapterChoice
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.plan import ConversionOptions
+from webapp.weights.file_format import model_identity
 from webapp.weights.inspection import inspect
-from webapp.weights.model_folder import model_identity
 
 QUANTISED = {"native": "native q4", "ggml": "rwkv.cpp q8_0"}
 IDS = [1, 7, 3, 250]

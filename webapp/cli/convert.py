@@ -22,7 +22,7 @@ from webapp.manager.library import ModelLibrary
 from webapp.manager.memory import peak_bytes
 from webapp.weights.convert.conversion import Converted, convert
 from webapp.weights.convert.plan import CONVERSIONS, ConversionOptions, ConversionProgress, default_name
-from webapp.weights.model_folder import is_model_folder_at
+from webapp.weights.file_format import is_model_folder_at
 
 CANCELLED = 130
 

@@ -16,10 +16,10 @@ from msgspec import Struct
 from webapp.errors import FileMissing, FileReadingFailed, ModelNotFound, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.resources import STARTER_MODEL, resource_dir
-from webapp.weights import model_folder
+from webapp.weights import file_format
+from webapp.weights.file_format import is_model_folder, is_model_folder_at
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import Inspection
-from webapp.weights.model_folder import is_model_folder, is_model_folder_at
 
 STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state", ".npy")
 MODEL_ENDINGS = (".pth", ".safetensors", ".st", ".bin", ".gguf")
@@ -61,7 +61,7 @@ def _free_prefix(folder: Path, taken: set[str]) -> str:
 
 def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[Path]:
     """Model files below ``folder``, except in hidden folders and ``states``. A folder that is one model (see
-    :mod:`webapp.weights.model_folder`) is returned as one, not its files.
+    :mod:`webapp.weights.file_format`) is returned as one, not its files.
 
     Links to folders are followed, but each real folder is read once: a link to a parent ends there. ``dates`` receives
     every folder that was read, with its date (see :func:`folder_date`) before reading.
@@ -413,7 +413,7 @@ def _unreadable_name(file: ModelFile) -> RoostError:
 
 def stamp_of(path: Path) -> Stamp:
     try:
-        return model_folder.stamp_of(path)
+        return file_format.stamp_of(path)
     except OSError:
         return 0, 0
 

@@ -41,8 +41,8 @@ from webapp.manager.health import is_out_of_memory
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
+from webapp.weights.file_format import model_identity
 from webapp.weights.inspection import tokenizer_of
-from webapp.weights.model_folder import model_identity
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0

@@ -46,9 +46,9 @@ from webapp.manager.target import (
 )
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
+from webapp.weights.file_format import content_digest, model_identity, stamp_of
 from webapp.weights.file_reader import FAILED_FILES, FileReader
 from webapp.weights.inspection import Inspection
-from webapp.weights.model_folder import content_digest, model_identity, stamp_of
 
 if TYPE_CHECKING:
     import numpy as np

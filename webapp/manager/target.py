@@ -23,8 +23,8 @@ from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer
 from webapp.weights import inspection as inspections
+from webapp.weights.file_format import stamp_of
 from webapp.weights.inspection import Inspection, require_model
-from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
 
 if TYPE_CHECKING:

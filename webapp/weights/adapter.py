@@ -28,9 +28,8 @@ from webapp.errors import ConversionError
 from webapp.i18n import Text
 from webapp.weights.architecture import ADAPTERS, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
-from webapp.weights.file_format import read_contents
+from webapp.weights.file_format import PEFT_CONFIG, PEFT_WEIGHTS, read_contents, read_json, stamp_of
 from webapp.weights.inspection import inspect, require_model
-from webapp.weights.model_folder import PEFT_CONFIG, PEFT_WEIGHTS, read_json, stamp_of
 from webapp.weights.spelling import in_official_spelling
 from webapp.weights.tensor_info import FileContents, TensorInfo
 

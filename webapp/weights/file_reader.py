@@ -31,8 +31,8 @@ from webapp.errors import FileReadingFailed, error_from_dict
 from webapp.i18n import Text, plain, text_from_plain
 from webapp.weights.child_process import close_pipes, framed, read_frame, start_process, write_frame
 from webapp.weights.convert.plan import ConversionOptions
+from webapp.weights.file_format import is_model_folder_at, stamp_of
 from webapp.weights.inspection import Inspection
-from webapp.weights.model_folder import is_model_folder_at, stamp_of
 from webapp.weights.state_sheet import PrefixSheet, StateMeasures, StateSheet
 from webapp.weights.tensor_info import shared
 

@@ -33,9 +33,8 @@ from webapp.weights.architecture import (
     parameter_count,
     without_adapters,
 )
-from webapp.weights.file_format import FORMAT_NAMES, read_contents
+from webapp.weights.file_format import FORMAT_NAMES, read_contents, stamp_of
 from webapp.weights.ggml_header import read_gguf_vocabulary
-from webapp.weights.model_folder import stamp_of
 from webapp.weights.spelling import in_official_spelling
 from webapp.weights.tensor_info import FileContents, TensorInfo, shared
 

@@ -68,7 +68,7 @@ class PrefixSheet(Struct, frozen=True):
 
     ``kind``: prompt, tools or document. ``tokens``: their number; ``ids``: digest of their ids. ``model`` and
     ``strategy`` were used for it; ``made_for`` is that model's identity
-    (:func:`webapp.weights.model_folder.model_identity`). ``made_at``: seconds since 1970.
+    (:func:`webapp.weights.file_format.model_identity`). ``made_at``: seconds since 1970.
     """
 
     kind: str

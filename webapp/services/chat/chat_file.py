@@ -60,8 +60,8 @@ from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat, ChatTools, StoredMessage, message_to_dict
 from webapp.storage.tools import ToolStore
+from webapp.weights.file_format import content_digest, stamp_of
 from webapp.weights.inspection import require_model
-from webapp.weights.model_folder import content_digest, stamp_of
 
 ENDING = ".rwkvchat"
 FORMAT = "rwkvchat-1"

@@ -25,7 +25,7 @@ from webapp.i18n import Text, size_text
 from webapp.manager.library import MODEL_ENDINGS
 from webapp.services.library.placing import replace_file
 from webapp.settings import Settings
-from webapp.weights.model_folder import is_model_folder
+from webapp.weights.file_format import is_model_folder
 
 if TYPE_CHECKING:
     import httpx

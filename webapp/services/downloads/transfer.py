@@ -35,7 +35,7 @@ from webapp.services.library.placing import (
     write_all,
     writing,
 )
-from webapp.weights.model_folder import stamp_of
+from webapp.weights.file_format import stamp_of
 
 PARTS = ".downloads"
 TRIES, PROGRESS_BYTES = 5, 1 << 20

@@ -30,9 +30,17 @@ from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import DONE, Job, Jobs, Running
 from webapp.services.library import placing
-from webapp.weights.file_format import SMALLEST_FILE_BYTES, check_readable, sniff
+from webapp.weights.file_format import (
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    SMALLEST_FILE_BYTES,
+    check_readable,
+    is_model_folder,
+    is_model_folder_at,
+    sniff,
+    stamp_of,
+)
 from webapp.weights.file_reader import FileReader
-from webapp.weights.model_folder import PEFT_CONFIG, PEFT_WEIGHTS, is_model_folder, is_model_folder_at, stamp_of
 
 UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap

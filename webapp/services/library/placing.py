@@ -24,10 +24,9 @@ from msgspec.structs import asdict
 from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.i18n import Text, size_text, system_reason
 from webapp.manager.library import MODEL_ENDINGS, STATES
-from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES
+from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES, stamp_of
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import Inspection
-from webapp.weights.model_folder import stamp_of
 
 LONGEST_BYTES = 200  # most file systems take 255; room for " (2)" and ".part"
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\u200b-\u200f\u2028-\u202e\u2066-\u2069]')

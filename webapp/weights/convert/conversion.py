@@ -21,9 +21,8 @@ from webapp.weights.convert.ggml import GgmlSource
 from webapp.weights.convert.plan import ConversionOptions, IsCancelled, Meter, Plan, ReportProgress, conversion_to
 from webapp.weights.convert.source import Source
 from webapp.weights.convert.writers import new_container
-from webapp.weights.file_format import EXTENSIONS, read_contents
+from webapp.weights.file_format import EXTENSIONS, read_contents, stamp_of
 from webapp.weights.inspection import inspect, require_model
-from webapp.weights.model_folder import stamp_of
 from webapp.weights.tensor_info import FileContents, TensorInfo
 
 if TYPE_CHECKING:

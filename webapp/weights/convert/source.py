@@ -24,8 +24,8 @@ from webapp.weights.adapter import BLOCK_BYTES, FLOATS, Adapter, AdapterChoice
 from webapp.weights.architecture import WHOLE_MODEL, without_adapters
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.convert.plan import ConversionOptions, Plan, PlannedTensor
+from webapp.weights.file_format import CHAT_TEMPLATE, CONFIG, GENERATION
 from webapp.weights.inspection import inspect, require_model
-from webapp.weights.model_folder import CHAT_TEMPLATE, CONFIG, GENERATION
 from webapp.weights.spelling import ARCHITECTURE_KEY, LAYOUT_KEY, WEB_RWKV, WebSpelling, web_rwkv_spelling
 from webapp.weights.tensor_info import ITEM_BYTES, ZEROS, TensorInfo
 

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
+from webapp.weights.file_format import INDEXES
 from webapp.weights.ggml_header import (
     DEFAULT_ALIGNMENT,
     GGMF_DTYPES,
@@ -35,7 +36,6 @@ from webapp.weights.ggml_header import (
     GGUF_UINT32,
     GGUF_VERSIONS,
 )
-from webapp.weights.model_folder import INDEXES
 from webapp.weights.safetensors_header import DTYPES
 from webapp.weights.tensor_info import TensorInfo
 
