@@ -13,8 +13,8 @@ from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_out
 from tests.waiting import wait_until
 from webapp.engine.outputs import FinishReason
 from webapp.errors import EngineCrashed, OutOfMemory
-from webapp.manager.health import EngineExit, MemoryFacts, crash_error
-from webapp.manager.memory import memory_facts, oom_kills
+from webapp.manager.client import EngineExit, crash_error
+from webapp.manager.memory import MemoryFacts, memory_facts, oom_kills
 
 KILLED_FOR_MEMORY = "reason.manager.killed_for_memory"
 

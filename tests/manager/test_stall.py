@@ -16,9 +16,9 @@ from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason
 from webapp.manager.client import ProcessEngineClient
 from webapp.manager.handles import EngineSilent
-from webapp.manager.health import StallLimits
 from webapp.manager.messages import Heartbeat, Loading
 from webapp.manager.session import StallWatch
+from webapp.manager.supervisor import StallLimits
 
 LIMITS = StallLimits(silent_s=60, step_s=600, notice_s=5, look_every_s=1)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

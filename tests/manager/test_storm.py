@@ -10,7 +10,7 @@ from tests.manager.conftest import request
 from tests.waiting import PATIENCE_S, wait_until
 from webapp.engine.outputs import TokenOutput
 from webapp.errors import RoostError
-from webapp.manager.health import StallLimits
+from webapp.manager.supervisor import StallLimits
 
 SECONDS = 3.0
 

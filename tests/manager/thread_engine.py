@@ -7,8 +7,7 @@ import signal
 import threading
 import traceback
 
-from webapp.manager.client import TERMINATE_GRACE_S, EngineClient, OnExit, OnMessage
-from webapp.manager.health import EngineExit
+from webapp.manager.client import TERMINATE_GRACE_S, EngineClient, EngineExit, OnExit, OnMessage
 from webapp.manager.loop import EngineLoop
 from webapp.manager.messages import Command, Message, Shutdown, pack, read_command, read_message
 

@@ -1,4 +1,4 @@
-"""Starts an engine in its own process and communicates with it.
+"""Starts an engine in its own process, communicates with it, and says why it ended.
 
 Messages arrive on a thread of the client; ``on_exit`` is called once, after the last message. No call blocks on the
 engine, except ``close``.
@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
 from typing import IO, Protocol
 
-from webapp.manager.health import EngineExit
+from msgspec import Struct
+
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory
+from webapp.i18n import Text
+from webapp.manager.memory import MemoryFacts, is_out_of_memory
 from webapp.manager.messages import Command, Message, Shutdown, WarmUp, pack, read_message
 from webapp.weights.child_process import close_pipes, start_process, write_frame
 
@@ -24,6 +30,24 @@ LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0
 KILL_GRACE_S = 10.0
 AHEAD_KEPT_S = 600.0
+NATIVE_FAULTS = {
+    "SIGSEGV": Text("reason.manager.sigsegv"),
+    "SIGBUS": Text("reason.manager.sigbus"),
+    "SIGABRT": Text("reason.manager.sigabrt"),
+    "SIGILL": Text("reason.manager.sigill"),
+    "SIGFPE": Text("reason.manager.sigfpe"),
+}
+WINDOWS_FAULTS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000409: "SIGABRT"}
+"""NTSTATUS values that Windows returns as exit codes."""
+ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b.*$")
+
+
+class EngineExit(Struct, frozen=True):
+    """``exit_code`` as in :mod:`subprocess`: a negative value is a signal. ``last_words``: the end of its stderr."""
+
+    exit_code: int | None
+    last_words: str = ""
+
 
 OnMessage = Callable[[Message], None]
 OnExit = Callable[[EngineExit], None]
@@ -233,3 +257,55 @@ class _Spare:
                 return
             self._has_ended, on_exit = True, self._on_exit
         on_exit(found)
+
+
+def crash_error(found: EngineExit, memory: MemoryFacts | None = None, oom_kills: int | None = None) -> ModelError:
+    """OutOfMemory if the last words say so, or if it was killed and ``oom_kills``, the system's current count of
+    processes killed for lack of memory, is higher than in ``memory``. Otherwise EngineCrashed with the most precise
+    known reason."""
+    words = last_line(found.last_words)
+    if is_out_of_memory(found.last_words):
+        return OutOfMemory(reason=words)
+    before = memory.oom_kills if memory else None
+    if memory and signal_name(found.exit_code) == "SIGKILL" and None not in (before, oom_kills) and oom_kills != before:
+        return OutOfMemory(reason=memory.sentence())
+    return EngineCrashed(reason=reason_text(found.exit_code, words, memory))
+
+
+def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> Text | str:
+    name = signal_name(exit_code)
+    if name == "SIGKILL":
+        killed = Text("reason.manager.sigkill")
+        if memory is not None and memory.is_low:
+            killed = Text("reason.manager.killed_for_memory")
+        return Text("reason.manager.and_more", what=killed, more=memory.sentence()) if memory else killed
+    if name in NATIVE_FAULTS:
+        fault = NATIVE_FAULTS[name]
+        return Text("reason.manager.last_words", what=fault, words=words) if words else fault
+    if name:
+        return Text("reason.manager.ended_by_signal", signal=name)
+    return words or Text("reason.manager.ended_with_code", code=str(exit_code))
+
+
+def signal_name(exit_code: int | None) -> str:
+    """A name such as ``SIGKILL``; "" if no signal ended it. Containers and shells report SIGKILL as 137."""
+    if exit_code is None:
+        return ""
+    if exit_code == 137:
+        return "SIGKILL"
+    if exit_code & 0xFFFFFFFF in WINDOWS_FAULTS:
+        return WINDOWS_FAULTS[exit_code & 0xFFFFFFFF]
+    try:
+        return signal.Signals(-exit_code).name if exit_code < 0 else ""
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def last_line(words: str) -> str:
+    """The most informative line: the last ``SomeError: …`` of a traceback, else faulthandler's, else the last one."""
+    lines = [line.rstrip() for line in words.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if ERROR_LINE.match(line):
+            return line
+    fatal = [line for line in lines if line.startswith("Fatal Python error:")]
+    return (fatal or lines or [""])[-1].strip()

@@ -37,7 +37,7 @@ from webapp.engine.state import RecurrentState, Snapshot
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager import messages
-from webapp.manager.health import is_out_of_memory
+from webapp.manager.memory import is_out_of_memory
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame

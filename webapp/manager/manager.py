@@ -29,10 +29,9 @@ from webapp.engine.state import ModelConfig, RecurrentState, Snapshot
 from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.handles import Quota, RequestHandle
-from webapp.manager.health import StallLimits
 from webapp.manager.library import ModelLibrary
 from webapp.manager.memory import AutomaticEngine, FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
-from webapp.manager.supervisor import Supervisor
+from webapp.manager.supervisor import StallLimits, Supervisor
 from webapp.manager.target import (
     Choice,
     ModelStatus,

@@ -1,5 +1,5 @@
 """What fits into this machine: its free memory and its GPUs, whether a model fits, alone or temporarily with another,
-and which strategy ``auto`` chooses for it.
+and which strategy ``auto`` chooses for it; what an engine held, and whether memory ran out.
 
 Every backend suggests strategies (``engine.registry``); ``auto`` uses the best one that runs and fits. If a better
 backend has to be built first, such as the native engine's library, it is built in the background while the next best
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -25,7 +26,6 @@ from webapp.engine.backend import RAM, Availability, Backend, Footprint
 from webapp.engine.registry import Candidates, backends, resolve_strategy
 from webapp.errors import ModelError, RoostError
 from webapp.i18n import Text
-from webapp.manager.health import MemoryFacts
 from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -34,6 +34,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CGROUP = Path("/sys/fs/cgroup")
+LOW_SHARE = 0.05
+"""If less than this share of the machine's memory was free shortly before the end, memory counts as exhausted."""
+OUT_OF_MEMORY = re.compile(
+    r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|not enough memory"
+    r"|DefaultCPUAllocator|std::bad_alloc|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+class MemoryFacts(Struct, frozen=True):
+    """Bytes, measured while the engine ran: its own memory, the machine's total and free memory.
+
+    ``oom_kills``: how many processes the system had killed for lack of memory by then; None if it does not count them.
+    """
+
+    engine_bytes: int
+    total_bytes: int
+    available_bytes: int
+    oom_kills: int | None = None
+
+    @property
+    def is_low(self) -> bool:
+        return self.available_bytes < LOW_SHARE * self.total_bytes
+
+    def sentence(self) -> Text:
+        sizes = (self.engine_bytes, self.total_bytes, self.available_bytes)
+        engine, total, free = (f"{value / 1e9:.1f} GB" for value in sizes)
+        params = {"engine": engine, "total": total, "free": free}
+        return Text("reason.manager.memory_when_last_seen", **params)
 
 
 def available_bytes() -> int:
@@ -78,6 +107,11 @@ def memory_facts(pid: int | None) -> MemoryFacts | None:
     machine = psutil.virtual_memory()
     held = resident_bytes(os.getpid() if pid is None else pid)
     return MemoryFacts(held, machine.total, available_bytes(), oom_kills()) if held else None
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether an error, or the last words of an engine, say so."""
+    return OUT_OF_MEMORY.search(text) is not None
 
 
 def resident_bytes(pid: int) -> int:

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,14 +18,16 @@ from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
 from webapp.manager import messages
-from webapp.manager.client import EngineClient, EngineStarter
+from webapp.manager.client import EngineClient, EngineExit, EngineStarter, crash_error
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
-from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, crash_error
-from webapp.manager.memory import memory_facts, oom_kills
+from webapp.manager.memory import MemoryFacts, memory_facts, oom_kills
 from webapp.manager.target import Start, StateInfo, Target, tokenizer_or_none
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, used_token_bitmap
+
+if TYPE_CHECKING:
+    from webapp.manager.supervisor import StallLimits
 
 CANCEL_PATIENCE_S = 2.0
 MEASURE_EVERY_S = 1.0

@@ -18,7 +18,6 @@ from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager.handles import PERSON, EngineSilent, LoadingEvent, Quota, RequestHandle
-from webapp.manager.health import StallLimits
 from webapp.manager.memory import FitCheck
 from webapp.manager.target import ModelStatus, Target, describe
 from webapp.settings import Settings
@@ -40,6 +39,23 @@ class Change(Struct):
     error: RoostError | None = None
     is_patient: bool = False
     is_beside: bool = False
+
+
+class StallLimits(Struct, frozen=True):
+    """Seconds. An engine without a sign of life is reported after ``notice_s`` and killed after ``silent_s``. An engine
+    that is alive but stays in the same step or load report for ``step_s`` is killed too. 0 disables a limit.
+
+    The defaults are far above what a healthy engine needs: docs/log.md (2026-11-29) has the longest measured gaps.
+    """
+
+    silent_s: float = 60.0
+    step_s: float = 600.0
+    notice_s: float = 5.0
+    look_every_s: float = 1.0
+
+    @classmethod
+    def of(cls, silent_s: float) -> StallLimits:
+        return cls(silent_s, 10 * silent_s)
 
 
 class Supervisor:
