@@ -50,6 +50,7 @@ def test_only_a_wait_that_ran_out_is_tried_again(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert re.search(r"\n2 failed, 2 passed, 2 rerun in ", done.stdout), done.stdout + done.stderr
     assert re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.M) == ["test_wrong", "test_wrong_after_a_timeout"]
+    assert re.findall(r"^RERUN \S+::(\w+)", done.stdout, re.M) == ["test_wait", "test_timeout"]
 
 
 READS = r"\.count\(\)|\.(evaluate|inner_|text_content|input_value|get_attribute|is_[a-z]+|title|bounding_box)\w*\("
