@@ -520,7 +520,7 @@ class LLMEngine:
     def _check_slots(self) -> None:
         """Frees and counts slots that belong to no running sequence."""
         for slot in self._slots - {sequence.slot for sequence in self.scheduler.running}:
-            self._leaked(f"slot {slot} was held by nobody")
+            self._leaked(f"slot {slot} belonged to no sequence")
             self._give_back(slot)
 
     def _check_start(self, sequence: Sequence, wanted: RecurrentState) -> None:

@@ -36,7 +36,7 @@ BLOCKS_EVERY = 1024
 """Prompt tokens between two snapshots where no message ends."""
 LAST_EACH = 8
 """So many of the last message ends have a snapshot each: a retry or an edit goes back to them."""
-MIN_APART = 128
+MIN_SNAPSHOT_DISTANCE = 128
 """Tokens that may be read again to get to an earlier message end. A pause takes as long as reading 30 tokens, so many
 short messages are read about as fast as one long message."""
 PART_APART = 16
@@ -416,9 +416,9 @@ class SequenceFactory:
     def _snapshot_lengths(self, request: GenerationRequest, is_parted: bool) -> list[int]:
         """Where prefill pauses for snapshots: the first boundary inside the prompt, which other prompts share; the last
         :data:`LAST_EACH`; all boundaries of a text in parts; and enough others that the way back from each boundary to
-        a snapshot is at most :data:`MIN_APART` tokens or 1 / :data:`PART_APART` of the tokens after it. Also regular
-        positions in a long prompt, which prompts that differ later share. If there are too many, the last ones, which
-        are used most."""
+        a snapshot is at most :data:`MIN_SNAPSHOT_DISTANCE` tokens or 1 / :data:`PART_APART` of the tokens after it.
+        Also regular positions in a long prompt, which prompts that differ later share. If there are too many, the last
+        ones, which are used most."""
         length = len(request.prompt_token_ids)
         asked = (*request.boundaries, length) if request.is_kept else request.boundaries
         boundaries = sorted({boundary for boundary in asked if 0 < boundary <= length})
@@ -426,7 +426,7 @@ class SequenceFactory:
         sure = {*each, *range(BLOCKS_EVERY, length, BLOCKS_EVERY)}
         kept = [0]
         for place in sorted(sure.union(boundaries)):
-            if place in sure or place - kept[-1] > max(MIN_APART, (length - place) // PART_APART):
+            if place in sure or place - kept[-1] > max(MIN_SNAPSHOT_DISTANCE, (length - place) // PART_APART):
                 kept.append(place)
         return kept[max(1, len(kept) - self._max_snapshots) :]
 

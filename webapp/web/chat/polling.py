@@ -28,7 +28,7 @@ from webapp.web.roles import Role
 HOLD_S = 1.0
 MAX_HELD = 24  # server threads; beyond this, responses are sent at once
 LEFT_AFTER_S = 60.0
-MAX_PAGES, MAX_OF_ONE = 500, 50
+MAX_PAGES, MAX_PAGES_PER_ADDRESS = 500, 50
 MAX_FRAMES = 100  # in one request
 MAX_KEPT_BYTES = 8 << 20  # for a page that does not confirm frames
 
@@ -143,8 +143,8 @@ class PolledPages:
             if page_id:
                 found = self._pages.get(page_id)
                 return found if found is not None and found.session == key else None
-            of_one = sum(page.address == client_address() for page in self._pages.values())
-            if len(self._pages) >= MAX_PAGES or of_one >= MAX_OF_ONE:
+            from_address = sum(page.address == client_address() for page in self._pages.values())
+            if len(self._pages) >= MAX_PAGES or from_address >= MAX_PAGES_PER_ADDRESS:
                 raise RoostError("too_many_requests")
             page = PolledPage(key, client_address())
             self._pages[page.id] = page
